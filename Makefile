@@ -30,7 +30,7 @@ help:  ## List the targets
 setup: $(STAMP)-$(subst $(space),+,$(subst $(comma),+,$(strip $(EXTRAS))))  ## Make .venv with the locked dependencies [EXTRAS=train,trackio]
 	@echo "Ready: $(VENV_BIN) (activate it, or let make use it)."
 
-$(STAMP)-%: pyproject.toml constraints.txt
+$(STAMP)-%:
 	@if ! $(PYTHON) -c 'import pip; $(PYTHON_IS_RECENT)' 2>/dev/null; then \
 	  if ! $(PYTHON3) -c '$(PYTHON_IS_RECENT)'; then \
 	    echo "error: $(PYTHON3) is not Python 3.11 or newer ($$($(PYTHON3) --version 2>&1))" >&2; \
