@@ -1,0 +1,155 @@
+"""Calibration error against a slow reference, its chance floor, the temperature."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from arxiv_cls.scoring.calibration import (
+    chance_calibration_errors,
+    expected_calibration_error,
+    fit_temperature,
+    reliability_bins,
+    softmax,
+)
+
+
+def slow_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Papers dealt into bins one by one; a paper whose score equals the last one's joins its bin."""
+    papers = sorted(
+        (max(row), float(list(row).index(max(row)) == label))
+        for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True)
+    )
+    bins = min(bins, len(papers))
+    wanted = [number * len(papers) // bins for number in range(bins)]
+    groups: list[list[tuple[float, float]]] = []
+    for position, (score, correct) in enumerate(papers):
+        tied = position > 0 and papers[position - 1][0] == score
+        run = position
+        while run + 1 < len(papers) and papers[run + 1][0] == score:
+            run += 1
+        if position == 0 or (not tied and any(position <= cut <= run for cut in wanted)):
+            groups.append([])
+        groups[-1].append((score, correct))
+    error = 0.0
+    for group in groups:
+        error += abs(sum(correct - score for score, correct in group)) / len(papers)
+    return error
+
+
+def calibrated(seed: int, papers: int, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits, probabilities and labels drawn from these probabilities."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(papers, 5)) * spread
+    probabilities = softmax(logits)
+    labels = (probabilities.cumsum(axis=1) > generator.random((papers, 1))).argmax(axis=1)
+    return logits, probabilities, labels
+
+
+class TestExpectedCalibrationError:
+    """Fifteen bins of equal mass."""
+
+    @pytest.mark.parametrize("papers", [1, 7, 15, 16, 333])
+    def test_slow_reference(self, papers):
+        _, probabilities, labels = calibrated(papers, papers)
+        expected = slow_calibration_error(probabilities, labels)
+        assert expected_calibration_error(probabilities, labels) == pytest.approx(expected, abs=1e-12)
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_slow_reference_with_ties(self, seed):
+        _, probabilities, labels = calibrated(seed, 200)
+        rounded = np.round(probabilities, 1)
+        expected = slow_calibration_error(rounded, labels)
+        assert expected_calibration_error(rounded, labels) == pytest.approx(expected, abs=1e-12)
+
+    def test_row_order_does_not_matter(self):
+        _, probabilities, labels = calibrated(0, 200)
+        rounded = np.round(probabilities, 1)
+        order = np.random.default_rng(1).permutation(200)
+        assert expected_calibration_error(rounded[order], labels[order]) == pytest.approx(
+            expected_calibration_error(rounded, labels), abs=1e-12
+        )
+
+    def test_by_hand(self):
+        """Two papers at 0.9, one right; two at 0.6, both right; two bins: (0.8 + 0.8) / 4."""
+        top = np.array([0.9, 0.6, 0.9, 0.6])
+        probabilities = np.column_stack([top, 1 - top])
+        labels = np.array([0, 0, 1, 0])
+        assert expected_calibration_error(probabilities, labels, bins=2) == pytest.approx(0.4)
+
+    def test_bins_are_equal_and_ascending(self):
+        _, probabilities, labels = calibrated(3, 3324)
+        found = reliability_bins(probabilities, labels)
+        assert len(found.count) == 15
+        assert set(found.count.tolist()) <= {221, 222}
+        assert (np.diff(found.confidence) > 0).all()
+        assert found.accuracy @ found.count / 3324 == pytest.approx(
+            (probabilities.argmax(1) == labels).mean()
+        )
+
+
+class TestChanceFloor:
+    """What a perfectly calibrated model of that size shows."""
+
+    def test_agrees_with_labels_drawn_one_by_one(self):
+        """The mean over simulations equals the mean error over label sets drawn from all k scores."""
+        _, probabilities, _ = calibrated(0, 300)
+        generator = np.random.default_rng(5)
+        slow = []
+        for _ in range(400):
+            labels = [generator.choice(5, p=row) for row in probabilities[:300]]
+            slow.append(expected_calibration_error(probabilities, np.array(labels)))
+        fast = chance_calibration_errors(probabilities, simulations=2000)
+        standard_error = np.hypot(np.std(slow) / 20, np.std(fast) / np.sqrt(2000))
+        assert abs(np.mean(slow) - fast.mean()) < 4 * standard_error
+
+    def test_falls_with_size(self):
+        small = chance_calibration_errors(calibrated(0, 400)[1]).mean()
+        large = chance_calibration_errors(calibrated(0, 6400)[1]).mean()
+        assert large < small / 3
+
+    def test_blocks_do_not_change_it(self, monkeypatch):
+        import arxiv_cls.scoring.calibration as calibration
+
+        _, probabilities, _ = calibrated(0, 100)
+        whole = chance_calibration_errors(probabilities, simulations=20)
+        monkeypatch.setattr(calibration, "_SIMULATED_CELLS_AT_A_TIME", 300)
+        assert (chance_calibration_errors(probabilities, simulations=20) == whole).all()
+
+
+class TestTemperature:
+    """One number that minimises the log-loss."""
+
+    @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 8.0])
+    def test_finds_the_temperature_that_made_the_labels(self, temperature):
+        logits, _, labels = calibrated(1, 8000)
+        assert fit_temperature(logits * temperature, labels) == pytest.approx(temperature, rel=0.06)
+
+    def test_no_other_temperature_is_better(self):
+        logits, _, labels = calibrated(2, 500)
+        logits = logits * 3
+
+        def log_loss(temperature: float) -> float:
+            return -np.log(softmax(logits / temperature)[np.arange(500), labels]).mean()
+
+        fitted = fit_temperature(logits, labels)
+        assert all(log_loss(fitted) <= log_loss(t) for t in np.geomspace(0.05, 40, 400))
+
+    def test_argmax_stays_and_error_falls(self):
+        logits, _, labels = calibrated(4, 3000)
+        logits = logits * 4
+        scaled = softmax(logits / fit_temperature(logits, labels))
+        assert (scaled.argmax(axis=1) == logits.argmax(axis=1)).all()
+        before = expected_calibration_error(softmax(logits), labels)
+        assert expected_calibration_error(scaled, labels) < before / 3
+
+    def test_log_probabilities_do_as_well(self):
+        logits, probabilities, labels = calibrated(5, 400)
+        assert fit_temperature(np.log(probabilities), labels) == pytest.approx(
+            fit_temperature(logits, labels), rel=1e-4
+        )
+
+    @pytest.mark.parametrize("logits", [np.zeros((0, 3)), np.full((2, 3), np.inf), np.zeros((3, 3))])
+    def test_refuses(self, logits):
+        with pytest.raises(ValueError, match="logit"):
+            fit_temperature(logits, np.zeros(min(len(logits), 2), dtype=int))

@@ -1,0 +1,143 @@
+"""The metrics against scikit-learn, and what they refuse."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from arxiv_cls.scoring.calibration import softmax
+from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics, confusion_matrix
+
+NAMES = ["a", "b", "c", "d", "e"]
+
+
+def random_scores(seed: int, papers: int = 400, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities of a model that is right more often than not."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(papers, classes))
+    labels = generator.integers(0, classes, papers)
+    logits[np.arange(papers), labels] += 1.0
+    return labels, softmax(logits)
+
+
+class TestAgainstScikitLearn:
+    """Every metric that scikit-learn has agrees with it to 1e-12."""
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_scalars(self, seed):
+        labels, probabilities = random_scores(seed)
+        found = compute_metrics(labels, probabilities, NAMES)
+        predicted = probabilities.argmax(axis=1)
+        everything = list(range(5))
+        expected = {
+            "accuracy": sk.accuracy_score(labels, predicted),
+            "macro_f1": sk.f1_score(labels, predicted, average="macro"),
+            "micro_f1": sk.f1_score(labels, predicted, average="micro"),
+            "weighted_f1": sk.f1_score(labels, predicted, average="weighted"),
+            "top_2_accuracy": sk.top_k_accuracy_score(labels, probabilities, k=2, labels=everything),
+            "top_3_accuracy": sk.top_k_accuracy_score(labels, probabilities, k=3, labels=everything),
+            "log_loss": sk.log_loss(labels, probabilities, labels=everything),
+            "brier_score": sk.brier_score_loss(labels, probabilities, labels=everything),
+        }
+        for name, value in expected.items():
+            assert found[name] == pytest.approx(value, abs=1e-12), name
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_per_class(self, seed):
+        labels, probabilities = random_scores(seed)
+        found = compute_metrics(labels, probabilities, NAMES)["per_class"]
+        columns = sk.precision_recall_fscore_support(labels, probabilities.argmax(axis=1))
+        for index, name in enumerate(NAMES):
+            ours = [found[name][key] for key in ("precision", "recall", "f1", "support")]
+            assert ours == pytest.approx([column[index] for column in columns], abs=1e-12)
+
+    def test_confusion_matrix(self):
+        labels, probabilities = random_scores(0)
+        predicted = probabilities.argmax(axis=1)
+        assert (confusion_matrix(labels, predicted, 5) == sk.confusion_matrix(labels, predicted)).all()
+
+    def test_classes_that_do_not_occur(self):
+        """A class in neither labels nor predictions is left out of macro-F1; one never predicted counts 0."""
+        labels = np.array([0, 0, 1, 2])
+        probabilities = np.eye(5)[[0, 0, 0, 0]]
+        found = compute_metrics(labels, probabilities, NAMES)
+        predicted = probabilities.argmax(axis=1)
+        macro = sk.f1_score(labels, predicted, average="macro", zero_division=0)
+        assert found["macro_f1"] == pytest.approx(macro, abs=1e-12)
+        assert found["per_class"]["b"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+
+    def test_sure_and_wrong_has_a_finite_log_loss(self):
+        labels = np.array([0, 1])
+        probabilities = np.eye(2)[[1, 1]]
+        expected = sk.log_loss(labels, probabilities)
+        assert compute_metrics(labels, probabilities, ["a", "b"])["log_loss"] == pytest.approx(expected)
+
+
+class TestTies:
+    """Equal probabilities are decided as argmax decides them."""
+
+    def test_top_k_of_a_model_that_knows_nothing(self):
+        labels = np.array([0, 1, 2, 3])
+        found = compute_metrics(labels, np.full((4, 4), 0.25), list("abcd"))
+        assert (found["accuracy"], found["top_2_accuracy"], found["top_3_accuracy"]) == (0.25, 0.5, 0.75)
+
+
+class TestRefusals:
+    """Arrays that are no labels and probabilities raise, each with its reason."""
+
+    @pytest.mark.parametrize(
+        ("labels", "probabilities", "names", "reason"),
+        [
+            ([0], [[2.0, -1.0]], ["a", "b"], "negative"),
+            ([0], [[3.0, 1.0]], ["a", "b"], "logits"),
+            ([0], [[float("nan"), 1.0]], ["a", "b"], "finite"),
+            ([2], [[0.5, 0.5]], ["a", "b"], "outside"),
+            ([0], [[0.5, 0.5]], ["a"], "label names"),
+            ([], np.zeros((0, 2)), ["a", "b"], "n > 0"),
+            ([0, 1], [[0.5, 0.5]], ["a", "b"], "not"),
+        ],
+    )
+    def test_bad_arrays(self, labels, probabilities, names, reason):
+        with pytest.raises(ValueError, match=reason):
+            compute_metrics(np.array(labels, dtype=int), np.array(probabilities), names)
+
+
+class TestMetricOfEvaluate:
+    """The `evaluate.Metric` returns the same figures, with no network."""
+
+    def test_same_figures(self, tmp_path):
+        from arxiv_cls.scoring import ArxivMetric
+
+        labels, probabilities = random_scores(1, papers=50)
+        metric = ArxivMetric(NAMES, cache_dir=str(tmp_path))
+        found = metric.compute(predictions=probabilities, references=labels)
+        assert found == compute_metrics(labels, probabilities, NAMES)
+
+    def test_batches(self, tmp_path):
+        from arxiv_cls.scoring import ArxivMetric
+
+        labels, probabilities = random_scores(2, papers=60)
+        metric = ArxivMetric(NAMES, cache_dir=str(tmp_path))
+        for part in (slice(0, 25), slice(25, 60)):
+            metric.add_batch(predictions=probabilities[part], references=labels[part])
+        assert metric.compute()["accuracy"] == compute_metrics(labels, probabilities, NAMES)["accuracy"]
+
+
+def test_light_import():
+    """Metrics import neither torch nor evaluate: they run at each evaluation and beside the ONNX path."""
+    code = (
+        "import sys, arxiv_cls.scoring.metrics, arxiv_cls.scoring.bootstrap;"
+        "print([name for name in ('torch', 'evaluate', 'datasets', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_scalar_is_there():
+    """`SCALAR_METRICS` names keys of `compute_metrics`."""
+    labels, probabilities = random_scores(0)
+    assert set(SCALAR_METRICS) <= set(compute_metrics(labels, probabilities, NAMES))
