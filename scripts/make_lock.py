@@ -54,7 +54,9 @@ def pins(resolved: Iterable[tuple[str, str]], project: str) -> list[str]:
         if name in versions:
             versions |= dict.fromkeys(SAME_LIBRARY, versions[name])
     return [
-        f"{name}=={version}" for name, version in sorted(versions.items()) if not MACHINE_DEPENDENT.match(name)
+        f"{name}=={version}"
+        for name, version in sorted(versions.items())
+        if not MACHINE_DEPENDENT.match(name)
     ]
 
 

@@ -1,0 +1,235 @@
+"""The rules of the house that a machine can hold: names, imports between rooms, size, docstrings, what starts light."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "arxiv_cls"
+
+# Data flows down this list: a room imports only from rooms before it.
+ROOMS = ("corpus", "models", "scoring", "release", "training", "serving")
+# Entry points may import every room, and no room imports them.
+ENTRIES = ("train", "train_tfidf", "cli", "demo")
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PYTHON_FILES = [
+    path for name in ("arxiv_cls", "tests", "benchmarks", "scripts") for path in (ROOT / name).rglob("*.py")
+]
+
+
+def relative(path: Path) -> str:
+    """The path as a person writes it, from the project's root."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def syntax(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file names in an import, at any depth; `from arxiv_cls import x` counts as `arxiv_cls.x`."""
+    found = set()
+    for node in ast.walk(syntax(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, (
+                f"{relative(path)}:{node.lineno}: relative import; write `from arxiv_cls.x import y`"
+            )
+            found.add(node.module)
+            if node.module == "arxiv_cls":
+                found |= {f"arxiv_cls.{alias.name}" for alias in node.names}
+    return found
+
+
+class TestNames:
+    """`arxiv_cls/` is first on sys.path when train.py runs as a script, so its modules must not shadow a library."""
+
+    def test_no_module_is_named_like_a_library(self):
+        """No file or folder in arxiv_cls/ has the name of a stdlib or an installed top-level module."""
+        ours = {
+            path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+        }
+        installed = set(importlib.metadata.packages_distributions()) - {"arxiv_cls"}
+        assert {"torch", "datasets", "evaluate"} <= installed, (
+            "the environment is not the one of `make setup`"
+        )
+        assert not ours & installed
+        assert not ours & set(sys.stdlib_module_names)
+
+    def test_test_files_have_unique_names(self):
+        """pytest imports test files without packages by their base name, so two of one name hide each other."""
+        names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+        assert sorted(names) == sorted(set(names))
+
+
+class TestRooms:
+    """Imports between rooms run one way."""
+
+    def test_every_folder_is_a_known_room(self):
+        """A new folder in arxiv_cls/ gets its place in the order before it gets code."""
+        folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+        assert folders <= set(ROOMS)
+        assert {"corpus", "models", "scoring", "release", "training"} <= folders
+
+    @pytest.mark.parametrize("room", [room for room in ROOMS if (PACKAGE / room).is_dir()])
+    def test_a_room_imports_only_from_rooms_before_it(self, room):
+        """No module of a room names a later room or an entry point."""
+        forbidden = {f"arxiv_cls.{name}" for name in (*ROOMS[ROOMS.index(room) + 1 :], *ENTRIES)}
+        offences = [
+            f"{relative(path)} imports {module}"
+            for path in sorted((PACKAGE / room).rglob("*.py"))
+            for module in imported_modules(path)
+            if ".".join(module.split(".")[:2]) in forbidden
+        ]
+        assert not offences
+
+    @pytest.mark.parametrize("module", ["errors.py", "recipe.py"])
+    def test_common_ground_imports_no_room(self, module):
+        """errors.py and recipe.py may be imported by everybody, so they import no room and no entry point."""
+        rooms = {f"arxiv_cls.{name}" for name in (*ROOMS, *ENTRIES)}
+        assert not {m for m in imported_modules(PACKAGE / module) if ".".join(m.split(".")[:2]) in rooms}
+
+
+class TestSource:
+    """What every source file looks like."""
+
+    @pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
+    def test_file_is_short(self, path):
+        """One file, one idea: at most 350 lines."""
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+
+    @pytest.mark.parametrize("path", MODULES, ids=relative)
+    def test_public_things_have_docstrings(self, path):
+        """The module, its public classes and functions, and the public methods of those classes say what they do."""
+        tree = syntax(path)
+        missing = ["the module"] if tree.body and not ast.get_docstring(tree) else []
+        for node in tree.body:
+            missing += undocumented(node)
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                missing += [
+                    name for child in node.body for name in undocumented(child, prefix=f"{node.name}.")
+                ]
+        assert not missing
+
+    @pytest.mark.parametrize("path", MODULES, ids=relative)
+    def test_no_pickle_eval_or_shell(self, path):
+        """Nothing that runs what a file or a person typed: no pickle, eval, exec, os.system or shell=True."""
+        assert not {
+            m
+            for m in imported_modules(path)
+            if m.split(".")[0] in {"pickle", "cloudpickle", "dill", "joblib"}
+        }
+        for node in ast.walk(syntax(path)):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                where = f"{relative(path)}:{node.lineno}"
+                assert name not in {"eval", "exec", "os.system", "os.popen"}, where
+                shell = [k for k in node.keywords if k.arg == "shell"]
+                assert not any(not isinstance(k.value, ast.Constant) or k.value.value for k in shell), where
+
+    @pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
+    def test_nothing_is_left_undone_or_hidden(self, path):
+        """No stub, no note to self, no exception that is caught only to be forgotten."""
+        for node in ast.walk(syntax(path)):
+            where = f"{relative(path)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{where}: bare except"
+                catches_all = ast.unparse(node.type) in {"Exception", "BaseException"}
+                assert not (catches_all and all(isinstance(x, ast.Pass) for x in node.body)), (
+                    f"{where}: swallowed"
+                )
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                assert "NotImplementedError" not in ast.unparse(node.exc), where
+        marks = ("TO" + "DO", "FIX" + "ME", "XX" + "X")
+        assert not [mark for mark in marks if mark in path.read_text(encoding="utf-8")]
+
+
+def undocumented(node: ast.AST, prefix: str = "") -> list[str]:
+    """The name of a public function or class that has no docstring, as a list of one or none.
+
+    A property's setter and an overload take the docstring of the thing itself.
+    """
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith(
+        "_"
+    ):
+        return []
+    decorators = {ast.unparse(decorator).split(".")[-1] for decorator in node.decorator_list}
+    if decorators & {"setter", "overload", "override"} or ast.get_docstring(node):
+        return []
+    return [prefix + node.name]
+
+
+class TestRecipes:
+    """Every recipe is valid YAML with the four groups; that each one trains is held in the training tests."""
+
+    def test_every_recipe_parses(self):
+        """Found recursively; groups have known names; recipes/accelerate/ holds launcher files and sweeps/ searches."""
+        recipes = [
+            path
+            for path in sorted((ROOT / "recipes").rglob("*.yaml"))
+            if path.parent.name not in {"accelerate", "sweeps"}
+        ]
+        assert recipes, "no recipe found under recipes/"
+        for path in recipes:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            assert set(content) <= {"model", "data", "trainer", "release"}, relative(path)
+
+
+class TestStart:
+    """The command answers at once: nothing heavy is imported before a verb needs it."""
+
+    HEAVY = (
+        "torch",
+        "datasets",
+        "transformers",
+        "sklearn",
+        "pandas",
+        "pyarrow",
+        "matplotlib",
+        "wandb",
+        "dvc",
+        "xgboost",
+    )
+
+    def test_building_the_parser_imports_nothing_heavy(self):
+        """`arxiv-cls --help` runs on the small core: the heavy libraries are not in sys.modules after it."""
+        code = (
+            "import sys; from arxiv_cls.cli import build_parser; build_parser().format_help();"
+            f"print(sorted(set({self.HEAVY!r}) & set(sys.modules)))"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (run.returncode, run.stdout.strip()) == (0, "[]"), run.stderr
+
+    @pytest.mark.parametrize("module", ["arxiv_cls.corpus.ids", "arxiv_cls.corpus.taxonomy"])
+    def test_ids_and_taxonomy_need_no_third_party_package(self, module):
+        """They import in an interpreter that sees no installed package at all (-S -E, our folder on the path)."""
+        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}"
+        run = subprocess.run(
+            [sys.executable, "-S", "-E", "-c", code], capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+
+    def test_help_and_version(self):
+        """`--help` names the verbs and exits 0; `--version` prints the package's version; no verb is an error."""
+        command = [sys.executable, "-m", "arxiv_cls.cli"]
+        run = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+        assert run.returncode == 0
+        assert all(verb in run.stdout for verb in ("data", "evaluate", "predict"))
+        run = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+        assert (run.returncode, run.stdout.split()) == (
+            0,
+            ["arxiv-cls", importlib.metadata.version("arxiv_cls")],
+        )
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert run.returncode == 2
+        assert "Traceback" not in run.stderr
