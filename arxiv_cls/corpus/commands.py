@@ -1,0 +1,136 @@
+"""The verbs of this room: `arxiv-cls data fetch|build|check|stats|sample`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arxiv_cls.errors import UserError
+
+if TYPE_CHECKING:
+    from arxiv_cls.corpus.builder import Corpus
+
+CONFIGS = ("top5", "top10", "top20", "archive", "all")
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Adds `data` and its verbs."""
+    data = subparsers.add_parser("data", help="fetch, build, check and describe the corpus")
+    verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    fetch = verbs.add_parser("fetch", help="bring data/raw/arxiv.csv and verify it (`make data` calls this)")
+    fetch.add_argument(
+        "--remote",
+        metavar="URL_OR_DIR",
+        help="a DVC remote url, a directory, or the name of a configured remote",
+    )
+    fetch.add_argument(
+        "--source",
+        choices=("dvc", "kaggle"),
+        default="dvc",
+        help="kaggle: the public original, into data/raw/arxiv_kaggle.csv (default: %(default)s)",
+    )
+    fetch.add_argument(
+        "--force", action="store_true", help="replace a data/raw/arxiv.csv that DVC does not know"
+    )
+    fetch.set_defaults(run=_fetch)
+
+    build = verbs.add_parser("build", help="build the splits and print the report")
+    _add_corpus_arguments(build)
+    build.set_defaults(run=_build)
+
+    check = verbs.add_parser("check", help="the build report, and near-duplicates across splits")
+    _add_corpus_arguments(check)
+    check.add_argument(
+        "--threshold",
+        type=float,
+        default=0.8,
+        metavar="J",
+        help="Jaccard similarity of word shingles from which two texts count as one (default: %(default)s)",
+    )
+    check.add_argument(
+        "--show", type=int, default=20, metavar="N", help="pairs to print (default: %(default)s)"
+    )
+    check.set_defaults(run=_check)
+
+    stats = verbs.add_parser(
+        "stats", help="counts per split, label and year, text lengths; as tables and plots"
+    )
+    _add_corpus_arguments(stats)
+    stats.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("outputs/data-stats"),
+        help="folder for the plots (default: %(default)s)",
+    )
+    stats.set_defaults(run=_stats)
+
+    sample = verbs.add_parser("sample", help="write the synthetic sample CSV")
+    sample.add_argument("out", type=Path, metavar="OUT", help="the CSV file to write")
+    sample.add_argument("--papers", type=int, metavar="N", help="different papers (default: as committed)")
+    sample.add_argument("--seed", type=int, metavar="S", help="seed of the generator (default: as committed)")
+    sample.add_argument("--crlf", action="store_true", help="end lines as Windows does")
+    sample.set_defaults(run=_sample)
+
+
+def _add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--csv", metavar="FILE", help="the CSV (default: data/raw/arxiv.csv)")
+    parser.add_argument("--config", choices=CONFIGS, default="top5", help="label set (default: %(default)s)")
+    parser.add_argument(
+        "--split",
+        choices=("paper", "time"),
+        default="paper",
+        help="how papers are split (default: %(default)s)",
+    )
+
+
+def _corpus(arguments: argparse.Namespace) -> Corpus:
+    from arxiv_cls.corpus import build_corpus
+
+    return build_corpus(arguments.config, csv=arguments.csv, split=arguments.split)
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    if arguments.source == "kaggle":
+        if arguments.remote:
+            raise UserError("a remote was named, and Kaggle as the source", "leave one of them out")
+        from arxiv_cls.corpus.kaggle import fetch_from_kaggle
+
+        print(fetch_from_kaggle())
+    else:
+        from arxiv_cls.corpus.fetch import fetch_from_dvc
+
+        print(fetch_from_dvc(arguments.remote, force=arguments.force))
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    print(_corpus(arguments).report.summary())
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from arxiv_cls.corpus.near_duplicates import find_near_duplicates
+
+    corpus = _corpus(arguments)
+    print(corpus.report.summary())
+    print()
+    print(find_near_duplicates(corpus, threshold=arguments.threshold).summary(arguments.show))
+
+
+def _stats(arguments: argparse.Namespace) -> None:
+    from arxiv_cls.corpus.stats import describe, write_plots
+
+    statistics = describe(_corpus(arguments))
+    print(statistics.summary())
+    for path in write_plots(statistics, arguments.out):
+        print(path)
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from arxiv_cls.corpus.sample import DEFAULT_PAPERS, DEFAULT_SEED, write_sample
+
+    papers = DEFAULT_PAPERS if arguments.papers is None else arguments.papers
+    seed = DEFAULT_SEED if arguments.seed is None else arguments.seed
+    size = write_sample(arguments.out, papers, seed, arguments.crlf)
+    print(f"{arguments.out}: {size:,} bytes of synthetic papers (seed {seed})")
