@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can hold: names, imports between rooms, size, docstrings, what starts light."""
+"""The rules of the house that a machine can hold: names, imports between rooms, docstrings, a light start."""
 
 from __future__ import annotations
 
@@ -36,15 +36,13 @@ def syntax(path: Path) -> ast.Module:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Every module that a file names in an import, at any depth; `from arxiv_cls import x` counts as `arxiv_cls.x`."""
+    """Every module that a file imports, at any depth; `from arxiv_cls import x` counts as `arxiv_cls.x`."""
     found = set()
     for node in ast.walk(syntax(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, (
-                f"{relative(path)}:{node.lineno}: relative import; write `from arxiv_cls.x import y`"
-            )
+            assert node.level == 0, f"{relative(path)}:{node.lineno}: write `from arxiv_cls.x import y`"
             found.add(node.module)
             if node.module == "arxiv_cls":
                 found |= {f"arxiv_cls.{alias.name}" for alias in node.names}
@@ -52,7 +50,7 @@ def imported_modules(path: Path) -> set[str]:
 
 
 class TestNames:
-    """`arxiv_cls/` is first on sys.path when train.py runs as a script, so its modules must not shadow a library."""
+        """No file or folder in arxiv_cls/ is named like a stdlib or an installed top-level module."""
 
     def test_no_module_is_named_like_a_library(self):
         """No file or folder in arxiv_cls/ has the name of a stdlib or an installed top-level module."""
@@ -67,7 +65,7 @@ class TestNames:
         assert not ours & set(sys.stdlib_module_names)
 
     def test_test_files_have_unique_names(self):
-        """pytest imports test files without packages by their base name, so two of one name hide each other."""
+        """pytest imports test files that are in no package by base name: two of one name hide each other."""
         names = [path.name for path in (ROOT / "tests").rglob("*.py")]
         assert sorted(names) == sorted(set(names))
 
@@ -110,7 +108,7 @@ class TestSource:
 
     @pytest.mark.parametrize("path", MODULES, ids=relative)
     def test_public_things_have_docstrings(self, path):
-        """The module, its public classes and functions, and the public methods of those classes say what they do."""
+        """The module, its public classes, functions and methods say what they do."""
         tree = syntax(path)
         missing = ["the module"] if tree.body and not ast.get_docstring(tree) else []
         for node in tree.body:
@@ -123,7 +121,7 @@ class TestSource:
 
     @pytest.mark.parametrize("path", MODULES, ids=relative)
     def test_no_pickle_eval_or_shell(self, path):
-        """Nothing that runs what a file or a person typed: no pickle, eval, exec, os.system or shell=True."""
+        """Nothing runs what a file or a person typed: no pickle, eval, exec, os.system, shell=True."""
         assert not {
             m
             for m in imported_modules(path)
@@ -173,7 +171,7 @@ class TestRecipes:
     """Every recipe is valid YAML with the four groups; that each one trains is held in the training tests."""
 
     def test_every_recipe_parses(self):
-        """Found recursively; groups have known names; recipes/accelerate/ holds launcher files and sweeps/ searches."""
+        """Found recursively, with known groups; recipes/accelerate/ and recipes/sweeps/ hold other things."""
         recipes = [
             path
             for path in sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -212,7 +210,7 @@ class TestStart:
 
     @pytest.mark.parametrize("module", ["arxiv_cls.corpus.ids", "arxiv_cls.corpus.taxonomy"])
     def test_ids_and_taxonomy_need_no_third_party_package(self, module):
-        """They import in an interpreter that sees no installed package at all (-S -E, our folder on the path)."""
+        """They import in an interpreter that sees no installed package (-S -E, our folder on the path)."""
         code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}"
         run = subprocess.run(
             [sys.executable, "-S", "-E", "-c", code], capture_output=True, text=True, check=False
@@ -220,7 +218,7 @@ class TestStart:
         assert run.returncode == 0, run.stderr
 
     def test_help_and_version(self):
-        """`--help` names the verbs and exits 0; `--version` prints the package's version; no verb is an error."""
+        """`--help` names the verbs, `--version` prints the package's version, no verb is an error."""
         command = [sys.executable, "-m", "arxiv_cls.cli"]
         run = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
         assert run.returncode == 0
