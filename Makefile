@@ -78,4 +78,5 @@ build: $(READY)  ## Build the wheel and the sdist into dist/
 clean:  ## Remove build leftovers and caches (never data, outputs or .venv)
 	rm -rf build dist site htmlcov .coverage .coverage.* coverage.xml *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
-	find arxiv_cls tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . \( -name .venv -o -name outputs -o -name data -o -name .git \) -prune -o \
+	  -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,7 +2,7 @@
 
 Run as: make bench [BENCH="corpus baseline training"]        (or: python -m benchmarks corpus baseline)
 
-Each is a script of its own, benchmarks/bench_<name>.py, and a process of its own, so that the peak memory of one
+Each is a script, benchmarks/bench_<name>.py, and a process of its own, so that the peak memory of one
 is not that of another.
 """
 

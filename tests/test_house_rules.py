@@ -50,7 +50,7 @@ def imported_modules(path: Path) -> set[str]:
 
 
 class TestNames:
-        """No file or folder in arxiv_cls/ is named like a stdlib or an installed top-level module."""
+    """`arxiv_cls/` is first on sys.path when train.py runs as a script: its modules shadow no library."""
 
     def test_no_module_is_named_like_a_library(self):
         """No file or folder in arxiv_cls/ has the name of a stdlib or an installed top-level module."""
