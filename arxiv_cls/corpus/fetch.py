@@ -40,6 +40,15 @@ _ALTERNATIVES = (
 )
 
 
+# DVC in a process that ends with ours: were we killed, an orphan would go on and hold DVC's lock.
+_DVC_PROGRAM = """
+import os, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+from dvc.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @dataclass(frozen=True)
 class TrackedFile:
     """What a `.dvc` file says about the one file it tracks."""
@@ -203,8 +212,9 @@ def _download(
     started = time.time()
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", *arguments],
+            [sys.executable, "-c", _DVC_PROGRAM, *arguments],
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
         )
@@ -224,9 +234,8 @@ def _download(
                         )
                     time.sleep(0.1)
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.communicate()
         log.seek(0)
         if process.returncode != 0 or not _object_path(cache, tracked.md5).is_file():
             raise _dvc_error(f"DVC remote {url}", log.read(), tracked.md5)

@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,14 @@ def _unpack(archive: Path, csv: Path, expected: ExpectedCsv, url: str) -> None:
                 UNREACHABLE,
             )
         part.replace(csv)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        zlib.error,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+    ) as error:
         # RuntimeError: encrypted; NotImplementedError: an unknown compression.
         raise UserError(
             f"{url}: what came is not a zip archive we can read: {error}", _BY_HAND, UNREACHABLE
