@@ -1,0 +1,243 @@
+"""The papers of a CSV, checked field by field: every row is either a paper or a reject with its reason."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arxiv_cls.corpus.csv_header import FIELDS
+from arxiv_cls.corpus.csv_reading import RawTable, read_bytes, read_csv
+from arxiv_cls.corpus.ids import ID_PATTERN
+from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, name_to_code
+
+MISSING = "missing or empty"
+BAD_UTF8 = "invalid UTF-8"
+NUL_BYTE = "NUL byte"
+BAD_ID = "malformed arXiv id"
+UNKNOWN_CATEGORY = "unknown category"
+BAD_DATE = "unreadable date"
+REPEATED_HEADER = "repeated header"
+
+_DATE = re.compile(r"(?:(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ].*)?|(\d{1,2})/(\d{1,2})/(\d{4}|\d{2}))", re.ASCII)
+_PIVOT = 69  # two-digit years from here on are 19xx, as POSIX strptime reads them
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that cannot be used, and why."""
+
+    row: int  # number of the row in the file, from 0, blank lines not counted
+    line: int  # physical line, from 1
+    column: str  # name of the column in the file, or "" when the row could not be taken apart
+    reason: str
+    value: str  # the value in question, at most 80 characters
+
+
+@dataclass(frozen=True)
+class DataVersion:
+    """Which file it was."""
+
+    csv: str
+    md5: str
+    sha256: str
+    bytes: int
+    rows: int
+
+
+@dataclass
+class Papers:
+    """What a CSV holds, in the order of the file.
+
+    `table` has the columns row (int64, from 0), line (int64, physical, from 1), id (as in the file),
+    arxiv_id (base id), version (int32), title, abstract, category (code), published (date32). A column that
+    is not required can hold nulls, all others are filled.
+    """
+
+    table: pa.Table
+    rejects: list[Reject]
+    rows_read: int
+    version: DataVersion
+
+    def rejected_by_reason(self) -> dict[str, int]:
+        """Counts by "column: reason", most frequent first."""
+        counts = Counter(
+            f"{r.column}: {_kind(r.reason)}" if r.column else _kind(r.reason) for r in self.rejects
+        )
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _kind(reason: str) -> str:
+    """The reason without the figures of the single row."""
+    return reason.partition(":")[0]
+
+
+def read_papers(csv: str | Path, *, required: Sequence[str] = FIELDS) -> Papers:
+    """Reads and checks a CSV of arXiv papers, with no label set, split or merging.
+
+    Args:
+        csv: path of the file, in either export's column names.
+        required: those of `FIELDS` (id, title, abstract, category, published) that a row must have to be
+            used; for the others a missing column or a bad value is a null.
+
+    Raises:
+        UserError: the file cannot be read, or a required column is missing.
+    """
+    path = Path(csv)
+    data = read_bytes(path)
+    # Hashing releases the interpreter lock, so it runs beside the reading.
+    with ThreadPoolExecutor(2) as pool:
+        sha256 = pool.submit(lambda: hashlib.sha256(data).hexdigest())
+        md5 = pool.submit(lambda: hashlib.md5(data, usedforsecurity=False).hexdigest())
+        raw = read_csv(data, path, required)
+        checked = _Checks(raw, set(required), b"\0" in data)
+        table = checked.papers()
+        version = DataVersion(str(path), md5.result(), sha256.result(), len(data), raw.rows_read)
+    return Papers(table, checked.all_rejects(), raw.rows_read, version)
+
+
+class _Checks:
+    """The checks of one file: the first thing wrong with a row is its reason."""
+
+    def __init__(self, raw: RawTable, required: set[str], has_nul: bool) -> None:
+        self.raw, self.required, self.has_nul = raw, required, has_nul
+        self.bad = np.zeros(len(raw.table), dtype=bool)
+        self.rejects = [Reject(d.row, d.line, "", d.reason, d.value) for d in raw.damaged]
+
+    def all_rejects(self) -> list[Reject]:
+        """In the order of the file."""
+        return sorted(self.rejects, key=lambda reject: reject.row)
+
+    def papers(self) -> pa.Table:
+        """The columns of `Papers.table`, rows with something wrong left out."""
+        identifiers = self.text("id")
+        self.repeated_headers(identifiers)
+        parts = pc.extract_regex(identifiers, ID_PATTERN)
+        self.refuse("id", pc.is_null(parts), identifiers, BAD_ID)
+        old, new = pc.struct_field(parts, "old"), pc.struct_field(parts, "new")
+        slashed = pc.binary_join_element_wise(pc.struct_field(parts, "archive"), old, "/")
+        version = pc.struct_field(parts, "version")
+        columns = {
+            "row": pa.array(self.raw.rows),
+            "line": pa.array(self.raw.lines),
+            "id": identifiers,
+            "arxiv_id": pc.if_else(pc.equal(new, ""), slashed, new),
+            "version": pc.cast(pc.if_else(pc.equal(version, ""), "1", version), pa.int32()),
+            "title": self.text("title"),
+            "abstract": self.text("abstract"),
+            "category": self.categories(),
+            "published": self.dates(),
+        }
+        table = pa.table(columns)
+        return table.filter(pa.array(~self.bad)) if self.bad.any() else table
+
+    def refuse(self, field: str, mask: pa.ChunkedArray, values: pa.ChunkedArray, reason: str) -> None:
+        """Rejects the rows of the mask that are still good, when the field is a required one."""
+        if field not in self.required:
+            return
+        names = self.raw.column_names
+        column = names.get("category_code", names.get(field)) if field == "category" else names[field]
+        wrong = np.asarray(pc.fill_null(mask, False)) & ~self.bad
+        for index in np.flatnonzero(wrong).tolist():
+            value = values[index].as_py()
+            if isinstance(value, bytes):
+                value = value[:320].decode("utf-8", "replace")
+            self.rejects.append(
+                Reject(
+                    int(self.raw.rows[index]), int(self.raw.lines[index]), column, reason, (value or "")[:80]
+                )
+            )
+        self.bad |= wrong
+
+    def text(self, key: str, field: str | None = None) -> pa.ChunkedArray:
+        """A column as trimmed text; null where it is not valid text or empty."""
+        field = field or key
+        if key not in self.raw.table.column_names:
+            return pa.chunked_array([pa.nulls(len(self.bad), pa.string())])
+        values = self.raw.table[key]
+        # Trimming copies: the untrimmed column is let go, which halves the memory of the abstracts.
+        self.raw.table = self.raw.table.drop_columns([key])
+        text = _decode(values)
+        if text.null_count:
+            self.refuse(field, pc.is_null(text), values, BAD_UTF8)
+        if self.has_nul:
+            self.refuse(field, pc.match_substring(text, "\0"), text, NUL_BYTE)
+        text = pc.utf8_trim_whitespace(text)
+        empty = pc.equal(pc.binary_length(text), 0)
+        self.refuse(field, empty, text, MISSING)
+        if pc.any(empty).as_py():
+            text = pc.if_else(empty, pa.scalar(None, pa.string()), text)
+        return text
+
+    def repeated_headers(self, identifiers: pa.ChunkedArray) -> None:
+        """A header line in the middle: files that were put together with `cat`."""
+        self.refuse("id", pc.equal(identifiers, "id"), identifiers, REPEATED_HEADER)
+
+    def categories(self) -> pa.ChunkedArray:
+        """Category codes: from the code column, or else from the names."""
+        has_codes = "category_code" in self.raw.table.column_names
+        codes = {code: code for code in CATEGORY_NAMES} if has_codes else name_to_code()
+        given = self.text("category_code" if has_codes else "category", "category")
+        index = pc.index_in(given, pa.array(list(codes)))
+        self.refuse("category", pc.is_null(index), given, UNKNOWN_CATEGORY)
+        return pc.take(pa.array(list(codes.values())), index)
+
+    def dates(self) -> pa.ChunkedArray:
+        """Days; a file has few different ones, so each is read once."""
+        given = self.text("published")
+        days = given.combine_chunks().dictionary_encode()
+        read = pa.array([_parse_date(day) for day in days.dictionary.to_pylist()], type=pa.date32())
+        published = pa.chunked_array([pc.take(read, days.indices)])
+        self.refuse("published", pc.is_null(published), given, BAD_DATE)
+        return published
+
+
+def _decode(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Binary to string, null where the bytes are not UTF-8."""
+    chunks = []
+    for chunk in values.chunks:
+        try:
+            chunks.append(chunk.cast(pa.string()))
+        except pa.ArrowInvalid:
+            chunks.append(pa.array([_decode_one(value) for value in chunk.to_pylist()], type=pa.string()))
+    return pa.chunked_array(chunks, type=pa.string())
+
+
+def _decode_one(value: bytes) -> str | None:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _parse_date(text: str) -> date | None:
+    """The day in `8/1/93`, `8/1/1993` (month first) or ISO; None when it is none of them."""
+    match = _DATE.fullmatch(text)
+    if match is None:
+        return None
+    year, month, day = match.group(1, 2, 3) if match[1] else match.group(6, 4, 5)
+    number = int(year)
+    if len(year) == 2:
+        number += 1900 if number >= _PIVOT else 2000
+    try:
+        return date(number, int(month), int(day))
+    except ValueError:
+        return None
+
+
+def write_rejects(rejects: Sequence[Reject], path: Path) -> None:
+    """Writes a CSV with the columns line, column, reason, value."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["line", "column", "reason", "value"])
+        writer.writerows((r.line, r.column, r.reason, r.value) for r in rejects)
