@@ -51,6 +51,16 @@ class ReleaseResult:
     state: str
     url: str
 
+    def describe(self) -> str:
+        """One or two lines for the terminal: what was done, where it is, what comes next."""
+        what = f"{self.repo_id} {self.version}"
+        return {
+            "released": f"released {what}: {self.url}",
+            "finished": f"finished the release of {what}, which was committed but not tagged: {self.url}",
+            "present": f"{what} holds these files already, nothing to do: {self.url}",
+            "proposed": f"proposed {what}: {self.url}\n  once it is merged, run the same command to tag it",
+        }[self.state]
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -52,6 +52,7 @@ METRICS = "eval/metrics.json"
 PREDICTIONS = "eval/predictions.parquet"
 SCOPE = "eval/scope.json"
 PREDICTION_SETS = "eval/prediction_sets.json"
+EXAMPLES = "eval/examples.json"
 CARD = "README.md"
 RECIPE = "recipe.yaml"
 RUN_RECORD = "run.json"
@@ -86,6 +87,7 @@ MANIFEST: tuple[ManifestFile, ...] = (
     _evaluation("eval/accuracy_by_year.png", "accuracy by year of publication", required=True),
     _evaluation(SCOPE, "out-of-scope rule and threshold with its AUROC"),
     _evaluation(PREDICTION_SETS, "prediction-set thresholds for 80, 90 and 95% coverage"),
+    _evaluation(EXAMPLES, "example texts with their scores, for the card"),
     _evaluation("eval/out_of_scope.png", "scores of papers inside and outside the label set"),
     _evaluation("eval/embeddings.png", "t-SNE or UMAP map of the embeddings"),
     _evaluation("eval/terms.json", "for the baseline: the terms that speak for each category"),

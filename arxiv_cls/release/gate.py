@@ -1,0 +1,142 @@
+"""The gate: what a model directory must be before it may be released.
+
+Each check has a name, compares two values, and can be overridden by its name; an override that was needed
+is written on the card. All checks run, so that one run shows everything that stands in the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.release.comparison import Comparison, compare_with_release
+from arxiv_cls.release.evidence import Evidence, read_evidence
+from arxiv_cls.release.gate_checks import LOCAL_CHECKS, CheckResult, listed
+
+CHECK_NAMES = (
+    "files", "pickles", "secrets", "weights", "data", "predictions", "commit", "clean-tree", "onnx",
+    "quality", "calibration",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """All verdicts, and which refusals the person overrode."""
+
+    results: list[CheckResult]
+    overrides: frozenset[str]
+
+    @property
+    def refused(self) -> list[CheckResult]:
+        """Checks that failed and were not overridden."""
+        return [result for result in self.results if not result.passed and result.check not in self.overrides]
+
+    @property
+    def overridden(self) -> list[CheckResult]:
+        """Checks that failed and were overridden: these go on the card."""
+        return [result for result in self.results if not result.passed and result.check in self.overrides]
+
+    def summary(self) -> str:
+        """One line per check."""
+        lines = []
+        for result in self.results:
+            overridden = not result.passed and result.check in self.overrides
+            verdict = "pass" if result.passed else "OVERRIDDEN" if overridden else "FAIL"
+            lines.append(f"  {verdict:<10} {result}")
+        return "\n".join(lines)
+
+    def raise_if_refused(self) -> None:
+        """Stops a release that may not pass.
+
+        Raises:
+            UserError: naming each failed check, its two values and the option that overrides it.
+        """
+        if self.refused:
+            options = " ".join(f"--override {result.check}" for result in self.refused)
+            raise UserError(
+                "the gate refuses this release:\n" + "\n".join(f"  - {result}" for result in self.refused),
+                hint=f"mend it, or override (the card will say so): {options}",
+            )
+
+
+def check_against_release(evidence: Evidence, comparison: Comparison | None) -> list[CheckResult]:
+    """Macro-F1 and calibration are not significantly worse than those of the release now on the Hub."""
+    if comparison is None:
+        reason = "no release on the Hub to compare with"
+        return [CheckResult(check, True, "-", "-", reason) for check in ("quality", "calibration")]
+    if comparison.impossible:
+        return [
+            CheckResult(
+                check, False, listed(evidence.labels), listed(comparison.labels), comparison.impossible
+            )
+            for check in ("quality", "calibration")
+        ]
+    results = []
+    for check, metric, sign in (
+        ("quality", "macro_f1", 1),
+        ("calibration", "expected_calibration_error", -1),
+    ):
+        old, new, difference = (
+            comparison.before[metric],
+            comparison.after[metric],
+            comparison.differences[metric],
+        )
+        worst_case = difference.high if sign == 1 else -difference.low
+        passed = worst_case >= 0
+        reason = (
+            f"{metric} is {'not ' if passed else ''}significantly worse than {comparison.version}'s on the "
+            f"same {comparison.papers} papers: difference {difference.difference:+.4f}, "
+            f"95% interval {difference.low:+.4f} to {difference.high:+.4f}"
+        )
+        results.append(CheckResult(check, passed, f"{new:.4f}", f"{old:.4f}", reason))
+    return results
+
+
+def check_names_known(overrides: Sequence[str]) -> None:
+    """Refuses a name that is no check.
+
+    Raises:
+        UserError: naming the checks there are.
+    """
+    unknown = sorted(set(overrides) - set(CHECK_NAMES))
+    if unknown:
+        raise UserError(
+            f"there is no check {', '.join(unknown)} to override", hint=f"checks: {', '.join(CHECK_NAMES)}"
+        )
+
+
+def run_gate(
+    model_dir: str | Path,
+    *,
+    current: Path | None = None,
+    current_version: str = "",
+    csv: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> GateReport:
+    """Runs every check.
+
+    Args:
+        model_dir: the candidate.
+        current: files of the release now on the Hub; None when there is none.
+        current_version: its version, for messages.
+        csv: data to score with, where the predictions of the two cannot be paired as they are.
+        overrides: names of checks whose refusal the person takes upon themselves.
+
+    Raises:
+        UserError: for an unknown check name, or a directory that is no finished model.
+    """
+    check_names_known(overrides)
+    evidence = read_evidence(model_dir)
+    results = [check(evidence) for check in LOCAL_CHECKS]
+    comparison = None
+    measured = all(result.passed for result in results if result.check in ("weights", "data", "predictions"))
+    if current is not None and measured:
+        comparison = compare_with_release(evidence, current, current_version, csv=csv)
+    if current is not None and not measured:
+        reason = f"cannot be compared with {current_version} before it is evaluated"
+        results += [CheckResult(check, False, "-", "-", reason) for check in ("quality", "calibration")]
+    else:
+        results += check_against_release(evidence, comparison)
+    return GateReport(results, frozenset(overrides))

@@ -1,0 +1,195 @@
+"""Scores a release again and says, for each number on its card, whether it reproduces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.release.card import build_model_card
+from arxiv_cls.release.card_check import CardDifference, compare_card
+from arxiv_cls.release.evidence import Evidence, read_evidence
+from arxiv_cls.release.hub_client import check_repo_id, connect, download_release, parse_version
+from arxiv_cls.release.manifest import CARD, EXAMPLES
+from arxiv_cls.release.rescoring import check_data_version, score_test_split
+from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
+from arxiv_cls.scoring.metrics import SCALAR_METRICS
+from arxiv_cls.scoring.report import aligned
+
+OVERRIDE_LINE = re.compile(r"^> - (.+)$", re.MULTILINE)
+MEASURED = ("papers", "metrics", "intervals", "calibration", "slices")
+DEFAULT_TOLERANCE = 5e-4
+
+
+@dataclass(frozen=True)
+class FieldCheck:
+    """One number of `eval/metrics.json`, and what scoring again gives; None where it gives none."""
+
+    field: str
+    recorded: float
+    rescored: float | None
+    reproduced: bool
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What became of a verification.
+
+    Attributes:
+        target: what was verified.
+        papers: how many papers were scored again.
+        checks: every number of the evaluation.
+        identity: files that are not what the records say they are, a sentence each.
+        card: numbers and lines of the card that are not what the records say.
+    """
+
+    target: str
+    papers: int
+    checks: list[FieldCheck]
+    identity: list[str]
+    card: list[CardDifference]
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether everything is as released."""
+        return not self.identity and not self.card and all(check.reproduced for check in self.checks)
+
+    def summary(self) -> str:
+        """For the terminal: the metrics, then everything that does not reproduce, by field."""
+        by_field = {check.field: check for check in self.checks}
+        shown = [by_field[f"metrics.{name}"] for name in SCALAR_METRICS if f"metrics.{name}" in by_field]
+        failed = [check for check in self.checks if not check.reproduced]
+        rows = [
+            [
+                check.field.removeprefix("metrics."),
+                f"{check.recorded:.6f}",
+                "none" if check.rescored is None else f"{check.rescored:.6f}",
+                "reproduces" if check.reproduced else "DIFFERS",
+            ]
+            for check in [*shown, *(check for check in failed if check not in shown)]
+        ]
+        good = len(self.checks) - len(failed)
+        lines = [
+            f"{self.target}: {self.papers:,} papers scored again",
+            aligned(rows, ["metric", "recorded", "now", ""]),
+            f"{good} of {len(self.checks)} recorded numbers reproduce (metrics, per category, intervals, slices)",
+            *(f"differs: {problem}" for problem in self.identity),
+            *(f"differs: card, {difference}" for difference in self.card),
+        ]
+        if not self.card:
+            lines.append("every number on the card is the recorded one")
+        lines.append("REPRODUCED" if self.reproduced else "NOT REPRODUCED")
+        return "\n".join(lines)
+
+
+def _numbers(value: Any, path: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _numbers(inner, f"{path}[{index}]")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, float(value)
+
+
+def compare_evaluations(
+    recorded: Mapping[str, Any], rescored: Mapping[str, Any], tolerance: float
+) -> list[FieldCheck]:
+    """Every recorded number against the one measured now.
+
+    Args:
+        recorded: `eval/metrics.json` of the release.
+        rescored: what `evaluation_of` gives now.
+        tolerance: largest absolute difference that counts as reproduced.
+    """
+    now = {path: value for part in MEASURED for path, value in _numbers(rescored.get(part), part)}
+    return [
+        FieldCheck(path, value, now.get(path), path in now and abs(now[path] - value) <= tolerance)
+        for part in MEASURED
+        for path, value in _numbers(recorded.get(part), part)
+    ]
+
+
+def _identity_problems(evidence: Evidence) -> list[str]:
+    """Hashes that should be equal and are not."""
+    weights, evaluation = evidence.weights_sha256(), evidence.require_evaluation()
+    records = {
+        "run.json: weights_sha256": (evidence.run.get("weights_sha256"), weights),
+        "eval/metrics.json: weights_sha256": (evaluation.get("weights_sha256"), weights),
+        "eval/metrics.json: data_sha256": (
+            evaluation.get("data_sha256"),
+            evidence.run.get("data", {}).get("sha256"),
+        ),
+    }
+    return [
+        f"{name} is {str(found)[:12]}, should be {str(wanted)[:12]}"
+        for name, (found, wanted) in records.items()
+        if found != wanted
+    ]
+
+
+def check_card(evidence: Evidence, repo_id: str | None, version: str | None) -> list[CardDifference]:
+    """The card of a directory against its records.
+
+    Args:
+        evidence: the records.
+        repo_id: the repository that the card was rendered for; None for a card that was not released.
+        version: its release.
+
+    Raises:
+        UserError: when there is no card, or the records lack what it must show.
+    """
+    path = evidence.model_dir / CARD
+    if not path.is_file():
+        raise UserError(f"{evidence.model_dir} has no {CARD}", hint="`arxiv-cls card MODEL` writes it")
+    text = path.read_text(encoding="utf-8")
+    examples = (evidence.optional_json(EXAMPLES) or {}).get("examples", [])
+    overrides = OVERRIDE_LINE.findall(text)
+    card = build_model_card(evidence, examples, repo_id=repo_id, version=version, overrides=overrides)
+    return compare_card(text, card)
+
+
+def verify_release(
+    target: str, *, csv: str | Path | None = None, tolerance: float = DEFAULT_TOLERANCE
+) -> VerifyReport:
+    """Downloads a release, rebuilds its test split from the data version it names, and scores it again.
+
+    Args:
+        target: `user/name@v1.2.0`, or a model directory.
+        csv: the data file; None for the path that the recipe names.
+        tolerance: largest absolute difference that counts as reproduced.
+
+    Raises:
+        UserError: when release or data cannot be had, or the data is another version.
+    """
+    repo_id, version = None, None
+    if Path(target).is_dir():
+        folder = Path(target)
+    else:
+        repo_id, _, version = target.partition("@")
+        check_repo_id(repo_id)
+        if not version:
+            raise UserError(
+                f"{target} names no version",
+                hint=f"name one, {repo_id}@v0.1.0; `arxiv-cls releases {repo_id}`",
+            )
+        parse_version(version)
+        folder = download_release(connect(write=False), repo_id, version)
+    evidence = read_evidence(folder)
+    recorded = evidence.require_evaluation()
+    card = check_card(evidence, repo_id, version)
+    path = Path(csv or (evidence.recipe.get("data") or {}).get("csv", "data/raw/arxiv.csv"))
+    check_data_version(path, evidence.run.get("data", {}))
+    scored = score_test_split(folder, csv=path, progress=True)
+    rescored = evaluation_of(scored, recorded.get("seed", BOOTSTRAP_SEED), recorded["resamples"])
+    return VerifyReport(
+        target=target,
+        papers=len(scored),
+        checks=compare_evaluations(recorded, rescored, tolerance),
+        identity=_identity_problems(evidence),
+        card=card,
+    )
