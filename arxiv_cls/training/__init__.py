@@ -1,1 +1,1 @@
-""""""
+"""Fine-tuning: batches, learning rates, checkpoints, trackers; what the two entry scripts call."""

@@ -1,0 +1,114 @@
+"""A fine-tuned transformer as a predictor, computed by torch in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.predictor import Prediction, check_texts, to_predictions
+
+# Tokens of a batch, padding included: bounds the memory whatever the lengths of the texts.
+TOKENS_PER_BATCH = 8192
+
+
+class TransformerPredictor:
+    """Scores texts with a sequence classifier of transformers; see `Predictor` for the face.
+
+    Args:
+        model: the classifier, with `id2label`.
+        tokenizer: with the training's `model_max_length`.
+        directory: where both came from.
+    """
+
+    kind = "transformer"
+
+    def __init__(self, model, tokenizer, directory: Path) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        self.weights_path = directory / "model.safetensors"
+
+    @classmethod
+    def load(cls, directory: str | Path, device: str | torch.device | None = None) -> TransformerPredictor:
+        """Loads a model directory onto a device; None: a GPU where there is one, else the CPU.
+
+        Raises:
+            UserError: the directory holds no sequence classifier.
+        """
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        directory = Path(directory)
+        try:
+            # Weights are read from safetensors only: a pickle could run code.
+            model = AutoModelForSequenceClassification.from_pretrained(
+                directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{directory}: not a text classifier: {' '.join(str(error).split())[:300]}"
+            ) from None
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(chosen), tokenizer, directory)
+
+    def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
+        ids, _ = self._tokenize(texts)
+        logits = np.empty((len(ids), len(self.labels)), dtype=np.float64)
+        for rows, batch in self._batches(ids, progress):
+            logits[rows] = self.model(**batch).logits.double().cpu().numpy()
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(ids) else logits
+        return exponentials / exponentials.sum(axis=1, keepdims=True) if len(ids) else exponentials
+
+    def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Prediction]:
+        """One prediction per text, in the same order.
+
+        Raises:
+            UserError: an empty text.
+        """
+        check_texts(texts)
+        _, truncated = self._tokenize(texts)
+        return to_predictions(self.predict_proba(texts), self.labels, truncated, top_k)
+
+    def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """The last hidden states, averaged over the tokens of each text: (texts, hidden size) float32."""
+        ids, _ = self._tokenize(texts)
+        embeddings = np.empty((len(ids), self.model.config.hidden_size), dtype=np.float32)
+        for rows, batch in self._batches(ids, progress):
+            hidden = self.model.base_model(**batch).last_hidden_state
+            mask = batch["attention_mask"].unsqueeze(-1)
+            embeddings[rows] = ((hidden * mask).sum(dim=1) / mask.sum(dim=1)).float().cpu().numpy()
+        return embeddings
+
+    def _tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
+        if not len(texts):
+            return [], []
+        limit = self.tokenizer.model_max_length
+        # One pass without truncation tells which texts are cut; the cut then keeps the closing token.
+        whole = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        truncated = [len(ids) > limit for ids in whole]
+        if any(truncated):
+            cut = [position for position, is_cut in enumerate(truncated) if is_cut]
+            shortened = self.tokenizer([texts[position] for position in cut], truncation=True)["input_ids"]
+            for position, ids in zip(cut, shortened, strict=True):
+                whole[position] = ids
+        return whole, truncated
+
+    def _batches(self, ids: list[list[int]], progress: bool) -> Iterator[tuple[list[int], dict]]:
+        """Rows and padded inputs, longest first, so that a batch that is too large fails at once."""
+        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+        bar = tqdm(total=len(ids), desc="score", unit="paper", disable=not progress)
+        start = 0
+        with torch.inference_mode(), bar:
+            while start < len(order):
+                longest = len(ids[order[start]])
+                rows = order[start : start + max(1, TOKENS_PER_BATCH // longest)]
+                start += len(rows)
+                batch = self.tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt")
+                kept = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+                yield rows, kept
+                bar.update(len(rows))

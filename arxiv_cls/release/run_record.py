@@ -1,0 +1,135 @@
+"""The record of a run, `run.json`: what was trained, on what, with what, where, and what came out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+RECORDED_LIBRARIES = (
+    "arxiv_cls",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "scikit-learn",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "xgboost",
+    "xgboost-cpu",
+)
+
+
+def git_state(directory: Path) -> dict[str, Any]:
+    """The commit of the code and whether tracked files differ from it.
+
+    Returns:
+        `{"commit": 40 hex digits or None, "dirty": bool or None}`; None where there is no repository.
+    """
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(directory), *arguments],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape the numbers, as installed."""
+    versions = {"python": platform.python_version()}
+    for name in RECORDED_LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def data_record(corpus: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The data version, the label set and the split, as they go on record.
+
+    Args:
+        corpus: a `Corpus`.
+        options: the keywords of `build_corpus` that made it.
+    """
+    return {
+        "csv": Path(corpus.data.csv).name,
+        "md5": corpus.data.md5,
+        "sha256": corpus.data.sha256,
+        "bytes": corpus.data.bytes,
+        "rows": corpus.data.rows,
+        "config": options.get("config", "top5"),
+        "split": options.get("split", "paper"),
+        "time_boundaries": options.get("time_boundaries"),
+        "seed": options.get("seed", 42),
+        "max_samples": options.get("max_samples"),
+        "splits": {name: len(papers) for name, papers in corpus.splits.items()},
+        "labels": list(corpus.labels),
+    }
+
+
+def build_run_record(
+    *,
+    kind: str,
+    recipe: str,
+    data: dict[str, Any],
+    seed: int,
+    device: dict[str, Any],
+    started: str,
+    duration_seconds: float,
+    papers_per_second: float,
+    peak_memory_bytes: int,
+    calibration: dict[str, float],
+    weights_sha256: str,
+    metrics: dict[str, Any],
+    training: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of `run.json`.
+
+    Args:
+        kind: transformer or tfidf.
+        recipe: the recipe's file name without its folder.
+        data: from `data_record`.
+        seed: of the training.
+        device: type, name, threads, precision and number of processes.
+        started: ISO time, UTC.
+        duration_seconds: of the training, without loading data and without the final evaluation.
+        papers_per_second: papers seen in training, over that duration.
+        peak_memory_bytes: of the device for a GPU, of the process for a CPU.
+        calibration: temperature, expected_calibration_error_before and _after, on validation.
+        weights_sha256: of the weights as saved.
+        metrics: by split.
+        training: what else the kind of model records, such as steps and the best epoch.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "recipe": recipe,
+        "data": data,
+        "git": git_state(Path(__file__).resolve().parent),
+        "versions": library_versions(),
+        "seed": seed,
+        "device": device,
+        "started": started,
+        "duration_seconds": round(duration_seconds, 2),
+        "papers_per_second": round(papers_per_second, 2),
+        "peak_memory_bytes": peak_memory_bytes,
+        "calibration": calibration,
+        "training": training or {},
+        "metrics": metrics,
+        "weights_sha256": weights_sha256,
+    }

@@ -1,0 +1,120 @@
+"""Batches of papers of similar length, in an order that restarts and ranks agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+# Batches are formed within chunks of this many: long enough that padding is small, short enough that
+# which papers meet in a batch stays random. transformers' own grouping uses the same number.
+BATCHES_PER_CHUNK = 50
+
+
+class LengthGroupedBatches(Sampler[list[int]]):
+    """Yields this rank's share of each global batch; the order depends on (seed, epoch) alone.
+
+    A global batch is formed first and then dealt out, so that the same papers meet in a step whatever
+    the number of ranks. The last, incomplete batch is dealt out too; where it has fewer papers than
+    there are ranks, papers are repeated so that every rank takes part in the step.
+
+    Args:
+        lengths: tokens of each paper.
+        batch_size: papers per rank and batch.
+        seed: of the order.
+        rank, world_size: this process and how many there are.
+        grouped: False keeps the random order and does not sort by length.
+        drop_last: leave out the incomplete global batch.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        grouped: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        self.lengths = np.asarray(lengths)
+        self.global_batch_size = batch_size * world_size
+        self.seed, self.epoch = seed, 0
+        self.rank, self.world_size = rank, world_size
+        self.grouped, self.drop_last = grouped, drop_last
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order: epoch counts from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.lengths), self.global_batch_size)
+        return whole + (1 if rest and not self.drop_last else 0)
+
+    def global_batches(self) -> list[np.ndarray]:
+        """The papers of each step of this epoch, over all ranks."""
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = generator.permutation(len(self.lengths))
+        size = self.global_batch_size
+        # The incomplete batch is set aside first, so that no chunk boundary can make a second one.
+        whole = len(order) // size * size
+        rest, order = order[whole:], order[:whole]
+        if self.grouped:
+            chunk = size * BATCHES_PER_CHUNK
+            order = np.concatenate(
+                [self._by_length(order[start : start + chunk]) for start in range(0, whole, chunk)] or [order]
+            )
+        batches = list(order.reshape(-1, size)[generator.permutation(whole // size)]) if whole else []
+        if len(rest) and not self.drop_last:
+            batches.append(self._by_length(rest))
+        return batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.global_batches():
+            if len(batch) < self.world_size:
+                batch = np.resize(batch, self.world_size)
+            yield batch[self.rank :: self.world_size].tolist()
+
+    def _by_length(self, papers: np.ndarray) -> np.ndarray:
+        return papers[np.argsort(self.lengths[papers], kind="stable")] if self.grouped else papers
+
+
+class EpochDataLoader(DataLoader):
+    """A `DataLoader` whose batch sampler is told the epoch, as the Trainer asks for."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Passes the epoch (from 0) on to the batch sampler."""
+        self.batch_sampler.set_epoch(epoch)
+
+
+def padded_tokens_share(lengths: Sequence[int], batches: Sequence[np.ndarray]) -> float:
+    """Share of the tokens of an epoch that is padding, 0 to 1."""
+    lengths = np.asarray(lengths)
+    computed = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    return 1 - sum(int(lengths[batch].sum()) for batch in batches) / computed if computed else 0.0
+
+
+def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[str, torch.Tensor]:
+    """Pads to the longest paper of the batch.
+
+    Args:
+        features: `input_ids` and `label` of each paper.
+        pad_token_id: of the tokenizer.
+        multiple: lengths are rounded up to it; matrix units want multiples of 8.
+
+    Returns:
+        `input_ids` and `attention_mask` of shape (papers, tokens), `labels` of shape (papers,).
+    """
+    longest = max(len(feature["input_ids"]) for feature in features)
+    width = -(-longest // multiple) * multiple
+    input_ids = torch.full((len(features), width), pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros((len(features), width), dtype=torch.long)
+    for row, feature in enumerate(features):
+        length = len(feature["input_ids"])
+        input_ids[row, :length] = torch.as_tensor(feature["input_ids"])
+        attention_mask[row, :length] = 1
+    labels = torch.tensor([feature["label"] for feature in features])
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

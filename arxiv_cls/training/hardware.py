@@ -1,0 +1,77 @@
+"""What the machine can do: threads, precision, and the figures of a run that depend on it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+
+
+def set_cpu_threads(requested: int | None) -> int:
+    """Sets torch's CPU threads to the cores of this process's share of the machine.
+
+    `accelerate launch` exports OMP_NUM_THREADS=1 when nothing else is said, which would leave all
+    cores but one idle.
+
+    Args:
+        requested: threads; None divides the usable cores by the processes on this host.
+
+    Returns:
+        The number of threads now in use.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(requested or max(1, usable // local_processes))
+    return torch.get_num_threads()
+
+
+def resolve_precision(requested: str, use_cpu: bool) -> str:
+    """The precision that a run computes in.
+
+    Args:
+        requested: auto, fp32, bf16 or fp16.
+        use_cpu: whether the run stays on the CPU although an accelerator may be there.
+
+    Returns:
+        `requested`, or for auto: bf16 on a GPU of compute capability 8.0 or later and on a CPU with
+        AVX512-BF16 or AMX instructions, fp16 on an older GPU, else fp32. On a CPU without those
+        instructions bf16 is emulated and slower than fp32.
+    """
+    if requested != "auto":
+        return requested
+    if torch.cuda.is_available() and not use_cpu:
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+    if torch.backends.mps.is_available() and not use_cpu:
+        return "fp32"
+    computes_in_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if computes_in_bf16 else "fp32"
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's or processor's model name, as it goes on the record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as processors:
+            return next(line.split(":", 1)[1].strip() for line in processors if line.startswith("model name"))
+    except (OSError, StopIteration):
+        import platform
+
+        return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest memory so far, in bytes: of the device for a GPU, resident for a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,51 @@
+"""Papers to token ids, with the length that the model will use for good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+
+def load_tokenizer(directory: Path, max_length: int) -> PreTrainedTokenizerBase:
+    """The pretrained model's tokenizer, which from now on truncates at `max_length` tokens.
+
+    The length is kept in `model_max_length`, so that it is saved with the model and a later user's
+    `truncation=True` cuts where the training did.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.model_max_length = min(max_length, tokenizer.model_max_length)
+    return tokenizer
+
+
+def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
+    """Columns `input_ids` and `label`; validation and test sorted by length, so that they pad little.
+
+    Args:
+        splits: `train`, `validation`, `test` with `text` and `label`.
+        tokenizer: from `load_tokenizer`.
+    """
+
+    def to_ids(batch: dict) -> dict:
+        # The attention mask follows from the lengths, and one segment needs no type ids.
+        return {"input_ids": tokenizer(batch["text"], truncation=True)["input_ids"]}
+
+    def tokenized(name: str, papers: Dataset) -> Dataset:
+        unused = [column for column in papers.column_names if column != "label"]
+        ids = papers.map(
+            to_ids,
+            batched=True,
+            remove_columns=unused,
+            desc=f"tokenize {name}",
+            # Hashing a tokenizer costs more than using it; a build is cached, its tokens need not be.
+            new_fingerprint=None,
+            keep_in_memory=True,
+            load_from_cache_file=False,
+        )
+        if name == "train":
+            return ids
+        lengths = [len(row) for row in ids["input_ids"]]
+        return ids.select(sorted(range(len(lengths)), key=lengths.__getitem__), keep_in_memory=True)
+
+    return DatasetDict({name: tokenized(name, papers) for name, papers in splits.items()})
