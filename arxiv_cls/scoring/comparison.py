@@ -1,0 +1,218 @@
+"""Compares two models on the same papers: is B better than A, where, and by more than luck?"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.scoring.bootstrap import RESAMPLES, Difference, mcnemar, paired_bootstrap
+from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
+from arxiv_cls.scoring.model_data import file_sha256, load_model_and_corpus
+from arxiv_cls.scoring.report import aligned
+from arxiv_cls.scoring.scored_papers import Predictions, read_predictions, score_papers
+
+logger = logging.getLogger(__name__)
+
+
+def predictions_of(model: str | Path, *, progress: bool = False) -> Predictions:
+    """A model's scores of its test split: those on record when they are of these weights, else new ones.
+
+    Args:
+        model: a `predictions.parquet`, a model directory or a Hub id.
+        progress: show a bar while scoring.
+
+    Raises:
+        UserError: when there is nothing to read and nothing to score with.
+    """
+    path = Path(model)
+    if path.suffix == ".parquet":
+        return read_predictions(path)
+    recorded = path / "eval" / "metrics.json"
+    if recorded.is_file():
+        evaluation = json.loads(recorded.read_text(encoding="utf-8"))
+        weights = [path / name for name in ("model.safetensors", "model.skops") if (path / name).is_file()]
+        if (
+            weights
+            and evaluation.get("split") == "test"
+            and file_sha256(weights[0]) == evaluation.get("weights_sha256")
+        ):
+            return read_predictions(path / "eval" / "predictions.parquet")
+        logger.info("%s is not of the weights in %s: scoring the test split again", recorded, path)
+    predictor, _, corpus, _ = load_model_and_corpus(model)
+    scored = score_papers(predictor, corpus.splits["test"], corpus.labels, progress=progress)
+    return Predictions(scored.label_names, scored.arxiv_ids, scored.labels, scored.probabilities)
+
+
+def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dict[str, int]]:
+    """The papers that both scored, in A's order and with A's order of labels.
+
+    Returns:
+        A's part, B's part, and counts: `papers`, `only_in_a`, `only_in_b`, `relabelled` (left out, because
+        the two data versions give them different categories).
+
+    Raises:
+        UserError: when the labels differ or no paper is in both.
+    """
+    if set(a.label_names) != set(b.label_names):
+        in_one = sorted(set(a.label_names) ^ set(b.label_names))
+        raise UserError(
+            f"the models have different labels: {in_one} in one only",
+            hint="compare models of the same data.config",
+        )
+    columns = [b.label_names.index(name) for name in a.label_names]
+    number_in_a = np.empty(len(columns), dtype=np.int64)
+    number_in_a[columns] = np.arange(len(columns))
+    place_in_b = {name: place for place, name in enumerate(b.arxiv_ids)}
+    in_both = [place for place, name in enumerate(a.arxiv_ids) if name in place_in_b]
+    if not in_both:
+        raise UserError("no paper was scored by both", hint="compare models of the same data and split")
+    rows_a = np.asarray(in_both)
+    rows_b = np.asarray([place_in_b[name] for name in a.arxiv_ids[rows_a]])
+    same = a.labels[rows_a] == number_in_a[b.labels[rows_b]]
+    counts = {
+        "papers": int(same.sum()),
+        "only_in_a": len(a.labels) - len(rows_a),
+        "only_in_b": len(b.labels) - len(rows_b),
+        "relabelled": int((~same).sum()),
+    }
+    rows_a, rows_b = rows_a[same], rows_b[same]
+    part_a = Predictions(a.label_names, a.arxiv_ids[rows_a], a.labels[rows_a], a.probabilities[rows_a])
+    part_b = Predictions(
+        a.label_names, a.arxiv_ids[rows_a], a.labels[rows_a], b.probabilities[rows_b][:, columns]
+    )
+    return part_a, part_b, counts
+
+
+def compare_predictions(
+    a: Predictions, b: Predictions, *, papers: int = 5, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """B less A on the papers that both scored.
+
+    Args:
+        a: the first model's scores.
+        b: the second model's.
+        papers: how many papers to name on each side, those where the score of the true category differs most.
+        seed: of the paired bootstrap.
+        resamples: of the paired bootstrap.
+
+    Returns:
+        `papers` and the other counts of `align`; `metrics` and `per_class` with {a, b, difference, low,
+        high, p_value}; `mcnemar` with {only_a_right, only_b_right, p_value}; `b_ahead` and `a_ahead`, lists
+        of {arxiv_id, label, predicted_a, predicted_b, score_a, score_b} with the scores of the true category.
+
+    Raises:
+        UserError: as `align`.
+    """
+    a, b, counts = align(a, b)
+    both = [compute_metrics(a.labels, part.probabilities, a.label_names) for part in (a, b)]
+    found = paired_bootstrap(a.labels, a.probabilities, b.probabilities, a.label_names, seed, resamples)
+    correct = [part.probabilities.argmax(axis=1) == a.labels for part in (a, b)]
+    only_a, only_b, p_value = mcnemar(*correct)
+    return {
+        **counts,
+        "resamples": resamples,
+        "metrics": {name: _line(both[0][name], both[1][name], found[name]) for name in SCALAR_METRICS},
+        "per_class": {
+            name: {
+                **_line(*(part["per_class"][name]["f1"] for part in both), found[f"f1/{name}"]),
+                "support": both[0]["per_class"][name]["support"],
+            }
+            for name in a.label_names
+        },
+        "mcnemar": {"only_a_right": only_a, "only_b_right": only_b, "p_value": p_value},
+        **_furthest_apart(a, b, papers),
+    }
+
+
+def _line(a: float, b: float, found: Difference) -> dict[str, float]:
+    return {"a": a, "b": b, **found._asdict()}
+
+
+def _furthest_apart(a: Predictions, b: Predictions, papers: int) -> dict[str, list[dict[str, Any]]]:
+    rows = np.arange(len(a.labels))
+    given_a, given_b = (part.probabilities[rows, a.labels] for part in (a, b))
+    predicted_a, predicted_b = (part.probabilities.argmax(axis=1) for part in (a, b))
+    order = np.argsort(given_b - given_a, kind="stable")
+
+    def shown(row: int) -> dict[str, Any]:
+        return {
+            "arxiv_id": str(a.arxiv_ids[row]),
+            "label": a.label_names[a.labels[row]],
+            "predicted_a": a.label_names[predicted_a[row]],
+            "predicted_b": a.label_names[predicted_b[row]],
+            "score_a": float(given_a[row]),
+            "score_b": float(given_b[row]),
+        }
+
+    return {
+        "b_ahead": [shown(row) for row in order[::-1][:papers] if given_b[row] > given_a[row]],
+        "a_ahead": [shown(row) for row in order[:papers] if given_a[row] > given_b[row]],
+    }
+
+
+def compare_models(
+    a: str | Path, b: str | Path, *, papers: int = 5, progress: bool = False
+) -> dict[str, Any]:
+    """`compare_predictions` of two models' test splits, with their names as `a` and `b`.
+
+    Args:
+        a: model directory, Hub id or predictions.parquet.
+        b: likewise.
+        papers: papers to name on each side.
+        progress: show bars while scoring.
+
+    Raises:
+        UserError: as `predictions_of` and `align`.
+    """
+    first, second = (predictions_of(model, progress=progress) for model in (a, b))
+    return {"a": str(a), "b": str(b), **compare_predictions(first, second, papers=papers)}
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> str:
+    """The comparison as text for the terminal."""
+    parts = [f"A  {comparison['a']}\nB  {comparison['b']}", f"{comparison['papers']:,} papers scored by both"]
+    for key, what in (
+        ("only_in_a", "only by A"),
+        ("only_in_b", "only by B"),
+        ("relabelled", "with another category in B's data, left out"),
+    ):
+        if comparison[key]:
+            parts[-1] += f"; {comparison[key]:,} {what}"
+    for title, lines in (("metric", comparison["metrics"]), ("F1 of", comparison["per_class"])):
+        rows = [
+            [
+                name,
+                f"{line['a']:.4f}",
+                f"{line['b']:.4f}",
+                f"{line['difference']:+.4f}",
+                f"{line['low']:+.4f} to {line['high']:+.4f}",
+                f"{line['p_value']:.3f}",
+            ]
+            for name, line in lines.items()
+        ]
+        parts.append(aligned(rows, [title, "A", "B", "B - A", "95% interval", "p"]))
+    test = comparison["mcnemar"]
+    parts.append(
+        f"McNemar, exact: only A right on {test['only_a_right']:,}, only B right on {test['only_b_right']:,} "
+        f"papers, p = {test['p_value']:.3g}"
+    )
+    for side, papers in (("B", comparison["b_ahead"]), ("A", comparison["a_ahead"])):
+        rows = [
+            [
+                f"https://arxiv.org/abs/{paper['arxiv_id']}",
+                paper["label"],
+                f"{paper['predicted_a']} {paper['score_a']:.2f}",
+                f"{paper['predicted_b']} {paper['score_b']:.2f}",
+            ]
+            for paper in papers
+        ]
+        if rows:
+            header = [f"{side} is ahead on", "label", "A says, score of label", "B says, score of label"]
+            parts.append(aligned(rows, header))
+    return "\n\n".join(parts)

@@ -1,0 +1,95 @@
+"""A model together with the data it was trained on, rebuilt from the records in its directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from arxiv_cls.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def data_options(model_dir: Path) -> dict[str, Any]:
+    """The arguments of `build_corpus` that rebuild a model's splits, from its `recipe.yaml`.
+
+    Raises:
+        UserError: when the recipe is missing or has no `data` group.
+    """
+    import yaml
+
+    path = model_dir / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"{model_dir} has no recipe.yaml: which papers it was trained on is not known",
+            hint="score a file of your own with --csv FILE",
+        )
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    data = recipe.get("data") if isinstance(recipe, dict) else None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} has no group `data`", hint="train the model again, or restore the file")
+    known = ("config", "csv", "split", "seed", "time_boundaries", "max_samples")
+    return {key: data[key] for key in known if data.get(key) is not None}
+
+
+def load_model_and_corpus(model: str | Path) -> tuple[Any, Path, Any, dict[str, Any]]:
+    """A model with the corpus that its recipe names.
+
+    Args:
+        model: model directory or Hub id.
+
+    Returns:
+        The predictor, the directory of its files, the `Corpus`, and the options that built it.
+
+    Raises:
+        UserError: when model, recipe or data cannot be had.
+    """
+    from arxiv_cls.corpus import build_corpus
+    from arxiv_cls.models.predictor import load_predictor
+
+    predictor = load_predictor(model)
+    model_dir = Path(predictor.weights_path).parent
+    options = data_options(model_dir)
+    config = options.pop("config", "top5")
+    corpus = build_corpus(config, **options)
+    _warn_of_other_data(model_dir, corpus.data.sha256)
+    return predictor, model_dir, corpus, {"config": config, **options}
+
+
+def _warn_of_other_data(model_dir: Path, sha256: str) -> None:
+    record = model_dir / "run.json"
+    trained_on = json.loads(record.read_text(encoding="utf-8")).get("data", {}) if record.is_file() else {}
+    if trained_on.get("sha256") not in (None, sha256):
+        logger.warning(
+            "the data is not the version the model was trained on (sha256 %s, now %s)",
+            trained_on["sha256"][:12],
+            sha256[:12],
+        )
+
+
+def data_record(data: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The data version and how it was split, as JSON."""
+    return {
+        "csv": str(options.get("csv", "data/raw/arxiv.csv")),
+        "md5": data.md5,
+        "sha256": data.sha256,
+        "bytes": data.bytes,
+        "rows": data.rows,
+        "config": options["config"],
+        "split": options.get("split", "paper"),
+        "seed": options.get("seed", 42),
+        "time_boundaries": options.get("time_boundaries"),
+        "max_samples": options.get("max_samples"),
+    }
