@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.manifest import METRICS, RECIPE, RUN_RECORD, WEIGHTS, model_kind
+from arxiv_cls.scoring.model_data import file_sha256
 
 
 @dataclass(frozen=True)
@@ -53,24 +53,19 @@ class Evidence:
         return self.evaluation
 
     def weights_sha256(self) -> str:
-        """The sha256 of the weights as they are on disk now."""
-        return file_sha256(self.model_dir / WEIGHTS[self.kind])
+        """The sha256 of the weights as they are on disk now.
+
+        Raises:
+            UserError: when they are missing.
+        """
+        path = self.model_dir / WEIGHTS[self.kind]
+        if not path.is_file():
+            raise UserError(f"{path} is missing", hint="train the model again, or restore the file")
+        return file_sha256(path)
 
     def optional_json(self, path: str) -> dict[str, Any] | None:
         """An optional JSON file of the directory; None when it is not there."""
         return _read_json(self.model_dir, path) if (self.model_dir / path).is_file() else None
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal.
-
-    Raises:
-        UserError: when there is no such file.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is missing", hint="train the model again, or restore the file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(model_dir: Path, path: str) -> dict[str, Any]:

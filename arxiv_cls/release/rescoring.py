@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.evidence import file_sha256
-from arxiv_cls.scoring.evaluation import data_options
+from arxiv_cls.scoring.model_data import data_options, file_sha256
 from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers
 
 

@@ -75,7 +75,7 @@ class VerifyReport:
         lines = [
             f"{self.target}: {self.papers:,} papers scored again",
             aligned(rows, ["metric", "recorded", "now", ""]),
-            f"{good} of {len(self.checks)} recorded numbers reproduce (metrics, per category, intervals, slices)",
+            f"{good} of {len(self.checks)} recorded numbers reproduce, intervals and slices among them",
             *(f"differs: {problem}" for problem in self.identity),
             *(f"differs: card, {difference}" for difference in self.card),
         ]

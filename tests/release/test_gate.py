@@ -1,0 +1,232 @@
+"""The gate stops what must not be released, and says why with two values and the option that overrides."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_dirs import change_json, make_model_dir, scored_papers, write_json
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.release.gate import CHECK_NAMES, GateReport, run_gate
+from arxiv_cls.scoring.scored_papers import ScoredPapers
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A directory that passes."""
+    return make_model_dir(tmp_path / "model")
+
+
+def failed(report: GateReport) -> list[str]:
+    """Names of the checks that refuse."""
+    return [result.check for result in report.refused]
+
+
+class TestLocalChecks:
+    """Each check by a directory that breaks just that rule."""
+
+    def test_a_whole_directory_passes_every_check(self, model: Path) -> None:
+        """All checks run, and none is forgotten in the list of names."""
+        report = run_gate(model)
+        assert tuple(result.check for result in report.results) == CHECK_NAMES
+        assert failed(report) == []
+        report.raise_if_refused()
+
+    def test_foreign_file(self, model: Path) -> None:
+        """The file is named."""
+        (model / "notes.md").write_text("x")
+        report = run_gate(model)
+        assert failed(report) == ["files"]
+        assert "notes.md" in str(report.refused[0])
+
+    def test_missing_file(self, model: Path) -> None:
+        """The file is named."""
+        (model / "training_curve.png").unlink()
+        assert "training_curve.png" in str(run_gate(model).refused[0])
+
+    def test_pickle(self, model: Path) -> None:
+        """Weights that are a pickle are refused although their name is on the list."""
+        weights = pickle.dumps([1.0])
+        (model / "model.safetensors").write_bytes(weights)
+        assert "pickles" in failed(run_gate(model))
+
+    def test_secret(self, model: Path) -> None:
+        """The line is named, the secret is not shown."""
+        secret = "hf_" + "Abcdefghij" * 3
+        with (model / "recipe.yaml").open("a") as recipe:
+            recipe.write(f"note: {secret}\n")
+        with pytest.raises(UserError) as refusal:
+            run_gate(model).raise_if_refused()
+        assert "recipe.yaml, line" in str(refusal.value)
+        assert secret not in str(refusal.value)
+        assert "--override secrets" in str(refusal.value)
+
+    def test_no_evaluation(self, model: Path) -> None:
+        """Weights, data and predictions are unproven."""
+        (model / "eval/metrics.json").unlink()
+        assert failed(run_gate(model)) == ["files", "weights", "data", "predictions"]
+
+    def test_weights_changed_after_evaluation(self, model: Path) -> None:
+        """Both hashes are shown."""
+        (model / "model.safetensors").write_bytes(b"retrained")
+        report = run_gate(model)
+        assert failed(report) == ["weights"]
+        assert report.refused[0].found != report.refused[0].wanted
+
+    @pytest.mark.parametrize("changes", [{"data_sha256": "e" * 64}, {"split": "validation"}])
+    def test_evaluated_on_other_data_or_split(self, model: Path, changes: dict[str, str]) -> None:
+        """Only the test split of the model's own data counts."""
+        change_json(model / "eval/metrics.json", **changes)
+        assert failed(run_gate(model)) == ["data"]
+
+    def test_metrics_edited_by_hand(self, model: Path) -> None:
+        """The recorded macro-F1 must be that of the recorded predictions."""
+        evaluation = json.loads((model / "eval/metrics.json").read_text())
+        evaluation["metrics"]["macro_f1"] += 0.01
+        write_json(model / "eval/metrics.json", evaluation)
+        assert failed(run_gate(model)) == ["predictions"]
+
+    @pytest.mark.parametrize(
+        ("git", "check"),
+        [
+            ({"commit": None, "dirty": False}, "commit"),
+            ({"commit": "c" * 40, "dirty": True}, "clean-tree"),
+            ({"commit": "c" * 40, "dirty": None}, "clean-tree"),
+        ],
+    )
+    def test_code_of_no_commit(self, model: Path, git: dict[str, object], check: str) -> None:
+        """The state when it was trained counts, not the state now."""
+        change_json(model / "run.json", git=git)
+        assert failed(run_gate(model)) == [check]
+
+    def test_unknown_override(self, model: Path) -> None:
+        """A misspelt name overrides nothing and is refused."""
+        with pytest.raises(UserError, match="there is no check qualty") as refusal:
+            run_gate(model, overrides=["qualty"])
+        assert "quality" in str(refusal.value)
+
+    def test_override_is_reported_only_when_needed(self, model: Path) -> None:
+        """A needless override does not stand on the card."""
+        change_json(model / "run.json", git={"commit": None, "dirty": False})
+        report = run_gate(model, overrides=["commit", "quality"])
+        report.raise_if_refused()
+        assert [result.check for result in report.overridden] == ["commit"]
+        assert "OVERRIDDEN" in report.summary()
+
+
+class TestOnnx:
+    """Parity counts once there is an export."""
+
+    @pytest.fixture
+    def exported(self, model: Path) -> Path:
+        """A directory with one export."""
+        (model / "onnx").mkdir()
+        (model / "onnx/model.onnx").write_bytes(b"graph")
+        return model
+
+    def parity(self, model: Path, difference: float | None, tolerance: float = 1e-4) -> None:
+        """Writes the record of a parity check."""
+        weights = json.loads((model / "run.json").read_text())["weights_sha256"]
+        record = {"max_difference": difference, "tolerance": tolerance}
+        write_json(
+            model / "onnx/parity.json",
+            {"weights_sha256": weights, "exports": {"onnx/model.onnx": record}},
+        )
+
+    def test_unchecked_export(self, exported: Path) -> None:
+        """An export that nobody compared is refused."""
+        assert failed(run_gate(exported)) == ["onnx"]
+
+    @pytest.mark.parametrize(("difference", "refused"), [(1e-6, []), (0.02, ["onnx"]), (None, ["onnx"])])
+    def test_agreement(self, exported: Path, difference: float | None, refused: list[str]) -> None:
+        """Within the tolerance it passes; beyond it, or unknown, it does not."""
+        self.parity(exported, difference)
+        assert failed(run_gate(exported)) == refused
+
+    def test_record_of_other_weights(self, exported: Path) -> None:
+        """A parity check of earlier weights proves nothing."""
+        self.parity(exported, 1e-6)
+        change_json(exported / "onnx/parity.json", weights_sha256="0" * 64)
+        assert failed(run_gate(exported)) == ["onnx"]
+
+
+class TestAgainstTheRelease:
+    """Macro-F1 and calibration, paired on the same papers."""
+
+    def test_worse_model_is_stopped(self, model: Path, tmp_path: Path) -> None:
+        """Both macro-F1 values and the interval of the difference are named."""
+        worse = make_model_dir(tmp_path / "worse", accuracy=0.6, weights=b"worse", seed=1)
+        report = run_gate(worse, current=model, current_version="v0.1.0")
+        assert failed(report) == ["quality"]
+        text = str(report.refused[0])
+        for folder in (model, worse):
+            macro_f1 = json.loads((folder / "eval/metrics.json").read_text())["metrics"]["macro_f1"]
+            assert f"{macro_f1:.4f}" in text
+        assert "v0.1.0" in text
+        with pytest.raises(UserError, match="--override quality"):
+            report.raise_if_refused()
+
+    def test_better_model_passes(self, model: Path, tmp_path: Path) -> None:
+        """The same two models the other way round."""
+        better = make_model_dir(tmp_path / "better", accuracy=0.9, weights=b"better", seed=1)
+        assert failed(run_gate(better, current=model, current_version="v0.1.0")) == []
+
+    def test_slightly_different_model_passes(self, model: Path, tmp_path: Path) -> None:
+        """A difference within chance is not "significantly worse"."""
+        near = make_model_dir(tmp_path / "near", accuracy=0.79, weights=b"near", seed=3)
+        assert failed(run_gate(near, current=model, current_version="v0.1.0")) == []
+
+    def test_worse_calibrated_model_is_stopped(self, model: Path, tmp_path: Path) -> None:
+        """Same answers, scores pushed to the extremes: only the calibration is worse."""
+        good = scored_papers()
+        sharp = good.probabilities**4
+        sharp /= sharp.sum(axis=1, keepdims=True)
+        scored = ScoredPapers(good.label_names, good.arxiv_ids, good.labels, sharp, good.years, good.words)
+        sure = make_model_dir(tmp_path / "sure", weights=b"sure", scored=scored)
+        assert failed(run_gate(sure, current=model, current_version="v0.1.0")) == ["calibration"]
+
+    def test_rows_in_another_order_are_paired_by_id(self, model: Path, tmp_path: Path) -> None:
+        """The very same predictions, shuffled, differ by nothing."""
+        good = scored_papers()
+        order = np.random.default_rng(1).permutation(len(good))
+        shuffled = ScoredPapers(
+            good.label_names,
+            good.arxiv_ids[order],
+            good.labels[order],
+            good.probabilities[order],
+            good.years[order],
+            good.words[order],
+        )
+        same = make_model_dir(tmp_path / "same", weights=b"same", scored=shuffled)
+        report = run_gate(same, current=model, current_version="v0.1.0")
+        assert failed(report) == []
+        assert "difference +0.0000, 95% interval +0.0000 to +0.0000" in report.summary()
+
+    def test_other_categories(self, model: Path, tmp_path: Path) -> None:
+        """A release with other labels is a surprise to its users: an override is asked for."""
+        other = make_model_dir(tmp_path / "other", weights=b"other")
+        id2label = {"0": "cs.AI", "1": "cs.CV", "2": "stat.ML"}
+        change_json(other / "config.json", id2label=id2label)
+        report = run_gate(other, current=model, current_version="v0.1.0")
+        assert failed(report) == ["quality", "calibration"]
+        assert "its categories are not those of v0.1.0" in str(report.refused[0])
+
+    def test_other_papers_without_the_data(self, model: Path, tmp_path: Path) -> None:
+        """Predictions of other papers do not pair, and there is nothing to score again with: told how."""
+        papers = scored_papers()
+        moved = ScoredPapers(
+            papers.label_names,
+            np.asarray([f"{arxiv_id}9" for arxiv_id in papers.arxiv_ids], dtype=object),
+            papers.labels,
+            papers.probabilities,
+            papers.years,
+            papers.words,
+        )
+        other = make_model_dir(tmp_path / "other", weights=b"other", scored=moved)
+        with pytest.raises(UserError, match="tested on other papers") as refusal:
+            run_gate(other, current=model, current_version="v0.1.0", csv=tmp_path / "none.csv")
+        assert "--csv" in str(refusal.value)

@@ -1,0 +1,101 @@
+"""What must not be published is found, is not printed, and ordinary records pass."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+from model_dirs import make_model_dir
+
+from arxiv_cls.release.manifest import files_in
+from arxiv_cls.release.secret_scan import find_secrets, is_pickle, redact, scan_files
+
+# Put together here, so that no scanner takes this file for a leak.
+SECRETS = {
+    "Hugging Face token": "token: " + "hf_" + "AbCdEfGhIjKlMnOpQrStUvWx",
+    "W&B key": "wandb_v1_" + "Ab1" * 12,
+    "W&B key in a setting": "WANDB_API_KEY=" + "0123456789abcdef" * 2 + "01234567",
+    "AWS access key": "aws AKIA" + "ABCDEFGHIJKLMNOP",
+    "Google service account": '{"type": "service_account", "project_id": "x"}',
+    "GitHub token": "ghp_" + "a1B2" * 10,
+    "private key": "-----BEGIN RSA PRIVATE KEY-----",
+    "OpenSSH key": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "password in a URL": "postgres://" + "me:hunter22@db.example.org/x",
+    "secret in a setting": "client_secret: " + "Zx81Qw92Er73Ty64",
+}
+
+
+class TestSecrets:
+    """Patterns against samples of each kind."""
+
+    @pytest.mark.parametrize("kind", SECRETS)
+    def test_found_with_its_line_and_not_shown(self, kind: str) -> None:
+        """The finding names file, line and kind; neither it nor a redacted text holds the value."""
+        text = f"first line\n{SECRETS[kind]}\n"
+        findings = find_secrets(text, "run.json")
+        assert findings
+        assert all(finding.line == 2 for finding in findings)
+        value = SECRETS[kind].split()[-1].split("=")[-1]
+        assert value not in str(findings[0])
+        if kind not in ("Google service account", "private key", "OpenSSH key"):
+            assert value not in redact(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '"sha256": "' + "0f" * 32 + '"',
+            '"commit": "' + "ab" * 20 + '"',
+            "https://huggingface.co/user/name",
+            "run name: wandb offline",
+            "hf_hub_download(repo_id)",
+            "tokens: 256",
+            "password: null",
+            "learning_rate: 2.0e-05",
+        ],
+    )
+    def test_ordinary_records_pass(self, text: str) -> None:
+        """Hashes, commits, links and settings are no secrets."""
+        assert not find_secrets(text, "x")
+
+    def test_a_whole_model_directory_passes(self, tmp_path: Path) -> None:
+        """What this project writes holds nothing that looks like one."""
+        folder = make_model_dir(tmp_path / "model")
+        assert scan_files(folder, files_in(folder)) == []
+
+
+class TestPickles:
+    """By suffix, by content, inside a zip."""
+
+    @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+    def test_pickle_under_another_name(self, tmp_path: Path, protocol: int) -> None:
+        """A renamed pickle is recognised by its first bytes."""
+        path = tmp_path / "model.safetensors"
+        path.write_bytes(pickle.dumps({"weights": [1.0]}, protocol=protocol))
+        assert is_pickle(path)
+
+    def test_zip_with_a_pickle_inside(self, tmp_path: Path) -> None:
+        """The form of a torch checkpoint."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("archive/data.pkl", b"x")
+        path = tmp_path / "model.skops"
+        path.write_bytes(buffer.getvalue())
+        assert is_pickle(path)
+
+    def test_suffix_alone_is_enough(self, tmp_path: Path) -> None:
+        """An old-protocol pickle is plain text; its suffix gives it away."""
+        path = tmp_path / "training_args.bin"
+        path.write_bytes(b"(lp0\n.")
+        assert is_pickle(path)
+
+    def test_other_files_are_none(self, tmp_path: Path) -> None:
+        """JSON, an image, an empty file and a zip of arrays."""
+        with zipfile.ZipFile(tmp_path / "model.skops", "w") as archive:
+            archive.writestr("schema.json", "{}")
+        (tmp_path / "a.json").write_text("{}")
+        (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n")
+        (tmp_path / "empty").write_bytes(b"")
+        assert not any(is_pickle(path) for path in tmp_path.iterdir())
