@@ -11,10 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.parse
@@ -26,11 +23,13 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
+from arxiv_cls.corpus.dvc_process import run_dvc
 from arxiv_cls.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 TRACKED_CSV = Path("data/raw/arxiv.csv")
+REQUESTED = "requested"  # name of a remote that is in no configuration
 UNREACHABLE = 3  # exit status: not the input but the other side is at fault
 CONNECT_SECONDS = 5.0  # a remote that does not take a connection in this time is not there
 STALL_SECONDS = 90.0  # a download that brings nothing for this long is given up
@@ -40,15 +39,6 @@ _ALTERNATIVES = (
 )
 
 
-# DVC in a process that ends with ours: were we killed, an orphan would go on and hold DVC's lock.
-_DVC_PROGRAM = """
-import os, sys, threading
-threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
-from dvc.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @dataclass(frozen=True)
 class TrackedFile:
     """What a `.dvc` file says about the one file it tracks."""
@@ -56,6 +46,15 @@ class TrackedFile:
     path: Path
     md5: str
     size: int  # bytes
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The part of DVC's configuration that matters here."""
+
+    cache: Path
+    remotes: dict[str, str]  # name: url
+    default_remote: str | None
 
 
 def read_dvc_file(csv: Path) -> TrackedFile:
@@ -109,34 +108,31 @@ def fetch_from_dvc(remote: str | None = None, csv: Path = TRACKED_CSV, force: bo
     tracked = read_dvc_file(csv)
     if is_in_place(tracked):
         return f"{csv} is in place: {tracked.size:,} bytes, md5 {tracked.md5}"
+    settings = _read_settings()
+    cached = _object_path(settings.cache, tracked.md5)
+    if csv.exists() and not force and not _object_path(settings.cache, file_md5(csv)).is_file():
+        raise UserError(
+            f"{csv} is in the way: its content is neither what {csv}.dvc names nor known to DVC",
+            f"keep it with `dvc add {csv}`, or replace it with `arxiv-cls data fetch --force`",
+        )
     with tempfile.TemporaryDirectory(prefix="arxiv-cls-dvc-") as configuration:
-        if not _inside_git():
-            # A downloaded archive of the project: DVC needs to be told that nobody keeps its history.
-            (Path(configuration) / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
         environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "DVC_SYSTEM_CONFIG_DIR": configuration}
-        cache = Path(_dvc(["cache", "dir"], environment).strip())
-        if csv.exists() and not force and not _object_path(cache, file_md5(csv)).is_file():
-            raise UserError(
-                f"{csv} is in the way: its content is neither what {csv}.dvc names nor known to DVC",
-                f"keep it with `dvc add {csv}`, or replace it with `arxiv-cls data fetch --force`",
-            )
-        if not _object_path(cache, tracked.md5).is_file():
-            name, url = _choose_remote(remote, environment)
+        if not cached.is_file():
+            name, url = _choose_remote(remote, settings)
             _check_reachable(url)
-            _download(["fetch", "--remote", name, str(csv)], environment, cache, tracked, url)
-        _dvc(["checkout", "--force", str(csv)], environment)
+            _write_configuration(Path(configuration), name, url)
+            _download(csv, name, environment, settings.cache, tracked, url)
+        _write_configuration(Path(configuration))
+        status, output = run_dvc(["checkout", "--force", str(csv)], environment)
+        if status != 0:
+            raise _dvc_error("dvc checkout", output, tracked.md5)
     if not is_in_place(tracked):
         csv.unlink(missing_ok=True)
-        _object_path(cache, tracked.md5).unlink(missing_ok=True)
+        cached.unlink(missing_ok=True)
         raise UserError(
             f"{csv}: the remote's copy has another md5 than {csv}.dvc names", _ALTERNATIVES, UNREACHABLE
         )
     return f"{csv}: {tracked.size:,} bytes, md5 {tracked.md5} as {csv}.dvc names it"
-
-
-def _inside_git() -> bool:
-    here = Path.cwd()
-    return any((folder / ".git").exists() for folder in (here, *here.parents))
 
 
 def _object_path(cache: Path, md5: str) -> Path:
@@ -144,26 +140,52 @@ def _object_path(cache: Path, md5: str) -> Path:
     return cache / "files" / "md5" / md5[:2] / md5[2:]
 
 
-def _choose_remote(remote: str | None, environment: Mapping[str, str]) -> tuple[str, str]:
-    """The name and url of the remote to ask; one that is not configured is, for this call only."""
-    listed = [line.split(maxsplit=1) for line in _dvc(["remote", "list"], environment).splitlines()]
-    # A default remote is marked behind its url.
-    configured = {name: re.sub(r"\s+\(default\)$", "", url).strip() for name, url in listed}
-    if remote is None:
-        default = _dvc(["remote", "default"], environment).strip()
-        if default not in configured:
-            raise UserError("no default DVC remote is configured", _ALTERNATIVES)
-        return default, configured[default]
-    if remote in configured:
-        return remote, configured[remote]
-    if "://" not in remote:
-        if not Path(remote).is_dir():
-            raise UserError(
-                f"DVC remote {remote}: no such directory, seen from {Path.cwd()}", _ALTERNATIVES, UNREACHABLE
-            )
-        remote = str(Path(remote).resolve())
-    _dvc(["remote", "add", "--system", "requested", remote], environment)
-    return "requested", remote
+def _read_settings() -> _Settings:
+    """DVC's own reading of its configuration files, in the current folder."""
+    try:
+        from dvc.config import Config, ConfigError
+    except ImportError:
+        raise UserError("DVC is not installed", "make setup, or: pip install 'dvc[gs]'") from None
+    if not Path(".dvc").is_dir():
+        raise UserError(f"{Path.cwd()} has no .dvc folder", "run this in the project's root folder")
+    try:
+        read = Config(dvc_dir=".dvc")
+    except ConfigError as error:
+        raise UserError(f".dvc/config: {error}", "restore it: git checkout -- .dvc/config") from None
+    remotes = {name: str(remote.get("url", "")) for name, remote in read["remote"].items()}
+    cache = Path(read["cache"].get("dir") or ".dvc/cache")
+    return _Settings(cache.resolve(), remotes, read["core"].get("remote"))
+
+
+def _choose_remote(remote: str | None, settings: _Settings) -> tuple[str, str]:
+    """The name and url of the remote to ask; one that is not configured is named `requested`."""
+    name = remote or settings.default_remote
+    if name is None or (remote is None and name not in settings.remotes):
+        raise UserError("no default DVC remote is configured", _ALTERNATIVES)
+    if name in settings.remotes:
+        return name, settings.remotes[name]
+    if "://" in name:
+        return REQUESTED, name
+    if not Path(name).is_dir():
+        raise UserError(
+            f"DVC remote {name}: no such directory, seen from {Path.cwd()}", _ALTERNATIVES, UNREACHABLE
+        )
+    return REQUESTED, str(Path(name).resolve())
+
+
+def _write_configuration(folder: Path, name: str = "", url: str = "") -> None:
+    """Writes what this one call needs where DVC looks for the machine's own configuration."""
+    from configobj import ConfigObj
+
+    configuration = ConfigObj(encoding="utf-8")
+    configuration.filename = str(folder / "config")
+    here = Path.cwd()
+    if not any((parent / ".git").exists() for parent in (here, *here.parents)):
+        # A downloaded archive of the project: DVC needs to be told that nobody keeps its history.
+        configuration["core"] = {"no_scm": True}
+    if name == REQUESTED:
+        configuration[f'remote "{name}"'] = {"url": url}
+    configuration.write()
 
 
 def _check_reachable(url: str) -> None:
@@ -191,54 +213,27 @@ def _check_reachable(url: str) -> None:
         ) from None
 
 
-def _dvc(arguments: list[str], environment: Mapping[str, str]) -> str:
-    """Runs one DVC command that needs no network and returns what it printed."""
-    result = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode != 0:
-        raise _dvc_error(f"dvc {' '.join(arguments[:2])}", result.stderr)
-    return result.stdout
-
-
 def _download(
-    arguments: list[str], environment: Mapping[str, str], cache: Path, tracked: TrackedFile, url: str
+    csv: Path, name: str, environment: Mapping[str, str], cache: Path, tracked: TrackedFile, url: str
 ) -> None:
-    """Runs `dvc fetch` with a progress bar of our own: DVC draws none when its errors are read."""
+    """Brings the content into the cache, with a progress bar of our own: DVC draws none when it is read."""
     started = time.time()
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _DVC_PROGRAM, *arguments],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            with tqdm(total=tracked.size, unit="B", unit_scale=True, desc=tracked.path.name, delay=1) as bar:
+    with tqdm(total=tracked.size, unit="B", unit_scale=True, desc=csv.name, delay=1) as bar:
+        last_growth = time.monotonic()
+
+        def watch() -> None:
+            nonlocal last_growth
+            here = min(_bytes_written(cache, started), tracked.size)
+            if here > bar.n:
+                bar.update(here - bar.n)
                 last_growth = time.monotonic()
-                while process.poll() is None:
-                    here = min(_bytes_written(cache, started), tracked.size)
-                    if here > bar.n:
-                        bar.update(here - bar.n)
-                        last_growth = time.monotonic()
-                    if time.monotonic() - last_growth > STALL_SECONDS:
-                        raise UserError(
-                            f"DVC remote {url}: nothing came for {STALL_SECONDS:.0f} s",
-                            _ALTERNATIVES,
-                            UNREACHABLE,
-                        )
-                    time.sleep(0.1)
-        finally:
-            process.kill()
-            process.communicate()
-        log.seek(0)
-        if process.returncode != 0 or not _object_path(cache, tracked.md5).is_file():
-            raise _dvc_error(f"DVC remote {url}", log.read(), tracked.md5)
+            if time.monotonic() - last_growth > STALL_SECONDS:
+                message = f"DVC remote {url}: nothing came for {STALL_SECONDS:.0f} s"
+                raise UserError(message, _ALTERNATIVES, UNREACHABLE)
+
+        status, output = run_dvc(["fetch", "--remote", name, str(csv)], environment, watch)
+    if status != 0 or not _object_path(cache, tracked.md5).is_file():
+        raise _dvc_error(f"DVC remote {url}", output, tracked.md5)
 
 
 def _bytes_written(cache: Path, since: float) -> int:
@@ -254,28 +249,25 @@ def _bytes_written(cache: Path, since: float) -> int:
     return total
 
 
-def _dvc_error(subject: str, output: str, md5: str = "") -> UserError:
+def _dvc_error(subject: str, output: str, md5: str) -> UserError:
     """Turns what DVC said into one line: it repeats itself, and its libraries print tracebacks."""
-    lines = [
+    errors = [
         line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR: ")
     ]
-    reason = lines[0] if lines else output.strip().splitlines()[-1] if output.strip() else "no reason given"
-    lower = output.lower()
-    if "no module named dvc" in lower:
-        return UserError("DVC is not installed", "make setup, or: pip install 'dvc[gs]'")
-    if "requires" in reason and "dvc-" in reason:
+    # A bucket may be public, so DVC goes on without credentials and only mentions it.
+    no_login = "credentials were not found" in output
+    if not errors:
+        reason = f"does not hold the data with md5 {md5}" + (
+            ", or hides it: no credentials were found" * no_login
+        )
+        return UserError(f"{subject} {reason}", _ALTERNATIVES, UNREACHABLE)
+    reason = errors[0]
+    if "is supported, but requires" in reason:
         return UserError(
             f"{subject}: {reason}", "install the package it names into the project's environment"
         )
-    if any(
-        word in lower
-        for word in ("credentials", "anonymous caller", "401", "403", "access denied", "forbidden")
-    ):
-        return UserError(
-            f"{subject} refuses us: {reason}",
-            "log in to that cloud (gs://: `gcloud auth application-default login`), or " + _ALTERNATIVES,
-            UNREACHABLE,
-        )
-    if "do not exist neither locally nor on remote" in lower or "no such file" in lower or not lines:
-        return UserError(f"{subject} does not hold the data with md5 {md5}", _ALTERNATIVES, UNREACHABLE)
+    refused = ("credentials", "anonymous caller", "401", "403", "access denied", "forbidden", "unauthorized")
+    if any(word in reason.lower() for word in refused):
+        hint = "log in to that cloud (gs://: `gcloud auth application-default login`), or " + _ALTERNATIVES
+        return UserError(f"{subject} refuses us: {reason}", hint, UNREACHABLE)
     return UserError(f"{subject}: {reason}", _ALTERNATIVES, UNREACHABLE)
