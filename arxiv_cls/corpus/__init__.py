@@ -13,7 +13,7 @@ _HOMES = {
     "read_papers": "arxiv_cls.corpus.papers",
 }
 
-__all__ = list(_HOMES)  # noqa: PLE0605
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -238,6 +238,6 @@ def _parse_date(text: str) -> date | None:
 def write_rejects(rejects: Sequence[Reject], path: Path) -> None:
     """Writes a CSV with the columns line, column, reason, value."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["line", "column", "reason", "value"])
         writer.writerows((r.line, r.column, r.reason, r.value) for r in rejects)
