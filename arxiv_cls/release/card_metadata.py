@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from arxiv_cls.release.card_numbers import number
 from arxiv_cls.release.evidence import Evidence
 from arxiv_cls.release.manifest import TRANSFORMER
 
@@ -37,7 +38,7 @@ def _eval_results(evidence: Evidence, dataset: str | None) -> list[EvalResult]:
             dataset_args={"md5": data["md5"], "split_by": data["split"], "seed": data["seed"]},
             metric_type=metric_type,
             metric_name=name,
-            metric_value=round(evaluation["metrics"][field], 6),
+            metric_value=float(number(f"metrics.{field}", evaluation["metrics"][field], 6)),
         )
         for metric_type, field, name in INDEX_METRICS
     ]

@@ -43,7 +43,7 @@ def scored_papers(accuracy: float = 0.8, papers: int = 400, seed: int = 0) -> Sc
         arxiv_ids=np.asarray([f"{1000 + number}.0001" for number in range(papers)], dtype=object),
         labels=truth,
         probabilities=probabilities,
-        years=np.random.default_rng(8).integers(2015, 2019, papers),
+        published=np.datetime64("2015-01-01") + np.random.default_rng(8).integers(0, 1400, papers),
         words=np.random.default_rng(9).integers(60, 300, papers),
     )
 

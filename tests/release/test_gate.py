@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from model_dirs import change_json, make_model_dir, scored_papers, write_json
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.gate import CHECK_NAMES, GateReport, run_gate
-from arxiv_cls.scoring.scored_papers import ScoredPapers
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ class TestAgainstTheRelease:
         good = scored_papers()
         sharp = good.probabilities**4
         sharp /= sharp.sum(axis=1, keepdims=True)
-        scored = ScoredPapers(good.label_names, good.arxiv_ids, good.labels, sharp, good.years, good.words)
+        scored = replace(good, probabilities=sharp)
         sure = make_model_dir(tmp_path / "sure", weights=b"sure", scored=scored)
         assert failed(run_gate(sure, current=model, current_version="v0.1.0")) == ["calibration"]
 
@@ -193,14 +193,8 @@ class TestAgainstTheRelease:
         """The very same predictions, shuffled, differ by nothing."""
         good = scored_papers()
         order = np.random.default_rng(1).permutation(len(good))
-        shuffled = ScoredPapers(
-            good.label_names,
-            good.arxiv_ids[order],
-            good.labels[order],
-            good.probabilities[order],
-            good.years[order],
-            good.words[order],
-        )
+        names = ("arxiv_ids", "labels", "probabilities", "published", "words")
+        shuffled = replace(good, **{name: getattr(good, name)[order] for name in names})
         same = make_model_dir(tmp_path / "same", weights=b"same", scored=shuffled)
         report = run_gate(same, current=model, current_version="v0.1.0")
         assert failed(report) == []
@@ -218,14 +212,8 @@ class TestAgainstTheRelease:
     def test_other_papers_without_the_data(self, model: Path, tmp_path: Path) -> None:
         """Predictions of other papers do not pair, and there is nothing to score again with: told how."""
         papers = scored_papers()
-        moved = ScoredPapers(
-            papers.label_names,
-            np.asarray([f"{arxiv_id}9" for arxiv_id in papers.arxiv_ids], dtype=object),
-            papers.labels,
-            papers.probabilities,
-            papers.years,
-            papers.words,
-        )
+        ids = np.asarray([f"{arxiv_id}9" for arxiv_id in papers.arxiv_ids], dtype=object)
+        moved = replace(papers, arxiv_ids=ids)
         other = make_model_dir(tmp_path / "other", weights=b"other", scored=moved)
         with pytest.raises(UserError, match="tested on other papers") as refusal:
             run_gate(other, current=model, current_version="v0.1.0", csv=tmp_path / "none.csv")
