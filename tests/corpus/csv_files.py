@@ -18,6 +18,7 @@ COLUMNS = (
     "summary",
     "summary_word_count",
 )
+COUNT = 200  # papers in the CSV of the fixture
 CODES = {
     "cs.AI": "Artificial Intelligence",
     "cs.CL": "Computation and Language",
