@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from arxiv_cls.errors import UserError
 
 if TYPE_CHECKING:
-    from arxiv_cls.corpus.builder import Corpus
+    from arxiv_cls.corpus.load import Corpus
 
 CONFIGS = ("top5", "top10", "top20", "archive", "all")
 

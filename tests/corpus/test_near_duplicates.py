@@ -1,0 +1,141 @@
+"""Near-duplicates across splits: found exactly, the training copy named, the search not repeated."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+
+from arxiv_cls.corpus import near_duplicates
+from arxiv_cls.corpus.duplicates import normalise
+from arxiv_cls.corpus.near_duplicates import find_near_duplicates, search
+from arxiv_cls.errors import UserError
+
+WORDS = [f"word{number}" for number in range(400)]
+
+
+def text(seed: int, length: int = 80) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=length))
+
+
+def edited(original: str, changes: int, seed: int = 0) -> str:
+    """The text with some of its words replaced."""
+    words = original.split()
+    for place in random.Random(seed).sample(range(len(words)), changes):
+        words[place] = f"new{place}"
+    return " ".join(words)
+
+
+def jaccard(left: str, right: str) -> float:
+    """By the definition: sets of three-word windows, two blanks behind the text."""
+    sets = []
+    for one in (left, right):
+        words = [*normalise(one).split(), "", ""]
+        sets.append(set(zip(words, words[1:], words[2:], strict=False)))
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+class TestSearch:
+    """What is reported is what comparing every pair by the definition gives."""
+
+    @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
+    def test_agrees_with_comparing_every_pair(self, threshold):
+        originals = [text(seed) for seed in range(40)]
+        texts = originals + [edited(one, seed % 9, seed) for seed, one in enumerate(originals)]
+        groups = np.array([seed % 3 for seed in range(80)])
+        expected = {}
+        for first, second in itertools.combinations(range(80), 2):
+            similarity = jaccard(texts[first], texts[second])
+            if groups[first] != groups[second] and similarity >= threshold:
+                pair = (first, second) if groups[first] < groups[second] else (second, first)
+                expected[pair] = similarity
+        assert len(expected) >= 5
+        found = {
+            (first, second): similarity for first, second, similarity in search(texts, groups, threshold)
+        }
+        assert found == pytest.approx(expected)
+
+    def test_case_and_punctuation_do_not_count(self):
+        original = text(1)
+        assert search([original, original.upper().replace(" ", ", ")], np.array([0, 1]), 1.0) == [(0, 1, 1.0)]
+
+    def test_same_group_is_nobody_s_business(self):
+        assert search([text(1), text(1)], np.array([2, 2]), 0.8) == []
+
+    @pytest.mark.parametrize("texts", [[], ["one"], ["", "..."], ["one", "one two", "two"]])
+    def test_few_and_short_texts(self, texts):
+        assert search(texts, np.arange(len(texts)), 0.8) == []
+
+    def test_short_texts_that_agree(self):
+        assert search(["one two", "One two."], np.array([0, 1]), 0.8) == [(0, 1, 1.0)]
+
+    def test_many_copies_are_all_found_by_their_neighbours(self, monkeypatch):
+        monkeypatch.setattr(near_duplicates, "LARGEST_BUCKET", 10)
+        found = search([text(1)] * 50, np.arange(50) % 2, 0.8)
+        assert {place for pair in found for place in pair[:2]} == set(range(50))
+
+    def test_signature_columns_agree_as_often_as_the_sets_overlap(self):
+        left, right = text(5, 300), edited(text(5, 300), 30)
+        signatures = near_duplicates._signatures(*near_duplicates._shingles([left, right]))
+        agreement = float((signatures[0] == signatures[1]).mean())
+        # Three standard deviations of 128 draws.
+        assert agreement == pytest.approx(jaccard(left, right), abs=0.13)
+
+    @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.99, 1.0])
+    def test_bands_miss_a_pair_at_the_threshold_once_in_a_thousand(self, threshold):
+        rows = near_duplicates._rows_per_band(threshold)
+        bands = near_duplicates.PERMUTATIONS // rows
+        assert (1 - threshold**rows) ** bands <= 0.001
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A corpus of three splits with one near-duplicate between each two of them."""
+    splits = {
+        "train": [("1", text(1)), ("2", text(2)), ("3", text(3))],
+        "validation": [("4", edited(text(1), 1)), ("5", text(5))],
+        "test": [("6", edited(text(2), 1)), ("7", edited(text(5), 1)), ("8", text(8))],
+    }
+    tables = {
+        name: Dataset.from_dict({"arxiv_id": [i for i, _ in rows], "text": [t for _, t in rows]})
+        for name, rows in splits.items()
+    }
+    return SimpleNamespace(splits=DatasetDict(tables), cache_dir=tmp_path)
+
+
+class TestCorpus:
+    """Pairs carry their papers and splits; the copy further from the test split is the one to drop."""
+
+    def test_pairs_and_what_to_drop(self, corpus):
+        found = find_near_duplicates(corpus)
+        assert {(p.arxiv_id, p.split, p.same_as, p.same_as_split) for p in found.pairs} == {
+            ("1", "train", "4", "validation"),
+            ("2", "train", "6", "test"),
+            ("5", "validation", "7", "test"),
+        }
+        assert found.ids_to_drop() == {"1", "2", "5"}
+        assert found.papers == 8
+
+    def test_second_call_reads_the_cache(self, corpus, monkeypatch):
+        first = find_near_duplicates(corpus)
+        monkeypatch.setattr(near_duplicates, "search", lambda *arguments: pytest.fail("searched again"))
+        assert find_near_duplicates(corpus) == first
+
+    def test_another_threshold_is_another_search(self, corpus):
+        assert find_near_duplicates(corpus, threshold=0.99).pairs == []
+        assert len(find_near_duplicates(corpus, threshold=0.8).pairs) == 3
+
+    def test_summary_counts_and_shows(self, corpus):
+        summary = find_near_duplicates(corpus).summary(show=2)
+        assert "3 near-duplicate pairs across splits among 8 papers" in summary
+        assert "1 train and test" in summary
+        assert "and 1 more" in summary
+
+    @pytest.mark.parametrize("threshold", [-1, 0, 0.1, 1.5])
+    def test_threshold_out_of_range(self, corpus, threshold):
+        with pytest.raises(UserError, match="not within"):
+            find_near_duplicates(corpus, threshold=threshold)
