@@ -89,12 +89,14 @@ def library_versions() -> dict[str, str]:
 
 
 def write_plots(scored: ScoredPapers, slices: dict[str, Any], folder: Path) -> list[Path]:
-    """Confusion matrix, reliability diagram and accuracy by year; returns their paths."""
+    """Confusion matrix, reliability diagram and accuracy by year where dates are known; their paths."""
     matrix = confusion_matrix(scored.labels, scored.predicted, len(scored.label_names))
-    paths = [folder / f"{name}.png" for name in ("confusion_matrix", "reliability", "accuracy_by_year")]
+    paths = [folder / "confusion_matrix.png", folder / "reliability.png"]
     plot_confusion_matrix(matrix, scored.label_names, paths[0])
     plot_reliability(scored.probabilities, scored.labels, paths[1])
-    plot_accuracy_by_year(slices["year"], paths[2])
+    if slices["year"]:
+        paths.append(folder / "accuracy_by_year.png")
+        plot_accuracy_by_year(slices["year"], paths[2])
     return paths
 
 

@@ -65,6 +65,8 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> str:
         )
     )
     for title, kind in (("year", "year"), ("words in the text", "words")):
+        if not evaluation["slices"][kind]:
+            continue
         parts.append(
             aligned(
                 [

@@ -21,7 +21,7 @@ class ScoredPapers:
         arxiv_ids: (n,) base ids.
         labels: (n,) int64, true category as a column number.
         probabilities: (n, k) float64, rows add up to 1.
-        years: (n,) int64, year of publication.
+        published: (n,) datetime64[D], NaT where it is not known.
         words: (n,) int64, words of the text (title and abstract).
     """
 
@@ -29,8 +29,14 @@ class ScoredPapers:
     arxiv_ids: np.ndarray
     labels: np.ndarray
     probabilities: np.ndarray
-    years: np.ndarray
+    published: np.ndarray
     words: np.ndarray
+
+    @property
+    def years(self) -> np.ndarray:
+        """(n,) int64 year of publication; 0 where it is not known."""
+        years = self.published.astype("datetime64[Y]").astype(np.int64) + 1970
+        return np.where(np.isnat(self.published), 0, years)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,7 +87,7 @@ def score_papers(
         arxiv_ids=np.asarray(papers["arxiv_id"], dtype=object),
         labels=np.asarray(column_of)[np.asarray(papers["label"])],
         probabilities=np.asarray(predictor.predict_proba(texts, progress=progress), dtype=np.float64),
-        years=np.asarray([day.year for day in papers["published"]], dtype=np.int64),
+        published=np.asarray(papers["published"], dtype="datetime64[D]"),
         words=word_counts(texts),
     )
 

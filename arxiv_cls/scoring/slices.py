@@ -57,12 +57,15 @@ def pooled_years(years: np.ndarray, smallest: int = SMALLEST_SLICE) -> list[tupl
 
 
 def slices_by_year(scored: ScoredPapers) -> dict[str, dict[str, Any]]:
-    """`slice_metrics` of each run of years, earliest first; keys such as `1993-2001` and `2015`."""
+    """`slice_metrics` of each run of years, earliest first; keys such as `1993-2001` and `2015`.
+
+    Papers without a date are in none.
+    """
     return {
         str(first) if first == last else f"{first}-{last}": slice_metrics(
             scored, (scored.years >= first) & (scored.years <= last)
         )
-        for first, last in pooled_years(scored.years)
+        for first, last in pooled_years(scored.years[scored.years > 0])
     }
 
 

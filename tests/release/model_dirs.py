@@ -65,7 +65,7 @@ def run_record(kind: str, weights_sha256: str) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "kind": kind,
-        "recipe": "tiny.yaml",
+        "recipe": "tiny",
         "data": {
             "csv": "data/sample/arxiv_sample.csv",
             "md5": "a" * 32,
@@ -81,9 +81,14 @@ def run_record(kind: str, weights_sha256: str) -> dict[str, Any]:
         "git": {"commit": "c" * 40, "dirty": False},
         "versions": {"python": "3.11.9", "torch": "2.13.0"},
         "seed": 7,
-        "device": "cpu",
-        "threads": 2,
-        "world_size": 1,
+        "device": {
+            "type": "cpu",
+            "name": "a processor",
+            "processes": 1,
+            "threads": 2,
+            "precision": "fp32",
+            "peak_memory_of": "process",
+        },
         "started": "2026-03-04T05:06:07+00:00",
         "duration_seconds": 300.0,
         "papers_per_second": 12.34,

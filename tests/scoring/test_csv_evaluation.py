@@ -1,0 +1,150 @@
+"""`evaluate --csv`: every usable row scored, the rest counted, seen papers told."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+
+import numpy as np
+import pytest
+
+import arxiv_cls.scoring.csv_evaluation as csv_evaluation
+from arxiv_cls.corpus import build_corpus
+from arxiv_cls.errors import UserError
+from arxiv_cls.scoring.csv_evaluation import evaluate_csv, trained_on, true_columns
+
+COLUMNS = ["id", "title", "category_code", "published_date", "summary"]
+
+
+def write_rows(path, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+    return path
+
+
+ROWS = [
+    ["abs-1801.00001v1", "one", "cs.AI", "1/2/18", "text of one"],
+    ["abs-1801.00002v1", "two", "cs.LG", "1/2/18", "text of two"],
+    ["abs-1801.00003v1", "three", "math.AG", "1/2/18", "text of three"],
+    ["abs-1801.00004v1", "four", "math.AG", "1/2/18", "text of four"],
+    ["abs-1801.00005v1", "five", "q-bio.PE", "1/2/18", "frogs"],
+    ["abs-1801.00006v1", "", "cs.LG", "1/2/18", "no title"],
+    ["abs-1801.00007v1", "seven", "no.SUCH", "1/2/18", "text of seven"],
+]
+
+
+class TestRows:
+    """Scored, counted or rejected: nothing else can happen to a row."""
+
+    def test_every_row_is_accounted_for(self, model, tmp_path, caplog):
+        file = write_rows(tmp_path / "papers.csv", ROWS)
+        found = evaluate_csv(model.home, file)["csv"]
+        assert (found["rows_read"], found["rows_scored"]) == (7, 2)
+        assert found["other_labels"] == {"math.AG": 2, "q-bio.PE": 1}
+        assert sum(found["rejected"].values()) == 2
+        assert "3 rows have a label that the model does not have" in caplog.text
+
+    def test_same_figures_as_the_split(self, model, tmp_path):
+        """A file with just the test papers gives the figures of the test split."""
+        from arxiv_cls.scoring.evaluation import evaluate_model
+
+        wanted = set(build_corpus("top5", csv=model.sample).splits["test"]["text"])
+        with model.sample.open(newline="", encoding="utf-8") as file:
+            rows = {
+                f"{row['title'].strip()}\n\n{row['summary'].strip()}": row for row in csv.DictReader(file)
+            }
+        file = write_rows(tmp_path / "test.csv", [[rows[t][c] for c in COLUMNS] for t in sorted(wanted)])
+        by_csv = evaluate_model(model.home, csv=file)
+        by_split = evaluate_model(model.home, rules=False)
+        assert by_csv["papers"] == by_split["papers"]
+        for name in ("accuracy", "macro_f1", "log_loss"):
+            assert by_csv["metrics"][name] == pytest.approx(by_split["metrics"][name])
+        assert by_csv["csv"]["in_training_split"] == 0
+
+    def test_no_dates_no_ids(self, model, tmp_path):
+        """Texts and categories are enough; slices by year and the count of seen papers go without."""
+        path = tmp_path / "bare.csv"
+        path.write_text("title,summary,category_code\na,b,cs.AI\nc,d,cs.CL\n", encoding="utf-8")
+        found = evaluate_csv(model.home, path, out=tmp_path / "out")
+        assert (found["papers"], found["slices"]["year"]) == (2, {})
+        assert not (tmp_path / "out" / "accuracy_by_year.png").exists()
+
+    def test_batches(self, model, tmp_path, monkeypatch):
+        """Texts are handed over in batches, with the same result."""
+        whole = evaluate_csv(model.home, model.sample)
+        monkeypatch.setattr(csv_evaluation, "ROWS_AT_A_TIME", 64)
+        model.predictor.largest_batch = 0
+        assert evaluate_csv(model.home, model.sample)["metrics"] == whole["metrics"]
+        assert model.predictor.largest_batch == 64
+
+    def test_nothing_to_score(self, model, tmp_path):
+        with pytest.raises(UserError, match="none of its 3 rows"):
+            evaluate_csv(model.home, write_rows(tmp_path / "papers.csv", ROWS[2:5]))
+
+
+class TestSeenPapers:
+    """Papers of the model's own training split are counted by the rule of the split."""
+
+    def test_count_and_warning(self, model, caplog):
+        corpus = build_corpus("top5", csv=model.sample)
+        found = evaluate_csv(model.home, model.sample)["csv"]
+        # The build merges versions and drops duplicates; the file's rows are counted as they stand.
+        assert found["in_training_split"] >= len(corpus.splits["train"])
+        assert found["in_training_split"] < found["rows_scored"]
+        assert "belong to the model's own training split" in caplog.text
+
+    def test_agrees_with_the_build_paper_by_paper(self, model):
+        corpus = build_corpus("top5", csv=model.sample)
+        for name, expected in (("train", True), ("validation", False), ("test", False)):
+            ids = np.asarray(corpus.splits[name]["arxiv_id"], dtype=object)
+            days = np.full(len(ids), np.datetime64("NaT", "D"))
+            assert (trained_on(ids, days, {"seed": 42}) == expected).all()
+
+    def test_split_by_time(self):
+        """Before the first boundary is training; no id or no date is not."""
+        ids = np.asarray(["1", "2", "", "4"], dtype=object)
+        days = np.asarray(["2015-01-01", "2017-01-01", "2015-01-01", "NaT"], dtype="datetime64[D]")
+        options = {"split": "time", "time_boundaries": ["2016-01-01", "2018-01-01"]}
+        assert trained_on(ids, days, options).tolist() == [True, False, False, False]
+
+    def test_without_a_recipe_it_is_not_known(self, model, tmp_path, caplog):
+        (model.home / "recipe.yaml").unlink()
+        found = evaluate_csv(model.home, write_rows(tmp_path / "papers.csv", ROWS))
+        assert found["csv"]["in_training_split"] is None
+        assert "not known" in caplog.text
+
+
+class TestOutput:
+    """The evaluation of the test split is never overwritten."""
+
+    def test_nothing_in_the_model_directory(self, model, tmp_path):
+        file = write_rows(tmp_path / "papers.csv", ROWS)
+        evaluate_csv(model.home, file, out=tmp_path / "out")
+        assert not (model.home / "eval").exists()
+        assert json.loads((tmp_path / "out" / "metrics.json").read_text())["split"] is None
+
+    def test_own_eval_is_refused(self, model, tmp_path):
+        file = write_rows(tmp_path / "papers.csv", ROWS)
+        with pytest.raises(UserError, match="test split"):
+            evaluate_csv(model.home, file, out=model.home / "eval")
+
+    def test_command(self, model, tmp_path, capsys, caplog):
+        from arxiv_cls.scoring.commands import register
+
+        caplog.set_level(logging.ERROR)
+        file = write_rows(tmp_path / "papers.csv", ROWS)
+        parser = argparse.ArgumentParser()
+        register(parser.add_subparsers())
+        arguments = parser.parse_args(["evaluate", str(model.home), "--csv", str(file)])
+        arguments.run(arguments)
+        assert "2 papers" in capsys.readouterr().out
+
+
+def test_columns_of_a_model_of_archives():
+    """A category is its archive where the model knows only archives."""
+    found = true_columns(["cs.AI", "hep-th", "math.AG", "cs.AI"], ["cs", "physics"])
+    assert found.tolist() == [0, 1, -1, 0]

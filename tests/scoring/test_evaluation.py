@@ -1,0 +1,148 @@
+"""What an evaluation writes, what it records, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from arxiv_cls.corpus import build_corpus
+from arxiv_cls.errors import UserError
+from arxiv_cls.scoring.evaluation import evaluate_model
+from arxiv_cls.scoring.report import evaluation_table
+from arxiv_cls.scoring.scored_papers import read_predictions
+
+PLOTS = {"confusion_matrix.png", "reliability.png", "accuracy_by_year.png"}
+
+
+class TestTestSplit:
+    """`evaluate MODEL`: metrics, predictions and plots in `eval/`."""
+
+    def test_files_and_record(self, model):
+        evaluation = evaluate_model(model.home, rules=False)
+        folder = model.home / "eval"
+        assert {path.name for path in folder.iterdir()} == {"metrics.json", "predictions.parquet"} | PLOTS
+        assert json.loads((folder / "metrics.json").read_text()) == evaluation
+        sample = model.sample.read_bytes()
+        assert evaluation["data_sha256"] == hashlib.sha256(sample).hexdigest()
+        assert evaluation["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
+        assert (evaluation["split"], evaluation["kind"]) == ("test", "tfidf")
+        corpus = build_corpus("top5", csv=model.sample)
+        assert evaluation["papers"] == len(corpus.splits["test"])
+        assert evaluation["data"]["rows"] == corpus.data.rows
+
+    def test_figures_are_those_of_the_predictions(self, model):
+        """Accuracy worked out from the Parquet file, and each paper's label from the corpus."""
+        evaluation = evaluate_model(model.home, rules=False)
+        table = pq.read_table(model.home / "eval" / "predictions.parquet").to_pandas()
+        test = build_corpus("top5", csv=model.sample).splits["test"]
+        names = test.features["label"].names
+        assert table["arxiv_id"].tolist() == test["arxiv_id"][:]
+        assert table["label"].tolist() == [names[label] for label in test["label"]]
+        assert (table["label"] == table["predicted"]).mean() == evaluation["metrics"]["accuracy"]
+        assert 0.6 < evaluation["metrics"]["accuracy"] < 0.95
+        scores = table[model.predictor.labels].to_numpy()
+        assert np.allclose(scores.max(axis=1), table["score"])
+        assert np.allclose(scores.sum(axis=1), 1)
+
+    def test_slices_cover_every_paper(self, model):
+        evaluation = evaluate_model(model.home, rules=False)
+        for kind in ("year", "words"):
+            parts = evaluation["slices"][kind].values()
+            assert sum(part["n"] for part in parts) == evaluation["papers"]
+            weighted = sum(part["n"] * part["accuracy"] for part in parts) / evaluation["papers"]
+            assert weighted == pytest.approx(evaluation["metrics"]["accuracy"])
+
+    def test_labels_in_another_order(self, model):
+        """The model's own order of labels is kept, and each paper keeps its label."""
+        expected = evaluate_model(model.home, rules=False)["metrics"]
+        model.predictor.labels = model.predictor.labels[::-1]
+        evaluation = evaluate_model(model.home, rules=False)
+        assert evaluation["labels"] == model.predictor.labels
+        support = {name: scores["support"] for name, scores in evaluation["metrics"]["per_class"].items()}
+        assert support == {name: scores["support"] for name, scores in expected["per_class"].items()}
+        assert evaluation["metrics"]["accuracy"] > 0.6
+
+    def test_other_splits_are_written_only_where_asked(self, model, tmp_path):
+        evaluate_model(model.home, split="validation")
+        assert not (model.home / "eval").exists()
+        evaluate_model(model.home, split="validation", out=tmp_path / "out")
+        assert json.loads((tmp_path / "out" / "metrics.json").read_text())["split"] == "validation"
+
+    def test_table(self, model):
+        """The printed table holds each metric with its interval."""
+        evaluation = evaluate_model(model.home, rules=False)
+        text = evaluation_table(evaluation)
+        low, high = evaluation["intervals"]["macro_f1"]
+        expected = f"macro_f1 {evaluation['metrics']['macro_f1']:.4f} {low:.3f} to {high:.3f}"
+        assert expected in [" ".join(line.split()) for line in text.splitlines()]
+        assert all(label in text for label in model.predictor.labels)
+
+
+class TestRecords:
+    """What the directory's own records change."""
+
+    def test_other_data_is_told(self, model, caplog):
+        (model.home / "run.json").write_text(json.dumps({"data": {"sha256": "0" * 64}}))
+        evaluate_model(model.home, rules=False)
+        assert "not the version the model was trained on" in caplog.text
+
+    def test_an_open_wandb_run_gets_the_figures(self, model, monkeypatch):
+        logged, summary = {}, {}
+        run = SimpleNamespace(summary=summary, log=logged.update)
+        fake = SimpleNamespace(run=run, Image=lambda path: path)
+        monkeypatch.setitem(sys.modules, "wandb", fake)
+        evaluation = evaluate_model(model.home, rules=False)
+        assert summary["test/macro_f1"] == evaluation["metrics"]["macro_f1"]
+        assert set(logged) == {f"test/{name.removesuffix('.png')}" for name in PLOTS}
+
+    def test_interrupted_writing_leaves_the_old_metrics(self, model, monkeypatch):
+        """`metrics.json` is replaced last and whole."""
+        import arxiv_cls.scoring.evaluation as evaluation
+
+        before = evaluate_model(model.home, rules=False)
+
+        def fail(*arguments):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(evaluation, "write_plots", fail)
+        model.home.joinpath("model.skops").write_bytes(b"new weights")
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_model(model.home, rules=False)
+        assert json.loads((model.home / "eval" / "metrics.json").read_text()) == before
+
+
+class TestRefusals:
+    """One clear error each."""
+
+    def test_no_recipe(self, model):
+        (model.home / "recipe.yaml").unlink()
+        with pytest.raises(UserError, match="--csv"):
+            evaluate_model(model.home)
+
+    @pytest.mark.parametrize("recipe", ["- a list", "model: {}", "data: [", "data: 3"])
+    def test_broken_recipe(self, model, recipe):
+        (model.home / "recipe.yaml").write_text(recipe)
+        with pytest.raises(UserError, match=r"recipe\.yaml"):
+            evaluate_model(model.home)
+
+    def test_other_labels(self, model):
+        model.predictor.labels = ["cs.AI", "math.AG"]
+        with pytest.raises(UserError, match=r"only the model has \['math.AG'\]"):
+            evaluate_model(model.home)
+
+    def test_unknown_split(self, model):
+        with pytest.raises(UserError, match="no split 'dev'"):
+            evaluate_model(model.home, split="dev")
+
+    def test_no_table_of_predictions(self, tmp_path):
+        (tmp_path / "predictions.parquet").write_bytes(b"PAR1 not really")
+        with pytest.raises(UserError, match="cannot be read"):
+            read_predictions(tmp_path / "predictions.parquet")
+        with pytest.raises(UserError, match="is missing"):
+            read_predictions(tmp_path / "none.parquet")
