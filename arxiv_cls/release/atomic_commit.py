@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -174,7 +175,9 @@ def _commit(
         CommitOperationAdd(path, content) for path, content in files.items()
     ]
     operations += [CommitOperationDelete(path) for path in present if path not in files]
-    with hub_errors(f"committing to {repo_id}", unless_done=RERUN):
+    with hub_errors(f"committing to {repo_id}", unless_done=RERUN), warnings.catch_warnings():
+        # The predictions belong to the evaluation that the model carries.
+        warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
         try:
             info = api.create_commit(
                 repo_id,

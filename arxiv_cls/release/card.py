@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -169,14 +169,16 @@ def build_model_card(
     evaluation = evidence.require_evaluation()
     metrics, intervals = evaluation["metrics"], evaluation["intervals"]
     release = evidence.recipe.get("release") or {}
-    title = repo_id.split("/")[1] if repo_id else evidence.model_dir.resolve().name
+    # Before it has a name on the Hub a model goes by its recipe's: the directory may still be a staging one.
+    recipe_name = PurePosixPath(evidence.run["recipe"]).stem
+    title = repo_id.split("/")[1] if repo_id else recipe_name
     by_chance = evaluation["calibration"]
     return ModelCard(
         metadata=card_metadata(evidence, examples, title),
         title=title,
         summary=_summary(evidence),
         kind=evidence.kind,
-        model_id=repo_id or title,
+        model_id=repo_id or f"outputs/{recipe_name}",
         version=version,
         overrides=overrides,
         example=EXAMPLE_PAPERS[1],

@@ -178,8 +178,10 @@ def training_rows(run: Mapping[str, Any]) -> list[Row]:
     commit = f"`{git['commit']}`" if git.get("commit") else "none: trained outside a commit"
     if git.get("commit") and git.get("dirty"):
         commit += ", with uncommitted changes"
-    processes = "1 process" if run["world_size"] == 1 else f"{run['world_size']} processes"
-    hardware = f"{run['device']}, {processes} of {run['threads']} CPU threads"
+    device = run["device"]
+    processes = "1 process" if device["processes"] == 1 else f"{device['processes']} processes"
+    machine = f"{device['name']} ({device['type']}, {device['precision']})"
+    hardware = f"{machine}, {processes} of {device['threads']} CPU threads"
     rows = [
         Row("recipe", Shown("run.recipe", f"`{run['recipe']}`, seed {run['seed']}")),
         Row("commit", Shown("run.git", commit)),
@@ -190,7 +192,12 @@ def training_rows(run: Mapping[str, Any]) -> list[Row]:
         speed = number("run.papers_per_second", run["papers_per_second"], 1)
         rows.append(Row("speed", Shown(speed.field, f"{speed} papers per second")))
     if run.get("peak_memory_bytes") is not None:
-        rows.append(Row("peak memory", gigabytes("run.peak_memory_bytes", run["peak_memory_bytes"])))
+        rows.append(
+            Row(
+                f"peak memory of the {device['peak_memory_of']}",
+                gigabytes("run.peak_memory_bytes", run["peak_memory_bytes"]),
+            )
+        )
     if versions:
         libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
         rows.append(Row("libraries", Shown("run.versions", libraries)))
@@ -214,9 +221,9 @@ def prediction_sets(evidence: Evidence) -> PredictionSets | None:
             )
         )
     text = (
-        "Take every label whose score is at least the threshold: the set then holds the right label with the "
-        "probability in the first column. The thresholds come from the validation split (split conformal "
-        "prediction), coverage and size from the test split."
+        "Take the first label, and every other whose score is at least the threshold: the set then holds the "
+        "right label with the probability in the first column. The thresholds come from the validation split "
+        "(split conformal prediction), coverage and size from the test split."
     )
     return PredictionSets(text, rows)
 

@@ -117,9 +117,9 @@ class TestNumbers:
         assert rows["train papers"] == ["1,400"]
         assert rows["test papers"] == ["400"]
         assert rows["duration"] == ["5 minutes"]
-        assert rows["peak memory"] == ["1.5 GB"]
+        assert rows["peak memory of the process"] == ["1.5 GB"]
         assert rows["speed"] == ["12.3 papers per second"]
-        assert rows["hardware"] == ["cpu, 1 process of 2 CPU threads"]
+        assert rows["hardware"] == ["a processor (cpu, fp32), 1 process of 2 CPU threads"]
         assert rows["file"] == ["`arxiv_sample.csv`, 600 rows"]
         assert "from 0.080 to 0.020" in render_model_card(model)
 

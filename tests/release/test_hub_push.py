@@ -1,0 +1,183 @@
+"""A model directory on the local Hub: exactly the manifest's files, and everything that can stop it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from local_hub import TOKEN, LocalHub
+from model_dirs import TFIDF, TRANSFORMER, change_json, make_model_dir
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.release.commands import register
+from arxiv_cls.release.hub_push import push_model
+from arxiv_cls.release.manifest import release_files
+from arxiv_cls.release.releases import format_releases, list_releases, rollback
+
+REPO = "user/arxiv-tiny"
+
+
+def main(argv: list[str]) -> None:
+    """This room's verbs, without the other rooms'."""
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers(required=True))
+    arguments = parser.parse_args(argv)
+    arguments.run(arguments)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A directory that passes the gate."""
+    return make_model_dir(tmp_path / "model")
+
+
+def on_hub(hub: LocalHub, revision: str = "main") -> dict[str, bytes]:
+    """The release's files at a revision."""
+    files = hub.repository(REPO).files(revision)
+    assert files.pop(".gitattributes")
+    return files
+
+
+class TestPush:
+    """Release a model, then the next one."""
+
+    @pytest.mark.parametrize("kind", [TRANSFORMER, TFIDF])
+    def test_exactly_the_files_of_the_manifest(self, hub: LocalHub, tmp_path: Path, kind: str) -> None:
+        """One commit, one tag, every listed file byte for byte; the log stays at home."""
+        folder = make_model_dir(tmp_path / "model", kind)
+        (folder / "train.log").write_text("epoch 1")
+        outcome = push_model(folder, REPO)
+        assert (outcome.release.version, outcome.release.state) == ("v0.1.0", "released")
+        repository = hub.repository(REPO)
+        assert len(repository.history("main")) == 2
+        assert list(repository.tags) == ["v0.1.0"]
+        assert on_hub(hub) == {path: (folder / path).read_bytes() for path in release_files(folder, kind)}
+        assert "train.log" not in on_hub(hub)
+
+    def test_the_card_names_repository_and_version(self, hub: LocalHub, model: Path) -> None:
+        """The snippet on the Hub can be pasted; the local card is the released one."""
+        push_model(model, REPO)
+        card = on_hub(hub)["README.md"].decode()
+        assert f'model="{REPO}", revision="v0.1.0"' in card
+        assert (model / "README.md").read_text() == card
+
+    def test_again_does_nothing(self, hub: LocalHub, model: Path) -> None:
+        """The second run of the same command says that the release is there."""
+        push_model(model, REPO)
+        before = hub.repository(REPO).state()
+        again = push_model(model, REPO)
+        assert again.release.state == "present"
+        assert "nothing to do" in again.release.describe()
+        assert hub.repository(REPO).state() == before
+
+    def test_worse_model_is_stopped_and_better_one_released(
+        self, hub: LocalHub, model: Path, tmp_path: Path
+    ) -> None:
+        """The gate compares with what is on the Hub; nothing is sent when it refuses."""
+        push_model(model, REPO)
+        before = hub.repository(REPO).state()
+        worse = make_model_dir(tmp_path / "worse", accuracy=0.6, weights=b"worse", seed=1)
+        with pytest.raises(UserError, match=r"quality: macro_f1 is significantly worse than v0\.1\.0"):
+            push_model(worse, REPO)
+        assert hub.repository(REPO).state() == before
+        better = make_model_dir(tmp_path / "better", accuracy=0.9, weights=b"better", seed=1)
+        assert push_model(better, REPO).release.version == "v0.2.0"
+
+    def test_override_stands_on_the_card(self, hub: LocalHub, model: Path, tmp_path: Path) -> None:
+        """With both numbers; and a second run of that command does not make another release of it."""
+        push_model(model, REPO)
+        worse = make_model_dir(tmp_path / "worse", accuracy=0.6, weights=b"worse", seed=1)
+        outcome = push_model(worse, REPO, overrides=["quality"])
+        assert outcome.release.version == "v0.2.0"
+        card = on_hub(hub)["README.md"].decode()
+        assert "Released with overrides" in card
+        assert "> - quality: macro_f1 is significantly worse than v0.1.0's" in card
+        assert push_model(worse, REPO, overrides=["quality"]).release.state == "present"
+
+    def test_after_a_rollback_the_older_release_is_the_measure(
+        self, hub: LocalHub, model: Path, tmp_path: Path
+    ) -> None:
+        """What users get now is what a candidate must not be worse than."""
+        push_model(model, REPO)
+        better = make_model_dir(tmp_path / "better", accuracy=0.95, weights=b"better", seed=1)
+        push_model(better, REPO)
+        near = make_model_dir(tmp_path / "near", accuracy=0.8, weights=b"near", seed=3)
+        with pytest.raises(UserError, match=r"worse than v0\.2\.0"):
+            push_model(near, REPO)
+        rollback(REPO, "v0.1.0")
+        assert push_model(near, REPO).release.version == "v0.3.0"
+
+    def test_crash_between_commit_and_tag_keeps_the_override(
+        self, hub: LocalHub, model: Path, tmp_path: Path
+    ) -> None:
+        """The second run finishes the commit that is there; it is not compared with itself."""
+        push_model(model, REPO)
+        worse = make_model_dir(tmp_path / "worse", accuracy=0.6, weights=b"worse", seed=1)
+        hub.fail("tag", 500, times=3)
+        with pytest.raises(UserError, match="tagging"):
+            push_model(worse, REPO, overrides=["quality"])
+        assert push_model(worse, REPO).release.state == "finished"
+        assert b"Released with overrides" in on_hub(hub, "v0.2.0")["README.md"]
+
+    def test_foreign_files_stay_behind_when_overridden(self, hub: LocalHub, model: Path) -> None:
+        """The override lets the release pass, not the file."""
+        (model / "training_args.bin").write_bytes(b"x")
+        with pytest.raises(UserError, match="outside the manifest"):
+            push_model(model, REPO)
+        assert not hub.repositories
+        push_model(model, REPO, overrides=["files", "pickles"])
+        assert "training_args.bin" not in on_hub(hub)
+
+    def test_no_network_is_told_before_any_work(self, hub: LocalHub, model: Path) -> None:
+        """Exit code 3, one line with the address; the directory is untouched."""
+        hub.__exit__()
+        with pytest.raises(UserError, match="cannot reach the Hub at") as failure:
+            push_model(model, REPO)
+        assert failure.value.exit_code == 3
+        assert not (model / "README.md").exists()
+
+    @pytest.mark.parametrize("repo_id", ["arxiv", "user/a/b", "user/with space", "../x", "https://x/y"])
+    def test_malformed_repository(self, hub: LocalHub, model: Path, repo_id: str) -> None:
+        """A name that the Hub would refuse is refused here."""
+        with pytest.raises(UserError, match="is not a repository id"):
+            push_model(model, repo_id)
+
+
+class TestCommands:
+    """The verbs as a person types them."""
+
+    def test_push_list_and_roll_back(
+        self, hub: LocalHub, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """What is printed names version, numbers and address; the token is nowhere."""
+        main(["push-model", str(model), "--repo", REPO])
+        printed = capsys.readouterr()
+        assert f"released {REPO} v0.1.0: {hub.url}/{REPO}/tree/v0.1.0" in printed.out
+        assert "pass       quality" in printed.out
+        change_json(model / "run.json", seed=8)
+        main(["push-model", str(model), "--repo", REPO, "--version", "v1.0.0"])
+        main(["releases", REPO])
+        macro_f1 = json.loads((model / "eval/metrics.json").read_text())["metrics"]["macro_f1"]
+        listing = capsys.readouterr().out.splitlines()[-3:]
+        assert "macro_f1" in listing[0]
+        assert listing[1].split()[:2] == ["*", "v1.0.0"]
+        assert f"{macro_f1:.4f}" in listing[1]
+        assert listing[2].split()[0] == "v0.1.0"
+        main(["rollback", REPO, "v0.1.0"])
+        everything = printed.out + printed.err + capsys.readouterr().out
+        assert TOKEN not in everything
+        assert [line.version for line in list_releases(REPO) if line.current] == ["v0.1.0"]
+
+    def test_empty_repository(self, hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
+        """A repository that does not exist is an error; a version-less one is not."""
+        with pytest.raises(UserError, match="knows no repository"):
+            main(["releases", REPO])
+        assert format_releases([]).split()[0] == "version"
+
+    def test_card_verb(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """`arxiv-cls card` needs no Hub."""
+        main(["card", str(model)])
+        assert capsys.readouterr().out.strip() == str(model / "README.md")
+        assert "# tiny" in (model / "README.md").read_text()
