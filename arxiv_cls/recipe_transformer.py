@@ -16,7 +16,7 @@ class TransformerModelConfig:
 
     name_or_path: str = option(
         "distilbert/distilbert-base-uncased",
-        "Hub id, local directory, or package:NAME/FOLDER for weights that an installed Python package carries.",
+        "Hub id, directory, or package:NAME/FOLDER for weights that an installed Python package carries.",
     )
     revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
     max_length: int = option(
@@ -96,6 +96,11 @@ class TransformerTrainerConfig(TrainingArguments):
     class_weighting: Literal["none", "balanced", "sqrt"] = option(
         "none", "Weight of a class in the loss: equal, inverse to its count, or to the count's square root."
     )
+    teacher_weight: float = option(
+        0.0,
+        "Share of each training target that comes from a TF-IDF model that has not seen the paper.",
+        minimum=0,
+    )
     early_stopping_patience: int | None = option(
         None, "Stop after this many evaluations without a better metric_for_best_model.", minimum=1
     )
@@ -131,6 +136,8 @@ class TransformerTrainerConfig(TrainingArguments):
         ]
         if self.bf16 or self.fp16:
             wrong.append("bf16, fp16: name the precision (auto, fp32, bf16, fp16) in trainer.precision")
+        if self.teacher_weight > 1:
+            wrong.append("teacher_weight: is a share, at most 1")
         if self.layerwise_learning_rate_decay > 1:
             wrong.append("layerwise_learning_rate_decay: must be at most 1")
         if self.head_only_epochs >= self.num_train_epochs and self.max_steps <= 0:

@@ -101,12 +101,14 @@ def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[
     """Pads to the longest paper of the batch.
 
     Args:
-        features: `input_ids` and `label` of each paper.
+        features: `input_ids` and `label` of each paper; where there is a `target`, a distribution over
+            the classes, it takes the label's place.
         pad_token_id: of the tokenizer.
         multiple: lengths are rounded up to it; matrix units want multiples of 8.
 
     Returns:
-        `input_ids` and `attention_mask` of shape (papers, tokens), `labels` of shape (papers,).
+        `input_ids` and `attention_mask` of shape (papers, tokens), `labels` of shape (papers,) or
+        (papers, classes).
     """
     longest = max(len(feature["input_ids"]) for feature in features)
     width = -(-longest // multiple) * multiple
@@ -116,5 +118,5 @@ def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[
         length = len(feature["input_ids"])
         input_ids[row, :length] = torch.as_tensor(feature["input_ids"])
         attention_mask[row, :length] = 1
-    labels = torch.tensor([feature["label"] for feature in features])
+    labels = torch.tensor([feature.get("target", feature["label"]) for feature in features])
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

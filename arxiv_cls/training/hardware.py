@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -55,7 +56,7 @@ def device_name(device: torch.device) -> str:
     if device.type != "cpu":
         return device.type
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as processors:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as processors:
             return next(line.split(":", 1)[1].strip() for line in processors if line.startswith("model name"))
     except (OSError, StopIteration):
         import platform

@@ -18,7 +18,8 @@ def make_loss(weights: torch.Tensor | None, label_smoothing: float) -> Callable[
     Returns:
         A function of (outputs, labels, num_items_in_batch): the sum over the papers divided by the
         number of papers of the whole step (all ranks and accumulated batches), in float32. Without
-        that number, as in evaluation, the mean over the batch.
+        that number, as in evaluation, the mean over the batch. Labels are class numbers, (papers,), or
+        a distribution over the classes for each paper, (papers, classes).
     """
 
     def loss(
@@ -32,6 +33,9 @@ def make_loss(weights: torch.Tensor | None, label_smoothing: float) -> Callable[
             label_smoothing=label_smoothing,
             reduction="sum",
         )
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            return total / len(labels)
+        # The Trainer counts the elements of the labels: a distribution has one per class.
+        return total / (num_items_in_batch / (labels.numel() // len(labels)))
 
     return loss

@@ -1,0 +1,93 @@
+"""The baseline's weights on disk: a skops file of plain arrays, without pickle and without trusted types.
+
+The trees lie in it as the bytes of XGBoost's own UBJSON format. skops names its members after memory
+addresses and stamps them with the time; here they are numbered and undated, so that the same weights give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from arxiv_cls.errors import UserError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.skops"
+_SCHEMA = "schema.json"
+_HINT = "train the model again, or download it again"
+
+
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """Writes a nested dictionary of arrays, lists, strings and numbers."""
+    import skops.io
+
+    source = zipfile.ZipFile(io.BytesIO(skops.io.dumps(state)))
+    schema = json.loads(source.read(_SCHEMA))
+    members: dict[str, str] = {}
+    _number(schema, {}, members)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as target:
+        for old, new in [*members.items(), (None, _SCHEMA)]:
+            content = json.dumps(schema, sort_keys=True).encode() if old is None else source.read(old)
+            entry = zipfile.ZipInfo(new, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o600 << 16
+            target.writestr(entry, content)
+
+
+def read_state(path: Path, known_version: int) -> dict[str, Any]:
+    """Reads what `write_state` wrote.
+
+    Args:
+        path: the file.
+        known_version: the newest `format_version` that the caller reads.
+
+    Raises:
+        UserError: when the file is missing, damaged, of a later format, or names types that are not plain.
+    """
+    import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    try:
+        untrusted = skops.io.get_untrusted_types(file=path)
+        if untrusted:
+            raise UserError(
+                f"{path} holds types that could run code: {', '.join(sorted(untrusted))}; it was not loaded",
+                hint="a baseline's file holds plain arrays only: get it again from a source you trust",
+            )
+        state = skops.io.load(path, trusted=[])
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing", hint=_HINT) from None
+    except UntrustedTypesFoundException as error:
+        raise UserError(f"{path} was not loaded: {error}", hint=_HINT) from error
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}", hint=_HINT) from error
+    version = state.get("format_version") if isinstance(state, dict) else None
+    if not isinstance(version, int):
+        raise UserError(f"{path} is not a baseline's file", hint=_HINT)
+    if version > known_version:
+        raise UserError(
+            f"{path} has format {version}, this version reads up to {known_version}",
+            hint="upgrade arxiv_cls",
+        )
+    return state
+
+
+def _number(node: Any, numbers: dict[int, int], members: dict[str, str]) -> None:
+    # Walks skops' schema in its own order, which is the order of the state.
+    if isinstance(node, list):
+        for item in node:
+            _number(item, numbers, members)
+    if not isinstance(node, dict):
+        return
+    if "__id__" in node:
+        node["__id__"] = numbers.setdefault(node["__id__"], len(numbers))
+    if isinstance(node.get("file"), str) and "__loader__" in node:
+        old = node["file"]
+        suffix = Path(old).suffix
+        node["file"] = members.setdefault(old, f"{len(members)}{suffix}")
+    for value in node.values():
+        _number(value, numbers, members)

@@ -1,0 +1,153 @@
+"""Fine-tunes a transformer as a recipe says, and leaves a whole model directory.
+
+Run as:
+
+    accelerate launch arxiv_cls/train.py recipes/distilbert.yaml
+    accelerate launch --config_file recipes/accelerate/cpu.yaml arxiv_cls/train.py recipes/minilm.yaml \\
+        --trainer.learning_rate 5e-5 --data.max_samples 2000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+from arxiv_cls.corpus import build_corpus
+from arxiv_cls.errors import run_main
+from arxiv_cls.models.pretrained import resolve_pretrained
+from arxiv_cls.models.temperature import fold_temperature
+from arxiv_cls.recipe import load_recipe, resolved
+from arxiv_cls.recipe_transformer import TransformerRecipe
+from arxiv_cls.release.card import write_model_card
+from arxiv_cls.release.run_record import build_run_record, data_record
+from arxiv_cls.scoring.evaluation import evaluate_model
+from arxiv_cls.scoring.plots import plot_training_curve
+from arxiv_cls.scoring.report import evaluation_table
+from arxiv_cls.training import fine_tuning
+from arxiv_cls.training.hardware import peak_memory_bytes, set_cpu_threads
+from arxiv_cls.training.paper_trainer import PaperTrainer
+from arxiv_cls.training.run_folder import RunFolder
+from arxiv_cls.training.teacher import add_teacher
+from arxiv_cls.training.tokenization import load_tokenizer, tokenize
+from arxiv_cls.training.tracking import TrackerCallback, Trackers, log_to_file
+
+logger = logging.getLogger("arxiv_cls.train")
+
+
+def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The recipe and the switches; the words that are left are overrides."""
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description="Fine-tune a transformer as a recipe says.",
+        epilog="Any key of the recipe is an option: --trainer.learning_rate 3e-5 --data.max_samples 2000",
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", help="YAML file, such as recipes/distilbert.yaml")
+    parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run of the same name")
+    return parser.parse_known_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """One run, from the recipe to the model directory.
+
+    Precedence, last wins: the defaults of the dataclasses, the recipe file, the overrides of the
+    command line.
+
+    Raises:
+        UserError: bad recipe or data, a model that cannot be had, a run in the way.
+    """
+    arguments, overrides = parse_arguments(argv)
+    recipe = load_recipe(arguments.recipe, overrides, TransformerRecipe)
+    args = recipe.trainer
+    run = RunFolder(args.output_dir or f"outputs/{recipe.name}")
+    threads = set_cpu_threads(args.cpu_threads)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    transformers_logging.set_verbosity_error()
+
+    with fine_tuning.only_main_talks(args):
+        pretrained = resolve_pretrained(recipe.model.name_or_path, recipe.model.revision)
+        options = fine_tuning.data_options(recipe)
+        with args.main_process_first(desc="build the corpus"):
+            corpus = build_corpus(**options)
+        state = fine_tuning.fingerprint(recipe, corpus.data.sha256, args.world_size)
+        with args.main_process_first(desc="prepare the run's folder"):
+            checkpoint = None
+            if args.process_index == 0:
+                checkpoint = run.prepare(state, resume=arguments.resume, overwrite=arguments.overwrite)
+            elif arguments.resume and run.checkpoints():
+                checkpoint = run.checkpoints()[-1]
+        with log_to_file(run.log_file):
+            fine_tune(recipe, run, corpus, options, pretrained, checkpoint, threads)
+
+
+def fine_tune(recipe, run, corpus, options, pretrained: Path, checkpoint: Path | None, threads: int) -> None:
+    """Trains, calibrates, saves, evaluates, and puts the finished directory in its place."""
+    args = recipe.trainer
+    precision = fine_tuning.apply_to_machine(args, run.folder)
+    tokenizer = load_tokenizer(pretrained, recipe.model.max_length)
+    papers = tokenize(corpus.splits, tokenizer)
+    papers["train"] = add_teacher(
+        papers["train"], corpus.splits["train"]["text"][:], args.teacher_weight, args.seed
+    )
+    model = fine_tuning.load_classifier(recipe.model, pretrained, corpus.labels)
+    data = data_record(corpus, options)
+    logger.info(
+        "%s: %s training papers, %s, %s, %d processes of %d threads",
+        recipe.name, f"{len(papers['train']):,}", args.device.type, precision, args.world_size, threads,
+    )  # fmt: skip
+
+    main_process = args.process_index == 0
+    trackers = Trackers(
+        args.trackers if main_process else [],
+        recipe.name,
+        run.folder,
+        {"recipe": resolved(recipe), "data": data},
+    )
+    callbacks = fine_tuning.callbacks(model, args, run.folder / "profile")
+    trainer = PaperTrainer(
+        model, args, tokenizer, papers["train"], papers["validation"], [*callbacks, TrackerCallback(trackers)]
+    )
+    watch = fine_tuning.Stopwatch()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = watch.seconds()
+    memory = peak_memory_bytes(args.device)
+    training = fine_tuning.training_record(trainer, seconds)
+
+    temperature, calibration = fine_tuning.calibrate(trainer)
+    if not main_process:
+        return
+    fold_temperature(trainer.accelerator.unwrap_model(trainer.model), temperature)
+    weights_sha256 = fine_tuning.save_model(trainer, run.staging, recipe)
+    plot_training_curve(trainer.state.log_history, run.staging / "training_curve.png")
+    record = build_run_record(
+        kind="transformer", recipe=Path(recipe.name).name, data=data, seed=args.seed,
+        device=fine_tuning.device_record(args, precision, threads), started=watch.started,
+        duration_seconds=seconds, papers_per_second=training["papers_seen"] / seconds,
+        peak_memory_bytes=memory, calibration=calibration, weights_sha256=weights_sha256,
+        training=training, metrics={},
+    )  # fmt: skip
+    write_record(record, run.staging)
+    evaluation = evaluate_model(run.staging, split="test", progress=True)
+    record["metrics"] = {"test": evaluation["metrics"]}
+    write_record(record, run.staging)
+    write_model_card(run.staging)
+    trackers.summarize({f"test/{name}": value for name, value in evaluation["metrics"].items()})
+    trackers.log_images({plot.stem: plot for plot in (run.staging / "eval").glob("*.png")})
+    run.publish()
+    trackers.finish()
+    print(evaluation_table(evaluation))
+    logger.info("model directory: %s", run.model_dir)
+
+
+def write_record(record: dict, directory: Path) -> None:
+    """Writes `run.json`."""
+    (directory / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_main(main)

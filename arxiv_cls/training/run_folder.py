@@ -1,0 +1,132 @@
+"""The folder of a run in progress, beside the model directory: checkpoints, log, trackers' files.
+
+`outputs/.checkpoints/<name>/` belongs to the run; `outputs/<name>/` appears only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from arxiv_cls.errors import UserError
+
+COMPLETE = "complete"
+STATE = "run_state.json"
+FINISHED = "run.json"
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """Where a run writes, and what may be in the way.
+
+    Args:
+        model_dir: the model directory that the run will become.
+    """
+
+    def __init__(self, model_dir: str | Path) -> None:
+        self.model_dir = Path(model_dir)
+        self.folder = self.model_dir.parent / ".checkpoints" / self.model_dir.name
+        self.staging = self.folder / "model"
+        self.log_file = self.folder / "train.log"
+
+    def prepare(self, fingerprint: dict[str, Any], *, resume: bool, overwrite: bool) -> Path | None:
+        """Clears or keeps what earlier runs left, and notes what this run is.
+
+        Args:
+            fingerprint: what must be the same for a run to be resumed, as flat keys.
+            resume: go on from the last whole checkpoint.
+            overwrite: a finished or unfinished run may be replaced.
+
+        Returns:
+            The checkpoint to go on from, or None to start.
+
+        Raises:
+            UserError: a run is in the way, or it cannot be resumed with this recipe and data.
+        """
+        self._check_model_dir(overwrite)
+        checkpoints = self.checkpoints()
+        if resume:
+            self._check_same(fingerprint)
+            for torn in set(self.folder.glob("checkpoint-*")) - set(checkpoints):
+                shutil.rmtree(torn)
+        elif checkpoints and not overwrite:
+            raise UserError(
+                f"{self.folder}: holds an unfinished run (last checkpoint: {checkpoints[-1].name})",
+                hint="--resume goes on with it, --overwrite starts again.",
+            )
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / STATE).write_text(json.dumps(fingerprint, indent=2), encoding="utf-8")
+        if resume and not checkpoints:
+            logger.warning("no whole checkpoint in %s: the run starts from the beginning", self.folder)
+        return checkpoints[-1] if resume and checkpoints else None
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints that were written to their end, oldest first."""
+        whole = [path.parent for path in self.folder.glob(f"checkpoint-*/{COMPLETE}")]
+        return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
+
+    def publish(self) -> None:
+        """Makes the staged directory the model directory in one rename, and drops the checkpoints."""
+        replaced = self.folder / "replaced"
+        shutil.rmtree(replaced, ignore_errors=True)
+        if self.model_dir.exists():
+            self.model_dir.rename(replaced)
+        self.staging.rename(self.model_dir)
+        for spent in (replaced, *self.folder.glob("checkpoint-*")):
+            shutil.rmtree(spent, ignore_errors=True)
+
+    def _check_model_dir(self, overwrite: bool) -> None:
+        if not self.model_dir.exists():
+            return
+        if not self.model_dir.is_dir():
+            raise UserError(f"{self.model_dir}: is a file; trainer.output_dir names a directory")
+        if not any(self.model_dir.iterdir()):
+            self.model_dir.rmdir()
+        elif not (self.model_dir / FINISHED).is_file():
+            # Whatever this is, no run of ours wrote it: --overwrite must not delete it.
+            raise UserError(
+                f"{self.model_dir}: is not empty and holds no model of this project",
+                hint="Name another directory: --trainer.output_dir DIR.",
+            )
+        elif not overwrite:
+            raise UserError(
+                f"{self.model_dir}: a finished run is in the way",
+                hint="--overwrite replaces it once the new one is whole; or --trainer.output_dir DIR.",
+            )
+
+    def _check_same(self, fingerprint: dict[str, Any]) -> None:
+        try:
+            before = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(
+                f"{self.folder}: no unfinished run to resume", hint="Start it without --resume."
+            ) from None
+        now = json.loads(json.dumps(fingerprint))
+        changed = [
+            f"  - {key}: was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(set(before) | set(now))
+            if before.get(key) != now.get(key)
+        ]
+        if changed:
+            raise UserError(
+                f"{self.folder}: cannot be resumed, the recipe or the data differ:\n" + "\n".join(changed),
+                hint="Undo the change to resume, or --overwrite to start again.",
+            )
+
+
+class MarkComplete(TrainerCallback):
+    """Writes a mark into each checkpoint after its last file: without it, a checkpoint counts as torn."""
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        """Marks the checkpoint of this step."""
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()

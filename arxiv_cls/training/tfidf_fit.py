@@ -1,0 +1,274 @@
+"""Fits the baseline: linear models with out-of-fold scores, latent semantic analysis, trees, temperature.
+
+The trees read scores of linear models. On its own training papers a linear model is nearly always right,
+so trees grown on those scores would trust them blindly; they are grown on the scores of models fitted
+without the paper's fold instead (Wolpert 1992, "Stacked generalization").
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.tfidf import LinearScores, TfidfModel
+from arxiv_cls.models.tfidf_terms import TermFeatures
+from arxiv_cls.recipe_tfidf import TfidfModelConfig, TfidfTrainerConfig
+from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
+
+logger = logging.getLogger(__name__)
+
+
+class Split(NamedTuple):
+    """n texts with (n,) label numbers."""
+
+    texts: Sequence[str]
+    labels: np.ndarray
+
+
+class Fitted(NamedTuple):
+    """The model, and what the run record says of how it came about."""
+
+    model: TfidfModel
+    calibration: dict[str, float]
+    validation_probabilities: np.ndarray
+    rounds: int
+
+
+def fit_tfidf(
+    train: Split,
+    validation: Split,
+    labels: list[str],
+    model_config: TfidfModelConfig,
+    trainer_config: TfidfTrainerConfig,
+    threads: int,
+    on_round: Callable[[dict[str, float]], None],
+    on_stage: Callable[[str], None] = logger.info,
+) -> Fitted:
+    """Fits everything; the same arguments give the same model.
+
+    Args:
+        train: training papers.
+        validation: papers that stop the boosting and set the temperature.
+        labels: the k category codes, in the order of the label numbers.
+        model_config: group `model` of the recipe.
+        trainer_config: group `trainer` of the recipe.
+        threads: of XGBoost; another number can change the last digits.
+        on_round: gets `epoch`, `loss` and `eval_loss` (mean log-loss) after every boosting round.
+        on_stage: gets the name of each stage as it begins.
+
+    Raises:
+        UserError: when the training papers have one label only or no term that repeats.
+    """
+    config = model_config
+    present = np.unique(train.labels)
+    if len(present) < 2:
+        raise UserError(
+            "the training split has papers of one label only", hint="raise data.max_samples"
+        )
+    on_stage("terms")
+    try:
+        terms, rows = TermFeatures.fit(
+            train.texts, ngram_max=config.ngram_max, min_df=config.min_df, title_weight=config.title_weight
+        )
+    except ValueError as error:
+        raise UserError(
+            f"no term occurs in {config.min_df} training papers", hint="lower model.min_df or use more papers"
+        ) from error
+
+    on_stage("linear models")
+    out_of_fold = out_of_fold_scores(rows, train.labels, len(labels), config, trainer_config.seed)
+    linear = _fit_linear(rows, train.labels, len(labels), config, trainer_config.seed)
+    linear.combination, linear.combination_bias = combine_scores(out_of_fold, train.labels, len(labels))
+
+    model = TfidfModel(
+        list(labels), terms, linear, np.empty(0, dtype=np.int32), np.empty((0, 0), dtype=np.float32)
+    )
+    held_out_rows = terms.transform(validation.texts)
+    rounds = 0
+    if config.classifier == "xgboost":
+        on_stage("latent semantic analysis")
+        model.component_columns, model.components = _components(rows, terms, config, trainer_config.seed)
+        dense = model.dense(rows)
+        # The analysis never saw a label; the scores did, so they give way to those out of fold.
+        dense[:, : out_of_fold.shape[1]] = out_of_fold
+        on_stage("trees")
+        model.booster = _grow(
+            (dense, linear.margin(out_of_fold), train.labels),
+            (model.dense(held_out_rows), linear.margin(linear.scores(held_out_rows)), validation.labels),
+            len(labels), config, trainer_config, threads, on_round,
+        )  # fmt: skip
+        rounds = model.booster.num_boosted_rounds()
+
+    logits = model.logits(held_out_rows)
+    model.temperature = fit_temperature(logits, validation.labels)
+    probabilities = softmax(logits / model.temperature)
+    calibration = {
+        "temperature": model.temperature,
+        "expected_calibration_error_before": expected_calibration_error(softmax(logits), validation.labels),
+        "expected_calibration_error_after": expected_calibration_error(probabilities, validation.labels),
+    }
+    return Fitted(model, calibration, probabilities, rounds)
+
+
+def out_of_fold_scores(
+    rows: sp.csr_matrix, labels: np.ndarray, label_count: int, config: TfidfModelConfig, seed: int
+) -> np.ndarray:
+    """Scores of each paper by the linear models that were fitted without its fold.
+
+    Args:
+        rows: (n, features) terms.
+        labels: (n,) label numbers.
+        label_count: k.
+        config: folds and penalties.
+        seed: of the folds and the models.
+
+    Returns:
+        (n, 3 * k) float32.
+    """
+    scores = np.zeros((len(labels), 3 * label_count), dtype=np.float32)
+    folds = assign_folds(labels, config.folds, seed)
+    for fold in range(config.folds):
+        seen, held_out = folds != fold, folds == fold
+        if held_out.any() and len(np.unique(labels[seen])) > 1:
+            linear = _fit_linear(rows[seen], labels[seen], label_count, config, seed)
+            scores[held_out] = linear.scores(rows[held_out])
+    return scores
+
+
+def assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """(n,) fold numbers; every label is spread over the folds as evenly as its count allows."""
+    generator = np.random.default_rng(seed)
+    assigned = np.empty(len(labels), dtype=np.int64)
+    start = 0
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        # Each label goes on where the last one stopped, so that rare labels do not all meet in fold 0.
+        assigned[members] = (start + np.arange(len(members))) % folds
+        start += len(members)
+    return assigned
+
+
+def _fit_linear(
+    rows: sp.csr_matrix, labels: np.ndarray, label_count: int, config: TfidfModelConfig, seed: int
+) -> LinearScores:
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.naive_bayes import ComplementNB
+    from sklearn.svm import LinearSVC
+
+    svm = LinearSVC(C=config.svm_cost, class_weight="balanced", random_state=seed).fit(rows, labels)
+    ridge = RidgeClassifier(alpha=config.ridge_penalty).fit(rows, labels)
+    bayes = ComplementNB(alpha=config.naive_bayes_smoothing).fit(rows, labels)
+    # Only differences between the labels matter, and they are easier to combine.
+    bayes_weights = bayes.feature_log_prob_ - bayes.feature_log_prob_.mean(axis=0)
+    parts = [
+        (svm.coef_, svm.intercept_),
+        (ridge.coef_, ridge.intercept_),
+        (bayes_weights, np.zeros(len(bayes_weights))),
+    ]
+    weights = np.zeros((len(parts) * label_count, rows.shape[1]), dtype=np.float32)
+    bias = np.zeros(len(weights), dtype=np.float32)
+    for number, (coefficients, intercepts) in enumerate(parts):
+        columns = number * label_count + svm.classes_
+        weights[columns], bias[columns] = _one_per_label(coefficients, intercepts)
+    empty = np.empty((0, 0), dtype=np.float32)
+    return LinearScores(weights, bias, empty, empty)
+
+
+def _one_per_label(coefficients: np.ndarray, intercepts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # With two labels scikit-learn keeps the second one's row only.
+    if len(coefficients) == 1:
+        return np.vstack([-coefficients, coefficients]), np.concatenate([-intercepts, intercepts])
+    return coefficients, intercepts
+
+
+def combine_scores(scores: np.ndarray, labels: np.ndarray, label_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial logistic regression of the label on out-of-fold scores.
+
+    Args:
+        scores: (n, features).
+        labels: (n,) label numbers.
+        label_count: k.
+
+    Returns:
+        Coefficients (features, k) and intercepts (k,), float32.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=10.0, max_iter=2000).fit(scores, labels)
+    coefficients, intercepts = _one_per_label(fitted.coef_, fitted.intercept_)
+    combination = np.zeros((scores.shape[1], label_count), dtype=np.float32)
+    # A label without a training paper is not impossible: it gets the odds of half a paper.
+    bias = np.full(label_count, intercepts.min() - np.log(2 * len(labels)), dtype=np.float32)
+    combination[:, fitted.classes_] = coefficients.T
+    bias[fitted.classes_] = intercepts
+    return combination, bias
+
+
+def _components(
+    rows: sp.csr_matrix, terms: TermFeatures, config: TfidfModelConfig, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.utils.extmath import randomized_svd
+
+    columns = np.arange(terms.text_terms)
+    document_frequency = np.bincount(rows.indices, minlength=rows.shape[1])[columns]
+    columns = columns[document_frequency >= config.components_min_df].astype(np.int32)
+    count = min(config.components, len(columns) - 1, rows.shape[0] - 1)
+    if count < 1:
+        return np.empty(0, dtype=np.int32), np.empty((0, 0), dtype=np.float32)
+    _, _, components = randomized_svd(rows[:, columns], count, n_iter=2, random_state=seed)
+    return columns, components.astype(np.float32)
+
+
+def _grow(
+    train: tuple[np.ndarray, np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray, np.ndarray],
+    label_count: int,
+    config: TfidfModelConfig,
+    trainer: TfidfTrainerConfig,
+    threads: int,
+    on_round: Callable[[dict[str, float]], None],
+) -> Any:
+    import xgboost
+
+    class Report(xgboost.callback.TrainingCallback):
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            losses = {name: log["mlogloss"][-1] for name, log in evals_log.items()}
+            on_round({"epoch": epoch + 1, "loss": losses["train"], "eval_loss": losses["validation"]})
+            return False
+
+    features, margin, labels = train
+    train_matrix = xgboost.QuantileDMatrix(features, labels, base_margin=margin, max_bin=config.max_bin)
+    features, margin, labels = validation
+    validation_matrix = xgboost.DMatrix(features, labels, base_margin=margin)
+    parameters = {
+        "objective": "multi:softprob",
+        "num_class": label_count,
+        "eval_metric": "mlogloss",
+        "tree_method": "hist",
+        "eta": trainer.learning_rate,
+        "max_depth": config.max_depth,
+        "min_child_weight": config.min_child_weight,
+        "subsample": config.subsample,
+        "colsample_bytree": config.colsample_bytree,
+        "alpha": config.reg_alpha,
+        "lambda": config.reg_lambda,
+        "max_bin": config.max_bin,
+        "seed": trainer.seed,
+        "nthread": threads,
+        # A fitted constant would be added to margins that already are one.
+        "base_score": 0.0,
+    }
+    stop = xgboost.callback.EarlyStopping(rounds=trainer.early_stopping_patience, save_best=True)
+    return xgboost.train(
+        parameters,
+        train_matrix,
+        trainer.num_train_epochs,
+        evals=[(train_matrix, "train"), (validation_matrix, "validation")],
+        callbacks=[stop, Report()],
+        verbose_eval=False,
+    )
