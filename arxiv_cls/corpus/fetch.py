@@ -200,9 +200,11 @@ def _check_reachable(url: str) -> None:
         parts = urllib.parse.urlsplit(emulator if "://" in emulator else f"http://{emulator}")
     elif parts.scheme == "s3":
         parts = urllib.parse.urlsplit(os.environ.get("AWS_ENDPOINT_URL", "https://s3.amazonaws.com"))
-    # Behind a proxy a direct connection proves nothing; other schemes are left to DVC and the stall limit.
-    if parts.scheme not in ("http", "https") or parts.hostname is None or urllib.request.getproxies():
-        return
+    if parts.scheme not in ("http", "https") or parts.hostname is None:
+        return  # other schemes are left to DVC and the stall limit
+    proxies = urllib.request.getproxies()
+    if (proxies.get(parts.scheme) or proxies.get("all")) and not urllib.request.proxy_bypass(parts.hostname):
+        return  # behind a proxy a direct connection proves nothing
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()

@@ -187,22 +187,33 @@ def _shingles(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         it is followed by blanks, so that short texts have shingles too.
     """
     vocabulary: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
-    numbers: list[np.ndarray] = []
     blanks = [0] * (SHINGLE_WORDS - 1)
-    for text in tqdm(texts, desc="reading texts", unit="paper", delay=2, leave=False):
-        words = normalise(text).split() or [""]
-        numbers.append(np.array([vocabulary[word] for word in words] + blanks, dtype=np.uint64))
-    lengths = np.array([len(words) for words in numbers], dtype=np.int64)
-    flat = np.concatenate(numbers) if numbers else np.zeros(0, dtype=np.uint64)
-    hashed = np.zeros(max(len(flat) - SHINGLE_WORDS + 1, 0), dtype=np.uint64)
-    for place in range(SHINGLE_WORDS):
-        hashed = _mix(hashed + flat[place : place + len(hashed)])
-    # The windows that begin in the blanks would reach into the next text.
-    begins = np.cumsum(lengths) - lengths
-    inside = np.ones(len(flat), dtype=bool)
-    for blank in range(1, SHINGLE_WORDS):
-        inside[begins + lengths - blank] = False
-    return hashed[inside[: len(hashed)]], begins - np.arange(len(texts)) * (SHINGLE_WORDS - 1)
+    shingles: list[np.ndarray] = [np.zeros(0, dtype=np.uint64)]
+    counts: list[int] = []
+    for chunk in _chunks("reading texts", len(texts)):
+        words = [normalise(text).split() or [""] for text in texts[chunk]]
+        numbers = [[vocabulary[word] for word in one] + blanks for one in words]
+        flat = np.fromiter(itertools.chain.from_iterable(numbers), dtype=np.uint64)
+        hashed = np.zeros(len(flat) - SHINGLE_WORDS + 1, dtype=np.uint64)
+        for place in range(SHINGLE_WORDS):
+            hashed = _mix(hashed + flat[place : place + len(hashed)])
+        # The windows that begin in the blanks would reach into the next text.
+        begins_in_text = np.ones(len(flat), dtype=bool)
+        ends = np.cumsum([len(one) for one in numbers])
+        for blank in range(1, SHINGLE_WORDS):
+            begins_in_text[ends - blank] = False
+        shingles.append(hashed[begins_in_text[: len(hashed)]])
+        counts += [len(one) for one in words]
+    return np.concatenate(shingles), np.cumsum(counts, dtype=np.int64) - np.array(counts, dtype=np.int64)
+
+
+def _chunks(what: str, texts: int) -> Iterator[slice]:
+    """Runs over the texts, some at a time, with a progress bar where somebody watches."""
+    with tqdm(total=texts, desc=what, unit="paper", delay=2, leave=False, disable=None) as bar:
+        for first in range(0, texts, _TEXTS_AT_ONCE):
+            last = min(first + _TEXTS_AT_ONCE, texts)
+            yield slice(first, last)
+            bar.update(last - first)
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
@@ -222,15 +233,13 @@ def _signatures(shingles: np.ndarray, starts: np.ndarray) -> np.ndarray:
     keys = generator.integers(0, 2**63, size=PERMUTATIONS, dtype=np.uint64)
     signatures = np.empty((len(starts), PERMUTATIONS), dtype=np.uint64)
     ends = np.append(starts[1:], len(shingles))
-    steps = range(0, len(starts), _TEXTS_AT_ONCE)
-    for first in tqdm(steps, desc="hashing", unit_scale=_TEXTS_AT_ONCE, unit="paper", delay=2, leave=False):
-        last = min(first + _TEXTS_AT_ONCE, len(starts))
-        chunk = shingles[starts[first] : ends[last - 1]]
-        offsets = starts[first:last] - starts[first]
+    for texts in _chunks("hashing", len(starts)):
+        chunk = shingles[starts[texts.start] : ends[texts.stop - 1]]
+        offsets = starts[texts] - starts[texts.start]
         for column, key in enumerate(keys):
             # The shingles are mixed already, so a multiplication by an odd number reorders them well enough.
             permuted = (chunk ^ key) * (key | np.uint64(1))
-            signatures[first:last, column] = np.minimum.reduceat(permuted, offsets)
+            signatures[texts, column] = np.minimum.reduceat(permuted, offsets)
     return signatures
 
 
