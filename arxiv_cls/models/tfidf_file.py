@@ -7,10 +7,16 @@ the same bytes.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import json
+import sys
+import threading
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from arxiv_cls.errors import UserError
@@ -23,9 +29,8 @@ _HINT = "train the model again, or download it again"
 
 def write_state(state: dict[str, Any], path: Path) -> None:
     """Writes a nested dictionary of arrays, lists, strings and numbers."""
-    import skops.io
-
-    source = zipfile.ZipFile(io.BytesIO(skops.io.dumps(state)))
+    skops_io = _import_skops_io()
+    source = zipfile.ZipFile(io.BytesIO(skops_io.dumps(state)))
     schema = json.loads(source.read(_SCHEMA))
     members: dict[str, str] = {}
     _number(schema, {}, members)
@@ -48,17 +53,17 @@ def read_state(path: Path, known_version: int) -> dict[str, Any]:
     Raises:
         UserError: when the file is missing, damaged, of a later format, or names types that are not plain.
     """
-    import skops.io
+    skops_io = _import_skops_io()
     from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
-        untrusted = skops.io.get_untrusted_types(file=path)
+        untrusted = skops_io.get_untrusted_types(file=path)
         if untrusted:
             raise UserError(
                 f"{path} holds types that could run code: {', '.join(sorted(untrusted))}; it was not loaded",
                 hint="a baseline's file holds plain arrays only: get it again from a source you trust",
             )
-        state = skops.io.load(path, trusted=[])
+        state = skops_io.load(path, trusted=[])
     except FileNotFoundError:
         raise UserError(f"{path} is missing", hint=_HINT) from None
     except UntrustedTypesFoundException as error:
@@ -74,6 +79,37 @@ def read_state(path: Path, known_version: int) -> dict[str, Any]:
             hint="upgrade arxiv_cls",
         )
     return state
+
+
+class _HideTorch:
+    """An import finder that tells one thread that torch is not installed."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> None:
+        """Raises for torch in the thread that made the finder; leaves everything else to other finders."""
+        if name == "torch" and threading.get_ident() == self.thread:
+            raise ModuleNotFoundError("torch is hidden while skops looks for estimators", name=name)
+
+
+@contextlib.contextmanager
+def _torch_hidden() -> Iterator[None]:
+    finder = _HideTorch()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def _import_skops_io() -> ModuleType:
+    # skops lists scikit-learn's estimators by importing all its submodules; one of them is an adapter for
+    # torch, which would cost seconds and 200 MB in a process that only scores texts.
+    with _torch_hidden() if "torch" not in sys.modules else contextlib.nullcontext():
+        return importlib.import_module("skops.io")
 
 
 def _number(node: Any, numbers: dict[int, int], members: dict[str, str]) -> None:

@@ -67,9 +67,7 @@ def fit_tfidf(
     config = model_config
     present = np.unique(train.labels)
     if len(present) < 2:
-        raise UserError(
-            "the training split has papers of one label only", hint="raise data.max_samples"
-        )
+        raise UserError("the training split has papers of one label only", hint="raise data.max_samples")
     on_stage("terms")
     try:
         terms, rows = TermFeatures.fit(
