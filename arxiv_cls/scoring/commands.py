@@ -80,7 +80,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     from arxiv_cls.scoring.comparison import compare_models, comparison_table
-    from arxiv_cls.scoring.evaluation import write_json
+    from arxiv_cls.scoring.scored_papers import write_json
 
     comparison = compare_models(arguments.a, arguments.b, papers=arguments.papers, progress=True)
     print(comparison_table(comparison))

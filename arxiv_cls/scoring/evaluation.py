@@ -6,8 +6,6 @@ time, is what makes an evaluation fresh.
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import sys
 from importlib.metadata import version
@@ -23,21 +21,13 @@ from arxiv_cls.scoring.calibration import ECE_BINS, chance_calibration_errors
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics, confusion_matrix
 from arxiv_cls.scoring.model_data import data_record, file_sha256, load_model_and_corpus
 from arxiv_cls.scoring.plots import plot_accuracy_by_year, plot_confusion_matrix, plot_reliability
-from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers, write_predictions
+from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers, write_json, write_predictions
 from arxiv_cls.scoring.slices import slices_by_words, slices_by_year
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "validation", "test")
 BOOTSTRAP_SEED = 0
 _CHANCE_SIMULATIONS = 1000
-
-
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Writes JSON beside the file and moves it into place, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def evaluation_of(
@@ -146,7 +136,7 @@ def evaluate_model(
     Returns:
         What `metrics.json` holds: `papers`, `metrics`, `intervals`, `calibration`, `slices`, `data`,
         `weights_sha256`, `data_sha256` and the rest; with `csv` also `csv` (rows not scored, papers that
-        were trained on).
+        were trained on). Fitted rules stand under `rules`, which is not in the file.
 
     Raises:
         UserError: when model, recipe or data cannot be had or do not fit together.
@@ -157,7 +147,7 @@ def evaluate_model(
         return evaluate_csv(model, csv, out=out, progress=progress)
     if split not in SPLITS:
         raise UserError(f"no split {split!r}", hint=f"name one of {', '.join(SPLITS)}")
-    predictor, model_dir, corpus, options = load_model_and_corpus(model)
+    predictor, _, corpus, options = load_model_and_corpus(model)
     scored = score_papers(predictor, corpus.splits[split], corpus.labels, progress=progress)
     evaluation = {
         "schema_version": SCHEMA_VERSION,
@@ -174,8 +164,8 @@ def evaluate_model(
     folder = Path(model) / "eval" if own_folder else Path(out) if out is not None else None
     if folder is not None:
         write_evaluation(evaluation, scored, folder)
-    if own_folder and rules:
+    if own_folder and rules and folder is not None:
         from arxiv_cls.scoring.rules import fit_rules
 
-        fit_rules(predictor, model_dir, corpus, scored, progress=progress)
+        evaluation["rules"] = fit_rules(predictor, corpus, options, scored, folder, progress=progress)
     return evaluation

@@ -183,6 +183,32 @@ def plot_accuracy_by_year(slices: Mapping[str, Mapping[str, Any]], path: str | P
     _save(figure, path)
 
 
+def plot_out_of_scope(inside: np.ndarray, outside: np.ndarray, threshold: float, path: str | Path) -> None:
+    """How the out-of-scope rule scores test papers inside and outside the label set.
+
+    Args:
+        inside: (n,) scores between 0 and 1.
+        outside: (m,) scores.
+        threshold: score from which a paper counts as inside.
+        path: PNG to write.
+    """
+    figure = _figure(6.4, 3.8)
+    axes = figure.subplots()
+    bins = np.linspace(0, 1, 51)
+    for scores, name, colour in ((outside, "outside", ORANGE), (inside, "inside", BLUE)):
+        shares = np.full(len(scores), 1 / len(scores))
+        label = f"{name} the label set, {len(scores):,} papers"
+        axes.hist(scores, bins=bins, weights=shares, color=colour, alpha=0.65, label=label)
+    axes.axvline(threshold, color=BLACK, linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("score of the out-of-scope rule (1 is inside)")
+    axes.set_ylabel("share of the papers")
+    axes.set_title("Test papers inside and outside the label set", fontsize=10)
+    axes.legend(fontsize=8, frameon=False, loc="upper center")
+    _plain(axes)
+    _save(figure, path)
+
+
 def plot_training_curve(history: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Losses on the left, accuracy and macro-F1 of the validation split on the right, over epochs.
 

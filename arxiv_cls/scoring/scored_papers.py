@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,14 @@ def score_papers(
         published=np.asarray(papers["published"], dtype="datetime64[D]"),
         words=word_counts(texts),
     )
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Writes JSON beside the file and moves it into place, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def write_predictions(scored: ScoredPapers, path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Is a paper within a model's categories at all? Applies the rule in `eval/scope.json`.
+
+A softmax has to give its 1.0 to the categories it knows, so the score alone tells a paper on frogs badly
+from one on vision. The rule looks at the words instead: a logistic regression on which words occur, fitted
+on training papers inside and outside the label set. It needs no model, and nothing beyond numpy, so it
+serves every engine alike. How it compares with rules on the scores stands in docs/results.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arxiv_cls.errors import UserError
+
+WORD_PATTERN = r"[a-z][a-z]+"
+_WORD = re.compile(WORD_PATTERN)
+
+
+@dataclass(frozen=True)
+class ScopeRule:
+    """Scores texts by their words.
+
+    Attributes:
+        weights: what each known word adds.
+        intercept: the score of a text without any known word.
+        threshold: score from which a text counts as in scope.
+    """
+
+    weights: Mapping[str, float]
+    intercept: float
+    threshold: float
+
+    def score(self, text: str) -> float:
+        """0 (outside) to 1 (inside): the logistic function of intercept + sum / sqrt(known words)."""
+        known = [self.weights[word] for word in set(_WORD.findall(text.lower())) if word in self.weights]
+        # fsum: the order of a set differs from process to process, the score must not.
+        logit = self.intercept + (math.fsum(known) / np.sqrt(len(known)) if known else 0.0)
+        return float(1 / (1 + np.exp(-logit)))
+
+    def scores(self, texts: Sequence[str]) -> np.ndarray:
+        """(n,) scores of n texts."""
+        return np.fromiter((self.score(text) for text in texts), dtype=np.float64, count=len(texts))
+
+    def in_scope(self, text: str) -> bool:
+        """Whether the text belongs to the model's categories."""
+        return self.score(text) >= self.threshold
+
+
+def load_scope(model_dir: str | Path) -> ScopeRule | None:
+    """The rule of a model directory; None when it has none.
+
+    Raises:
+        UserError: when the file is damaged or of a later version.
+    """
+    path = Path(model_dir) / "eval" / "scope.json"
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if record["schema_version"] != 1:
+            raise UserError(f"{path} is of version {record['schema_version']}, this program reads version 1")
+        return ScopeRule(
+            {str(word): float(weight) for word, weight in record["weights"].items()},
+            float(record["intercept"]),
+            float(record["threshold"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {error!r}", hint="run `arxiv-cls evaluate` again") from None

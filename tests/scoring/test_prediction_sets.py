@@ -1,0 +1,79 @@
+"""Prediction sets: the right threshold by hand, and coverage on papers that were not used for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from arxiv_cls.scoring.calibration import softmax
+from arxiv_cls.scoring.prediction_sets import (
+    COVERAGES,
+    coverage_threshold,
+    fit_prediction_sets,
+    prediction_set,
+    set_members,
+)
+
+
+def drawn(seed: int, papers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels drawn from the softmax of logits that the scores overstate twice over."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(papers, 6)) * 1.5
+    labels = (softmax(logits).cumsum(axis=1) > generator.random((papers, 1))).argmax(axis=1)
+    return labels, softmax(2 * logits)
+
+
+class TestThreshold:
+    """The floor((n + 1)(1 - coverage))-th smallest score of a true label."""
+
+    def test_by_hand(self):
+        """Nine papers at 90%: (9 + 1) * 0.1 = 1, the smallest; at 80% the second; at 95% every label."""
+        true = np.array([0.9, 0.3, 0.5, 0.7, 0.8, 0.6, 0.4, 0.95, 0.85])
+        probabilities = np.column_stack([true, 1 - true])
+        labels = np.zeros(9, dtype=int)
+        assert coverage_threshold(labels, probabilities, 0.9) == 0.3
+        assert coverage_threshold(labels, probabilities, 0.8) == 0.4
+        assert coverage_threshold(labels, probabilities, 0.95) == 0.0
+
+    @pytest.mark.parametrize("coverage", COVERAGES)
+    def test_mean_coverage_is_the_one_asked_for(self, coverage):
+        """Over many splits the coverage is between the wanted one and 1 / (n + 1) above it."""
+        covered = []
+        for seed in range(150):
+            labels, probabilities = drawn(seed, 400)
+            threshold = coverage_threshold(labels[:200], probabilities[:200], coverage)
+            scores = probabilities[np.arange(200, 400), labels[200:]]
+            covered.append((scores >= threshold).mean())
+        error = np.std(covered) / np.sqrt(len(covered))
+        assert coverage - 3 * error < np.mean(covered) < coverage + 1 / 201 + 3 * error
+
+
+class TestSets:
+    """A set is never empty, and the two ways to ask for one agree."""
+
+    def test_highest_label_is_always_in(self):
+        probabilities = np.array([[0.4, 0.35, 0.25], [0.9, 0.06, 0.04]])
+        assert set_members(probabilities, 0.95).tolist() == [[True, False, False], [True, False, False]]
+        assert set_members(probabilities, 0.3).tolist() == [[True, True, False], [True, False, False]]
+
+    def test_one_paper(self):
+        scores = {"b": 0.25, "a": 0.4, "c": 0.35}
+        assert prediction_set(scores, 0.3) == ["a", "c"]
+        assert prediction_set(scores, 0.99) == ["a"]
+        assert prediction_set(scores, 0.0) == ["a", "c", "b"]
+
+
+class TestRecord:
+    """What `eval/prediction_sets.json` says."""
+
+    def test_figures_are_of_the_test_split(self):
+        validation, test = drawn(0, 2000), drawn(1, 3000)
+        record = fit_prediction_sets(*validation, *test)
+        assert (record["calibration_papers"], record["test_papers"]) == (2000, 3000)
+        sizes = []
+        for coverage in COVERAGES:
+            level = record["levels"][str(coverage)]
+            assert level["coverage"] == pytest.approx(coverage, abs=0.03)
+            sizes.append(level["mean_size"])
+        assert sizes == sorted(sizes)
+        assert 1 <= sizes[0] < sizes[-1] <= 6
