@@ -68,6 +68,7 @@ def main(argv: list[str]) -> None:
     threads = set_cpu_threads(args.cpu_threads)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
     with fine_tuning.only_main_talks(args):
         pretrained = resolve_pretrained(recipe.model.name_or_path, recipe.model.revision)

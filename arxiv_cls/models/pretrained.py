@@ -75,8 +75,9 @@ def download_from_hub(repo_id: str, revision: str | None, allow_patterns: list[s
     except (LocalEntryNotFoundError, OSError) as error:
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         raise UserError(
-            f"the model {named} cannot be reached at {endpoint} and is not in the cache ({type(error).__name__}); "
-            "pass a local one: --model.name_or_path DIRECTORY (`arxiv-cls local-distilbert OUT` makes a DistilBERT)",
+            f"the model {named} cannot be reached at {endpoint} and is not in the cache "
+            f"({type(error).__name__}); pass a local one: --model.name_or_path DIRECTORY "
+            "(`arxiv-cls local-distilbert OUT` makes a DistilBERT)",
             exit_code=3,
         ) from None
 

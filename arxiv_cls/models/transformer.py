@@ -40,7 +40,10 @@ class TransformerPredictor:
             UserError: the directory holds no sequence classifier.
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        # A bar for files that are read in a tenth of a second only tears the output apart.
+        disable_progress_bar()
         directory = Path(directory)
         try:
             # Weights are read from safetensors only: a pickle could run code.

@@ -1,0 +1,135 @@
+"""`predict --csv`: one row out per row in, in the same order, also for rows that cannot be scored."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.predictor import Predictor
+
+ROWS_AT_A_TIME = 2048
+ABSTRACT_COLUMNS = ("summary", "abstract")
+MAX_FIELD_BYTES = 64 * 1024 * 1024
+
+
+def predict_csv(predictor: Predictor, source: Path, out: Path, *, progress: bool = True) -> tuple[int, int]:
+    """Scores each row of a CSV with `title` and `summary` (or `abstract`) columns, or a `text` column.
+
+    Args:
+        predictor: either kind of model.
+        source: the CSV; other columns are not read, but for `id`.
+        out: gets `id, label, score, error` and a column per label; appears when it is whole.
+        progress: show a bar.
+
+    Returns:
+        Rows scored and rows with an error.
+
+    Raises:
+        UserError: the file cannot be read, or has none of the columns.
+    """
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UserError(f"{out}: is the input itself", hint="Name another file with --out.")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such directory for --out")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    scored = failed = 0
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as target:
+            writer = csv.writer(target)
+            writer.writerow(
+                ["id", "label", "score", *(f"score:{label}" for label in predictor.labels), "error"]
+            )
+            for rows in _chunks(_read(source), progress):
+                good = [text for _, text, error in rows if not error]
+                predictions = iter(predictor.predict(good) if good else [])
+                for identifier, _, error in rows:
+                    if error:
+                        failed += 1
+                        writer.writerow([identifier, "", "", *("" for _ in predictor.labels), error])
+                        continue
+                    scored += 1
+                    said = next(predictions)
+                    scores = [f"{said.scores[label]:.6f}" for label in predictor.labels]
+                    writer.writerow([identifier, said.label, f"{said.score:.6f}", *scores, ""])
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return scored, failed
+
+
+def _read(source: Path) -> Iterator[tuple[str, str, str]]:
+    """Yields (id, text, error) per record."""
+    limit = csv.field_size_limit(MAX_FIELD_BYTES)
+    try:
+        # A byte that is not UTF-8 spoils its row only.
+        with source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            records = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(records, [])]
+            columns = _columns(header, source)
+            position = 1
+            while True:
+                try:
+                    record = next(records)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    raise UserError(f"{source}, line {records.line_num}: {error}") from None
+                if not record:
+                    continue
+                yield _one(record, header, columns, position)
+                position += 1
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{source}: is a directory, not a CSV file") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _columns(header: list[str], source: Path) -> list[int]:
+    abstract = next((name for name in ABSTRACT_COLUMNS if name in header), None)
+    if "title" in header and abstract:
+        return [header.index("title"), header.index(abstract)]
+    if "text" in header:
+        return [header.index("text")]
+    found = ", ".join(header[:20]) if header else "nothing"
+    raise UserError(
+        f"{source}: expected the columns title and summary (or abstract), or text; found {found[:300]}"
+    )
+
+
+def _one(record: list[str], header: list[str], columns: list[int], position: int) -> tuple[str, str, str]:
+    identifier = (
+        record[header.index("id")] if "id" in header and len(record) > header.index("id") else str(position)
+    )
+    if len(record) != len(header):
+        return _clean(identifier), "", f"{len(record)} fields, the header has {len(header)}"
+    parts = [record[column].strip() for column in columns]
+    if not all(parts):
+        return (
+            _clean(identifier),
+            "",
+            "empty " + " and ".join(header[c] for c, p in zip(columns, parts, strict=True) if not p),
+        )
+    text = "\n\n".join(parts)
+    if not text.isprintable() and any("\udc80" <= character <= "\udcff" for character in text):
+        return _clean(identifier), "", "not UTF-8"
+    return _clean(identifier), text, ""
+
+
+def _clean(identifier: str) -> str:
+    return identifier.encode("utf-8", "replace").decode("utf-8")
+
+
+def _chunks(rows: Iterator[tuple[str, str, str]], progress: bool) -> Iterator[list[tuple[str, str, str]]]:
+    with tqdm(desc="predict", unit="paper", disable=not progress, file=sys.stderr) as bar:
+        while chunk := list(itertools.islice(rows, ROWS_AT_A_TIME)):
+            yield chunk
+            bar.update(len(chunk))
