@@ -1,0 +1,127 @@
+"""Two models on the same papers: aligned by id, differences as worked out by hand, stale scores renewed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.scoring.comparison import (
+    align,
+    compare_models,
+    compare_predictions,
+    comparison_table,
+    predictions_of,
+)
+from arxiv_cls.scoring.evaluation import evaluate_model
+from arxiv_cls.scoring.scored_papers import Predictions
+
+
+def predictions(ids: str, labels: str, first: list[float], names: str = "xy") -> Predictions:
+    """Two classes; `first` is the score of the class named first."""
+    return Predictions(
+        label_names=list(names),
+        arxiv_ids=np.asarray(list(ids), dtype=object),
+        labels=np.asarray([names.index(label) for label in labels]),
+        probabilities=np.column_stack([first, 1 - np.asarray(first)]),
+    )
+
+
+A = predictions("abcd", "xyxx", [0.9, 0.6, 0.8, 0.3])
+B = predictions("edcba", "xxxyx", [0.5, 0.8, 0.1, 0.2, 0.7], names="xy")
+
+
+class TestAlign:
+    """By arXiv id, whatever the order of rows or labels."""
+
+    def test_rows(self):
+        a, b, counts = align(A, B)
+        assert counts == {"papers": 4, "only_in_a": 0, "only_in_b": 1, "relabelled": 0}
+        assert a.arxiv_ids.tolist() == b.arxiv_ids.tolist() == list("abcd")
+        assert b.probabilities[:, 0].tolist() == pytest.approx([0.7, 0.2, 0.1, 0.8])
+
+    def test_order_of_labels(self):
+        """B written with its labels the other way round is the same B."""
+        turned = Predictions(["y", "x"], B.arxiv_ids, 1 - B.labels, B.probabilities[:, ::-1])
+        (_, straight, _), (_, back, _) = align(A, B), align(A, turned)
+        assert (straight.probabilities == back.probabilities).all()
+        assert (straight.labels == back.labels).all()
+
+    def test_three_labels_in_a_cycle(self):
+        """A permutation that is not its own inverse."""
+        ids, names = np.asarray(list("pqr"), dtype=object), ["x", "y", "z"]
+        scores = np.array([[0.7, 0.2, 0.1], [0.1, 0.7, 0.2], [0.2, 0.1, 0.7]])
+        a = Predictions(names, ids, np.arange(3), scores)
+        b = Predictions(["z", "x", "y"], ids, np.array([1, 2, 0]), scores[:, [2, 0, 1]])
+        part_a, part_b, counts = align(a, b)
+        assert counts["relabelled"] == 0
+        assert (part_a.probabilities == part_b.probabilities).all()
+
+    def test_relabelled_papers_are_left_out(self):
+        other = predictions("abcd", "yyxx", [0.9, 0.6, 0.8, 0.3])
+        a, _, counts = align(A, other)
+        assert counts["relabelled"] == 1
+        assert a.arxiv_ids.tolist() == list("bcd")
+
+    def test_refusals(self):
+        with pytest.raises(UserError, match="no paper was scored by both"):
+            align(A, predictions("z", "x", [0.5]))
+        with pytest.raises(UserError, match="different labels"):
+            align(A, predictions("a", "x", [0.5], names="xz"))
+
+
+class TestFigures:
+    """Differences are B less A."""
+
+    def test_by_hand(self):
+        """A is right on a and c; B on a, b and d: accuracy 0.5 and 0.75."""
+        found = compare_predictions(A, B)
+        accuracy = found["metrics"]["accuracy"]
+        assert (accuracy["a"], accuracy["b"], accuracy["difference"]) == (0.5, 0.75, 0.25)
+        assert found["mcnemar"] == {"only_a_right": 1, "only_b_right": 2, "p_value": 1.0}
+        assert [paper["arxiv_id"] for paper in found["b_ahead"]] == ["d", "b"]
+        assert [paper["arxiv_id"] for paper in found["a_ahead"]] == ["c", "a"]
+        first = found["b_ahead"][0]
+        assert (first["label"], first["predicted_a"], first["predicted_b"]) == ("x", "y", "x")
+        assert (first["score_a"], first["score_b"]) == pytest.approx((0.3, 0.8))
+
+    def test_against_itself(self):
+        found = compare_predictions(A, A)
+        assert all(line["difference"] == 0 for line in found["metrics"].values())
+        assert found["b_ahead"] == found["a_ahead"] == []
+        assert "McNemar" in comparison_table({"a": "A", "b": "A", **found})
+
+
+class TestModels:
+    """From directories: scores on record when they belong to the weights."""
+
+    def test_recorded_scores_are_read(self, model, monkeypatch):
+        evaluate_model(model.home, rules=False)
+        monkeypatch.setattr(model.predictor, "predict_proba", lambda *given, **named: 1 / 0)
+        found = compare_models(model.home, Path(f"{model.home}/"))
+        assert found["metrics"]["macro_f1"]["difference"] == 0
+
+    def test_other_weights_are_scored_again(self, model):
+        evaluate_model(model.home, rules=False)
+        recorded = predictions_of(model.home / "eval" / "predictions.parquet")
+        model.predictor.weights_path.write_bytes(b"other weights")
+        model.predictor.salt = "other"
+        fresh = predictions_of(model.home)
+        assert fresh.arxiv_ids.tolist() == recorded.arxiv_ids.tolist()
+        assert (fresh.probabilities != recorded.probabilities).any()
+
+    def test_table_and_json(self, model, tmp_path):
+        evaluate_model(model.home, rules=False)
+        kept = tmp_path / "kept.parquet"
+        kept.write_bytes((model.home / "eval" / "predictions.parquet").read_bytes())
+        model.predictor.weights_path.write_bytes(b"other weights")
+        model.predictor.salt = "other"
+        found = compare_models(kept, model.home, papers=3)
+        json.dumps(found, allow_nan=False)
+        text = comparison_table(found)
+        assert f"{found['metrics']['accuracy']['difference']:+.4f}" in text
+        assert f"https://arxiv.org/abs/{found['b_ahead'][0]['arxiv_id']}" in text
+        assert len(found["b_ahead"]) == len(found["a_ahead"]) == 3
