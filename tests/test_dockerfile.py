@@ -1,4 +1,4 @@
-"""The Dockerfile names what exists, runs as a plain user, and its targets install and run (without Docker)."""
+"""The Dockerfile names what exists, runs as a plain user, and its targets install and run without Docker."""
 
 from __future__ import annotations
 
