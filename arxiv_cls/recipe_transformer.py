@@ -113,6 +113,8 @@ class TransformerTrainerConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if self.bf16 or self.fp16:
+            raise ValueError("bf16, fp16: name the precision (auto, fp32, bf16, fp16) in trainer.precision")
         model_directory, trackers = self.output_dir, self.report_to
         super().__post_init__()
         # The parent replaces both: None by a folder of its own, "none" by an empty list.
@@ -134,8 +136,6 @@ class TransformerTrainerConfig(TrainingArguments):
             for name in self.trackers
             if name not in ("wandb", "trackio")
         ]
-        if self.bf16 or self.fp16:
-            wrong.append("bf16, fp16: name the precision (auto, fp32, bf16, fp16) in trainer.precision")
         if self.teacher_weight > 1:
             wrong.append("teacher_weight: is a share, at most 1")
         if self.layerwise_learning_rate_decay > 1:

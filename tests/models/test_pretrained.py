@@ -1,0 +1,76 @@
+"""Where weights come from, and what is said when they do not."""
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.local_distilbert import write_local_distilbert
+from arxiv_cls.models.pretrained import resolve_pretrained
+
+
+class TestResolve:
+    """Directory, package, Hub."""
+
+    def test_directory(self, tiny_encoder):
+        """With and without a trailing slash."""
+        assert resolve_pretrained(str(tiny_encoder)) == resolve_pretrained(f"{tiny_encoder}/") == tiny_encoder
+
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            ("./nowhere", "no such directory"),
+            ("a/b/c", "no such directory"),
+            ("package:no_such_package/model", "is not installed"),
+            ("package:json/../x", "write package:NAME/FOLDER"),
+            ("package:yaml/model", "has no model in the folder"),
+            ("not a name", "neither a directory nor a Hub id"),
+        ],
+    )
+    def test_refused(self, name, expected):
+        """One error each, in words."""
+        with pytest.raises(UserError, match=expected):
+            resolve_pretrained(name)
+
+    def test_directory_without_a_model(self, tmp_path):
+        """A folder alone is not a model."""
+        with pytest.raises(UserError, match=r"no config.json"):
+            resolve_pretrained(str(tmp_path))
+
+    def test_no_hub(self, run_python, tmp_path):
+        """An endpoint that refuses connections: one line, exit code 3, what to pass instead."""
+        done = run_python(
+            "-c",
+            "import sys; from arxiv_cls.errors import run_main; "
+            "from arxiv_cls.models.pretrained import resolve_pretrained; "
+            "run_main(lambda argv: resolve_pretrained('user/name'))",
+            env={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
+        )
+        assert done.returncode == 3
+        assert done.stderr.strip().splitlines()[-1].startswith("error: the model user/name cannot be reached")
+        assert "--model.name_or_path" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+class TestLocalDistilbert:
+    """The same hidden states under other names."""
+
+    def test_same_hidden_states(self, tiny_encoder, tmp_path):
+        """BERT and the DistilBERT made of it agree on a padded batch."""
+        out = write_local_distilbert(tmp_path / "distilbert", str(tiny_encoder))
+        batch = AutoTokenizer.from_pretrained(tiny_encoder)(
+            ["a synthetic paper on learning", "short"], padding=True, return_tensors="pt"
+        )
+        batch.pop("token_type_ids", None)
+        with torch.no_grad():
+            ours = AutoModel.from_pretrained(out).eval()(**batch).last_hidden_state
+            theirs = AutoModel.from_pretrained(tiny_encoder).eval()(**batch).last_hidden_state
+        kept = batch["attention_mask"].bool()
+        assert torch.allclose(ours[kept], theirs[kept], atol=1e-5)
+
+    def test_in_the_way(self, tiny_encoder, tmp_path):
+        """A directory that is not a model is left alone."""
+        (tmp_path / "thesis.tex").write_text("")
+        with pytest.raises(UserError, match="already exists"):
+            write_local_distilbert(tmp_path, str(tiny_encoder), overwrite=True)
+        assert (tmp_path / "thesis.tex").exists()

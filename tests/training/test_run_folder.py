@@ -1,0 +1,102 @@
+"""What may be in a run's way, what is resumed, and that a model directory appears whole."""
+
+import pytest
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.training.run_folder import COMPLETE, RunFolder
+
+SAME = {"trainer.learning_rate": 0.1, "data sha256": "abc", "processes": 1}
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    """The folder of a run named `model`."""
+    return RunFolder(tmp_path / "outputs" / "model")
+
+
+def unfinished(run: RunFolder, *steps: int, torn: int | None = None) -> None:
+    """A run that was killed after these checkpoints, while it wrote another."""
+    run.prepare(SAME, resume=False, overwrite=False)
+    for step in (*steps, *([torn] if torn else [])):
+        checkpoint = run.folder / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        (checkpoint / "model.safetensors").write_bytes(b"weights")
+        if step != torn:
+            (checkpoint / COMPLETE).touch()
+
+
+class TestPrepare:
+    """Start, resume, overwrite."""
+
+    def test_fresh(self, run):
+        """Nothing there: starts."""
+        assert run.prepare(SAME, resume=False, overwrite=False) is None
+        assert run.folder.is_dir()
+
+    def test_unfinished_run_in_the_way(self, run):
+        """Work of hours is not deleted unasked."""
+        unfinished(run, 5, 10)
+        with pytest.raises(UserError, match=r"unfinished run .*checkpoint-10"):
+            run.prepare(SAME, resume=False, overwrite=False)
+        assert len(run.checkpoints()) == 2
+        run.prepare(SAME, resume=False, overwrite=True)
+        assert not run.checkpoints()
+
+    def test_torn_checkpoint_is_not_resumed(self, run):
+        """The newest folder lacks its mark: the one before it is taken, the torn one goes."""
+        unfinished(run, 5, 10, torn=15)
+        assert run.prepare(SAME, resume=True, overwrite=False).name == "checkpoint-10"
+        assert not (run.folder / "checkpoint-15").exists()
+
+    def test_steps_are_numbers(self, run):
+        """checkpoint-100 is later than checkpoint-20."""
+        unfinished(run, 20, 100)
+        assert run.prepare(SAME, resume=True, overwrite=False).name == "checkpoint-100"
+
+    def test_other_recipe_or_data(self, run):
+        """The error names each key with both values."""
+        unfinished(run, 5)
+        changed = SAME | {"trainer.learning_rate": 0.2, "data sha256": "def"}
+        with pytest.raises(UserError) as error:
+            run.prepare(changed, resume=True, overwrite=False)
+        assert "trainer.learning_rate: was 0.1, is 0.2" in str(error.value)
+        assert "data sha256: was 'abc', is 'def'" in str(error.value)
+        assert run.checkpoints()
+
+    def test_nothing_to_resume(self, run):
+        """Said, not started in silence."""
+        with pytest.raises(UserError, match="no unfinished run"):
+            run.prepare(SAME, resume=True, overwrite=False)
+
+
+class TestModelDirectory:
+    """What is in the place of the result."""
+
+    def test_finished_run(self, run):
+        """Needs --overwrite, and then stays until the new one is whole."""
+        run.model_dir.mkdir(parents=True)
+        (run.model_dir / "run.json").write_text("old")
+        with pytest.raises(UserError, match="a finished run is in the way"):
+            run.prepare(SAME, resume=False, overwrite=False)
+        run.prepare(SAME, resume=False, overwrite=True)
+        assert (run.model_dir / "run.json").read_text() == "old"
+        run.staging.mkdir()
+        (run.staging / "run.json").write_text("new")
+        run.publish()
+        assert (run.model_dir / "run.json").read_text() == "new"
+        assert not run.staging.exists()
+
+    def test_foreign_directory_is_never_deleted(self, run):
+        """Not even with --overwrite: it may be anything."""
+        run.model_dir.mkdir(parents=True)
+        (run.model_dir / "thesis.tex").write_text("years of work")
+        with pytest.raises(UserError, match="holds no model of this project"):
+            run.prepare(SAME, resume=False, overwrite=True)
+        assert (run.model_dir / "thesis.tex").exists()
+
+    def test_a_file(self, run):
+        """A file is in the place of the directory."""
+        run.model_dir.parent.mkdir(parents=True)
+        run.model_dir.write_text("")
+        with pytest.raises(UserError, match="is a file"):
+            run.prepare(SAME, resume=False, overwrite=True)
