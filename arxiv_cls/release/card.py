@@ -22,6 +22,7 @@ from arxiv_cls.release.card_sections import (
     SliceTable,
     Temperature,
     data_rows,
+    is_synthetic,
     prediction_sets,
     scope,
     slice_findings,
@@ -102,6 +103,7 @@ class ModelCard:
     slice_findings: list[Shown]
     data: list[Row]
     split_text: str
+    synthetic: bool
     training: list[Row]
     recipe: str
     license: str
@@ -206,6 +208,7 @@ def build_model_card(
         slice_findings=slice_findings(evaluation),
         data=data_rows(evidence.run["data"]),
         split_text=split_text(evidence.run["data"]),
+        synthetic=is_synthetic(evidence.run["data"]),
         training=training_rows(evidence.run),
         recipe=yaml.safe_dump(evidence.recipe, sort_keys=False, allow_unicode=True).rstrip(),
         license=release.get("license", "apache-2.0"),

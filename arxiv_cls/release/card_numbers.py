@@ -65,6 +65,8 @@ def duration(field: str, seconds: float | None) -> Shown:
     """
     number(field, seconds)
     assert seconds is not None
+    if seconds < 10:
+        return Shown(field, f"{seconds:.1f} seconds")
     if seconds < 120:
         return Shown(field, f"{seconds:.0f} seconds")
     if seconds < 7200:

@@ -9,9 +9,11 @@ from typing import Any
 
 from arxiv_cls.release.card_numbers import Shown, count, duration, gigabytes, interval, number
 from arxiv_cls.release.evidence import Evidence
-from arxiv_cls.release.manifest import PREDICTION_SETS, SCOPE
+from arxiv_cls.release.manifest import PREDICTION_SETS, SCOPE, SCOPE_PLOT
 
 SLICE_HEADERS = {"year": "year of publication", "words": "words of title and abstract"}
+SYNTHETIC_FILE = "arxiv_sample.csv"
+"""The project's own generated papers; a card must not pass its numbers off as numbers on arXiv."""
 ENOUGH_PAPERS = 30
 """A slice with fewer papers says too little to be called the weakest or the strongest."""
 
@@ -53,9 +55,10 @@ class PredictionSets:
 
 @dataclass(frozen=True)
 class Scope:
-    """How papers outside the categories are told apart."""
+    """How papers outside the categories are told apart, and whether there is a plot of it."""
 
-    text: str
+    text: Shown
+    plot: bool
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,11 @@ def slice_findings(evaluation: Mapping[str, Any]) -> list[Shown]:
     return sentences
 
 
+def is_synthetic(data: Mapping[str, Any]) -> bool:
+    """Whether the model was trained on the project's generated sample."""
+    return PurePosixPath(str(data["csv"])).name == SYNTHETIC_FILE
+
+
 def split_text(data: Mapping[str, Any]) -> str:
     """How the papers were divided."""
     if data["split"] == "time":
@@ -165,11 +173,25 @@ def data_rows(data: Mapping[str, Any]) -> list[Row]:
         Row("sha256", Shown("run.data.sha256", f"`{data['sha256']}`")),
         Row("label set", Shown("run.data.config", f"`{data['config']}`")),
         Row("split", Shown("run.data.split", f"by {data['split']}, seed {data['seed']}")),
+        *_limits(data),
         *(
             Row(f"{name} papers", count(f"run.data.splits.{name}", size))
             for name, size in data["splits"].items()
         ),
     ]
+
+
+def _limits(data: Mapping[str, Any]) -> list[Row]:
+    """What was set beyond the label set and the kind of split."""
+    rows = []
+    if data.get("time_boundaries"):
+        first, second = data["time_boundaries"]
+        text = f"validation from {first}, test from {second}"
+        rows.append(Row("dates", Shown("run.data.time_boundaries", text)))
+    if data.get("max_samples"):
+        text = f"at most {data['max_samples']:,} training papers, in the order of the hash"
+        rows.append(Row("cut", Shown("run.data.max_samples", text)))
+    return rows
 
 
 def training_rows(run: Mapping[str, Any]) -> list[Row]:
@@ -234,5 +256,16 @@ def scope(evidence: Evidence) -> Scope | None:
     if record is None:
         return None
     auroc = number("scope.auroc", record["auroc"])
+    ends = interval("scope.auroc_interval", record["auroc_interval"])
     threshold = number("scope.threshold", record["threshold"])
-    return Scope(f"AUROC {auroc}, threshold {threshold}.")
+    kept, caught = (
+        Shown(f"scope.{name}", f"{record[name]:.1%}") for name in ("in_scope_kept", "out_of_scope_caught")
+    )
+    outside = count("scope.out_of_scope_papers", record["out_of_scope_papers"])
+    text = (
+        f"`eval/scope.json` holds a rule that tells papers of these categories from others: "
+        f"{record['rule']}. On the test split against {outside} papers of other categories its AUROC is {auroc} (95% interval "
+        f"{ends}). With its threshold, {threshold}, it keeps {kept} of the papers that belong and catches "
+        f"{caught} of those that do not. The classifier itself does not apply it."
+    )
+    return Scope(Shown("scope", text), (evidence.model_dir / SCOPE_PLOT).is_file())

@@ -51,6 +51,7 @@ def _evaluation(path: str, what: str, *, required: bool = False) -> ManifestFile
 METRICS = "eval/metrics.json"
 PREDICTIONS = "eval/predictions.parquet"
 SCOPE = "eval/scope.json"
+SCOPE_PLOT = "eval/out_of_scope.png"
 PREDICTION_SETS = "eval/prediction_sets.json"
 EXAMPLES = "eval/examples.json"
 CARD = "README.md"
@@ -88,7 +89,7 @@ MANIFEST: tuple[ManifestFile, ...] = (
     _evaluation(SCOPE, "out-of-scope rule and threshold with its AUROC"),
     _evaluation(PREDICTION_SETS, "prediction-set thresholds for 80, 90 and 95% coverage"),
     _evaluation(EXAMPLES, "example texts with their scores, for the card"),
-    _evaluation("eval/out_of_scope.png", "scores of papers inside and outside the label set"),
+    _evaluation(SCOPE_PLOT, "scores of papers inside and outside the label set"),
     _evaluation("eval/embeddings.png", "t-SNE or UMAP map of the embeddings"),
     _evaluation("eval/terms.json", "for the baseline: the terms that speak for each category"),
     ManifestFile(CARD, "model card", evaluated=True),
