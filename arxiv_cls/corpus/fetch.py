@@ -175,7 +175,7 @@ def _choose_remote(remote: str | None, settings: _Settings) -> tuple[str, str]:
 
 def _write_configuration(folder: Path, name: str = "", url: str = "") -> None:
     """Writes what this one call needs where DVC looks for the machine's own configuration."""
-    from configobj import ConfigObj
+    from configobj import ConfigObj  # type: ignore[import-untyped]  # comes with DVC
 
     configuration = ConfigObj(encoding="utf-8")
     configuration.filename = str(folder / "config")

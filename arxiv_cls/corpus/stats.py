@@ -39,7 +39,7 @@ class Statistics:
         return "\n\n".join((self._label_table(), self._year_table(), self._word_table()))
 
     def _label_table(self) -> str:
-        total = sum(self.counts.values())
+        total = np.sum(list(self.counts.values()), axis=0)
         width = max(5, *map(len, self.labels))
         header = f"{'label':<{width}}" + "".join(f"{name:>12}" for name in self.counts)
         lines = [f"{header}{'all':>12}{'share':>9}"]
@@ -138,7 +138,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _plot_labels(statistics: Statistics) -> Figure:
     """Papers per label, a stack of the splits, the most frequent label on top."""
-    order = np.argsort(sum(statistics.counts.values()), kind="stable")
+    order = np.argsort(np.sum(list(statistics.counts.values()), axis=0), kind="stable")
     figure = _figure(8, max(2.5, 0.22 * len(order) + 1.2))
     axes = figure.subplots()
     left = np.zeros(len(order))
@@ -153,6 +153,8 @@ def _plot_labels(statistics: Statistics) -> Figure:
 
 def _plot_years(statistics: Statistics) -> Figure:
     """Papers per year, a stack of the labels where there are few."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(9, 4)
     axes = figure.subplots()
     if len(statistics.labels) <= MOST_COLOURS:
@@ -163,7 +165,7 @@ def _plot_years(statistics: Statistics) -> Figure:
         axes.legend(loc="upper left")
     else:
         axes.bar(statistics.years, statistics.by_year.sum(axis=1))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="year of publication", ylabel="papers", title=f"Papers per year ({statistics.config})")
     return figure
 
@@ -175,7 +177,7 @@ def _plot_words(statistics: Statistics) -> Figure:
     words = np.concatenate(list(statistics.words.values()))
     labels = np.concatenate(list(statistics.label_of.values()))
     # The longest abstract would squeeze all others to the left.
-    bins = np.linspace(0, np.percentile(words, 99.5) + 1, 61)
+    bins = np.linspace(0, np.percentile(words, 99.5) + 1, 61).tolist()
     if len(statistics.labels) <= MOST_COLOURS:
         for index, label in enumerate(statistics.labels):
             if (labels == index).any():
