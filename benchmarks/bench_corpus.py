@@ -2,10 +2,10 @@
 
     python benchmarks/bench_corpus.py [--csv data/raw/arxiv.csv] [--repeats 3]
 
-Both sides run in turn, each in a fresh process with empty caches in a temporary folder; the CSV is read once
-before, so that it comes from memory for both. Seconds are those of the calls, without imports (CPU seconds
-sum over threads, and hold on a busy machine too); memory is the peak of the whole process. Ours does more: it checks every row, merges versions, drops duplicates, splits.
-Nothing is cut short or scaled.
+Both sides run in turn, each in a fresh process with empty caches in a temporary folder. The CSV is read once
+before, so that it comes from memory for both. Seconds are those of the calls, without imports; CPU seconds
+sum over threads and hold on a busy machine too; memory is the peak of the whole process. Ours does more: it
+checks every row, merges versions, drops duplicates, splits. Nothing is cut short or scaled.
 """
 
 from __future__ import annotations
