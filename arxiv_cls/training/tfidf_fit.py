@@ -20,6 +20,8 @@ from arxiv_cls.models.tfidf_terms import TermFeatures
 from arxiv_cls.recipe_tfidf import TfidfModelConfig, TfidfTrainerConfig
 from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
 
+PAPERS_PER_THREAD = 5000
+
 logger = logging.getLogger(__name__)
 
 
@@ -257,7 +259,8 @@ def _grow(
         "lambda": config.reg_lambda,
         "max_bin": config.max_bin,
         "seed": trainer.seed,
-        "nthread": threads,
+        # On a few thousand papers a round is so short that threads mostly wait for each other.
+        "nthread": min(threads, 1 + len(train[2]) // PAPERS_PER_THREAD),
         # A fitted constant would be added to margins that already are one.
         "base_score": 0.0,
     }

@@ -1,0 +1,164 @@
+"""The TF-IDF baselines beside the setting that a user would pick instead.
+
+    python benchmarks/bench_baseline.py [--csv data/raw/arxiv.csv] [--scale 1.0] [--seeds 42 1 2] [--skip-stock]
+
+Stock is a common setting of TfidfVectorizer and XGBClassifier (10,000 features, English stop words, 1-3 grams,
+depth 8), cut to 120 trees per label at a learning rate of 0.3; as it was set, 1,000 trees at 0.043, it takes
+most of an hour. `--scale` takes that share of the training papers, in hash order, and at most a quarter of it
+of validation and test papers. Each run is a process of its own. Seconds are from the texts to the fitted model,
+vectorising and early stopping included, without imports and reading; memory is the peak of the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("tfidf_xgboost", "tfidf_linear")
+TOP5_TRAINING_PAPERS = 15_176
+
+
+def read(csv: str, scale: float) -> tuple[dict[str, tuple[list[str], Any]], list[str]]:
+    """Texts and label numbers of each split, and the labels."""
+    import numpy as np
+
+    from arxiv_cls.corpus import build_corpus
+
+    limit = None if scale >= 1 else max(40, round(scale * TOP5_TRAINING_PAPERS))
+    corpus = build_corpus("top5", csv=csv, max_samples=limit)
+    splits = {name: (list(part["text"]), np.asarray(part["label"])) for name, part in corpus.splits.items()}
+    return splits, list(corpus.labels)
+
+
+def run_stock(splits: dict, labels: list[str], seed: int, threads: int) -> tuple[float, Any]:
+    """Vectorises and grows the trees as the setting has it; returns seconds and test probabilities."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from xgboost import XGBClassifier
+
+    start = time.perf_counter()
+    vectorizer = TfidfVectorizer(
+        max_features=10_000, stop_words="english", ngram_range=(1, 3), min_df=5, max_df=0.715
+    )
+    train = vectorizer.fit_transform(splits["train"][0])
+    validation = vectorizer.transform(splits["validation"][0])
+    model = XGBClassifier(
+        n_estimators=120, learning_rate=0.3, max_depth=8, subsample=0.765, colsample_bytree=0.707,
+        reg_alpha=0.0387, reg_lambda=0.740, early_stopping_rounds=10, objective="multi:softprob",
+        tree_method="hist", n_jobs=threads, random_state=seed,
+    )  # fmt: skip
+    model.fit(train, splits["train"][1], eval_set=[(validation, splits["validation"][1])], verbose=False)
+    seconds = time.perf_counter() - start
+    return seconds, model.predict_proba(vectorizer.transform(splits["test"][0]))
+
+
+def run_ours(name: str, splits: dict, labels: list[str], seed: int, threads: int) -> tuple[float, Any]:
+    """Fits one of our recipes; returns seconds and test probabilities."""
+    from scipy.special import softmax
+
+    from arxiv_cls.recipe import load_recipe
+    from arxiv_cls.recipe_tfidf import TfidfRecipe
+    from arxiv_cls.training.tfidf_fit import Split, fit_tfidf
+
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", ["--trainer.seed", str(seed)], TfidfRecipe)
+    start = time.perf_counter()
+    fitted = fit_tfidf(
+        Split(*splits["train"]), Split(*splits["validation"]), labels, recipe.model, recipe.trainer, threads,
+        on_round=lambda losses: None,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    model = fitted.model
+    return seconds, softmax(
+        model.logits(model.terms.transform(splits["test"][0])) / model.temperature, axis=1
+    )
+
+
+def run_side(side: str, csv: str, scale: float, seed: int) -> dict[str, Any]:
+    """One side in this process."""
+    splits, labels = read(csv, scale)
+    threads = os.cpu_count() or 1
+    if side == "stock":
+        seconds, probabilities = run_stock(splits, labels, seed, threads)
+    else:
+        seconds, probabilities = run_ours(side, splits, labels, seed, threads)
+    from arxiv_cls.scoring.metrics import compute_metrics
+
+    metrics = compute_metrics(splits["test"][1], probabilities, labels)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    names = ("accuracy", "macro_f1", "expected_calibration_error")
+    papers = len(splits["train"][0])
+    return {"seconds": seconds, "bytes": peak, "papers": papers} | {name: metrics[name] for name in names}
+
+
+def measure(side: str, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One run of one side in a process of its own; prints its line."""
+    command = [
+        sys.executable, __file__, "--side", side, "--csv", arguments.csv,
+        "--scale", str(arguments.scale), "--seeds", str(seed),
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"{side:14} {seed:5d} {result['seconds']:8.1f} {result['bytes'] / 1e9:6.2f} "
+        f"{result['accuracy']:9.4f} {result['macro_f1']:9.4f} {result['expected_calibration_error']:7.4f}",
+        flush=True,
+    )
+    return result
+
+
+def main() -> int:
+    """Runs the sides in turn and prints the ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--csv", default="data/raw/arxiv.csv")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the training papers")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="seeds of our runs")
+    parser.add_argument("--skip-stock", action="store_true", help="only ours, without the ratios")
+    parser.add_argument("--side", choices=("stock", *OURS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(run_side(arguments.side, arguments.csv, arguments.scale, arguments.seeds[0])))
+        return 0
+    if not Path(arguments.csv).is_file():
+        print(
+            f"error: {arguments.csv} is missing\n  make data fetches it; --csv names another", file=sys.stderr
+        )
+        return 2
+
+    print("stock cut from 1,000 trees at learning rate 0.043 to 120 at 0.3;", end=" ")
+    print("all papers" if arguments.scale >= 1 else f"{arguments.scale:.0%} of the training papers")
+    print(
+        f"{'side':14} {'seed':>5} {'seconds':>8} {'GB':>6} {'accuracy':>9} {'macro-F1':>9} {'ECE':>7}",
+        flush=True,
+    )
+    stock = None if arguments.skip_stock else measure("stock", arguments, arguments.seeds[0])
+    for name in OURS:
+        runs = [measure(name, arguments, seed) for seed in arguments.seeds]
+        mean = {key: statistics.fmean(run[key] for run in runs) for key in runs[0]}
+        spread = {key: statistics.stdev(run[key] for run in runs) if runs[1:] else 0.0 for key in runs[0]}
+        line = f"{name}: {mean['seconds']:.1f} s, {mean['bytes'] / 1e9:.2f} GB"
+        for key in ("accuracy", "macro_f1"):
+            line += f", {key} {mean[key]:.4f} +- {spread[key]:.4f}"
+        if stock:
+            line += (
+                f"; stock takes {stock['seconds'] / mean['seconds']:.1f} times as long and "
+                f"{stock['bytes'] / mean['bytes']:.1f} times the memory, and is "
+                f"{100 * (mean['accuracy'] - stock['accuracy']):.1f} points of accuracy and "
+                f"{100 * (mean['macro_f1'] - stock['macro_f1']):.1f} of macro-F1 below"
+            )
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

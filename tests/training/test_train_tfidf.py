@@ -1,0 +1,170 @@
+"""Tests of arxiv_cls/train_tfidf.py: the model directory, determinism, a kill in the middle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from arxiv_cls import train_tfidf
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.release.manifest import files_in, foreign_files, missing_files
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "data" / "sample" / "arxiv_sample.csv"
+RECIPES = sorted((ROOT / "recipes").rglob("tfidf*.yaml"))
+TEXT = "Parsing sentences\n\nWe parse sentences of a language with a grammar."
+
+
+def arguments(recipe: Path, output: Path, *more: str) -> list[str]:
+    """The command line of a short run on the sample."""
+    overrides = ["--data.csv", str(SAMPLE), "--trainer.output_dir", str(output), "--num_train_epochs", "2"]
+    return [str(recipe), *overrides, *more]
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_caches(tmp_path_factory):
+    """Caches of datasets in a folder of this test's own."""
+    folder = tmp_path_factory.mktemp("caches")
+    before = os.environ.get("HF_DATASETS_CACHE")
+    os.environ["HF_DATASETS_CACHE"] = str(folder)
+    yield
+    if before is None:
+        del os.environ["HF_DATASETS_CACHE"]
+    else:
+        os.environ["HF_DATASETS_CACHE"] = before
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of two rounds of the XGBoost recipe."""
+    output = tmp_path_factory.mktemp("outputs") / "tfidf_xgboost"
+    train_tfidf.main(arguments(ROOT / "recipes" / "tfidf_xgboost.yaml", output))
+    return output
+
+
+class TestModelDirectory:
+    """What a run leaves behind."""
+
+    def test_there_are_recipes(self):
+        """Both baselines have one."""
+        assert {path.stem for path in RECIPES} >= {"tfidf_xgboost", "tfidf_linear"}
+
+    def test_files_are_those_of_the_manifest(self, trained):
+        """Nothing required is missing, nothing else is there, and the staging folder is empty."""
+        assert missing_files(trained, "tfidf") == []
+        assert foreign_files(trained, "tfidf") == []
+        assert not (trained.parent / ".checkpoints" / "tfidf_xgboost" / "model").exists()
+
+    def test_run_record(self, trained):
+        """The record names data, weights, rounds and calibration, and both splits' metrics."""
+        record = json.loads((trained / "run.json").read_text())
+        assert record["kind"] == "tfidf"
+        assert record["weights_sha256"] == sha256(trained / "model.skops")
+        assert record["data"]["sha256"] == sha256(SAMPLE)
+        assert record["training"]["rounds"] == 2
+        assert set(record["metrics"]) == {"validation", "test"}
+        assert record["calibration"]["temperature"] > 0
+        evaluation = json.loads((trained / "eval" / "metrics.json").read_text())
+        assert evaluation["weights_sha256"] == record["weights_sha256"]
+        assert evaluation["metrics"] == record["metrics"]["test"]
+
+    def test_resolved_recipe(self, trained):
+        """`recipe.yaml` holds the overrides and runs again as it is."""
+        recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
+        assert recipe["trainer"]["num_train_epochs"] == 2
+        assert recipe["data"]["csv"] == str(SAMPLE)
+
+    def test_it_predicts(self, trained):
+        """`load_predictor` reads the directory; the probable label of a plain text is the right one."""
+        assert load_predictor(trained).predict([TEXT])[0].label == "cs.CL"
+
+    def test_a_finished_run_is_in_the_way(self, trained):
+        """Without --overwrite nothing is touched; with it, and the same seed, the weights stay the same bytes."""
+        before = sha256(trained / "model.skops")
+        recipe = ROOT / "recipes" / "tfidf_xgboost.yaml"
+        with pytest.raises(UserError, match="finished run"):
+            train_tfidf.main(arguments(recipe, trained))
+        train_tfidf.main(arguments(recipe, trained, "--overwrite"))
+        assert sha256(trained / "model.skops") == before
+
+    def test_linear_recipe(self, tmp_path):
+        """The linear recipe runs too and says so in its config."""
+        train_tfidf.main(arguments(ROOT / "recipes" / "tfidf_linear.yaml", tmp_path / "linear"))
+        assert missing_files(tmp_path / "linear", "tfidf") == []
+        assert json.loads((tmp_path / "linear" / "config.json").read_text())["classifier"] == "linear"
+
+
+class TestBadInput:
+    """Errors for a person, before any work."""
+
+    def test_problems_are_reported_together(self, tmp_path):
+        """Unknown key, wrong range and wrong type in one error, each with what is allowed."""
+        overrides = ["--model.ngram_maxx", "2", "--model.subsample", "1.5", "--trainer.seed", "x"]
+        with pytest.raises(UserError) as caught:
+            train_tfidf.main(arguments(RECIPES[0], tmp_path / "out", *overrides))
+        for part in ("ngram_maxx", "ngram_max", "trainer.seed"):
+            assert part in str(caught.value)
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            (["--model.subsample", "1.5"], "subsample"),
+            (["--model.folds", "1"], "folds"),
+            (["--model.classifier", "forest"], "classifier"),
+            (["--trainer.report_to", "email"], "report_to"),
+            (["--num_train_epochs", "0"], "num_train_epochs"),
+            (["--data.csv", "nowhere.csv"], r"nowhere\.csv"),
+        ],
+    )
+    def test_single_values(self, tmp_path, override, message):
+        """Each is named."""
+        with pytest.raises(UserError, match=message):
+            train_tfidf.main(arguments(RECIPES[0], tmp_path / "out", *override))
+
+
+class TestProcesses:
+    """What only separate processes can show."""
+
+    @pytest.mark.slow
+    def test_two_processes_write_the_same_weights(self, trained, tmp_path):
+        """Same recipe, data and seed, another process, run as the README says: the same bytes."""
+        recipe = ROOT / "recipes" / "tfidf_xgboost.yaml"
+        command = [sys.executable, "arxiv_cls/train_tfidf.py", *arguments(recipe, tmp_path / "again")]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        assert sha256(tmp_path / "again" / "model.skops") == sha256(trained / "model.skops")
+
+    @pytest.mark.slow
+    def test_kill_leaves_no_model_directory(self, tmp_path):
+        """Killed while the trees grow, a run leaves nothing that looks finished; the next one just runs."""
+        output = tmp_path / "killed"
+        recipe = ROOT / "recipes" / "tfidf_xgboost.yaml"
+        endless = ["--num_train_epochs", "100000", "--early_stopping_patience", "100000"]
+        command = [sys.executable, "arxiv_cls/train_tfidf.py", *arguments(recipe, output), *endless]
+        log = tmp_path / ".checkpoints" / "killed" / "train.log"
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+            deadline = time.monotonic() + 600
+            while not (log.is_file() and "trees" in log.read_text()) and time.monotonic() < deadline:
+                assert run.poll() is None
+                time.sleep(0.1)
+            run.send_signal(signal.SIGKILL)
+        assert "trees" in log.read_text()
+        assert not output.exists()
+        train_tfidf.main(arguments(recipe, output))
+        assert missing_files(output, "tfidf") == []
+        assert "model.skops" in files_in(output)
