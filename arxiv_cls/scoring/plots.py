@@ -32,16 +32,19 @@ _DOTS_PER_INCH = 130
 _CLASSES_WITH_NUMBERS = 25
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Writes a PNG; folders are made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=_DOTS_PER_INCH)
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """Takes away the box, adds a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -59,7 +62,7 @@ def plot_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: 
     classes = len(label_names)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(16.0, max(5.0, 0.85 * classes if classes <= _CLASSES_WITH_NUMBERS else 0.16 * classes))
-    figure = _figure(1.1 * side + 1.0, side)
+    figure = new_figure(1.1 * side + 1.0, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     small = min(9.0, 45 * side / classes)  # points; a row is 72 * side / classes high, less the margins
@@ -77,7 +80,7 @@ def plot_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: 
             colour = "white" if share > 0.55 else "black"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(image, ax=axes, label="share of the true category", shrink=0.7, fraction=0.03)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_reliability(probabilities: np.ndarray, labels: np.ndarray, path: str | Path) -> None:
@@ -90,7 +93,7 @@ def plot_reliability(probabilities: np.ndarray, labels: np.ndarray, path: str | 
     """
     found = reliability_bins(probabilities, labels)
     low, high = wilson_interval(found.accuracy * found.count, found.count)
-    figure = _figure(5.6, 6.2)
+    figure = new_figure(5.6, 6.2)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfectly calibrated")
     upper.errorbar(
@@ -118,8 +121,8 @@ def plot_reliability(probabilities: np.ndarray, labels: np.ndarray, path: str | 
     lower.set_xlim(0, 1)
     lower.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes in (upper, lower):
-        _plain(axes)
-    _save(figure, path)
+        plain_axes(axes)
+    save_figure(figure, path)
 
 
 def wilson_interval(
@@ -150,7 +153,7 @@ def plot_accuracy_by_year(slices: Mapping[str, Mapping[str, Any]], path: str | P
             `metrics.json` holds them under `slices.year`.
         path: PNG to write.
     """
-    figure = _figure(max(5.6, 0.42 * len(slices) + 2), 5.0)
+    figure = new_figure(max(5.6, 0.42 * len(slices) + 2), 5.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     place = np.arange(len(slices))
     accuracy = np.array([part["accuracy"] for part in slices.values()])
@@ -179,34 +182,8 @@ def plot_accuracy_by_year(slices: Mapping[str, Mapping[str, Any]], path: str | P
     lower.set_xticks(place, list(slices), rotation=45 if len(slices) > 8 else 0, fontsize=8)
     lower.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes in (upper, lower):
-        _plain(axes)
-    _save(figure, path)
-
-
-def plot_out_of_scope(inside: np.ndarray, outside: np.ndarray, threshold: float, path: str | Path) -> None:
-    """How the out-of-scope rule scores test papers inside and outside the label set.
-
-    Args:
-        inside: (n,) scores between 0 and 1.
-        outside: (m,) scores.
-        threshold: score from which a paper counts as inside.
-        path: PNG to write.
-    """
-    figure = _figure(6.4, 3.8)
-    axes = figure.subplots()
-    bins = np.linspace(0, 1, 51)
-    for scores, name, colour in ((outside, "outside", ORANGE), (inside, "inside", BLUE)):
-        shares = np.full(len(scores), 1 / len(scores))
-        label = f"{name} the label set, {len(scores):,} papers"
-        axes.hist(scores, bins=bins, weights=shares, color=colour, alpha=0.65, label=label)
-    axes.axvline(threshold, color=BLACK, linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}")
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("score of the out-of-scope rule (1 is inside)")
-    axes.set_ylabel("share of the papers")
-    axes.set_title("Test papers inside and outside the label set", fontsize=10)
-    axes.legend(fontsize=8, frameon=False, loc="upper center")
-    _plain(axes)
-    _save(figure, path)
+        plain_axes(axes)
+    save_figure(figure, path)
 
 
 def plot_training_curve(history: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -223,9 +200,9 @@ def plot_training_curve(history: Sequence[Mapping[str, Any]], path: str | Path) 
         ("loss", (("loss", "training", BLUE), (eval_loss, "validation", VERMILION))),
         ("validation split", (("eval_accuracy", "accuracy", GREEN), ("eval_macro_f1", "macro-F1", PURPLE))),
     )
-    figure = _figure(9.6, 3.8)
+    figure = new_figure(9.6, 3.8)
     for axes, (title, curves) in zip(figure.subplots(1, 2), panels, strict=True):
-        _plain(axes)
+        plain_axes(axes)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         for key, name, colour in curves:
@@ -238,4 +215,4 @@ def plot_training_curve(history: Sequence[Mapping[str, Any]], path: str | Path) 
             axes.legend(fontsize=8, frameon=False)
         else:
             axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color="0.5")
-    _save(figure, path)
+    save_figure(figure, path)

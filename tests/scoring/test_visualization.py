@@ -1,0 +1,83 @@
+"""The map of the embeddings and the terms of a baseline."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
+from arxiv_cls.errors import UserError
+from arxiv_cls.scoring.map_plots import plot_map, plot_out_of_scope
+from arxiv_cls.scoring.visualization import legend_groups, place_on_a_plane, visualize_model
+
+
+def test_groups_that_are_apart_stay_apart():
+    """Two distant clouds are still told apart on the plane, and the same input gives the same map."""
+    generator = np.random.default_rng(0)
+    cloud = generator.normal(size=(60, 80))
+    cloud[30:] += 6
+    points = place_on_a_plane(cloud)
+    assert points.shape == (60, 2)
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag([np.inf] * 60)
+    assert ((distances.argmin(axis=1) >= 30) == (np.arange(60) >= 30)).all()
+    assert (place_on_a_plane(cloud) == points).all()
+
+
+class TestLegend:
+    """Names that a person can read, also for the largest label set."""
+
+    def test_few_labels_have_long_names(self):
+        names, groups = legend_groups(["cs.CL", "stat.ML"])
+        assert names[0] == "cs.CL  Computation and Language"
+        assert groups.tolist() == [0, 1]
+
+    def test_many_labels_are_grouped_by_archive(self):
+        labels = [code for code in CATEGORY_NAMES if code.startswith(("cs.", "math."))][:60]
+        assert len(labels) > 24
+        names, groups = legend_groups(labels)
+        assert names == ["cs", "math"]
+        assert [names[group] for group in groups] == [label.partition(".")[0] for label in labels]
+
+
+class TestVisualize:
+    """`arxiv-cls visualize MODEL`."""
+
+    def test_files(self, model):
+        lines = visualize_model(model.home, max_papers=40)
+        assert lines == [str(model.home / "eval" / "embeddings.png")]
+        assert (model.home / "eval" / "embeddings.png").stat().st_size > 10_000
+
+    def test_terms_of_a_baseline(self, model, tmp_path):
+        model.predictor.top_terms = lambda label, n: [(f"word of {label}", 2.0), ("model", 1.0)]
+        lines = visualize_model(model.home, max_papers=10, out=tmp_path / "out")
+        assert "cs.CL: word of cs.CL, model" in lines
+        record = json.loads((tmp_path / "out" / "terms.json").read_text())
+        assert record["terms"]["cs.AI"] == {"word of cs.AI": 2.0, "model": 1.0}
+        assert not (model.home / "eval").exists()
+
+    def test_refusals(self, model):
+        with pytest.raises(UserError, match="shows nothing"):
+            visualize_model(model.home, max_papers=4)
+        with pytest.raises(UserError, match="--out"):
+            visualize_model("user/name")
+
+    @pytest.mark.skipif(importlib.util.find_spec("umap") is not None, reason="umap-learn is installed")
+    def test_umap_without_the_package(self):
+        with pytest.raises(UserError, match="umap-learn"):
+            place_on_a_plane(np.zeros((10, 3)), "umap")
+
+
+class TestPlots:
+    """Files, for the largest number of groups and for one paper a side."""
+
+    def test_map(self, tmp_path):
+        points = np.random.default_rng(0).normal(size=(200, 2))
+        plot_map(points, np.arange(200) % 24, [f"name {n}" for n in range(24)], "map", tmp_path / "m.png")
+        assert (tmp_path / "m.png").stat().st_size > 10_000
+
+    def test_out_of_scope(self, tmp_path):
+        plot_out_of_scope(np.array([0.9]), np.array([0.1]), 0.5, tmp_path / "o.png")
+        assert (tmp_path / "o.png").stat().st_size > 5_000
