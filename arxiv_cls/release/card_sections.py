@@ -264,8 +264,8 @@ def scope(evidence: Evidence) -> Scope | None:
     outside = count("scope.out_of_scope_papers", record["out_of_scope_papers"])
     text = (
         f"`eval/scope.json` holds a rule that tells papers of these categories from others: "
-        f"{record['rule']}. On the test split against {outside} papers of other categories its AUROC is {auroc} (95% interval "
-        f"{ends}). With its threshold, {threshold}, it keeps {kept} of the papers that belong and catches "
-        f"{caught} of those that do not. The classifier itself does not apply it."
+        f"{record['rule']}. On the test split against {outside} papers of other categories its AUROC "
+        f"is {auroc} (95% interval {ends}). With its threshold, {threshold}, it keeps {kept} of the papers "
+        f"that belong and catches {caught} of those that do not. The classifier itself does not apply it."
     )
     return Scope(Shown("scope", text), (evidence.model_dir / SCOPE_PLOT).is_file())
