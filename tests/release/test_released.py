@@ -1,0 +1,113 @@
+"""Releases of every version of this project still load, score the same, and verify."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from local_hub import LocalHub
+from local_hub_api import LFS_SUFFIXES
+from local_hub_store import Blob, Repository
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.release.manifest import CARD, METRICS, foreign_files, missing_files, model_kind
+from arxiv_cls.release.verify import verify_release
+
+RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases"
+FIXTURES = sorted(path.parent for path in RELEASES.glob("v*/*/config.json"))
+BASELINE = RELEASES / "v0.1.0" / "tiny-tfidf"
+TARGET = "user/tiny-tfidf@v0.1.0"
+
+
+def publish(hub: LocalHub, folder: Path, **changed: bytes) -> None:
+    """Puts a committed release on the Hub as it is, or with files changed by hand."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    content = {name: path.read_bytes() for name, path in files.items()} | changed
+    repository = Repository()
+    blobs = {name: Blob(data, name.endswith(LFS_SUFFIXES)) for name, data in content.items()}
+    repository.commit("main", f"Release {folder.parent.name}", blobs)
+    repository.tag(folder.parent.name, "main")
+    hub.repositories["models", f"user/{folder.name}"] = repository
+
+
+class TestOldReleases:
+    """One fixture of each kind for each version."""
+
+    def test_there_are_some_of_both_kinds(self) -> None:
+        """The tests below would pass on an empty folder."""
+        assert {model_kind(folder) for folder in FIXTURES} == {"transformer", "tfidf"}
+
+    @pytest.mark.parametrize("folder", FIXTURES, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+    def test_loads_and_scores_the_same(self, folder: Path) -> None:
+        """The scores that were recorded when it was released, to 1e-5; its files are all known."""
+        examples = json.loads((folder / "eval/examples.json").read_text())["examples"]
+        predictions = load_predictor(folder).predict([example["text"] for example in examples])
+        for example, prediction in zip(examples, predictions, strict=True):
+            assert prediction.label == next(iter(example["scores"]))
+            assert prediction.scores == pytest.approx(example["scores"], abs=1e-5)
+        assert missing_files(folder, model_kind(folder)) == []
+        assert foreign_files(folder, model_kind(folder)) == []
+
+
+class TestVerify:
+    """`arxiv-cls verify` on a release of the sample."""
+
+    def test_every_number_reproduces(self, hub: LocalHub, sample_csv: Path) -> None:
+        """All recorded numbers, from another process than the one that measured them, and the card's."""
+        publish(hub, BASELINE)
+        report = verify_release(TARGET, csv=sample_csv, tolerance=1e-9)
+        assert report.reproduced, report.summary()
+        recorded = json.loads((BASELINE / METRICS).read_text())
+        assert report.papers == recorded["papers"]
+        checked = {check.field: check.recorded for check in report.checks}
+        assert checked["metrics.macro_f1"] == recorded["metrics"]["macro_f1"]
+        assert len(checked) > 80
+        assert report.summary().endswith("REPRODUCED")
+
+    def test_number_on_the_card_changed_by_hand(self, hub: LocalHub, sample_csv: Path) -> None:
+        """The field is named, with what the card says and what the record says."""
+        card = (BASELINE / CARD).read_text()
+        row = next(line for line in card.splitlines() if line.startswith("| Macro F1 |"))
+        value = row.split("|")[2].strip()
+        publish(hub, BASELINE, **{CARD: card.replace(row, row.replace(value, "0.999", 1)).encode()})
+        report = verify_release(TARGET, csv=sample_csv)
+        assert not report.reproduced
+        assert [str(difference) for difference in report.card] == [
+            f"metrics.macro_f1: the card says '0.999', the record {value!r}"
+        ]
+        assert "NOT REPRODUCED" in report.summary()
+
+    def test_number_in_the_record_changed_by_hand(self, hub: LocalHub, sample_csv: Path) -> None:
+        """Scoring again tells the true one; the card disagrees with the record as well."""
+        record = json.loads((BASELINE / METRICS).read_text())
+        true_value = record["metrics"]["macro_f1"]
+        record["metrics"]["macro_f1"] = 0.999
+        publish(hub, BASELINE, **{METRICS: json.dumps(record).encode()})
+        report = verify_release(TARGET, csv=sample_csv)
+        (failed,) = [check for check in report.checks if not check.reproduced]
+        assert (failed.field, failed.recorded) == ("metrics.macro_f1", 0.999)
+        assert failed.rescored == pytest.approx(true_value, abs=1e-9)
+        assert {difference.field for difference in report.card} >= {"metrics.macro_f1"}
+
+    def test_other_data(self, hub: LocalHub, sample_csv: Path, tmp_path: Path) -> None:
+        """A file of another version is refused with both hashes and the way to the right one."""
+        publish(hub, BASELINE)
+        other = tmp_path / "other.csv"
+        other.write_bytes(sample_csv.read_bytes() + b"\n")
+        with pytest.raises(UserError, match="is not the data of this release") as refusal:
+            verify_release(TARGET, csv=other)
+        assert "make data" in str(refusal.value)
+        with pytest.raises(UserError, match="is not there"):
+            verify_release(TARGET, csv=tmp_path / "none.csv")
+
+    def test_unknown_release(self, hub: LocalHub, sample_csv: Path) -> None:
+        """No such repository, no such version, no version at all."""
+        publish(hub, BASELINE)
+        with pytest.raises(UserError, match="knows no such version"):
+            verify_release("user/tiny-tfidf@v9.0.0", csv=sample_csv)
+        with pytest.raises(UserError, match="knows no such repository"):
+            verify_release("user/nothing@v0.1.0", csv=sample_csv)
+        with pytest.raises(UserError, match="names no version"):
+            verify_release("user/tiny-tfidf", csv=sample_csv)

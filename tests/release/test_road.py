@@ -1,0 +1,138 @@
+"""The whole road in real processes: train, push, and use from the Hub with an empty cache."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from local_hub import LocalHub
+
+from arxiv_cls.release.manifest import TFIDF, TRANSFORMER, release_files
+
+pytestmark = pytest.mark.slow
+
+TEXTS = [
+    "Parsing with sentence encoders\n\nWe fine-tune a language model for dependency parsing.",
+    "Segmenting tumours\n\nA convolutional network labels every voxel of an image. "
+    + "It works well. " * 200,
+]
+USE_FROM_HUB = """
+    import json, sys
+    from transformers import pipeline
+    repo, texts = sys.argv[1], json.loads(sys.argv[2])
+    named = pipeline("text-classification", model=repo, revision="v0.1.0")
+    untold = pipeline(model=repo)
+    options = {"truncation": True, "top_k": None}
+    print(json.dumps({"named": named(texts, **options), "untold": untold(texts, **options)}))
+"""
+LOAD_FROM_HUB = """
+    import json, sys
+    from arxiv_cls.models.predictor import load_predictor
+    model = load_predictor(sys.argv[1])
+    print(json.dumps([prediction.scores for prediction in model.predict(json.loads(sys.argv[2]))]))
+"""
+
+
+def in_new_process(program: str, *arguments: str, env: dict[str, str]) -> list | dict:
+    """Runs a program that prints JSON, from another folder than the repository."""
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        env=env,
+        cwd=env["HF_HOME"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def push(hub: LocalHub, model_dir: Path, repo: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """`arxiv-cls push-model`, as a process; a tree with uncommitted changes does not stop this test."""
+    return subprocess.run(
+        [
+            sys.executable, "-m", "arxiv_cls.cli", "push-model", str(model_dir), "--repo", repo,
+            "--override", "commit", "--override", "clean-tree",
+        ],
+        env=hub.environment(home),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )  # fmt: skip
+
+
+class TestRoad:
+    """Train, push, use."""
+
+    def test_transformer(
+        self, hub: LocalHub, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess]
+    ) -> None:
+        """The demo recipe's model gives the same labels and scores from the Hub, and category codes."""
+        model_dir, home = tmp_path / "outputs" / "demo", tmp_path / "home"
+        home.mkdir()
+        trained = run_python(
+            "arxiv_cls/train.py", "recipes/demo.yaml", "--trainer.output_dir", model_dir,
+            "--data.max_samples", 64, "--trainer.num_train_epochs", 1,
+        )  # fmt: skip
+        assert trained.returncode == 0, trained.stderr[-3000:]
+        pushed = push(hub, model_dir, "user/arxiv-demo", tmp_path / "pusher")
+        assert pushed.returncode == 0, pushed.stderr[-3000:]
+        files = hub.repository("user/arxiv-demo").files("v0.1.0")
+        assert set(files) - {".gitattributes"} == set(release_files(model_dir, TRANSFORMER))
+        assert len(hub.repository("user/arxiv-demo").history("main")) == 2
+
+        env = hub.environment(home, token=None)
+        from_hub = in_new_process(USE_FROM_HUB, "user/arxiv-demo", json.dumps(TEXTS), env=env)
+        here = in_new_process(LOAD_FROM_HUB, str(model_dir), json.dumps(TEXTS), env=env)
+        for scores, named, untold in zip(here, from_hub["named"], from_hub["untold"], strict=True):
+            assert {entry["label"]: entry["score"] for entry in named} == pytest.approx(scores, abs=1e-5)
+            assert named[0]["label"] == max(scores, key=scores.get)
+            assert named == untold
+            assert set(scores) == {"cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML"}
+        ours = in_new_process(LOAD_FROM_HUB, "user/arxiv-demo@v0.1.0", json.dumps(TEXTS), env=env)
+        assert ours == [pytest.approx(scores, abs=1e-5) for scores in here]
+
+    def test_baseline(
+        self, hub: LocalHub, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess]
+    ) -> None:
+        """The same for TF-IDF: one skops file, loaded by name from the Hub, bit for bit."""
+        model_dir, home = tmp_path / "outputs" / "tfidf", tmp_path / "home"
+        home.mkdir()
+        trained = run_python(
+            "arxiv_cls/train_tfidf.py", "recipes/tfidf_linear.yaml", "--trainer.output_dir", model_dir,
+            "--data.csv", "data/sample/arxiv_sample.csv", "--trainer.cpu_threads", 1,
+        )  # fmt: skip
+        assert trained.returncode == 0, trained.stderr[-3000:]
+        pushed = push(hub, model_dir, "user/arxiv-tfidf", tmp_path / "pusher")
+        assert pushed.returncode == 0, pushed.stderr[-3000:]
+        files = hub.repository("user/arxiv-tfidf").files("v0.1.0")
+        assert set(files) - {".gitattributes"} == set(release_files(model_dir, TFIDF))
+        env = hub.environment(home, token=None)
+        here = in_new_process(LOAD_FROM_HUB, str(model_dir), json.dumps(TEXTS), env=env)
+        assert in_new_process(LOAD_FROM_HUB, "user/arxiv-tfidf", json.dumps(TEXTS), env=env) == here
+
+    def test_wrong_token_is_one_line(self, hub: LocalHub, tmp_path: Path) -> None:
+        """No traceback, and the token is in neither stream."""
+        from model_dirs import make_model_dir
+
+        wrong = "hf_" + "wrongtoken" * 3
+        hub.token = "another"
+        run = subprocess.run(
+            [sys.executable, "-m", "arxiv_cls.cli", "push-model", str(make_model_dir(tmp_path / "m")),
+             "--repo", "user/m"],
+            env=hub.environment(tmp_path / "home", token=wrong),
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+        assert run.returncode == 2
+        assert run.stderr.startswith("error: the Hub answered 401 while checking the token")
+        assert "Traceback" not in run.stderr
+        assert wrong not in run.stdout + run.stderr
