@@ -1,0 +1,161 @@
+"""A whole run on a tiny encoder: the files it leaves, what they say, and what `pipeline()` makes of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from arxiv_cls import train
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.release.manifest import MANIFEST, TRANSFORMER
+
+TOP5 = ["cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML"]
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, write_recipe) -> Path:
+    """A model directory of two epochs, with a teacher, a profile and a gradual start."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = write_recipe(
+        folder / "tiny.yaml",
+        trainer={
+            "output_dir": str(folder / "outputs" / "tiny"),
+            "teacher_weight": 0.5,
+            "head_only_epochs": 1,
+            "head_learning_rate": 1.0e-2,
+            "layerwise_learning_rate_decay": 0.8,
+            "class_weighting": "sqrt",
+            "label_smoothing_factor": 0.05,
+            "early_stopping_patience": 2,
+            "profile_steps": 2,
+        },
+    )
+    train.main([str(recipe)])
+    return folder / "outputs" / "tiny"
+
+
+class TestModelDirectory:
+    """What DESIGN calls the model directory."""
+
+    def test_files_are_those_of_the_manifest(self, trained):
+        """Every required file, none outside the list, no pickle."""
+        found = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
+        mine = [entry for entry in MANIFEST if TRANSFORMER in entry.kinds]
+        assert {entry.path for entry in mine if entry.required} <= found
+        assert found <= {entry.path for entry in mine}
+        assert not [name for name in found if name.endswith((".bin", ".pkl", ".pt", ".pth"))]
+
+    def test_run_record(self, trained, sample_csv):
+        """Provenance: data, versions, device, speed, calibration, metrics."""
+        record = json.loads((trained / "run.json").read_text())
+        assert record["data"]["bytes"] == sample_csv.stat().st_size
+        assert record["data"]["splits"] == {"train": 96, "validation": 24, "test": 24}
+        assert record["data"]["labels"] == TOP5
+        assert set(record["git"]) == {"commit", "dirty"}
+        assert {"python", "torch", "transformers"} <= set(record["versions"])
+        assert record["device"]["precision"] == "fp32"
+        assert record["device"]["threads"] == 1
+        assert record["training"]["steps"] == 12
+        assert record["papers_per_second"] > 0
+        assert record["peak_memory_bytes"] > 50_000_000
+        assert record["calibration"]["temperature"] > 0
+        metrics = json.loads((trained / "eval" / "metrics.json").read_text())
+        assert record["metrics"]["test"]["accuracy"] == metrics["metrics"]["accuracy"]
+        assert record["weights_sha256"] == metrics["weights_sha256"]
+
+    def test_resolved_recipe(self, trained):
+        """What was run, not what the file said."""
+        recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
+        assert recipe["trainer"]["learning_rate"] == 1.0e-3
+        assert recipe["trainer"]["length_grouping"] is True
+
+    def test_checkpoints_are_gone_and_the_log_is_there(self, trained):
+        """The run's folder keeps the log and the profile."""
+        folder = trained.parent / ".checkpoints" / "tiny"
+        assert not list(folder.glob("checkpoint-*"))
+        assert "step 12/12" in (folder / "train.log").read_text()
+        trace = json.loads((folder / "profile" / "trace.json").read_text())
+        assert trace["traceEvents"]
+        assert "Self CPU" in (folder / "profile" / "operators.txt").read_text()
+
+    def test_tokenizer_truncates_where_training_did(self, trained):
+        """`truncation=True` on a stranger's machine cuts at the training's length."""
+        assert json.loads((trained / "tokenizer_config.json").read_text())["model_max_length"] == 64
+
+
+class TestPrediction:
+    """The model directory answers the same by every way in."""
+
+    def test_pipeline_agrees_with_the_predictor(self, trained):
+        """Labels are category codes, scores the same to 1e-5, the temperature inside."""
+        from transformers import pipeline
+
+        texts = ["A synthetic study of parsing\n\nWe translate words.", "Images and pixels " * 100]
+        classify = pipeline("text-classification", model=str(trained), device="cpu")
+        theirs = classify(texts, top_k=None, truncation=True)
+        ours = load_predictor(f"{trained}/").predict(texts)
+        for reply, prediction in zip(theirs, ours, strict=True):
+            scores = {entry["label"]: entry["score"] for entry in reply}
+            assert list(prediction.scores) == list(scores)
+            assert set(scores) == set(TOP5)
+            assert np.allclose(
+                [scores[label] for label in TOP5], [prediction.scores[label] for label in TOP5], atol=1e-5
+            )
+        assert [prediction.truncated for prediction in ours] == [False, True]
+
+    def test_order_does_not_matter(self, trained):
+        """Texts are scored by length inside, and come back in their own order."""
+        predictor = load_predictor(trained)
+        texts = ["short", "a much longer text about networks " * 5, "middle sized text on inference"]
+        together = predictor.predict_proba(texts)
+        assert np.allclose(
+            together, np.vstack([predictor.predict_proba([text]) for text in texts]), atol=1e-6
+        )
+        assert np.allclose(together.sum(axis=1), 1)
+        assert predictor.embed(texts).shape == (3, 16)
+        assert predictor.predict_proba([]).shape == (0, 5)
+
+    def test_empty_text(self, trained):
+        """An error, not a guess."""
+        with pytest.raises(UserError, match="text 2 of 2 is empty"):
+            load_predictor(trained).predict(["a paper", " \n"])
+
+
+class TestInTheWay:
+    """A second run of the same name."""
+
+    def test_needs_overwrite(self, trained, write_recipe, tmp_path):
+        """Nothing is trained, nothing is lost."""
+        recipe = write_recipe(tmp_path / "tiny.yaml", trainer={"output_dir": str(trained)})
+        before = (trained / "model.safetensors").read_bytes()
+        with pytest.raises(UserError, match="a finished run is in the way"):
+            train.main([str(recipe)])
+        assert (trained / "model.safetensors").read_bytes() == before
+
+
+class TestRecipes:
+    """Every transformer recipe of the project trains: two steps of the tiny encoder on the sample."""
+
+    paths = sorted(path for path in RECIPES.glob("*.yaml") if not path.stem.startswith("tfidf"))
+
+    def test_there_are_some(self):
+        """The test below would pass on none."""
+        assert len(self.paths) >= 3
+
+    @pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
+    def test_two_steps(self, path, tmp_path, tiny_encoder, sample_csv):
+        """It ends with weights on disk."""
+        out = tmp_path / "model"
+        words = {
+            "model.name_or_path": tiny_encoder, "model.max_length": 32,
+            "data.csv": sample_csv, "data.max_samples": 40,
+            "trainer.output_dir": out, "trainer.max_steps": 2, "trainer.use_cpu": True,
+            "trainer.per_device_train_batch_size": 4, "trainer.cpu_threads": 1,
+        }  # fmt: skip
+        train.main([str(path), *(str(word) for key, value in words.items() for word in (f"--{key}", value))])
+        assert (out / "model.safetensors").is_file()
+        assert json.loads((out / "run.json").read_text())["training"]["steps"] == 2

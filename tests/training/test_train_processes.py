@@ -1,0 +1,114 @@
+"""Runs in processes of their own: the same bytes twice, a kill in epoch 2, two ranks, the launcher's words."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+
+def weights(run_dir: Path) -> bytes:
+    """The weights file of a model directory."""
+    return (run_dir / "model.safetensors").read_bytes()
+
+
+class TestReproducibility:
+    """Same recipe, data and seed on a CPU."""
+
+    def test_same_bytes_in_two_processes(self, write_recipe, tmp_path, run_python):
+        """Two processes write the same weights; another seed writes others."""
+        recipe = write_recipe(tmp_path / "tiny.yaml", trainer={"teacher_weight": 0.3})
+        for name, seed in (("a", 42), ("b", 42), ("c", 43)):
+            words = ["--trainer.output_dir", tmp_path / name, "--trainer.seed", seed]
+            done = run_python("arxiv_cls/train.py", recipe, *words)
+            assert done.returncode == 0, done.stderr
+        assert weights(tmp_path / "a") == weights(tmp_path / "b")
+        assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+class TestKillAndResume:
+    """`kill -9` in the middle of training."""
+
+    @pytest.mark.parametrize("kill_after", ["checkpoint-2", "checkpoint-8"], ids=["epoch 1", "epoch 2"])
+    def test_resumed_run_ends_with_the_same_weights(self, kill_after, write_recipe, tmp_path, run_python):
+        """Killed after a checkpoint, then --resume: the weights of the run that nobody killed."""
+        recipe = write_recipe(
+            tmp_path / "tiny.yaml",
+            trainer={"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2},
+        )
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        done = run_python("arxiv_cls/train.py", recipe, "--trainer.output_dir", whole)
+        assert done.returncode == 0, done.stderr
+
+        command = [sys.executable, "arxiv_cls/train.py", str(recipe), "--trainer.output_dir", str(killed)]
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ, stderr=subprocess.DEVNULL)
+        mark = tmp_path / ".checkpoints" / "killed" / kill_after / "complete"
+        deadline = time.monotonic() + 300
+        while not mark.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not killed.exists()
+
+        again = run_python(*command[1:])
+        assert again.returncode == 2
+        assert "holds an unfinished run" in again.stderr
+        other = run_python(*command[1:], "--resume", "--trainer.learning_rate", "0.5")
+        assert other.returncode == 2
+        assert "trainer.learning_rate: was 0.001, is 0.5" in other.stderr
+        resumed = run_python(*command[1:], "--resume")
+        assert resumed.returncode == 0, resumed.stderr
+        assert weights(killed) == weights(whole)
+
+
+class TestTwoRanks:
+    """Two processes over gloo against one with the same global batch."""
+
+    def test_same_result_within_rounding(self, write_recipe, tmp_path, run_python):
+        """The training size is a multiple of the global batch and there is no dropout; the world size is 2."""
+        recipe = write_recipe(tmp_path / "tiny.yaml", model={"attention_dropout": 0.0, "hidden_dropout": 0.0})
+        one, two = tmp_path / "one", tmp_path / "two"
+        done = run_python("arxiv_cls/train.py", recipe, "--trainer.output_dir", one)
+        assert done.returncode == 0, done.stderr
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--quiet"]
+        words = ["--trainer.output_dir", two, "--per_device_train_batch_size", "8"]
+        done = run_python(*launch, "arxiv_cls/train.py", recipe, *words)
+        assert done.returncode == 0, done.stderr
+        records = [json.loads((run / "run.json").read_text()) for run in (one, two)]
+        assert [record["device"]["processes"] for record in records] == [1, 2]
+        assert [record["training"]["global_batch_size"] for record in records] == [16, 16]
+        assert [record["training"]["steps"] for record in records] == [12, 12]
+        ours, theirs = (load_file(run / "model.safetensors") for run in (one, two))
+        differences = [abs(ours[name] - theirs[name]).max() for name in ours]
+        assert max(differences) < 1e-4
+
+
+class TestLauncher:
+    """`accelerate launch`, exactly as the README has it."""
+
+    def test_cpu_configuration_and_missing_csv(self, tiny_encoder, tmp_path, run_python):
+        """Without the data: one line that says how to get it, and no traceback of ours."""
+        launch = [
+            "-m",
+            "accelerate.commands.launch",
+            "--quiet",
+            "--config_file",
+            "recipes/accelerate/cpu.yaml",
+        ]
+        words = ["--model.name_or_path", tiny_encoder, "--data.csv", tmp_path / "none.csv"]
+        done = run_python(*launch, "arxiv_cls/train.py", "recipes/distilbert.yaml", *words)
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+        assert "none.csv" in line
+        assert "make data" in done.stderr
