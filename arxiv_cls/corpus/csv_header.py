@@ -51,7 +51,8 @@ def read_header(data: bytes, path: Path, required: Sequence[str]) -> Header:
     Raises:
         UserError: an empty or binary file, another delimiter, missing or repeated columns.
     """
-    if not data.strip():
+    # Looks at the beginning first: stripping a whole file copies it.
+    if not data[:4096].strip() and not data.strip():
         raise UserError(f"{path}: the file is empty", "a CSV with a header line is expected: run `make data`")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"{path}: the file is UTF-16", "save it as UTF-8")
