@@ -52,6 +52,7 @@ class ExpectedCsv:
     largest: int = 186_543_036  # bytes; what is longer is not the file, and is not unpacked to its end
 
     def matches(self, md5: str, sha256: str) -> bool:
+        """Whether checksums, as hex digests, are those of the file in one of its two forms."""
         return md5 == self.md5_crlf or sha256 == self.sha256_lf
 
 
