@@ -134,6 +134,7 @@ class TestDirectoryRemote:
         fetch_from_dvc("../nowhere")
         assert TRACKED_CSV.read_bytes() == CONTENT
 
+    @pytest.mark.slow
     def test_without_git_history(self, project):
         write_object(project.parent / "store", CONTENT)
         fetch_from_dvc("../store")
@@ -189,6 +190,7 @@ class TestUnreachable:
         self.refused("bogus://place", "Unsupported URL type")
 
 
+@pytest.mark.slow
 class TestKilled:
     """Nothing half-written is taken for whole, and the next run works."""
 
