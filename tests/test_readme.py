@@ -50,11 +50,11 @@ def named_paths(page: str) -> list[str]:
     """Every token in code that looks like a path inside the repository."""
     code = " ".join([*commands(page), *re.findall(r"`([^`\n]+)`", text(page))])
     tokens = {token.strip("'\"(),:;") for token in re.split(r"[\s=]+", code)}
-    looks_like_file = re.compile(r"^[\w.-]+\.(py|md|yaml|yml|toml|txt|csv|cff|dvc)$")
+    looks_like_file = re.compile(r"^[\w.][\w.-]*\.(py|md|yaml|yml|toml|txt|csv|cff|dvc)$")
     return sorted(
         token
         for token in tokens
-        if (re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", token) and ("/" in token or looks_like_file.match(token)))
+        if (re.fullmatch(r"[\w.][\w.-]*(/[\w.-]+)*/?", token) and ("/" in token or looks_like_file.match(token)))
         and not token.startswith(MADE)
         and not HUB_IDS.match(token)
     )
