@@ -27,7 +27,7 @@ def span(ends: Sequence[float]) -> str:
 
 
 def evaluation_table(evaluation: Mapping[str, Any]) -> str:
-    """The metrics with their intervals, per class and per slice.
+    """The metrics with their intervals, per class and per slice; rules where they were fitted.
 
     Args:
         evaluation: what `evaluate_model` returns.
@@ -82,4 +82,28 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> str:
                 [title, "accuracy", "95% interval", "macro-F1", "papers"],
             )
         )
+    parts += _rules(evaluation.get("rules") or {})
     return "\n\n".join(parts)
+
+
+def _rules(rules: Mapping[str, Any]) -> list[str]:
+    parts = []
+    if rules.get("prediction_sets"):
+        rows = [
+            [
+                f"{float(level):.0%}",
+                f"{part['coverage']:.3f}",
+                f"{part['mean_size']:.2f}",
+                f"{part['threshold']:.4f}",
+            ]
+            for level, part in rules["prediction_sets"]["levels"].items()
+        ]
+        parts.append(aligned(rows, ["prediction sets", "coverage", "mean size", "threshold"]))
+    if rules.get("scope"):
+        scope = rules["scope"]
+        parts.append(
+            f"papers outside the labels: AUROC {scope['auroc']:.3f} ({span(scope['auroc_interval'])}); the "
+            f"threshold catches {scope['out_of_scope_caught']:.1%} of {scope['out_of_scope_papers']:,} and "
+            f"keeps {scope['in_scope_kept']:.1%} of {scope['in_scope_papers']:,} papers inside"
+        )
+    return parts

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.scoring.evaluation import evaluate_model
+from arxiv_cls.scoring.report import evaluation_table
 from arxiv_cls.scoring.scope import ScopeRule, load_scope
 from arxiv_cls.scoring.scope_fitting import OutsidePapers, auroc, fit_scope, outside_papers
 
@@ -126,12 +127,15 @@ class TestWithAnEvaluation:
         assert set(sets["levels"]) == {"0.8", "0.9", "0.95"}
         assert "rules" not in json.loads((folder / "metrics.json").read_text())
         assert evaluation["rules"]["prediction_sets"] == sets
+        text = evaluation_table(evaluation)
+        assert f"{sets['levels']['0.9']['coverage']:.3f}" in text
         rule = load_scope(model.home)
         if evaluation["rules"]["scope"] is None:
             assert rule is None
         else:
             assert rule.threshold == evaluation["rules"]["scope"]["threshold"]
             assert (folder / "out_of_scope.png").is_file()
+            assert f"AUROC {evaluation['rules']['scope']['auroc']:.3f}" in text
 
     def test_outside_papers_are_those_without_a_label(self, model):
         corpus = build_corpus("top5", csv=model.sample)
