@@ -94,7 +94,7 @@ class TestModelDirectory:
         assert load_predictor(trained).predict([TEXT])[0].label == "cs.CL"
 
     def test_a_finished_run_is_in_the_way(self, trained):
-        """Without --overwrite nothing is touched; with it, and the same seed, the weights stay the same bytes."""
+        """Without --overwrite nothing is touched; with it, and the same seed, the bytes stay the same."""
         before = sha256(trained / "model.skops")
         recipe = ROOT / "recipes" / "tfidf_xgboost.yaml"
         with pytest.raises(UserError, match="finished run"):
