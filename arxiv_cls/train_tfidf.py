@@ -22,7 +22,7 @@ import yaml
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from arxiv_cls.corpus import build_corpus
+from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import run_main
 from arxiv_cls.recipe import load_recipe, resolved
 from arxiv_cls.recipe_tfidf import TfidfRecipe
@@ -75,7 +75,9 @@ def main(argv: list[str]) -> None:
         fit_and_evaluate(recipe, run, corpus, options, threads)
 
 
-def fit_and_evaluate(recipe: TfidfRecipe, run: RunFolder, corpus, options: dict, threads: int) -> None:
+def fit_and_evaluate(
+    recipe: TfidfRecipe, run: RunFolder, corpus: Corpus, options: dict, threads: int
+) -> None:
     """Fits, calibrates, saves, evaluates, and puts the finished directory in its place."""
     data = data_record(corpus, options)
     config = {"recipe": resolved(recipe), "data": data}
