@@ -206,8 +206,18 @@ def _parse_overrides(
         elif group not in groups:
             problems.append(f"--{key}: unknown group {group!r}{nearest(group, groups)}")
             continue
-        parsed.append((group, name, parse_scalar(text)))
+        parsed.append((group, name, _override_value(text, groups[group], name)))
     return parsed
+
+
+def _override_value(text: str, group_type: type, name: str) -> Any:
+    """A word of the command line as YAML reads it, or as it stands where only that fits the field."""
+    value = parse_scalar(text)
+    hint = typing.get_type_hints(group_type).get(name, Any)
+    if coerce(value, hint)[0] is MISMATCH and coerce(text, hint)[0] is not MISMATCH:
+        # On the command line nobody quotes the `no` of --eval_strategy no.
+        return text
+    return value
 
 
 def _check_values(group: str, group_type: type, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

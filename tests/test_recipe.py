@@ -52,6 +52,13 @@ class TestGoodRecipes:
         assert recipe.data.max_samples == 8
         assert recipe.trainer.per_device_train_batch_size == 32
 
+    def test_unquoted_no_on_the_command_line(self, tmp_path):
+        """There it can only have meant the word."""
+        words = ["--eval_strategy", "no", "--save_strategy=no", "--load_best_model_at_end", "no"]
+        recipe = load_recipe(written(tmp_path, "model: {}"), words, TransformerRecipe)
+        assert recipe.trainer.eval_strategy == "no"
+        assert recipe.trainer.load_best_model_at_end is False
+
     def test_yaml_floats_without_a_point(self, tmp_path):
         """YAML 1.1 reads 2e-5 as a string; a number field takes it as the number that was meant."""
         recipe = load_recipe(written(tmp_path, "trainer: {learning_rate: 2e-5}"), [], TransformerRecipe)
