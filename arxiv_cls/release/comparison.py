@@ -48,7 +48,7 @@ def _rescored(model_dir: Path, candidate: Evidence, csv: str | Path | None) -> S
             "the release on the Hub was tested on other papers, and there is no data to score it again with",
             hint=f"name the file with --csv ({path} is not there), or get it with `make data`",
         )
-    return score_test_split(model_dir, recipe_dir=candidate.model_dir, csv=path, progress=True)
+    return score_test_split(model_dir, recipe_dir=candidate.model_dir, csv=path, progress=True).scored
 
 
 def _aligned(predictions: Predictions | ScoredPapers, ids: np.ndarray, labels: list[str]) -> np.ndarray:

@@ -12,7 +12,9 @@ from arxiv_cls.release.manifest import (
     CARD,
     METRICS,
     ONNX_PARITY,
+    PREDICTION_SETS,
     PREDICTIONS,
+    SCOPE,
     files_in,
     foreign_files,
     missing_files,
@@ -84,8 +86,13 @@ def check_secrets(evidence: Evidence) -> CheckResult:
 
 
 def check_weights_evaluated(evidence: Evidence) -> CheckResult:
-    """The evaluation is there and belongs to the weights on disk."""
+    """The evaluation is there and it, and the rules stored with it, belong to the weights on disk."""
     on_disk = evidence.weights_sha256()
+    for path in (PREDICTION_SETS, SCOPE):
+        stored = (evidence.optional_json(path) or {}).get("weights_sha256", on_disk)
+        if stored != on_disk:
+            reason = f"{path} was made with other weights: run `arxiv-cls evaluate` again"
+            return CheckResult("weights", False, stored[:12], on_disk[:12], reason)
     evaluated = (evidence.evaluation or {}).get("weights_sha256")
     reason = (
         "evaluated with these weights"

@@ -13,8 +13,14 @@ from arxiv_cls.release.card import build_model_card
 from arxiv_cls.release.card_check import CardDifference, compare_card
 from arxiv_cls.release.evidence import Evidence, read_evidence
 from arxiv_cls.release.hub_client import check_repo_id, connect, download_release, parse_version
-from arxiv_cls.release.manifest import CARD, EXAMPLES
-from arxiv_cls.release.rescoring import check_data_version, score_test_split
+from arxiv_cls.release.manifest import CARD, EXAMPLES, PREDICTION_SETS, SCOPE
+from arxiv_cls.release.rescoring import (
+    RescoredSplit,
+    check_data_version,
+    remeasure_prediction_sets,
+    remeasure_scope,
+    score_test_split,
+)
 from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
 from arxiv_cls.scoring.report import aligned
@@ -106,12 +112,50 @@ def compare_evaluations(
         rescored: what `evaluation_of` gives now.
         tolerance: largest absolute difference that counts as reproduced.
     """
-    now = {path: value for part in MEASURED for path, value in _numbers(rescored.get(part), part)}
+    return [
+        check
+        for part in MEASURED
+        for check in _compare(recorded.get(part), rescored.get(part), part, tolerance)
+    ]
+
+
+def _compare(recorded: Any, rescored: Any, name: str, tolerance: float) -> list[FieldCheck]:
+    now = dict(_numbers(rescored, name))
     return [
         FieldCheck(path, value, now.get(path), path in now and abs(now[path] - value) <= tolerance)
-        for part in MEASURED
-        for path, value in _numbers(recorded.get(part), part)
+        for path, value in _numbers(recorded, name)
     ]
+
+
+def _pick(record: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a record that was measured again."""
+    return {
+        key: _pick(record[key], value) if isinstance(value, Mapping) else record[key]
+        for key, value in like.items()
+        if key in record
+    }
+
+
+def check_rules(evidence: Evidence, split: RescoredSplit, tolerance: float) -> list[FieldCheck]:
+    """The prediction sets and the out-of-scope rule stored with a model, applied again.
+
+    Args:
+        evidence: the records.
+        split: the model's test split, scored again.
+        tolerance: largest absolute difference that counts as reproduced.
+
+    Raises:
+        UserError: when the data cannot be read.
+    """
+    checks = []
+    sets, scope = evidence.optional_json(PREDICTION_SETS), evidence.optional_json(SCOPE)
+    if sets is not None:
+        now = remeasure_prediction_sets(sets, split.scored)
+        checks += _compare(_pick(sets, now), now, "prediction_sets", tolerance)
+    if scope is not None:
+        now = remeasure_scope(evidence.model_dir, split)
+        checks += _compare(_pick(scope, now), now, "scope", tolerance)
+    return checks
 
 
 def _identity_problems(evidence: Evidence) -> list[str]:
@@ -184,12 +228,12 @@ def verify_release(
     card = check_card(evidence, repo_id, version)
     path = Path(csv or (evidence.recipe.get("data") or {}).get("csv", "data/raw/arxiv.csv"))
     check_data_version(path, evidence.run.get("data", {}))
-    scored = score_test_split(folder, csv=path, progress=True)
-    rescored = evaluation_of(scored, recorded.get("seed", BOOTSTRAP_SEED), recorded["resamples"])
+    split = score_test_split(folder, csv=path, progress=True)
+    rescored = evaluation_of(split.scored, recorded.get("seed", BOOTSTRAP_SEED), recorded["resamples"])
     return VerifyReport(
         target=target,
-        papers=len(scored),
-        checks=compare_evaluations(recorded, rescored, tolerance),
+        papers=len(split.scored),
+        checks=compare_evaluations(recorded, rescored, tolerance) + check_rules(evidence, split, tolerance),
         identity=_identity_problems(evidence),
         card=card,
     )

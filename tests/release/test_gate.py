@@ -77,6 +77,13 @@ class TestLocalChecks:
         assert failed(report) == ["weights"]
         assert report.refused[0].found != report.refused[0].wanted
 
+    def test_rules_of_other_weights(self, model: Path) -> None:
+        """A stored threshold of earlier weights would stand on the card as if it were this model's."""
+        write_json(model / "eval/prediction_sets.json", {"weights_sha256": "0" * 64, "levels": {}})
+        report = run_gate(model)
+        assert failed(report) == ["weights"]
+        assert "eval/prediction_sets.json" in str(report.refused[0])
+
     @pytest.mark.parametrize("changes", [{"data_sha256": "e" * 64}, {"split": "validation"}])
     def test_evaluated_on_other_data_or_split(self, model: Path, changes: dict[str, str]) -> None:
         """Only the test split of the model's own data counts."""

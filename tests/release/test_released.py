@@ -63,6 +63,7 @@ class TestVerify:
         assert report.papers == recorded["papers"]
         checked = {check.field: check.recorded for check in report.checks}
         assert checked["metrics.macro_f1"] == recorded["metrics"]["macro_f1"]
+        assert checked["prediction_sets.levels.0.9.coverage"] > 0
         assert len(checked) > 80
         assert report.summary().endswith("REPRODUCED")
 
