@@ -14,6 +14,7 @@ from arxiv_cls.scoring.evaluation import (
     SCHEMA_VERSION,
     evaluation_of,
     library_versions,
+    refuse_own_folder,
     write_evaluation,
 )
 from arxiv_cls.scoring.model_data import data_options, data_record, file_sha256
@@ -164,10 +165,7 @@ def evaluate_csv(
     """
     from arxiv_cls.models.predictor import load_predictor
 
-    if out is not None and Path(out).resolve() == (Path(model) / "eval").resolve():
-        raise UserError(
-            f"{out} holds the evaluation of the model's test split", hint="name another folder with --out"
-        )
+    refuse_own_folder(model, out)
     predictor = load_predictor(model)
     model_dir = Path(predictor.weights_path).parent
     scored, counts, version = score_csv(predictor, csv, progress=progress)

@@ -112,6 +112,18 @@ def write_evaluation(evaluation: dict[str, Any], scored: ScoredPapers, folder: P
     log_to_wandb(evaluation, plots)
 
 
+def refuse_own_folder(model: str | Path, out: str | Path | None) -> None:
+    """Keeps the evaluation of the test split from being overwritten by another one.
+
+    Raises:
+        UserError: when `out` is the `eval/` folder of the model.
+    """
+    if out is not None and Path(out).resolve() == (Path(model) / "eval").resolve():
+        raise UserError(
+            f"{out} holds the evaluation of the model's test split", hint="name another folder with --out"
+        )
+
+
 def evaluate_model(
     model: str | Path,
     *,
@@ -147,6 +159,8 @@ def evaluate_model(
         return evaluate_csv(model, csv, out=out, progress=progress)
     if split not in SPLITS:
         raise UserError(f"no split {split!r}", hint=f"name one of {', '.join(SPLITS)}")
+    if split != "test":
+        refuse_own_folder(model, out)
     predictor, _, corpus, options = load_model_and_corpus(model)
     scored = score_papers(predictor, corpus.splits[split], corpus.labels, progress=progress)
     evaluation = {
@@ -164,8 +178,10 @@ def evaluate_model(
     folder = Path(model) / "eval" if own_folder else Path(out) if out is not None else None
     if folder is not None:
         write_evaluation(evaluation, scored, folder)
-    if own_folder and rules and folder is not None:
-        from arxiv_cls.scoring.rules import fit_rules
+    if own_folder and folder is not None:
+        from arxiv_cls.scoring.rules import drop_stale_rules, fit_rules
 
-        evaluation["rules"] = fit_rules(predictor, corpus, options, scored, folder, progress=progress)
+        drop_stale_rules(folder, evaluation["weights_sha256"])
+        if rules:
+            evaluation["rules"] = fit_rules(predictor, corpus, options, scored, folder, progress=progress)
     return evaluation

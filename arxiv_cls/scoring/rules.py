@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,28 @@ from arxiv_cls.scoring.scope_fitting import FEWEST_PAPERS, PAPERS_A_SIDE, fit_sc
 from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers, write_json
 
 logger = logging.getLogger(__name__)
+
+
+RULE_FILES = ("prediction_sets.json", "scope.json")
+
+
+def drop_stale_rules(folder: Path, weights_sha256: str) -> None:
+    """Takes away rules that were fitted for other weights, so that no card shows them for these.
+
+    Args:
+        folder: `eval/` of the model directory.
+        weights_sha256: of the weights that are there now.
+    """
+    for name in RULE_FILES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            fitted_for = json.loads(path.read_text(encoding="utf-8")).get("weights_sha256")
+        except (ValueError, AttributeError):
+            fitted_for = None
+        if fitted_for != weights_sha256:
+            path.unlink()
 
 
 def fit_rules(

@@ -140,6 +140,10 @@ class TestRefusals:
         with pytest.raises(UserError, match="no split 'dev'"):
             evaluate_model(model.home, split="dev")
 
+    def test_another_split_over_the_test_split(self, model):
+        with pytest.raises(UserError, match="name another folder"):
+            evaluate_model(model.home, split="validation", out=f"{model.home}/eval/")
+
     def test_no_table_of_predictions(self, tmp_path):
         (tmp_path / "predictions.parquet").write_bytes(b"PAR1 not really")
         with pytest.raises(UserError, match="cannot be read"):

@@ -145,6 +145,15 @@ class TestWithAnEvaluation:
         counted = corpus.report.to_dict()
         assert 0 < len(outside.train) + len(outside.test) <= counted["outside_config"]
 
+    def test_rules_of_other_weights_go(self, model):
+        """Also when no new ones are asked for; those of the same weights stay."""
+        evaluate_model(model.home)
+        evaluate_model(model.home, rules=False)
+        assert (model.home / "eval" / "prediction_sets.json").is_file()
+        model.predictor.weights_path.write_bytes(b"other weights")
+        evaluate_model(model.home, rules=False)
+        assert not (model.home / "eval" / "prediction_sets.json").exists()
+
     def test_old_rule_goes_when_there_is_no_new_one(self, model, monkeypatch):
         import arxiv_cls.scoring.rules as rules
 
