@@ -43,6 +43,7 @@ class Step(NamedTuple):
 
 def steps() -> list[Step]:
     """The road, command by command; each is run from the project's root."""
+    accelerate = ["accelerate", "launch", "--quiet", "--config_file", "recipes/accelerate/cpu.yaml"]
     baseline = ["python", "arxiv_cls/train_tfidf.py", RECIPES[BASELINE], "--data.csv", SAMPLE]
     return [
         Step(
@@ -51,7 +52,7 @@ def steps() -> list[Step]:
         ),
         Step(
             "Fine-tune a pretrained encoder",
-            ["accelerate", "launch", "--quiet", "arxiv_cls/train.py", RECIPES[TRANSFORMER], "--overwrite"],
+            [*accelerate, "arxiv_cls/train.py", RECIPES[TRANSFORMER], "--overwrite"],
         ),
         Step(
             "Train the TF-IDF + XGBoost baseline on the same papers",
