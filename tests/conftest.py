@@ -1,4 +1,4 @@
-"""What every test may use: the sample, the real CSV where it is there, a tiny encoder, caches of their own."""
+"""What every test may use: the sample, the real CSV where it is, a tiny encoder, caches of their own."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Batches by length: every paper once, the same order for every restart and any number of ranks."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ class TestOrder:
     def test_every_paper_once(self, grouped):
         """An epoch is a permutation, with one incomplete batch at its end."""
         found = batches(grouped=grouped)
-        assert sorted(sum(found, [])) == list(range(1003))
+        assert sorted(itertools.chain(*found)) == list(range(1003))
         assert [len(batch) for batch in found] == [8] * 125 + [3]
 
     def test_depends_on_seed_and_epoch_alone(self):

@@ -10,7 +10,6 @@ import pytest
 
 from arxiv_cls.training.tracking import Trackers, log_to_file
 
-
 HEADER_BYTES, BLOCK_BYTES, LAST_CHUNK_TYPES = 7, 32768, (1, 4)
 
 

@@ -1,4 +1,4 @@
-"""Runs in processes of their own: the same bytes twice, a kill in epoch 2, two ranks, the launcher's words."""
+"""Runs in processes of their own: the same bytes twice, a kill in epoch 2, two ranks, the launcher."""
 
 import json
 import os

@@ -1,0 +1,104 @@
+"""`predict --csv`: a row out for every row in, in order, whatever is in it."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.predict_csv import ROWS_AT_A_TIME, predict_csv
+from arxiv_cls.models.predictor import to_predictions
+
+
+class LengthPredictor:
+    """Scores by the length of the text: no model is needed to test the rows."""
+
+    labels = ("cs.AI", "cs.CL")
+
+    def predict(self, texts, top_k=None):
+        """Longer texts are more cs.CL."""
+        share = np.array([min(len(text), 99) / 100 for text in texts])
+        return to_predictions(np.column_stack([1 - share, share]), self.labels, [False] * len(texts), top_k)
+
+
+def scored(tmp_path, content: str | bytes) -> list[dict]:
+    """The rows that come out for a CSV with this content."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(content if isinstance(content, bytes) else content.encode())
+    predict_csv(LengthPredictor(), source, out, progress=False)
+    with out.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class TestRows:
+    """Same number, same order."""
+
+    def test_order_ids_and_errors(self, tmp_path):
+        """A bad row has its reason in its own place."""
+        rows = scored(
+            tmp_path,
+            'id,title,summary\na,T,short\nb,,no title\nc,T,"two\nlines, and ""quotes"""\nd,T\na,T,again\n',
+        )
+        assert [row["id"] for row in rows] == ["a", "b", "c", "d", "a"]
+        assert [row["error"] for row in rows] == ["", "empty title", "", "2 fields, the header has 3", ""]
+        assert [row["label"] for row in rows] == ["cs.AI", "", "cs.AI", "", "cs.AI"]
+        assert float(rows[0]["score"]) == pytest.approx(1 - len("T\n\nshort") / 100)
+        assert float(rows[0]["score:cs.AI"]) + float(rows[0]["score:cs.CL"]) == pytest.approx(1)
+
+    def test_older_names_bom_and_crlf(self, tmp_path):
+        """`abstract` for `summary`; rows without an id are numbered."""
+        rows = scored(tmp_path, b"\xef\xbb\xbftitle,abstract\r\nT,one\r\nT,two\r\n")
+        assert [row["id"] for row in rows] == ["1", "2"]
+        assert not any(row["error"] for row in rows)
+
+    def test_text_column(self, tmp_path):
+        """A file of texts alone."""
+        assert scored(tmp_path, "id,text\nx,hello\n")[0]["label"] == "cs.AI"
+
+    def test_bytes_that_are_not_utf8(self, tmp_path):
+        """They spoil their own row only."""
+        rows = scored(tmp_path, b"id,title,summary\na,T,\xff\xfe\nb,T,fine\n")
+        assert [row["error"] for row in rows] == ["not UTF-8", ""]
+
+    def test_more_rows_than_a_chunk(self, tmp_path):
+        """Nothing is lost between chunks."""
+        count = ROWS_AT_A_TIME * 2 + 3
+        rows = scored(tmp_path, "id,text\n" + "".join(f"{n},paper\n" for n in range(count)))
+        assert [row["id"] for row in rows] == [str(n) for n in range(count)]
+
+    def test_header_alone(self, tmp_path):
+        """No rows in, no rows out."""
+        assert scored(tmp_path, "id,title,summary\n") == []
+
+
+class TestRefused:
+    """One error, and no half-written file."""
+
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [
+            ("a,b\n1,2\n", "expected the columns title and summary"),
+            ("", "found nothing"),
+            ('id,text\nx,"never closed\n', "line"),
+        ],
+    )
+    def test_content(self, tmp_path, content, expected):
+        """The message names the columns or the line."""
+        with pytest.raises(UserError, match=expected):
+            scored(tmp_path, content)
+        assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+    def test_paths(self, tmp_path):
+        """Missing input, a directory, the input as output, no folder for the output."""
+        source = tmp_path / "in.csv"
+        source.write_text("id,text\nx,hello\n")
+        predictor = LengthPredictor()
+        for path, out, expected in (
+            (tmp_path / "none.csv", tmp_path / "out.csv", "no such file"),
+            (tmp_path, tmp_path / "out.csv", "is a directory"),
+            (source, source, "is the input itself"),
+            (source, tmp_path / "no" / "out.csv", "no such directory"),
+        ):
+            with pytest.raises(UserError, match=expected):
+                predict_csv(predictor, path, out, progress=False)
+        assert source.read_text() == "id,text\nx,hello\n"

@@ -1,0 +1,86 @@
+"""The face of all predictors: order of labels, what is refused, where a model is looked for."""
+
+import numpy as np
+import pytest
+
+from arxiv_cls.cli import main
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.predictor import load_predictor, to_predictions
+from arxiv_cls.models.temperature import fold_temperature
+
+
+class TestPredictions:
+    """Rows of probabilities in words."""
+
+    def test_descending_with_ties_as_argmax(self):
+        """Of equal scores the first label wins, so that the label is argmax's."""
+        (said,) = to_predictions(np.array([[0.1, 0.4, 0.4, 0.1]]), ["a", "b", "c", "d"], [True], top_k=3)
+        assert (said.label, said.score, said.truncated) == ("b", 0.4, True)
+        assert list(said.scores) == ["b", "c", "a"]
+
+
+class TestLoading:
+    """What is not a model is said in one error."""
+
+    @pytest.mark.parametrize("name", ["outputs/none", "./none", "none", "a/b/c", "user/name/"])
+    def test_nowhere(self, name):
+        """Neither a directory nor a Hub id."""
+        with pytest.raises(UserError, match="no such model directory"):
+            load_predictor(name)
+
+    @pytest.mark.parametrize(
+        ("config", "expected"),
+        [(None, r"no config.json"), ("{", "not JSON"), ('{"model_type": "bert"}', "not a text classifier")],
+    )
+    def test_broken_directory(self, tmp_path, config, expected):
+        """A folder without, with a broken, and with only a configuration."""
+        if config is not None:
+            (tmp_path / "config.json").write_text(config)
+        with pytest.raises(UserError, match=expected):
+            load_predictor(tmp_path)
+
+    def test_pickled_weights_are_not_read(self, tmp_path, tiny_encoder):
+        """A model whose only weights are a pickle is refused; the pickle is not opened."""
+        for file in tiny_encoder.iterdir():
+            if file.name != "model.safetensors":
+                (tmp_path / file.name).write_bytes(file.read_bytes())
+        (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+        with pytest.raises(UserError, match="not a text classifier"):
+            load_predictor(tmp_path)
+
+
+class TestTemperature:
+    """Folded into the last layer."""
+
+    def test_logits_are_divided(self, tiny_encoder):
+        """Weight and bias both; the order of the scores stays."""
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=5).eval()
+        torch.nn.init.normal_(model.classifier.bias)
+        ids = torch.tensor([[5, 6, 7, 8]])
+        with torch.no_grad():
+            before = model(input_ids=ids).logits
+            fold_temperature(model, 2.5)
+            assert torch.allclose(model(input_ids=ids).logits, before / 2.5, atol=1e-6)
+        with pytest.raises(ValueError, match="above 0"):
+            fold_temperature(model, 0.0)
+
+
+class TestPredictVerb:
+    """`arxiv-cls predict` on the command line."""
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (["outputs/none", "a text"], "no such model directory"),
+            (["m", "--csv", "in.csv"], "goes with --out"),
+            (["m", "text", "--csv", "in.csv", "--out", "out.csv"], "without texts"),
+            (["m", "text", "--top-k", "0"], "below 1"),
+        ],
+    )
+    def test_refused(self, words, expected):
+        """Before anything heavy is loaded."""
+        with pytest.raises(UserError, match=expected):
+            main(["predict", *words])
