@@ -10,6 +10,7 @@ Run as:
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import logging
 from pathlib import Path
@@ -30,7 +31,7 @@ from arxiv_cls.scoring.report import evaluation_table
 from arxiv_cls.training import fine_tuning
 from arxiv_cls.training.hardware import peak_memory_bytes, set_cpu_threads
 from arxiv_cls.training.paper_trainer import PaperTrainer
-from arxiv_cls.training.run_folder import RunFolder
+from arxiv_cls.training.run_folder import MarkComplete, RunFolder
 from arxiv_cls.training.teacher import add_teacher
 from arxiv_cls.training.tokenization import load_tokenizer, tokenize
 from arxiv_cls.training.tracking import TrackerCallback, Trackers, log_to_file
@@ -109,13 +110,16 @@ def fine_tune(recipe, run, corpus, options, pretrained: Path, checkpoint: Path |
         run.folder,
         {"recipe": resolved(recipe), "data": data},
     )
-    callbacks = fine_tuning.callbacks(model, args, run.folder / "profile")
-    trainer = PaperTrainer(
-        model, args, tokenizer, papers["train"], papers["validation"], [*callbacks, TrackerCallback(trackers)]
-    )
-    watch = fine_tuning.Stopwatch()
+    marks = MarkComplete(checkpoint)
+    callbacks = [
+        marks,
+        *fine_tuning.callbacks(model, args, run.folder / "profile"),
+        TrackerCallback(trackers),
+    ]
+    trainer = PaperTrainer(model, args, tokenizer, papers["train"], papers["validation"], callbacks)
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = watch.seconds()
+    seconds = marks.seconds()
     memory = peak_memory_bytes(args.device)
     training = fine_tuning.training_record(trainer, seconds)
 
@@ -127,7 +131,7 @@ def fine_tune(recipe, run, corpus, options, pretrained: Path, checkpoint: Path |
     plot_training_curve(trainer.state.log_history, run.staging / "training_curve.png")
     record = build_run_record(
         kind="transformer", recipe=Path(recipe.name).name, data=data, seed=args.seed,
-        device=fine_tuning.device_record(args, precision, threads), started=watch.started,
+        device=fine_tuning.device_record(args, precision, threads), started=started,
         duration_seconds=seconds, papers_per_second=training["papers_seen"] / seconds,
         peak_memory_bytes=memory, calibration=calibration, weights_sha256=weights_sha256,
         training=training, metrics={},

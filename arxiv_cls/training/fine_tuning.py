@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import hashlib
 import logging
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,6 @@ from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temper
 from arxiv_cls.training.hardware import device_name, resolve_precision
 from arxiv_cls.training.learning_rates import HeadOnlyEpochs, freeze
 from arxiv_cls.training.paper_trainer import PaperTrainer
-from arxiv_cls.training.run_folder import MarkComplete
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +116,7 @@ def callbacks(model: PreTrainedModel, args: TransformerTrainerConfig, profile: P
     frozen = freeze(model, args.freeze)
     if frozen:
         logger.info("frozen: %s of %s parameters", f"{frozen:,}", f"{model.num_parameters():,}")
-    chosen: list[TrainerCallback] = [MarkComplete()]
+    chosen: list[TrainerCallback] = []
     if args.early_stopping_patience:
         chosen.append(EarlyStoppingCallback(args.early_stopping_patience))
     if args.head_only_epochs:
@@ -172,18 +169,6 @@ class ProfileSteps(TrainerCallback):
         table = self.profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
         (self.folder / "operators.txt").write_text(table, encoding="utf-8")
         logger.info("profile of the first steps: %s", self.folder)
-
-
-class Stopwatch:
-    """Start time and duration of a run; papers per second over it."""
-
-    def __init__(self) -> None:
-        self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._start = time.monotonic()
-
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._start
 
 
 def calibrate(trainer: PaperTrainer) -> tuple[float, dict[str, float]]:

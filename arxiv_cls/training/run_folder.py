@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,28 @@ class RunFolder:
 
 
 class MarkComplete(TrainerCallback):
-    """Writes a mark into each checkpoint after its last file: without it, a checkpoint counts as torn."""
+    """Writes a mark into each checkpoint after its last file: without it, a checkpoint counts as torn.
+
+    The mark holds the seconds of training so far, so that a resumed run knows how long it took in all.
+
+    Args:
+        checkpoint: the one that this run goes on from, or None.
+    """
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        self._before = float((checkpoint / COMPLETE).read_text()) if checkpoint else 0.0
+        self._start = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a kill included up to the checkpoint."""
+        return self._before + time.monotonic() - self._start
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Starts the clock."""
+        self._start = time.monotonic()
 
     def on_save(self, args, state, control, **kwargs) -> None:
         """Marks the checkpoint of this step."""
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (checkpoint / COMPLETE).write_text(f"{self.seconds():.2f}", encoding="utf-8")

@@ -1,9 +1,11 @@
 """What may be in a run's way, what is resumed, and that a model directory appears whole."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.training.run_folder import COMPLETE, RunFolder
+from arxiv_cls.training.run_folder import COMPLETE, MarkComplete, RunFolder
 
 SAME = {"trainer.learning_rate": 0.1, "data sha256": "abc", "processes": 1}
 
@@ -67,6 +69,21 @@ class TestPrepare:
         """Said, not started in silence."""
         with pytest.raises(UserError, match="no unfinished run"):
             run.prepare(SAME, resume=True, overwrite=False)
+
+
+class TestMarks:
+    """The mark of a whole checkpoint, and the time in it."""
+
+    def test_seconds_add_up_over_a_kill(self, run):
+        """A resumed run starts its clock at what the checkpoint had seen."""
+        unfinished(run, 5)
+        (run.folder / "checkpoint-5" / COMPLETE).write_text("120.5")
+        marks = MarkComplete(run.checkpoints()[-1])
+        (run.folder / "checkpoint-7").mkdir()
+        state = SimpleNamespace(is_world_process_zero=True, global_step=7)
+        marks.on_save(SimpleNamespace(output_dir=str(run.folder)), state, None)
+        assert run.checkpoints()[-1].name == "checkpoint-7"
+        assert float((run.folder / "checkpoint-7" / COMPLETE).read_text()) >= 120.5
 
 
 class TestModelDirectory:

@@ -75,7 +75,7 @@ class TestTwoRanks:
     """Two processes over gloo against one with the same global batch."""
 
     def test_same_result_within_rounding(self, write_recipe, tmp_path, run_python):
-        """The training size is a multiple of the global batch and there is no dropout; the world size is 2."""
+        """The training size is a multiple of the global batch, there is no dropout; the world size is 2."""
         recipe = write_recipe(tmp_path / "tiny.yaml", model={"attention_dropout": 0.0, "hidden_dropout": 0.0})
         one, two = tmp_path / "one", tmp_path / "two"
         done = run_python("arxiv_cls/train.py", recipe, "--trainer.output_dir", one)
