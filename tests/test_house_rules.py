@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -165,6 +167,31 @@ def undocumented(node: ast.AST, prefix: str = "") -> list[str]:
     if decorators & {"setter", "overload", "override"} or ast.get_docstring(node):
         return []
     return [prefix + node.name]
+
+
+class TestDependencies:
+    """What the package imports is what pyproject.toml declares."""
+
+    # A map of embeddings can be drawn with it where it is installed; nothing needs it.
+    OPTIONAL = frozenset({"umap"})
+
+    def test_every_third_party_import_is_declared(self):
+        """Nothing is used that only happens to come with something else."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        extras = project["optional-dependencies"].values()
+        needed = [*project["dependencies"], *(requirement for extra in extras for requirement in extra)]
+        declared = {canonical(re.match(r"[\w.-]+", requirement).group()) for requirement in needed}
+        providers = importlib.metadata.packages_distributions()
+        for path in MODULES:
+            tops = {module.split(".")[0] for module in imported_modules(path)}
+            for top in tops - set(sys.stdlib_module_names) - {"arxiv_cls"} - self.OPTIONAL:
+                names = {canonical(name) for name in providers.get(top, [top])}
+                assert names & declared, f"{relative(path)} imports {top}, which pyproject.toml does not name"
+
+
+def canonical(name: str) -> str:
+    """The normalised form of a distribution's name (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 class TestRecipes:
