@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,8 @@ import pytest
 from local_hub import LocalHub
 
 from arxiv_cls.release.manifest import TFIDF, TRANSFORMER, release_files
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -79,9 +82,21 @@ class TestRoad:
         home.mkdir()
         trained = run_python(
             "arxiv_cls/train.py", "recipes/demo.yaml", "--trainer.output_dir", model_dir,
-            "--data.max_samples", 64, "--trainer.num_train_epochs", 1,
+            "--data.max_samples", 32, "--trainer.num_train_epochs", 1, "--trainer.precision", "fp32",
+            "--trainer.cpu_threads", 1,
         )  # fmt: skip
         assert trained.returncode == 0, trained.stderr[-3000:]
+        self.push_and_use(hub, model_dir, home, tmp_path)
+
+    def test_trained_earlier(self, hub: LocalHub, tmp_path: Path) -> None:
+        """The same road for the fixture release, whose training is done."""
+        model_dir, home = tmp_path / "outputs" / "tiny", tmp_path / "home"
+        shutil.copytree(ROOT / "tests/fixtures/releases/v0.1.0/tiny-transformer", model_dir)
+        home.mkdir()
+        self.push_and_use(hub, model_dir, home, tmp_path)
+
+    def push_and_use(self, hub: LocalHub, model_dir: Path, home: Path, tmp_path: Path) -> None:
+        """Pushes, checks the repository, and holds `pipeline` against the local model."""
         pushed = push(hub, model_dir, "user/arxiv-demo", tmp_path / "pusher")
         assert pushed.returncode == 0, pushed.stderr[-3000:]
         files = hub.repository("user/arxiv-demo").files("v0.1.0")
