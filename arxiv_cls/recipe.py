@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -113,7 +114,9 @@ def load_recipe(path: str | Path, overrides: list[str], schema: type[RecipeT]) -
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError(f"{path}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems))
-    return schema(name=path.stem, given=given, **built)
+    # Every schema has these two fields beside its groups, which its type alone does not say.
+    make_recipe: Callable[..., RecipeT] = schema
+    return make_recipe(name=path.stem, given=given, **built)
 
 
 def resolved(recipe: Any) -> dict[str, dict[str, Any]]:

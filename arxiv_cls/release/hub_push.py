@@ -102,9 +102,10 @@ def push_model(
         )
         if find_secrets(card, CARD) and "secrets" not in overrides:
             raise UserError(f"the card would hold a secret: {find_secrets(card, CARD)[0]}")
-        files[CARD] = card.encode()
+        card_bytes = card.encode()
+        files[CARD] = card_bytes
     state = ensure_repository(api, repo_id, state, "model", private)
     release = publish(api, repo_id, plan, files, parent=state.head, create_pr=create_pr)
     if report is not None:
-        (folder / CARD).write_bytes(files[CARD])
+        (folder / CARD).write_bytes(card_bytes)
     return PushOutcome(release, report)

@@ -23,7 +23,7 @@ class ReliabilityBins(NamedTuple):
 
     confidence: np.ndarray  # mean top score in the bin
     accuracy: np.ndarray  # share of the bin's papers whose top label is right
-    count: np.ndarray  # papers in the bin
+    count: np.ndarray  # type: ignore[assignment]  # papers in the bin; shadows tuple.count, which nobody calls
     lower: np.ndarray  # lowest top score in the bin
 
 
