@@ -51,12 +51,13 @@ def named_paths(page: str) -> list[str]:
     code = " ".join([*commands(page), *re.findall(r"`([^`\n]+)`", text(page))])
     tokens = {token.strip("'\"(),:;") for token in re.split(r"[\s=]+", code)}
     looks_like_file = re.compile(r"^[\w.][\w.-]*\.(py|md|yaml|yml|toml|txt|csv|cff|dvc)$")
+    paths = {token for token in tokens if re.fullmatch(r"[\w.][\w.-]*(/[\w.-]+)*/?", token)}
     return sorted(
-        token
-        for token in tokens
-        if (re.fullmatch(r"[\w.][\w.-]*(/[\w.-]+)*/?", token) and ("/" in token or looks_like_file.match(token)))
-        and not token.startswith(MADE)
-        and not HUB_IDS.match(token)
+        path
+        for path in paths
+        if ("/" in path or looks_like_file.match(path))
+        and not path.startswith(MADE)
+        and not HUB_IDS.match(path)
     )
 
 
