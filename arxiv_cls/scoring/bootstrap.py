@@ -1,8 +1,8 @@
 """Bootstrap intervals of all metrics at once (Efron and Tibshirani, 1993), without a loop over resamples.
 
 A resample is a row of weights: how often each paper was drawn. Accuracy, F1, log-loss and Brier score
-follow from sums over papers, so all resamples are one product `weights @ columns`; the calibration error
-follows from cumulative sums in the order of the scores.
+follow from sums over papers, so a block of resamples is one product of weights and columns; the calibration
+error follows from cumulative sums in the order of the scores.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from arxiv_cls.scoring.calibration import ECE_BINS, equal_mass_cuts
 from arxiv_cls.scoring.metrics import (
@@ -63,22 +64,15 @@ class _Resampler:
         count, self.classes = probabilities.shape
         predicted = probabilities.argmax(axis=1)
         ranks = true_label_ranks(labels, probabilities)
-        identity = np.eye(self.classes)
-        actual = identity[labels]
-        self.columns = np.hstack(
-            [
-                actual * (ranks == 0)[:, None],
-                actual,
-                identity[predicted],
-                np.column_stack(
-                    [
-                        ranks < 2,
-                        ranks < 3,
-                        log_losses(labels, probabilities),
-                        brier_scores(labels, probabilities),
-                    ]
-                ),
-            ]
+        # Three counts a class: right, there, predicted. Sparse, since a paper is in three at most, and many
+        # papers of many classes would not fit otherwise.
+        papers = np.arange(count)
+        right = papers[ranks == 0]
+        rows = np.concatenate([labels[right], self.classes + labels, 2 * self.classes + predicted])
+        places = np.concatenate([right, papers, papers])
+        self.counts = csr_array((np.ones(len(rows)), (rows, places)), shape=(3 * self.classes, count))
+        self.means = np.column_stack(
+            [ranks < 2, ranks < 3, log_losses(labels, probabilities), brier_scores(labels, probabilities)]
         )
         confidence = probabilities.max(axis=1)
         self.order = np.argsort(confidence, kind="stable")
@@ -90,13 +84,14 @@ class _Resampler:
     def metrics(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """{metric: (rows,)} of (rows, n) weights."""
         count = weights.shape[1]
-        sums = weights.astype(np.float64) @ self.columns
+        weights_as_float = weights.astype(np.float64)
+        sums = (self.counts @ weights_as_float.T).T
         hits, actual, predicted = (
             sums[:, part * self.classes : (part + 1) * self.classes] for part in range(3)
         )
         scores = f1_from_counts(hits, actual, predicted)
         per_class = scores.pop("per_class")
-        top_2, top_3, log_loss, brier = sums[:, 3 * self.classes :].T / count
+        top_2, top_3, log_loss, brier = (weights_as_float @ self.means).T / count
         return {
             "accuracy": hits.sum(axis=1) / count,
             **scores,

@@ -215,4 +215,8 @@ def plot_training_curve(history: Sequence[Mapping[str, Any]], path: str | Path) 
             axes.legend(fontsize=8, frameon=False)
         else:
             axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color="0.5")
+            axes.set(xticks=[], yticks=[])
+        if len({x for line in axes.lines for x in line.get_xdata()}) == 1:
+            # One evaluation only: a scale of thousandths of an epoch around it would mislead.
+            axes.set_xticks(list(axes.lines[0].get_xdata())[:1])
     save_figure(figure, path)

@@ -4,6 +4,10 @@ Split conformal prediction with the score of the true label as conformity (Sadin
 the least ambiguous sets at a given coverage). A set is every label whose score reaches a threshold, and the
 highest label in any case, so that no set is empty. The guarantee is marginal: over papers like those of the
 validation split, not for each category.
+
+Adaptive sets (Romano, Sesia and Candes, 2020) were larger at every level: 1.34, 1.65 and 2.01 labels against
+1.05, 1.37 and 1.77 at 80, 90 and 95% (linear baseline on `top5`, thresholds from one half of the test split,
+sizes from the other, 40 draws).
 """
 
 from __future__ import annotations

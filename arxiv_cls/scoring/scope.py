@@ -3,7 +3,14 @@
 A softmax has to give its 1.0 to the categories it knows, so the score alone tells a paper on frogs badly
 from one on vision. The rule looks at the words instead: a logistic regression on which words occur, fitted
 on training papers inside and outside the label set. It needs no model, and nothing beyond numpy, so it
-serves every engine alike. How it compares with rules on the scores stands in docs/results.md.
+serves every engine alike.
+
+AUROC of `top5` against the other papers of the published file. Test split, 17,173 papers outside: 0.964.
+On 1,000 test papers a side, with a MiniLM fine-tuned for one epoch (the word rule: 0.964): highest softmax
+0.795, entropy 0.820, energy 0.833, 50 nearest neighbours in the embeddings 0.932, Mahalanobis distance
+0.938, logistic regression on the embeddings 0.964 (fitted on 1,800 papers), that and the words together
+0.969, at the price of an embedding for each request. With a linear tf-idf model: highest softmax 0.833,
+energy 0.876.
 """
 
 from __future__ import annotations
