@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def plot_map(
     for block in np.array_split(order, 12):
         for group in np.unique(groups[block]):
             rows = block[groups[block] == group]
-            axes.scatter(*points[rows].T, s=size, linewidths=0, alpha=0.8, **_look(group))
+            axes.scatter(points[rows, 0], points[rows, 1], s=size, linewidths=0, alpha=0.8, **_look(group))
     for group, name in enumerate(names):
         count = int((groups == group).sum())
         if count:
@@ -84,7 +85,7 @@ def plot_map(
     save_figure(figure, path)
 
 
-def _look(group: int) -> dict[str, str]:
+def _look(group: int) -> dict[str, Any]:
     return {
         "color": _COLOURS[group % len(_COLOURS)],
         "marker": _SHAPES[group // len(_COLOURS) % len(_SHAPES)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def place_on_a_plane(embeddings: np.ndarray, method: str = "tsne") -> np.ndarray
     """
     if method == "umap":
         try:
-            import umap
+            umap = importlib.import_module("umap")
         except ImportError:
             raise UserError(
                 "--method umap needs the package umap-learn",
