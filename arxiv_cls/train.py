@@ -66,6 +66,9 @@ def main(argv: list[str]) -> None:
     recipe = load_recipe(arguments.recipe, overrides, TransformerRecipe)
     args = recipe.trainer
     run = RunFolder(args.output_dir or f"outputs/{recipe.name}")
+    # The Trainer's own output_dir is the folder of the checkpoints: the record keeps the model directory.
+    recipe_as_run = resolved(recipe)
+    recipe_as_run["trainer"]["output_dir"] = run.model_dir.as_posix()
     threads = set_cpu_threads(args.cpu_threads)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers_logging.set_verbosity_error()
@@ -84,10 +87,12 @@ def main(argv: list[str]) -> None:
             elif arguments.resume and run.checkpoints():
                 checkpoint = run.checkpoints()[-1]
         with log_to_file(run.log_file):
-            fine_tune(recipe, run, corpus, options, pretrained, checkpoint, threads)
+            fine_tune(recipe, recipe_as_run, run, corpus, options, pretrained, checkpoint, threads)
 
 
-def fine_tune(recipe, run, corpus, options, pretrained: Path, checkpoint: Path | None, threads: int) -> None:
+def fine_tune(
+    recipe, recipe_as_run: dict, run, corpus, options, pretrained: Path, checkpoint: Path | None, threads: int
+) -> None:
     """Trains, calibrates, saves, evaluates, and puts the finished directory in its place."""
     args = recipe.trainer
     precision = fine_tuning.apply_to_machine(args, run.folder)
@@ -108,7 +113,7 @@ def fine_tune(recipe, run, corpus, options, pretrained: Path, checkpoint: Path |
         args.trackers if main_process else [],
         recipe.name,
         run.folder,
-        {"recipe": resolved(recipe), "data": data},
+        {"recipe": recipe_as_run, "data": data},
     )
     marks = MarkComplete(checkpoint)
     callbacks = [
@@ -127,7 +132,7 @@ def fine_tune(recipe, run, corpus, options, pretrained: Path, checkpoint: Path |
     if not main_process:
         return
     fold_temperature(trainer.accelerator.unwrap_model(trainer.model), temperature)
-    weights_sha256 = fine_tuning.save_model(trainer, run.staging, recipe)
+    weights_sha256 = fine_tuning.save_model(trainer, run.staging, recipe_as_run)
     plot_training_curve(trainer.state.log_history, run.staging / "training_curve.png")
     record = build_run_record(
         kind="transformer", recipe=Path(recipe.name).name, data=data, seed=args.seed,

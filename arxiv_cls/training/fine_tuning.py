@@ -219,7 +219,7 @@ def training_record(trainer: PaperTrainer, seconds: float) -> dict[str, Any]:
     }
 
 
-def save_model(trainer: PaperTrainer, directory: Path, recipe: TransformerRecipe) -> str:
+def save_model(trainer: PaperTrainer, directory: Path, recipe: dict[str, dict[str, Any]]) -> str:
     """Writes weights, tokenizer and the resolved recipe; no pickle.
 
     Returns:
@@ -229,7 +229,7 @@ def save_model(trainer: PaperTrainer, directory: Path, recipe: TransformerRecipe
     model.cpu().save_pretrained(directory)
     trainer.processing_class.save_pretrained(directory)
     (directory / "recipe.yaml").write_text(
-        yaml.safe_dump(resolved(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
     with (directory / "model.safetensors").open("rb") as weights:
         return hashlib.file_digest(weights, "sha256").hexdigest()

@@ -72,6 +72,7 @@ class TestModelDirectory:
         recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
         assert recipe["trainer"]["learning_rate"] == 1.0e-3
         assert recipe["trainer"]["length_grouping"] is True
+        assert recipe["trainer"]["output_dir"] == trained.as_posix()
 
     def test_checkpoints_are_gone_and_the_log_is_there(self, trained):
         """The run's folder keeps the log and the profile."""
