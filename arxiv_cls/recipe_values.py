@@ -117,7 +117,7 @@ def coerce(value: Any, annotation: Any) -> tuple[Any, str]:
         if isinstance(value, bool):
             return (
                 MISMATCH,
-                f'a string (YAML reads a bare yes, no, on, off as true or false: write "{_yaml_word(value)}")',
+                f'a string (YAML reads a bare yes or no as true or false: write "{_yaml_word(value)}")',
             )
         # A date in YAML (2018-01-31) is a string to us.
         return (

@@ -12,7 +12,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     predict = subparsers.add_parser(
         "predict",
         help="name the category of texts or of the rows of a CSV",
-        description="Names the category of each text: arguments, the lines of standard input, or a CSV's rows.",
+        description="Names the category of each text: arguments, lines of standard input, or rows of a CSV.",
     )
     predict.add_argument("model", metavar="MODEL", help="model directory or Hub id, also user/name@v0.1.0")
     predict.add_argument(
