@@ -120,7 +120,9 @@ def compare_predictions(
         "metrics": {name: _line(both[0][name], both[1][name], found[name]) for name in SCALAR_METRICS},
         "per_class": {
             name: {
-                **_line(*(part["per_class"][name]["f1"] for part in both), found[f"f1/{name}"]),
+                **_line(
+                    both[0]["per_class"][name]["f1"], both[1]["per_class"][name]["f1"], found[f"f1/{name}"]
+                ),
                 "support": both[0]["per_class"][name]["support"],
             }
             for name in a.label_names

@@ -38,7 +38,7 @@ def plot_out_of_scope(inside: np.ndarray, outside: np.ndarray, threshold: float,
     """
     figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
-    bins = np.linspace(0, 1, 51)
+    bins = np.linspace(0, 1, 51).tolist()
     for scores, name, colour in ((outside, "outside", ORANGE), (inside, "inside", BLUE)):
         shares = np.full(len(scores), 1 / len(scores))
         label = f"{name} the label set, {len(scores):,} papers"
