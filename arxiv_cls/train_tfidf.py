@@ -131,8 +131,7 @@ def fit_and_evaluate(
     record["metrics"]["test"] = evaluation["metrics"]
     write_record(record, run.staging)
     write_model_card(run.staging)
-    trackers.summarize({f"test/{name}": value for name, value in evaluation["metrics"].items()})
-    trackers.log_images({plot.stem: plot for plot in (run.staging / "eval").glob("*.png")})
+    trackers.log_final(evaluation)
     run.publish()
     trackers.finish()
     print(evaluation_table(evaluation))

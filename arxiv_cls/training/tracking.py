@@ -63,19 +63,12 @@ class Trackers:
             if tracker is not None:
                 tracker.log(dict(values), step=step)
 
-    def log_images(self, images: Mapping[str, Path]) -> None:
-        """Plots, by name."""
-        if self._wandb is not None:
-            import wandb
-
-            self._wandb.log({name: wandb.Image(str(path)) for name, path in images.items() if path.is_file()})
-
-    def summarize(self, values: Mapping[str, Any]) -> None:
-        """Final numbers of the run."""
-        if self._wandb is not None:
-            self._wandb.summary.update(dict(values))
+    def log_final(self, evaluation: Mapping[str, Any]) -> None:
+        """Puts the test metrics on the trackio board; the evaluation itself logs to an open W&B run."""
         if self._trackio is not None:
-            numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+            numbers = {
+                f"test/{name}": value for name, value in evaluation["metrics"].items() if _is_number(value)
+            }
             self._trackio.log(numbers)
 
     def finish(self, exit_code: int = 0) -> None:
