@@ -13,6 +13,22 @@ from arxiv_cls.training.tracking import Trackers, log_to_file
 HEADER_BYTES, BLOCK_BYTES, LAST_CHUNK_TYPES = 7, 32768, (1, 4)
 
 
+def recorded_to_the_end(run_file) -> list:
+    """The records of a run file, once W&B's own process has written the last one."""
+    from google.protobuf.message import DecodeError
+
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            records = recorded(run_file)
+        except (struct.error, DecodeError):
+            records = []
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < deadline, "the run file has no end"
+        time.sleep(0.1)
+
+
 def recorded(run_file) -> list:
     """The records of a W&B run file: protobuf messages in LevelDB's log format, after a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
@@ -67,7 +83,7 @@ class TestWandb:
         assert "offline (no API key)" in line
         assert "wandb sync" in line
         (run_file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
-        content = recorded(run_file)
+        content = recorded_to_the_end(run_file)
         logged = {
             item.key or "/".join(item.nested_key): json.loads(item.value_json)
             for record in content
