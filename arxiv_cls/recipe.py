@@ -76,6 +76,7 @@ class ReleaseConfig:
     """What the model card says that no file of the run knows."""
 
     base_model: str | None = option(None, "Hub id of the pretrained model that the card names.")
+    dataset: str | None = option(None, "Hub id of the dataset that the card names.")
     license: str = option("apache-2.0", "Licence of the weights, as the Hub spells it.")
     language: str = option("en", "Language of the texts, ISO 639-1.")
     tags: list[str] = option([], "Further tags of the card.")
