@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import logging
 from pathlib import Path
 
@@ -23,12 +22,10 @@ from arxiv_cls.models.pretrained import resolve_pretrained
 from arxiv_cls.models.temperature import fold_temperature
 from arxiv_cls.recipe import load_recipe, resolved
 from arxiv_cls.recipe_transformer import TransformerRecipe
-from arxiv_cls.release.card import write_model_card
 from arxiv_cls.release.run_record import build_run_record, data_record
-from arxiv_cls.scoring.evaluation import evaluate_model
 from arxiv_cls.scoring.plots import plot_training_curve
-from arxiv_cls.scoring.report import evaluation_table
 from arxiv_cls.training import fine_tuning
+from arxiv_cls.training.finishing import finish_run
 from arxiv_cls.training.hardware import peak_memory_bytes, set_cpu_threads
 from arxiv_cls.training.paper_trainer import PaperTrainer
 from arxiv_cls.training.run_folder import MarkComplete, RunFolder
@@ -141,21 +138,7 @@ def fine_tune(
         peak_memory_bytes=memory, calibration=calibration, weights_sha256=weights_sha256,
         training=training, metrics={},
     )  # fmt: skip
-    write_record(record, run.staging)
-    evaluation = evaluate_model(run.staging, split="test", progress=True)
-    record["metrics"] = {"test": evaluation["metrics"]}
-    write_record(record, run.staging)
-    write_model_card(run.staging)
-    trackers.log_final(evaluation)
-    run.publish()
-    trackers.finish()
-    print(evaluation_table(evaluation))
-    logger.info("model directory: %s", run.model_dir)
-
-
-def write_record(record: dict, directory: Path) -> None:
-    """Writes `run.json`."""
-    (directory / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    finish_run(run, record, trackers)
 
 
 if __name__ == "__main__":

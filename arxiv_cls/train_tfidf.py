@@ -11,10 +11,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import json
 import logging
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,12 +24,11 @@ from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import run_main
 from arxiv_cls.recipe import load_recipe, resolved
 from arxiv_cls.recipe_tfidf import TfidfRecipe
-from arxiv_cls.release.card import write_model_card
 from arxiv_cls.release.run_record import build_run_record, data_record
-from arxiv_cls.scoring.evaluation import evaluate_model, file_sha256
+from arxiv_cls.scoring.evaluation import file_sha256
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.scoring.plots import plot_training_curve
-from arxiv_cls.scoring.report import evaluation_table
+from arxiv_cls.training.finishing import finish_run
 from arxiv_cls.training.hardware import device_name, peak_memory_bytes, set_cpu_threads
 from arxiv_cls.training.run_folder import RunFolder
 from arxiv_cls.training.tfidf_fit import Split, fit_tfidf
@@ -126,21 +123,7 @@ def fit_and_evaluate(
         training={"rounds": fitted.rounds, "papers_seen": len(train.texts)},
         metrics={"validation": metrics},
     )  # fmt: skip
-    write_record(record, run.staging)
-    evaluation = evaluate_model(run.staging, split="test", progress=True)
-    record["metrics"]["test"] = evaluation["metrics"]
-    write_record(record, run.staging)
-    write_model_card(run.staging)
-    trackers.log_final(evaluation)
-    run.publish()
-    trackers.finish()
-    print(evaluation_table(evaluation))
-    logger.info("model directory: %s", run.model_dir)
-
-
-def write_record(record: dict, directory: Path) -> None:
-    """Writes `run.json`."""
-    (directory / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    finish_run(run, record, trackers)
 
 
 if __name__ == "__main__":
