@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+# What a shell shows for a process that the kernel killed for its memory: ours ends with the same status.
+OUT_OF_MEMORY = 137
+
 
 class UserError(Exception):
     """Bad input or an unmet condition that the person at the terminal can mend.
@@ -42,4 +45,35 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone: nothing is left to say to it.
         status = 141
+    except ModuleNotFoundError as error:
+        from arxiv_cls.missing_library import explain
+
+        explanation = explain(error)
+        if explanation is None:
+            raise
+        print("error: " + "\n  ".join(explanation), file=sys.stderr, flush=True)
+        status = 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        print(
+            f"error: out of memory: {reason}\n"
+            "  training: halve --trainer.per_device_train_batch_size and double "
+            "--trainer.gradient_accumulation_steps, or lower --model.max_length",
+            file=sys.stderr,
+            flush=True,
+        )
+        status = OUT_OF_MEMORY
     sys.exit(status)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's own error, torch's for a GPU, or torch's plain one for a CPU.
+
+    Args:
+        error: any exception; torch is told by name, so that this module does not import it.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Prediction", "Predictor", "load_predictor"]
+__all__ = ["ENGINES", "EncodedText", "Prediction", "Predictor", "load_predictor"]
 
 
 def __getattr__(name: str) -> Any:

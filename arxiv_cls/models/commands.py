@@ -23,6 +23,11 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     predict.add_argument(
         "--top-k", type=int, default=3, metavar="K", help="labels shown per text (default 3)"
     )
+    predict.add_argument(
+        "--engine",
+        choices=("torch", "onnx", "int8"),
+        help="what computes a transformer (default: torch); onnx and int8 need `arxiv-cls export MODEL`",
+    )
     predict.set_defaults(run=_predict)
 
     distilbert = subparsers.add_parser(
@@ -52,7 +57,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         texts = [line.strip() for line in sys.stdin if line.strip()]
         if not texts:
             raise UserError("predict: standard input is empty")
-    predictor = load_predictor(arguments.model)
+    predictor = load_predictor(arguments.model, engine=arguments.engine)
     if arguments.csv:
         from arxiv_cls.models.predict_csv import predict_csv
 
@@ -64,6 +69,10 @@ def _predict(arguments: argparse.Namespace) -> int:
         print(first_line if len(first_line) <= 80 else first_line[:77] + "...")
         for label, score in said.scores.items():
             print(f"  {score:6.3f}  {label:<16} {CATEGORY_NAMES.get(label, '')}".rstrip())
+        if said.prediction_set is not None:
+            print(f"  with 90% probability one of: {', '.join(said.prediction_set)}")
+        if said.in_scope is False:
+            print(f"  out of scope: likely none of the model's categories (scope {said.scope_score:.3f})")
         if said.truncated:
             print("  (longer than the model reads: the end was cut)")
     return 0

@@ -6,7 +6,7 @@ import csv
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -19,14 +19,26 @@ ABSTRACT_COLUMNS = ("summary", "abstract")
 MAX_FIELD_BYTES = 64 * 1024 * 1024
 
 
-def predict_csv(predictor: Predictor, source: Path, out: Path, *, progress: bool = True) -> tuple[int, int]:
+def predict_csv(
+    predictor: Predictor,
+    source: Path,
+    out: Path,
+    *,
+    progress: bool = True,
+    rows_at_a_time: int = ROWS_AT_A_TIME,
+    on_rows: Callable[[int], None] | None = None,
+) -> tuple[int, int]:
     """Scores each row of a CSV with `title` and `summary` (or `abstract`) columns, or a `text` column.
 
     Args:
         predictor: either kind of model.
         source: the CSV; other columns are not read, but for `id`.
-        out: gets `id, label, score, error` and a column per label; appears when it is whole.
+        out: gets `id, label, score`, the labels of the prediction set with blanks between them, `in_scope`
+            (yes, no), a column per label, and `error`; a rule that the model does not have leaves its column
+            empty. The file appears when it is whole.
         progress: show a bar.
+        rows_at_a_time: rows that are held and scored together.
+        on_rows: called after each of those with the number of rows that are done.
 
     Returns:
         Rows scored and rows with an error.
@@ -43,25 +55,41 @@ def predict_csv(predictor: Predictor, source: Path, out: Path, *, progress: bool
     try:
         with partial.open("w", encoding="utf-8", newline="") as target:
             writer = csv.writer(target)
-            writer.writerow(
-                ["id", "label", "score", *(f"score:{label}" for label in predictor.labels), "error"]
-            )
-            for rows in _chunks(_read(source), progress):
+            scores = [f"score:{label}" for label in predictor.labels]
+            header = ["id", "label", "score", "prediction_set", "in_scope", *scores, "error"]
+            writer.writerow(header)
+            for rows in _chunks(_read(source), progress, rows_at_a_time):
                 good = [text for _, text, error in rows if not error]
                 predictions = iter(predictor.predict(good) if good else [])
                 for identifier, _, error in rows:
                     if error:
                         failed += 1
-                        writer.writerow([identifier, "", "", *("" for _ in predictor.labels), error])
+                        writer.writerow([identifier, *[""] * (len(header) - 2), error])
                         continue
                     scored += 1
                     said = next(predictions)
                     scores = [f"{said.scores[label]:.6f}" for label in predictor.labels]
-                    writer.writerow([identifier, said.label, f"{said.score:.6f}", *scores, ""])
+                    rules = [" ".join(said.prediction_set or ()), _yes_or_no(said.in_scope)]
+                    writer.writerow([identifier, said.label, f"{said.score:.6f}", *rules, *scores, ""])
+                if on_rows is not None:
+                    on_rows(scored + failed)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
     return scored, failed
+
+
+def count_rows(source: Path) -> int:
+    """How many rows `predict_csv` would write.
+
+    Raises:
+        UserError: as `predict_csv`.
+    """
+    return sum(1 for _ in _read(source))
+
+
+def _yes_or_no(answer: bool | None) -> str:
+    return "" if answer is None else "yes" if answer else "no"
 
 
 def _read(source: Path) -> Iterator[tuple[str, str, str]]:
@@ -128,8 +156,10 @@ def _clean(identifier: str) -> str:
     return identifier.encode("utf-8", "replace").decode("utf-8")
 
 
-def _chunks(rows: Iterator[tuple[str, str, str]], progress: bool) -> Iterator[list[tuple[str, str, str]]]:
+def _chunks(
+    rows: Iterator[tuple[str, str, str]], progress: bool, size: int
+) -> Iterator[list[tuple[str, str, str]]]:
     with tqdm(desc="predict", unit="paper", disable=not progress, file=sys.stderr) as bar:
-        while chunk := list(itertools.islice(rows, ROWS_AT_A_TIME)):
+        while chunk := list(itertools.islice(rows, size)):
             yield chunk
             bar.update(len(chunk))

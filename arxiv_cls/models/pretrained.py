@@ -8,15 +8,10 @@ from pathlib import Path
 
 from arxiv_cls.errors import UserError
 
-# Weights, configuration and tokenizer; never a pickle.
-HUB_FILES = [
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "vocab*",
-    "special_tokens*",
-]
+# Configuration and tokenizer.
+HUB_FILES = ["config.json", "tokenizer*", "vocab*", "special_tokens*"]
+# Never a pickle.
+HUB_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 
 
 def resolve_pretrained(name_or_path: str, revision: str | None = None) -> Path:
@@ -43,7 +38,7 @@ def resolve_pretrained(name_or_path: str, revision: str | None = None) -> Path:
         raise UserError(
             f"{name_or_path}: no such directory", hint="model.name_or_path is a directory or a Hub id."
         )
-    return download_from_hub(name_or_path, revision, HUB_FILES)
+    return download_from_hub(name_or_path, revision, [*HUB_FILES, *HUB_WEIGHTS])
 
 
 def download_from_hub(repo_id: str, revision: str | None, allow_patterns: list[str]) -> Path:

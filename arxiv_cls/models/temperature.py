@@ -21,6 +21,19 @@ def fold_temperature(model: nn.Module, temperature: float) -> None:
     """
     if not temperature > 0:
         raise ValueError(f"a temperature must be above 0, got {temperature}")
+    layer = output_layer(model)
+    with torch.no_grad():
+        layer.weight.div_(temperature)
+        if layer.bias is not None:
+            layer.bias.div_(temperature)
+
+
+def output_layer(model: nn.Module) -> nn.Linear:
+    """The layer that the logits of a sequence classifier come out of.
+
+    Raises:
+        ValueError: no linear layer has `num_labels` outputs.
+    """
     layers = [
         layer
         for layer in model.modules()
@@ -28,7 +41,4 @@ def fold_temperature(model: nn.Module, temperature: float) -> None:
     ]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer with num_labels outputs")
-    with torch.no_grad():
-        layers[-1].weight.div_(temperature)
-        if layers[-1].bias is not None:
-            layers[-1].bias.div_(temperature)
+    return layers[-1]

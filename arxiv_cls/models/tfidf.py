@@ -20,7 +20,14 @@ import scipy.sparse as sp
 from scipy.special import softmax
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import TFIDF_MODEL_TYPE, Prediction, check_texts, to_predictions
+from arxiv_cls.models.decision_rules import DecisionRules
+from arxiv_cls.models.predictor import (
+    TFIDF_MODEL_TYPE,
+    EncodedText,
+    Prediction,
+    check_texts,
+    to_predictions,
+)
 from arxiv_cls.models.tfidf_file import CONFIG_FILE, WEIGHTS_FILE, read_state, write_state
 from arxiv_cls.models.tfidf_terms import TermFeatures
 
@@ -46,6 +53,11 @@ class LinearScores:
     bias: np.ndarray
     combination: np.ndarray
     combination_bias: np.ndarray
+
+    def __post_init__(self) -> None:
+        # A product with sparse rows copies a transposed matrix unless its columns lie together: 13 MB for
+        # each call, which is most of the time of a single text.
+        self.weights = np.asfortranarray(self.weights)
 
     def scores(self, rows: sp.csr_matrix) -> np.ndarray:
         """(n, m * k) scores of the single models."""
@@ -117,7 +129,7 @@ class TfidfModel:
             "format_version": FORMAT_VERSION,
             "labels": list(self.labels),
             "terms": self.terms.state(),
-            "linear": dict(vars(self.linear)),
+            "linear": vars(self.linear) | {"weights": np.ascontiguousarray(self.linear.weights)},
             "component_columns": self.component_columns,
             "components": self.components,
             "trees": trees,
@@ -160,11 +172,15 @@ class TfidfPredictor:
     """
 
     kind = "tfidf"
+    engine = "tfidf"
+    max_length: int | None = None
 
     def __init__(self, model: TfidfModel, directory: Path) -> None:
         self.model = model
         self.labels = list(model.labels)
+        self.directory = directory
         self.weights_path = directory / WEIGHTS_FILE
+        self.rules = DecisionRules.load(directory)
 
     @classmethod
     def load(cls, directory: str | Path) -> TfidfPredictor:
@@ -194,9 +210,23 @@ class TfidfPredictor:
         Raises:
             UserError: when a text is empty or blank.
         """
+        return self.predict_encoded(self.encode(texts), top_k)
+
+    def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+        """Each text with the number of its words; a baseline reads a text of any length.
+
+        Raises:
+            UserError: when a text is empty or blank.
+        """
         check_texts(texts)
-        whole = [False] * len(texts)
-        return to_predictions(self.predict_proba(texts), self.labels, whole, top_k)
+        return [EncodedText(text, len(text.split()), truncated=False) for text in texts]
+
+    def predict_encoded(self, encoded: Sequence[EncodedText], top_k: int | None = None) -> list[Prediction]:
+        """One prediction per text, in the same order."""
+        probabilities = self.predict_proba([item.text for item in encoded])
+        return to_predictions(
+            probabilities, self.labels, encoded, top_k, answered_by=self.engine, rules=self.rules
+        )
 
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """(n, d) float32: what the trees read, the linear scores and the latent semantic analysis."""

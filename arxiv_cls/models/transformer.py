@@ -10,7 +10,8 @@ import torch
 from tqdm.auto import tqdm
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import Prediction, check_texts, to_predictions
+from arxiv_cls.models.decision_rules import DecisionRules
+from arxiv_cls.models.predictor import EncodedText, Prediction, check_texts, to_predictions
 
 # Tokens of a batch, padding included: bounds the memory whatever the lengths of the texts.
 TOKENS_PER_BATCH = 8192
@@ -26,15 +27,28 @@ class TransformerPredictor:
     """
 
     kind = "transformer"
+    engine = "torch"
 
     def __init__(self, model, tokenizer, directory: Path) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        self.directory = directory
         self.weights_path = directory / "model.safetensors"
+        # A tokenizer without a limit of its own says 1e30; then the position table is the limit.
+        limit = tokenizer.model_max_length
+        self.max_length: int | None = int(limit if limit < 1e6 else model.config.max_position_embeddings)
+        self.rules = DecisionRules.load(directory)
 
     @classmethod
-    def load(cls, directory: str | Path, device: str | torch.device | None = None) -> TransformerPredictor:
+    def load(
+        cls,
+        directory: str | Path,
+        device: str | torch.device | None = None,
+        threads: int | None = None,
+    ) -> TransformerPredictor:
         """Loads a model directory onto a device; None: a GPU where there is one, else the CPU.
+
+        `threads` sets torch's CPU threads, for the whole process; None leaves them.
 
         Raises:
             UserError: the directory holds no sequence classifier.
@@ -55,12 +69,33 @@ class TransformerPredictor:
             raise UserError(
                 f"{directory}: not a text classifier: {' '.join(str(error).split())[:300]}"
             ) from None
+        if threads is not None:
+            torch.set_num_threads(threads)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(chosen), tokenizer, directory)
 
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
-        ids, _ = self._tokenize(texts)
+        return self._probabilities(self._tokenize(texts)[0], progress)
+
+    def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+        """Each text with its token ids.
+
+        Raises:
+            UserError: an empty or blank text.
+        """
+        check_texts(texts)
+        tokenized = zip(texts, *self._tokenize(texts), strict=True)
+        return [EncodedText(text, len(ids), truncated, ids) for text, ids, truncated in tokenized]
+
+    def predict_encoded(self, encoded: Sequence[EncodedText], top_k: int | None = None) -> list[Prediction]:
+        """One prediction per encoded text, in the same order."""
+        probabilities = self._probabilities([item.payload for item in encoded], progress=False)
+        return to_predictions(
+            probabilities, self.labels, encoded, top_k, answered_by=self.engine, rules=self.rules
+        )
+
+    def _probabilities(self, ids: list[list[int]], progress: bool) -> np.ndarray:
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float64)
         for rows, batch in self._batches(ids, progress):
             logits[rows] = self.model(**batch).logits.double().cpu().numpy()
@@ -73,9 +108,7 @@ class TransformerPredictor:
         Raises:
             UserError: an empty text.
         """
-        check_texts(texts)
-        _, truncated = self._tokenize(texts)
-        return to_predictions(self.predict_proba(texts), self.labels, truncated, top_k)
+        return self.predict_encoded(self.encode(texts), top_k)
 
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """The last hidden states, averaged over the tokens of each text: (texts, hidden size) float32."""
@@ -90,13 +123,14 @@ class TransformerPredictor:
     def _tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         if not len(texts):
             return [], []
-        limit = self.tokenizer.model_max_length
+        limit = self.max_length
         # One pass without truncation tells which texts are cut; the cut then keeps the closing token.
         whole = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         truncated = [len(ids) > limit for ids in whole]
         if any(truncated):
             cut = [position for position, is_cut in enumerate(truncated) if is_cut]
-            shortened = self.tokenizer([texts[position] for position in cut], truncation=True)["input_ids"]
+            long_texts = [texts[position] for position in cut]
+            shortened = self.tokenizer(long_texts, truncation=True, max_length=limit)["input_ids"]
             for position, ids in zip(cut, shortened, strict=True):
                 whole[position] = ids
         return whole, truncated

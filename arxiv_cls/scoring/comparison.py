@@ -20,11 +20,14 @@ from arxiv_cls.scoring.scored_papers import Predictions, read_predictions, score
 logger = logging.getLogger(__name__)
 
 
-def predictions_of(model: str | Path, *, progress: bool = False) -> Predictions:
+def predictions_of(
+    model: str | Path, *, data: str | Path | None = None, progress: bool = False
+) -> Predictions:
     """A model's scores of its test split: those on record when they are of these weights, else new ones.
 
     Args:
         model: a `predictions.parquet`, a model directory or a Hub id.
+        data: the file to rebuild the split from, where it must be scored; None for the recipe's.
         progress: show a bar while scoring.
 
     Raises:
@@ -44,7 +47,7 @@ def predictions_of(model: str | Path, *, progress: bool = False) -> Predictions:
         ):
             return read_predictions(path / "eval" / "predictions.parquet")
         logger.info("%s is not of the weights in %s: scoring the test split again", recorded, path)
-    predictor, _, corpus, _ = load_model_and_corpus(model)
+    predictor, _, corpus, _ = load_model_and_corpus(model, data)
     scored = score_papers(predictor, corpus.splits["test"], corpus.labels, progress=progress)
     return Predictions(scored.label_names, scored.arxiv_ids, scored.labels, scored.probabilities)
 
@@ -159,7 +162,12 @@ def _furthest_apart(a: Predictions, b: Predictions, papers: int) -> dict[str, li
 
 
 def compare_models(
-    a: str | Path, b: str | Path, *, papers: int = 5, progress: bool = False
+    a: str | Path,
+    b: str | Path,
+    *,
+    papers: int = 5,
+    data: str | Path | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """`compare_predictions` of two models' test splits, with their names as `a` and `b`.
 
@@ -167,12 +175,13 @@ def compare_models(
         a: model directory, Hub id or predictions.parquet.
         b: likewise.
         papers: papers to name on each side.
+        data: the file to rebuild the splits from, where they must be scored; None for the recipes'.
         progress: show bars while scoring.
 
     Raises:
         UserError: as `predictions_of` and `align`.
     """
-    first, second = (predictions_of(model, progress=progress) for model in (a, b))
+    first, second = (predictions_of(model, data=data, progress=progress) for model in (a, b))
     return {"a": str(a), "b": str(b), **compare_predictions(first, second, papers=papers)}
 
 

@@ -146,7 +146,12 @@ def trained_on(arxiv_ids: np.ndarray, published: np.ndarray, options: dict[str, 
 
 
 def evaluate_csv(
-    model: str | Path, csv: str | Path, *, out: str | Path | None = None, progress: bool = False
+    model: str | Path,
+    csv: str | Path,
+    *,
+    out: str | Path | None = None,
+    engine: str | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a model on a file; see `evaluate_model`.
 
@@ -154,6 +159,7 @@ def evaluate_csv(
         model: directory or Hub id.
         csv: the file.
         out: folder to write to; None writes nothing. The `eval/` folder of the model keeps its test split.
+        engine: what computes a transformer; None for torch.
         progress: show a bar.
 
     Returns:
@@ -166,13 +172,14 @@ def evaluate_csv(
     from arxiv_cls.models.predictor import load_predictor
 
     refuse_own_folder(model, out)
-    predictor = load_predictor(model)
-    model_dir = Path(predictor.weights_path).parent
+    predictor = load_predictor(model, engine=engine)
+    model_dir = Path(predictor.directory)
     scored, counts, version = score_csv(predictor, csv, progress=progress)
     seen = _count_of_trained_on(model_dir, scored)
     evaluation = {
         "schema_version": SCHEMA_VERSION,
         "kind": predictor.kind,
+        "engine": predictor.engine,
         "labels": list(predictor.labels),
         "split": None,
         "data": data_record(version, {"csv": str(csv), "config": None, "split": None, "seed": None}),

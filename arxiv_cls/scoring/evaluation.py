@@ -112,8 +112,13 @@ def write_evaluation(evaluation: dict[str, Any], scored: ScoredPapers, folder: P
     log_to_wandb(evaluation, plots)
 
 
+def computes_the_weights(predictor: Any) -> bool:
+    """Whether an engine computes with the weights of the model directory, and not with an export of them."""
+    return predictor.engine in ("torch", "tfidf")
+
+
 def refuse_own_folder(model: str | Path, out: str | Path | None) -> None:
-    """Keeps the evaluation of the test split from being overwritten by another one.
+    """Keeps the weights' own evaluation of the test split from being overwritten by another one.
 
     Raises:
         UserError: when `out` is the `eval/` folder of the model.
@@ -129,7 +134,9 @@ def evaluate_model(
     *,
     split: str = "test",
     csv: str | Path | None = None,
+    data: str | Path | None = None,
     out: str | Path | None = None,
+    engine: str | None = None,
     rules: bool = True,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -139,8 +146,11 @@ def evaluate_model(
         model: directory or Hub id; both kinds of model.
         split: `train`, `validation` or `test`; not used with `csv`.
         csv: a file in the schema of the data; its papers are scored instead of a split.
+        data: the file that the model's splits are rebuilt from; None for the path that its recipe names.
         out: folder for metrics.json, predictions.parquet and the plots. By default the test split goes to
             `eval/` of a local model directory; nothing else is written unless a folder is named.
+        engine: what computes a transformer, "torch", "onnx" or "int8"; None for torch. `eval/` belongs to the
+            weights, so an evaluation by an ONNX engine goes only to the folder that `out` names.
         rules: with the test split and the default folder, also fit prediction sets and the out-of-scope
             threshold on the validation split and write them beside the metrics.
         progress: show bars.
@@ -156,16 +166,19 @@ def evaluate_model(
     if csv is not None:
         from arxiv_cls.scoring.csv_evaluation import evaluate_csv
 
-        return evaluate_csv(model, csv, out=out, progress=progress)
+        return evaluate_csv(model, csv, out=out, engine=engine, progress=progress)
     if split not in SPLITS:
         raise UserError(f"no split {split!r}", hint=f"name one of {', '.join(SPLITS)}")
     if split != "test":
         refuse_own_folder(model, out)
-    predictor, _, corpus, options = load_model_and_corpus(model)
+    predictor, _, corpus, options = load_model_and_corpus(model, data, engine)
+    if not computes_the_weights(predictor):
+        refuse_own_folder(model, out)
     scored = score_papers(predictor, corpus.splits[split], corpus.labels, progress=progress)
     evaluation = {
         "schema_version": SCHEMA_VERSION,
         "kind": predictor.kind,
+        "engine": predictor.engine,
         "labels": list(predictor.labels),
         "split": split,
         "data": data_record(corpus.data, options),
@@ -174,7 +187,7 @@ def evaluate_model(
         **evaluation_of(scored),
         "versions": library_versions(),
     }
-    own_folder = split == "test" and out is None and Path(model).is_dir()
+    own_folder = split == "test" and out is None and Path(model).is_dir() and computes_the_weights(predictor)
     folder = Path(model) / "eval" if own_folder else Path(out) if out is not None else None
     if folder is not None:
         write_evaluation(evaluation, scored, folder)

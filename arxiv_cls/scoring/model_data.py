@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.recipe_values import portable_path
+
+DEFAULT_CSV = "data/raw/arxiv.csv"
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +47,15 @@ def data_options(model_dir: Path) -> dict[str, Any]:
     return {key: data[key] for key in known if data.get(key) is not None}
 
 
-def load_model_and_corpus(model: str | Path) -> tuple[Any, Path, Any, dict[str, Any]]:
+def load_model_and_corpus(
+    model: str | Path, csv: str | Path | None = None, engine: str | None = None
+) -> tuple[Any, Path, Any, dict[str, Any]]:
     """A model with the corpus that its recipe names.
 
     Args:
         model: model directory or Hub id.
+        csv: the data file; None for the one at the path that the recipe names.
+        engine: what computes a transformer; None for torch.
 
     Returns:
         The predictor, the directory of its files, the `Corpus`, and the options that built it.
@@ -56,16 +63,41 @@ def load_model_and_corpus(model: str | Path) -> tuple[Any, Path, Any, dict[str, 
     Raises:
         UserError: when model, recipe or data cannot be had.
     """
-    from arxiv_cls.corpus import build_corpus
     from arxiv_cls.models.predictor import load_predictor
 
-    predictor = load_predictor(model)
-    model_dir = Path(predictor.weights_path).parent
+    predictor = load_predictor(model, engine=engine)
+    model_dir = Path(predictor.directory)
+    return predictor, model_dir, *load_corpus(model_dir, csv)
+
+
+def load_corpus(model_dir: Path, csv: str | Path | None = None) -> tuple[Any, dict[str, Any]]:
+    """The corpus that a model's recipe names.
+
+    Args:
+        model_dir: the model directory.
+        csv: the data file; None for the one at the path that the recipe names.
+
+    Returns:
+        The `Corpus`, and the options that built it.
+
+    Raises:
+        UserError: when recipe or data cannot be had.
+    """
+    from arxiv_cls.corpus import build_corpus
+
     options = data_options(model_dir)
+    if csv is not None:
+        options["csv"] = str(csv)
+    path = Path(options.get("csv", DEFAULT_CSV))
+    if not path.is_file():
+        named = "" if csv is not None else ", which the recipe of the model names,"
+        raise UserError(
+            f"{path}{named} is not there", hint="name the data file with --data FILE, or `make data` gets it"
+        )
     config = options.pop("config", "top5")
     corpus = build_corpus(config, **options)
     _warn_of_other_data(model_dir, corpus.data.sha256)
-    return predictor, model_dir, corpus, {"config": config, **options}
+    return corpus, {"config": config, **options}
 
 
 def _warn_of_other_data(model_dir: Path, sha256: str) -> None:
@@ -82,7 +114,7 @@ def _warn_of_other_data(model_dir: Path, sha256: str) -> None:
 def data_record(data: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The data version and how it was split, as JSON."""
     return {
-        "csv": str(options.get("csv", "data/raw/arxiv.csv")),
+        "csv": portable_path(str(options.get("csv", DEFAULT_CSV))),
         "md5": data.md5,
         "sha256": data.sha256,
         "bytes": data.bytes,

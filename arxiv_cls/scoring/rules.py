@@ -10,7 +10,7 @@ from typing import Any
 
 from arxiv_cls.scoring.map_plots import plot_out_of_scope
 from arxiv_cls.scoring.model_data import file_sha256
-from arxiv_cls.scoring.prediction_sets import fit_prediction_sets
+from arxiv_cls.scoring.prediction_set_fitting import fit_prediction_sets
 from arxiv_cls.scoring.scope_fitting import FEWEST_PAPERS, PAPERS_A_SIDE, fit_scope, outside_papers
 from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers, write_json
 

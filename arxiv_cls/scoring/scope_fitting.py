@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from arxiv_cls.scoring.scope import WORD_PATTERN, ScopeRule
+from arxiv_cls.models.scope import WORD_PATTERN, ScopeRule
 
 # Share of in-scope validation papers that the threshold keeps.
 KEPT_IN_SCOPE = 0.95

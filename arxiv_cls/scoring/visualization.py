@@ -42,7 +42,7 @@ def place_on_a_plane(embeddings: np.ndarray, method: str = "tsne") -> np.ndarray
         except ImportError:
             raise UserError(
                 "--method umap needs the package umap-learn",
-                hint="pip install umap-learn, or leave the option out",
+                hint="make setup EXTRAS=dev,umap (or pip install umap-learn), or leave the option out",
             ) from None
         return umap.UMAP(random_state=_SEED).fit_transform(embeddings)
     from sklearn.decomposition import PCA
@@ -79,6 +79,7 @@ def visualize_model(
     split: str = "test",
     method: str = "tsne",
     max_papers: int = 2000,
+    data: str | Path | None = None,
     out: str | Path | None = None,
     progress: bool = False,
 ) -> list[str]:
@@ -89,6 +90,7 @@ def visualize_model(
         split: whose papers are shown.
         method: `tsne` or `umap`.
         max_papers: papers on the map, the first in hash order.
+        data: the file that the split is rebuilt from; None for the path that the model's recipe names.
         out: folder; by default `eval/` of a local model directory.
         progress: show a bar while embedding.
 
@@ -106,7 +108,7 @@ def visualize_model(
     if out is None and not Path(model).is_dir():
         raise UserError(f"{model} is not a local directory", hint="name a folder for the plots with --out")
     folder = Path(out) if out is not None else Path(model) / "eval"
-    predictor, _, corpus, _ = load_model_and_corpus(model)
+    predictor, _, corpus, _ = load_model_and_corpus(model, data)
     papers = corpus.splits[split]
     if len(papers) < 5:
         raise UserError(f"the {split} split has {len(papers)} papers: too few for a map")

@@ -6,19 +6,24 @@ import numpy as np
 import pytest
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.decision_rules import DecisionRules
 from arxiv_cls.models.predict_csv import ROWS_AT_A_TIME, predict_csv
-from arxiv_cls.models.predictor import to_predictions
+from arxiv_cls.models.predictor import EncodedText, to_predictions
+from arxiv_cls.models.scope import ScopeRule
 
 
 class LengthPredictor:
     """Scores by the length of the text: no model is needed to test the rows."""
 
     labels = ("cs.AI", "cs.CL")
+    rules = None
 
     def predict(self, texts, top_k=None):
         """Longer texts are more cs.CL."""
         share = np.array([min(len(text), 99) / 100 for text in texts])
-        return to_predictions(np.column_stack([1 - share, share]), self.labels, [False] * len(texts), top_k)
+        encoded = [EncodedText(text, 1, truncated=False) for text in texts]
+        both = np.column_stack([1 - share, share])
+        return to_predictions(both, self.labels, encoded, top_k, answered_by="tfidf", rules=self.rules)
 
 
 def scored(tmp_path, content: str | bytes) -> list[dict]:
@@ -44,6 +49,17 @@ class TestRows:
         assert [row["label"] for row in rows] == ["cs.AI", "", "cs.AI", "", "cs.AI"]
         assert float(rows[0]["score"]) == pytest.approx(1 - len("T\n\nshort") / 100)
         assert float(rows[0]["score:cs.AI"]) + float(rows[0]["score:cs.CL"]) == pytest.approx(1)
+        assert {(row["prediction_set"], row["in_scope"]) for row in rows} == {("", "")}
+
+    def test_rules_of_the_model(self, tmp_path):
+        """The labels of the prediction set with blanks between them, and yes or no for the scope."""
+        LengthPredictor.rules = DecisionRules(0.3, ScopeRule({"image": 1.0}, intercept=-0.5, threshold=0.5))
+        try:
+            rows = scored(tmp_path, f"id,text\na,image\nb,{'word ' * 8}\nc,\n")
+        finally:
+            LengthPredictor.rules = None
+        assert [row["prediction_set"] for row in rows] == ["cs.AI", "cs.AI cs.CL", ""]
+        assert [row["in_scope"] for row in rows] == ["yes", "no", ""]
 
     def test_older_names_bom_and_crlf(self, tmp_path):
         """`abstract` for `summary`; rows without an id are numbered."""

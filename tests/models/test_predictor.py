@@ -5,7 +5,9 @@ import pytest
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import load_predictor, to_predictions
+from arxiv_cls.models.decision_rules import DecisionRules
+from arxiv_cls.models.predictor import EncodedText, load_predictor, to_predictions
+from arxiv_cls.models.scope import ScopeRule
 from arxiv_cls.models.temperature import fold_temperature
 
 
@@ -14,9 +16,32 @@ class TestPredictions:
 
     def test_descending_with_ties_as_argmax(self):
         """Of equal scores the first label wins, so that the label is argmax's."""
-        (said,) = to_predictions(np.array([[0.1, 0.4, 0.4, 0.1]]), ["a", "b", "c", "d"], [True], top_k=3)
+        (said,) = to_predictions(
+            np.array([[0.1, 0.4, 0.4, 0.1]]),
+            ["a", "b", "c", "d"],
+            [EncodedText("text", 1, truncated=True)],
+            top_k=3,
+            answered_by="torch",
+        )
         assert (said.label, said.score, said.truncated) == ("b", 0.4, True)
         assert list(said.scores) == ["b", "c", "a"]
+        assert (said.prediction_set, said.in_scope, said.scope_score) == (None, None, None)
+        assert said.answered_by == "torch"
+
+    def test_rules_see_all_scores(self):
+        """The set is taken from every label, also when fewer are shown; scope is asked of the text."""
+        rules = DecisionRules(0.3, ScopeRule({"image": 1.0}, intercept=-0.5, threshold=0.5))
+        inside, outside = to_predictions(
+            np.array([[0.1, 0.5, 0.4], [0.2, 0.5, 0.3]]),
+            ["a", "b", "c"],
+            [EncodedText("an image", 2, False), EncodedText("a frog", 2, False)],
+            top_k=1,
+            answered_by="tfidf",
+            rules=rules,
+        )
+        assert (list(inside.scores), inside.prediction_set, inside.in_scope) == (["b"], ("b", "c"), True)
+        assert inside.scope_score == pytest.approx(1 / (1 + np.exp(-0.5)))
+        assert (outside.prediction_set, outside.in_scope) == (("b", "c"), False)
 
 
 class TestLoading:

@@ -19,9 +19,11 @@ class FixedPredictor:
     """Knows the true label of each text of the sample and errs on a fixed fifth of them."""
 
     kind = "tfidf"
+    engine = "tfidf"
 
     def __init__(self, weights_path: Path, labels: list[str] = TOP5, salt: str = "") -> None:
         self.weights_path, self.labels, self.salt = weights_path, list(labels), salt
+        self.directory = weights_path.parent
         self.largest_batch = 0
         with SAMPLE.open(newline="", encoding="utf-8") as file:
             self.truth = {
@@ -59,5 +61,5 @@ def model(tmp_path, tmp_path_factory, monkeypatch):
     (home / "model.skops").write_bytes(b"weights")
     (home / "recipe.yaml").write_text(f"data:\n  config: top5\n  csv: {SAMPLE}\n  seed: 42\n")
     predictor = FixedPredictor(home / "model.skops")
-    monkeypatch.setattr(predictors, "load_predictor", lambda model: predictor)
+    monkeypatch.setattr(predictors, "load_predictor", lambda model, engine=None: predictor)
     return SimpleNamespace(home=home, predictor=predictor, sample=SAMPLE)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.prediction_sets import load_set_threshold, prediction_set, set_members
 from arxiv_cls.scoring.calibration import softmax
-from arxiv_cls.scoring.prediction_sets import (
-    COVERAGES,
-    coverage_threshold,
-    fit_prediction_sets,
-    prediction_set,
-    set_members,
-)
+from arxiv_cls.scoring.prediction_set_fitting import COVERAGES, coverage_threshold, fit_prediction_sets
 
 
 def drawn(seed: int, papers: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,3 +75,25 @@ class TestRecord:
             sizes.append(level["mean_size"])
         assert sizes == sorted(sizes)
         assert 1 <= sizes[0] < sizes[-1] <= 6
+
+
+class TestLoading:
+    """The threshold of the 90% sets, or what is wrong with the file."""
+
+    def test_threshold(self, tmp_path):
+        """None where there is no file; otherwise that of the level asked for."""
+        assert load_set_threshold(tmp_path) is None
+        (tmp_path / "eval").mkdir()
+        record = fit_prediction_sets(*drawn(0, 200), *drawn(1, 100))
+        (tmp_path / "eval" / "prediction_sets.json").write_text(json.dumps(record))
+        assert load_set_threshold(tmp_path) == record["levels"]["0.9"]["threshold"]
+        assert load_set_threshold(tmp_path, "0.95") == record["levels"]["0.95"]["threshold"]
+        assert load_set_threshold(tmp_path, "0.5") is None
+
+    @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema_version": 2}', '{"schema_version": 1}'])
+    def test_damaged(self, tmp_path, content):
+        """One clear error that names the file."""
+        (tmp_path / "eval").mkdir()
+        (tmp_path / "eval" / "prediction_sets.json").write_text(content)
+        with pytest.raises(UserError, match=r"prediction_sets\.json"):
+            load_set_threshold(tmp_path)

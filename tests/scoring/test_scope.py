@@ -13,9 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.scope import ScopeRule, load_scope
 from arxiv_cls.scoring.evaluation import evaluate_model
 from arxiv_cls.scoring.report import evaluation_table
-from arxiv_cls.scoring.scope import ScopeRule, load_scope
 from arxiv_cls.scoring.scope_fitting import OutsidePapers, auroc, fit_scope, outside_papers
 
 RULE = ScopeRule({"vision": 2.0, "image": 1.0, "frogs": -3.0}, intercept=-0.5, threshold=0.5)
@@ -40,7 +40,7 @@ class TestRule:
 
     def test_serving_needs_neither_scikit_learn_nor_torch(self):
         code = (
-            "import sys; from arxiv_cls.scoring import scope, prediction_sets;"
+            "import sys; from arxiv_cls.models import scope, prediction_sets;"
             "print([m for m in ('sklearn', 'scipy', 'torch', 'datasets', 'pyarrow') if m in sys.modules])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -29,6 +30,15 @@ print(len(scored), counts.read, evaluation_of(scored)["papers"])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
+EVALUATE_CSV = """
+import logging, resource, sys
+from arxiv_cls.scoring.evaluation import evaluate_model
+
+logging.basicConfig()
+evaluate_model(sys.argv[1], csv=sys.argv[2], out=sys.argv[3])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
 
 @pytest.mark.slow
 def test_memory_of_the_whole_file_with_every_category(real_csv):
@@ -39,6 +49,26 @@ def test_memory_of_the_whole_file_with_every_category(real_csv):
     counts, peak = done.stdout.splitlines()
     assert counts == "136238 136238 136238"
     assert int(peak) < 2e9
+
+
+@pytest.mark.slow
+def test_memory_of_the_whole_file_with_a_baseline(real_csv, tmp_path, run_python):
+    """`evaluate --csv` of a linear baseline that knows all archives: 136,238 rows scored, peak under 2 GB."""
+    trained = run_python(
+        "arxiv_cls/train_tfidf.py", "recipes/tfidf_linear.yaml", "--output_dir", tmp_path / "archive",
+        "--csv", real_csv, "--config", "archive", "--max_samples", 3000, "--no-evaluate",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    done = run_python("-c", EVALUATE_CSV, tmp_path / "archive", real_csv, tmp_path / "out")
+    assert done.returncode == 0, done.stderr[-3000:]
+    evaluation = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (
+        evaluation["csv"]["rows_read"] == evaluation["csv"]["rows_scored"] == evaluation["papers"] == 136_238
+    )
+    # Papers of the training split by the rule, an upper bound where max_samples cut it.
+    assert evaluation["csv"]["in_training_split"] == pytest.approx(0.7 * 136_238, rel=0.01)
+    assert "belong to the model's own training split" in done.stderr
+    assert int(done.stdout.splitlines()[-1]) < 2e9
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -14,16 +15,25 @@ from arxiv_cls.scoring.map_plots import plot_map, plot_out_of_scope
 from arxiv_cls.scoring.visualization import legend_groups, place_on_a_plane, visualize_model
 
 
-def test_groups_that_are_apart_stay_apart():
-    """Two distant clouds are still told apart on the plane, and the same input gives the same map."""
-    generator = np.random.default_rng(0)
-    cloud = generator.normal(size=(60, 80))
+def two_clouds():
+    """(60, 80) embeddings of two distant groups of 30."""
+    cloud = np.random.default_rng(0).normal(size=(60, 80))
     cloud[30:] += 6
-    points = place_on_a_plane(cloud)
-    assert points.shape == (60, 2)
+    return cloud
+
+
+def assert_neighbours_are_of_the_same_cloud(points):
+    """On the plane the two groups are still told apart."""
     distances = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag([np.inf] * 60)
     assert ((distances.argmin(axis=1) >= 30) == (np.arange(60) >= 30)).all()
-    assert (place_on_a_plane(cloud) == points).all()
+
+
+def test_groups_that_are_apart_stay_apart():
+    """Two distant clouds are still told apart on the plane, and the same input gives the same map."""
+    points = place_on_a_plane(two_clouds())
+    assert points.shape == (60, 2)
+    assert_neighbours_are_of_the_same_cloud(points)
+    assert (place_on_a_plane(two_clouds()) == points).all()
 
 
 class TestLegend:
@@ -64,10 +74,31 @@ class TestVisualize:
         with pytest.raises(UserError, match="--out"):
             visualize_model("user/name")
 
-    @pytest.mark.skipif(importlib.util.find_spec("umap") is not None, reason="umap-learn is installed")
-    def test_umap_without_the_package(self):
-        with pytest.raises(UserError, match="umap-learn"):
+    def test_umap_without_the_package(self, monkeypatch):
+        """The message names the package and the extra that brings it."""
+        monkeypatch.setitem(sys.modules, "umap", None)
+        with pytest.raises(UserError, match="umap-learn") as refusal:
             place_on_a_plane(np.zeros((10, 3)), "umap")
+        assert "EXTRAS=dev,umap" in str(refusal.value)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
+class TestUmap:
+    """The extra, where it is installed; its first call compiles for half a minute."""
+
+    def test_groups_that_are_apart_stay_apart(self):
+        """Each paper's nearest neighbour on the plane is of its own cloud; the same input, the same map."""
+        points = place_on_a_plane(two_clouds(), "umap")
+        assert points.shape == (60, 2)
+        assert_neighbours_are_of_the_same_cloud(points)
+        assert (place_on_a_plane(two_clouds(), "umap") == points).all()
+
+    def test_map_of_a_model(self, model, tmp_path):
+        """The title says which method placed the papers."""
+        lines = visualize_model(model.home, method="umap", max_papers=40, out=tmp_path)
+        assert lines == [str(tmp_path / "embeddings.png")]
+        assert (tmp_path / "embeddings.png").stat().st_size > 10_000
 
 
 class TestPlots:

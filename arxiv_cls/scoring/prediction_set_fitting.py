@@ -1,4 +1,4 @@
-"""Prediction sets: labels enough to hold the right one with a chosen probability.
+"""Fits the thresholds of prediction sets; `arxiv_cls.models.prediction_sets` applies them.
 
 Split conformal prediction with the score of the true label as conformity (Sadinle, Lei and Wasserman, 2019:
 the least ambiguous sets at a given coverage). A set is every label whose score reaches a threshold, and the
@@ -12,10 +12,11 @@ sizes from the other, 40 draws).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from arxiv_cls.models.prediction_sets import set_members
 
 COVERAGES = (0.8, 0.9, 0.95)
 
@@ -36,24 +37,6 @@ def coverage_threshold(labels: np.ndarray, probabilities: np.ndarray, coverage: 
     # Rounding before the floor: (n + 1) * (1 - 0.9) must not fall below a whole number by 1e-13.
     rank = int(np.floor(np.round((len(labels) + 1) * (1 - coverage), 9)))
     return float(true_scores[rank - 1]) if rank >= 1 else 0.0
-
-
-def set_members(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """(n, k) mask of the labels in each paper's set."""
-    members = probabilities >= threshold
-    members[np.arange(len(probabilities)), probabilities.argmax(axis=1)] = True
-    return members
-
-
-def prediction_set(scores: Mapping[str, float], threshold: float) -> list[str]:
-    """The set of one paper, highest score first.
-
-    Args:
-        scores: {label: score} of all labels.
-        threshold: of the wanted coverage, from `eval/prediction_sets.json`.
-    """
-    ordered = sorted(scores, key=lambda label: -scores[label])
-    return ordered[:1] + [label for label in ordered[1:] if scores[label] >= threshold]
 
 
 def fit_prediction_sets(

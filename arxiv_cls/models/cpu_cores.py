@@ -1,0 +1,28 @@
+"""How many cores this process may really use; the standard library only."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+
+def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: its CPU affinity, and the CPU quota of its container, at least 1.
+
+    A container with a limit of 2 CPUs on a host of 64 still sees 64 cores; 64 threads would take turns on
+    two and be slower than two.
+
+    Args:
+        cgroup: where the control groups are mounted.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
+            # "max" in version 2 and -1 in version 1 mean no limit.
+            if quota != "max" and int(quota) > 0:
+                return max(1, min(cores, math.ceil(int(quota) / int(period))))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return cores

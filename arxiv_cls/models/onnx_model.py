@@ -1,0 +1,160 @@
+"""A fine-tuned transformer as a predictor, computed by onnxruntime, without torch or transformers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.decision_rules import DecisionRules
+from arxiv_cls.models.onnx_engine import TOKENS_PER_BATCH, OnnxEngine
+from arxiv_cls.models.predictor import (
+    ONNX_FILES,
+    EncodedText,
+    Prediction,
+    check_texts,
+    to_predictions,
+)
+
+
+class OnnxPredictor:
+    """Scores texts with an ONNX export of a model; see `Predictor` for the face.
+
+    Args:
+        session: tokenizer and network.
+        directory: the model directory.
+        engine: "onnx" (fp32) or "int8".
+        tokens_per_batch: bounds rows times longest row of a forward pass, padding included; None for the
+            engine's own choice.
+    """
+
+    kind = "transformer"
+
+    def __init__(
+        self,
+        session: OnnxEngine,
+        directory: Path,
+        engine: str = "onnx",
+        tokens_per_batch: int | None = None,
+    ) -> None:
+        self.session, self.directory, self.engine = session, directory, engine
+        self.labels = session.labels
+        self.weights_path = directory / ONNX_FILES[engine]
+        self.max_length: int | None = session.max_length
+        # int8 takes the range of its activations from the whole batch: alone, a text gets the same answer
+        # whatever is asked with it (in company its score moved by up to 0.05).
+        self.tokens_per_batch = tokens_per_batch or (1 if engine == "int8" else TOKENS_PER_BATCH)
+        self.rules = DecisionRules.load(directory)
+
+    @classmethod
+    def load(cls, directory: str | Path, engine: str = "onnx", threads: int | None = None) -> OnnxPredictor:
+        """Loads an export from a model directory.
+
+        Args:
+            directory: the model directory.
+            engine: "onnx" (fp32) or "int8".
+            threads: forward passes at a time, one core each; None for all cores that this process may use.
+
+        Raises:
+            UserError: there is no export, it was made from other weights, or it cannot be read.
+        """
+        directory = Path(directory)
+        file = ONNX_FILES[engine]
+        if not (directory / file).is_file():
+            raise UserError(
+                f"{directory} has no {file}, which the engine {engine} needs",
+                hint=f"`arxiv-cls export {directory}` writes it",
+            )
+        refuse_stale_export(directory)
+        try:
+            return cls(OnnxEngine(directory, file, threads), directory, engine)
+        # tokenizers and onnxruntime raise bare exceptions of their own for a file that they cannot read.
+        except Exception as error:
+            if isinstance(error, UserError):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{directory}: the export {file} cannot be loaded: {reason}",
+                hint=f"`arxiv-cls export {directory}` writes it anew",
+            ) from error
+
+    def limit_tokens(self, max_length: int) -> None:
+        """Reads at most so many tokens of a text from now on, and never more than before."""
+        self.session.limit_tokens(max_length)
+        self.max_length = self.session.max_length
+
+    def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+        """Each text with its token ids.
+
+        Raises:
+            UserError: an empty or blank text.
+        """
+        check_texts(texts)
+        tokenized = self.session.tokenize(texts)
+        return [
+            EncodedText(text, len(ids), truncated, ids)
+            for text, (ids, truncated) in zip(texts, tokenized, strict=True)
+        ]
+
+    def predict_encoded(self, encoded: Sequence[EncodedText], top_k: int | None = None) -> list[Prediction]:
+        """One prediction per encoded text, in the same order."""
+        ids = [item.payload for item in encoded]
+        probabilities = self.session.probabilities(ids, self.tokens_per_batch)
+        return to_predictions(
+            probabilities, self.labels, encoded, top_k, answered_by=self.engine, rules=self.rules
+        )
+
+    def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Prediction]:
+        """One prediction per text, in the same order.
+
+        Raises:
+            UserError: an empty or blank text.
+        """
+        return self.predict_encoded(self.encode(texts), top_k)
+
+    def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
+        from tqdm.auto import tqdm
+
+        ids = [ids for ids, _ in self.session.tokenize(texts)]
+        with tqdm(total=len(ids), desc="score", unit="paper", disable=not progress) as bar:
+            return self.session.probabilities(ids, self.tokens_per_batch, bar.update)
+
+    def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """An export has logits only.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"the engine {self.engine} gives no embeddings", hint="use the engine torch")
+
+
+def refuse_stale_export(directory: Path) -> None:
+    """Makes sure that an export belongs to the weights beside it.
+
+    A directory without the weights (an ONNX download) or without a record of parity has nothing to compare.
+
+    Raises:
+        UserError: the export was made from other weights.
+    """
+    weights, record = directory / "model.safetensors", directory / "onnx" / "parity.json"
+    if not weights.is_file() or not record.is_file():
+        return
+    try:
+        exported = json.loads(record.read_text(encoding="utf-8"))["weights_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{record} is damaged: {error!r}", hint=f"`arxiv-cls export {directory}` writes it anew"
+        ) from None
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if exported != found:
+        raise UserError(
+            f"{directory}/onnx was exported from other weights (sha256 {str(exported)[:12]}) than "
+            f"{weights.name} (sha256 {found[:12]})",
+            hint=f"`arxiv-cls export {directory}` writes it anew",
+        )
