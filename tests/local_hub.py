@@ -188,6 +188,9 @@ class _Handler(RepositoryApi, BaseHTTPRequestHandler):
 
     def _create(self, request: dict[str, Any]) -> None:
         kind = f"{request.get('type') or 'model'}s"
+        if kind == "spaces" and not request.get("sdk"):
+            self._error(400, "BadRequest", "a Space needs an sdk")
+            return
         repo_id = f"{request.get('organization') or 'user'}/{request['name']}"
         exists = (kind, repo_id) in self.hub.repositories
         if not exists:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 import yaml
 from local_hub_store import Blob, Commit, ParentMoved, Repository, TagExists
 
-LFS_SUFFIXES = (".safetensors", ".skops", ".parquet", ".onnx", ".png", ".bin")
+LFS_SUFFIXES = (".safetensors", ".skops", ".parquet", ".onnx", ".png", ".bin", ".whl")
 DATE = "2026-01-01T00:00:00.000Z"
 
 

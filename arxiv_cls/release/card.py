@@ -4,62 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
+from arxiv_cls.errors import UserError
 from arxiv_cls.release.card_examples import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
+from arxiv_cls.release.card_extras import Exports, TermsRow, exports, terms
 from arxiv_cls.release.card_metadata import card_metadata
 from arxiv_cls.release.card_numbers import Shown, count, interval, number
+from arxiv_cls.release.card_run import Row, data_rows, is_synthetic, training_rows
 from arxiv_cls.release.card_sections import (
+    ENOUGH_PAPERS,
     PredictionSets,
-    Row,
     Scope,
+    SliceFinding,
     SliceTable,
     Temperature,
-    data_rows,
-    is_synthetic,
     prediction_sets,
     scope,
     slice_findings,
     slice_tables,
-    split_text,
     temperature,
-    training_rows,
 )
+from arxiv_cls.release.card_templates import LAYOUT, model_card_template
 from arxiv_cls.release.evidence import Evidence, read_evidence
-from arxiv_cls.release.manifest import CARD, TRANSFORMER
-
-TEMPLATES = Path(__file__).parent / "templates"
-METRIC_ROWS = (
-    ("accuracy", "Accuracy", "share of papers whose first label is right"),
-    ("macro_f1", "Macro F1", "mean of the categories' F1, each category counting the same"),
-    ("micro_f1", "Micro F1", "F1 over all papers; with one label a paper it equals accuracy"),
-    ("weighted_f1", "Weighted F1", "mean of the categories' F1, weighted by their papers"),
-    ("top_2_accuracy", "Top-2 accuracy", "share of papers whose label is among the first two"),
-    ("top_3_accuracy", "Top-3 accuracy", "share of papers whose label is among the first three"),
-    ("log_loss", "Log-loss", "mean negative log-probability of the right label, in nats; lower is better"),
-    ("brier_score", "Brier score", "mean squared error of the scores, 0 to 2; lower is better"),
-    (
-        "expected_calibration_error",
-        "Expected calibration error",
-        "mean distance between score and accuracy; lower is better",
-    ),
-)
+from arxiv_cls.release.manifest import CARD, MAP_PLOT
+from arxiv_cls.scoring.metrics import SCALAR_METRICS
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric with its interval and what it means."""
+    """A metric with its interval; `key` is its name in `eval/metrics.json`."""
 
-    name: str
+    key: str
     value: Shown
     interval: Shown
-    meaning: str
 
 
 @dataclass(frozen=True)
@@ -77,12 +59,16 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Everything that the template shows. Texts are finished; nothing is computed in the template."""
+    """Everything that the templates show: values, whose words are in the templates.
+
+    Fields are only ever added, since the templates of earlier layouts read them too.
+    """
 
     metadata: str
     title: str
-    summary: str
     kind: str
+    model_type: str
+    base_model: str | None
     model_id: str
     version: str | None
     overrides: Sequence[str]
@@ -96,30 +82,26 @@ class ModelCard:
     per_class: list[ClassRow]
     calibration_floor: Shown
     calibration_ceiling: Shown
+    calibration_p_value: Shown
     temperature: Temperature | None
     prediction_sets: PredictionSets | None
     scope: Scope | None
     slices: list[SliceTable]
-    slice_findings: list[Shown]
+    slice_findings: list[SliceFinding]
+    smallest_slice: int
+    exports: Exports | None
+    map_plot: bool
+    terms: list[TermsRow]
     data: list[Row]
-    split_text: str
+    split_by: str
     synthetic: bool
     training: list[Row]
+    curve: bool
     recipe: str
     license: str
     citation_key: str
     author: str
     year: str = field(default="")
-
-
-def _summary(evidence: Evidence) -> str:
-    labels = len(evidence.labels)
-    task = f"It names the arXiv category of a paper from its title and abstract: one of {labels} categories."
-    if evidence.kind != TRANSFORMER:
-        return f"A TF-IDF classifier of scientific papers, small and fast on a CPU. {task}"
-    base = (evidence.recipe.get("release") or {}).get("base_model")
-    of_what = f", fine-tuned from [`{base}`](https://huggingface.co/{base})" if base else ""
-    return f"A {evidence.config.get('model_type')} classifier of scientific papers{of_what}. {task}"
 
 
 def _max_length(evidence: Evidence) -> Shown | None:
@@ -132,7 +114,12 @@ def _max_length(evidence: Evidence) -> Shown | None:
 def _per_class(evidence: Evidence, evaluation: dict[str, Any]) -> list[ClassRow]:
     rows = []
     for label in evidence.labels:
-        scores = evaluation["metrics"]["per_class"][label]
+        scores = evaluation["metrics"]["per_class"].get(label)
+        if scores is None:
+            raise UserError(
+                f"the model's category {label} is not in eval/metrics.json",
+                hint=f"run `arxiv-cls evaluate {evidence.model_dir}` again",
+            )
         name = f"metrics.per_class.{label}"
         rows.append(
             ClassRow(
@@ -178,8 +165,9 @@ def build_model_card(
     return ModelCard(
         metadata=card_metadata(evidence, examples, title),
         title=title,
-        summary=_summary(evidence),
         kind=evidence.kind,
+        model_type=evidence.config.get("model_type", ""),
+        base_model=release.get("base_model"),
         model_id=repo_id or f"outputs/{recipe_name}",
         version=version,
         overrides=overrides,
@@ -191,25 +179,31 @@ def build_model_card(
         label_count=count("labels", len(evidence.labels)),
         metrics=[
             MetricRow(
-                name,
+                key,
                 number(f"metrics.{key}", metrics[key]),
                 interval(f"intervals.{key}", intervals[key]),
-                meaning,
             )
-            for key, name, meaning in METRIC_ROWS
+            for key in SCALAR_METRICS
         ],
         per_class=_per_class(evidence, evaluation),
         calibration_floor=number("calibration.chance_mean", by_chance["chance_mean"]),
         calibration_ceiling=number("calibration.chance_upper", by_chance["chance_upper"]),
+        calibration_p_value=number("calibration.p_value", by_chance["p_value"]),
         temperature=temperature(evidence.run),
         prediction_sets=prediction_sets(evidence),
         scope=scope(evidence),
         slices=slice_tables(evaluation),
         slice_findings=slice_findings(evaluation),
+        smallest_slice=ENOUGH_PAPERS,
+        exports=exports(evidence),
+        map_plot=(evidence.model_dir / MAP_PLOT).is_file(),
+        terms=terms(evidence),
         data=data_rows(evidence.run["data"]),
-        split_text=split_text(evidence.run["data"]),
+        split_by=evidence.run["data"]["split"],
         synthetic=is_synthetic(evidence.run["data"]),
         training=training_rows(evidence.run),
+        # A linear baseline has no rounds whose losses a curve could show.
+        curve=evidence.run.get("training", {}).get("rounds") != 0,
         recipe=yaml.safe_dump(evidence.recipe, sort_keys=False, allow_unicode=True).rstrip(),
         license=release.get("license", "apache-2.0"),
         citation_key=f"arxiv_cls_{title}".replace("-", "_").replace(".", "_"),
@@ -218,39 +212,16 @@ def build_model_card(
     )
 
 
-@cache
-def template(name: str, mark: bool = False) -> Template:
-    """A card template.
+def render(card: ModelCard, *, layout: int = LAYOUT, mark: bool = False) -> str:
+    """The card as Markdown with its front matter.
 
     Args:
-        name: file name in `templates/`.
-        mark: put each `Shown` between MARK characters with its field's name, for `card_check`.
+        card: the filled card.
+        layout: an earlier one renders the card as that version of the project did.
+        mark: as `card_templates.template`.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-        finalize=_marked if mark else None,
-    )
-    return environment.get_template(name)
-
-
-FIELD_START, FIELD_NAMED, FIELD_END = "\x01", "\x02", "\x03"
-
-
-def _marked(value: object) -> object:
-    if isinstance(value, Shown):
-        return f"{FIELD_START}{value.field}{FIELD_NAMED}{value}{FIELD_END}"
-    return value
-
-
-def render(card: ModelCard, *, mark: bool = False) -> str:
-    """The card as Markdown with its front matter."""
     context = {item.name: getattr(card, item.name) for item in fields(card)}
-    return template("model_card.md.j2", mark).render(context)
+    return model_card_template(layout, mark).render(context)
 
 
 def render_model_card(

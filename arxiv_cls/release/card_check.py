@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from arxiv_cls.release.card import FIELD_END, FIELD_NAMED, FIELD_START, ModelCard, render
+from arxiv_cls.release.card import ModelCard, render
+from arxiv_cls.release.card_templates import FIELD_END, FIELD_NAMED, FIELD_START, layout_of
 
 FIELD = re.compile(f"{FIELD_START}(.*?){FIELD_NAMED}(.*?){FIELD_END}", re.DOTALL)
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -88,13 +89,16 @@ def _compare_line(number: int, actual: str, marked: str) -> list[CardDifference]
 
 
 def compare_card(text: str, card: ModelCard) -> list[CardDifference]:
-    """Every difference between a card's text and what the records make of it.
+    """Every difference between a card's text and what the records make of it, in the card's own layout.
 
     Args:
         text: the released `README.md`.
         card: filled from the released records.
+
+    Raises:
+        UserError: when the card's layout is of a later version of the project.
     """
-    marked = render(card, mark=True)
+    marked = render(card, layout=layout_of(text), mark=True)
     expected = FIELD.sub(r"\2", marked)
     found, wanted = FRONT_MATTER.match(text), FRONT_MATTER.match(expected)
     assert wanted is not None

@@ -1,9 +1,11 @@
-"""The verbs of this room: `card`, `push-model`, `push-dataset`, `releases`, `rollback`, `verify`."""
+"""The verbs of this room: what makes, checks, releases and deploys a model or the data set."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from arxiv_cls.release import deploy_commands
 
 CONFIGS = ("top5", "top10", "top20", "archive", "all")
 
@@ -17,7 +19,34 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     card = _parser(subparsers, "card", "write the card of a model directory from its records")
     card.add_argument("model", type=Path, metavar="MODEL", help="a model directory")
     card.add_argument("--repo", metavar="USER/NAME", help="the repository that the card names")
+    card.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="FILE",
+        help="take the release group from this recipe, where it changed since the training",
+    )
     card.set_defaults(run=run_card)
+
+    export = _parser(
+        subparsers, "export", "write ONNX (fp32 and int8) and the endpoint handler beside the weights"
+    )
+    export.add_argument("model", type=Path, metavar="MODEL", help="a model directory with a transformer")
+    export.add_argument(
+        "--data", metavar="FILE", help="CSV file that the model's splits come from (default: its recipe's)"
+    )
+    export.add_argument(
+        "--csv", metavar="FILE", help="measure on the rows of this file instead of the validation split"
+    )
+    export.add_argument("--no-int8", action="store_true", help="fp32 only; needs no papers")
+    export.add_argument("--papers", type=int, metavar="N", help="measure on at most N papers (default: all)")
+    export.add_argument(
+        "--search-papers",
+        type=int,
+        default=300,
+        metavar="N",
+        help="papers that tell the int8 candidates apart (default: %(default)s)",
+    )
+    export.set_defaults(run=run_export)
 
     push = _parser(subparsers, "push-model", "release a model directory to the Hub")
     push.add_argument("model", type=Path, metavar="MODEL", help="a model directory")
@@ -44,6 +73,13 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     dataset.set_defaults(run=run_push_dataset)
 
+    space = _parser(subparsers, "push-space", "show a model of the Hub in a Gradio Space")
+    space.add_argument("model", metavar="MODEL", help="Hub id of the model, also user/name@v0.1.0")
+    space.add_argument("--repo", required=True, metavar="USER/SPACE", help="the Space on the Hub")
+    space.add_argument("--torch", action="store_true", help="compute with torch, for ZeroGPU hardware")
+    space.add_argument("--private", action="store_true", help="create the Space private")
+    space.set_defaults(run=run_push_space)
+
     releases = _parser(subparsers, "releases", "list the versions of a model on the Hub with their numbers")
     releases.add_argument("repo", metavar="USER/NAME")
     releases.set_defaults(run=run_releases)
@@ -64,6 +100,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     verify.set_defaults(run=run_verify)
 
+    deploy_commands.register(subparsers)
+
 
 def _add_push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repo", required=True, metavar="USER/NAME", help="the repository on the Hub")
@@ -75,7 +113,31 @@ def run_card(arguments: argparse.Namespace) -> None:
     """`arxiv-cls card MODEL`."""
     from arxiv_cls.release.card import write_model_card
 
+    if arguments.recipe:
+        from arxiv_cls.release.evidence import write_release_group
+
+        write_release_group(arguments.model, arguments.recipe)
     print(write_model_card(arguments.model, repo_id=arguments.repo))
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """`arxiv-cls export MODEL`."""
+    from arxiv_cls.errors import UserError
+    from arxiv_cls.release.onnx_export import export_model, export_report
+
+    for name in ("papers", "search_papers"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value} is below 1")
+    record = export_model(
+        arguments.model,
+        data=arguments.data,
+        csv=arguments.csv,
+        int8=not arguments.no_int8,
+        papers=arguments.papers,
+        search_papers=arguments.search_papers,
+        progress=True,
+    )
+    print(export_report(arguments.model, record))
 
 
 def run_push_model(arguments: argparse.Namespace) -> None:
@@ -108,6 +170,14 @@ def run_push_dataset(arguments: argparse.Namespace) -> None:
         version=arguments.version,
         private=arguments.private,
     )
+    print(result.describe())
+
+
+def run_push_space(arguments: argparse.Namespace) -> None:
+    """`arxiv-cls push-space USER/NAME --repo USER/SPACE`."""
+    from arxiv_cls.release.space_push import push_space
+
+    result = push_space(arguments.repo, arguments.model, torch=arguments.torch, private=arguments.private)
     print(result.describe())
 
 

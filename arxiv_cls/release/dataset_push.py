@@ -12,7 +12,7 @@ import yaml
 from tqdm import tqdm
 
 from arxiv_cls.release.atomic_commit import ReleaseResult, plan_release, publish
-from arxiv_cls.release.card import template
+from arxiv_cls.release.card_templates import template
 from arxiv_cls.release.hub_client import check_repo_id, connect, parse_version
 from arxiv_cls.release.hub_push import ensure_repository
 from arxiv_cls.release.hub_state import Content, read_state

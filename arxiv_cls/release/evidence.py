@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.manifest import METRICS, RECIPE, RUN_RECORD, WEIGHTS, model_kind
+from arxiv_cls.recipe import ReleaseConfig, load_group
+from arxiv_cls.release.manifest import METRICS, RECIPE, RELEASE, RUN_RECORD, WEIGHTS, model_kind
 from arxiv_cls.scoring.model_data import file_sha256
 
 
@@ -22,7 +23,7 @@ class Evidence:
         model_dir: the directory.
         kind: "transformer" or "tfidf".
         config: `config.json`.
-        recipe: `recipe.yaml`.
+        recipe: `recipe.yaml`; its release group is that of `release.yaml` where there is one.
         run: `run.json`.
         evaluation: `eval/metrics.json`; None when the model was not evaluated.
     """
@@ -83,6 +84,34 @@ def _read_json(model_dir: Path, path: str) -> dict[str, Any]:
     return content
 
 
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def write_release_group(model_dir: str | Path, recipe: str | Path) -> Path:
+    """Notes a recipe's release group beside the weights, so that a new licence or tag needs no new training.
+
+    Args:
+        model_dir: a model directory.
+        recipe: the recipe file, of either kind.
+
+    Returns:
+        The path of `release.yaml`; `recipe.yaml`, the record of the run, stays as it is.
+
+    Raises:
+        UserError: it is no model directory, or the file is no recipe.
+    """
+    model_kind(model_dir)
+    group = asdict(load_group(recipe, "release", ReleaseConfig))
+    path = Path(model_dir) / RELEASE
+    path.write_text(yaml.safe_dump(group, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
+
+
 def read_evidence(model_dir: str | Path) -> Evidence:
     """Reads the records of a model directory.
 
@@ -96,15 +125,14 @@ def read_evidence(model_dir: str | Path) -> Evidence:
         raise UserError(
             f"{folder} has no {RECIPE}", hint="it is written by training; an unfinished run lacks it"
         )
-    try:
-        recipe = yaml.safe_load(recipe_path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{recipe_path} is not YAML: {error}") from error
+    recipe = _read_yaml(recipe_path)
+    if (folder / RELEASE).is_file():
+        recipe["release"] = _read_yaml(folder / RELEASE)
     return Evidence(
         model_dir=folder,
         kind=kind,
         config=_read_json(folder, "config.json"),
-        recipe=recipe if isinstance(recipe, dict) else {},
+        recipe=recipe,
         run=_read_json(folder, RUN_RECORD),
         evaluation=_read_json(folder, METRICS) if (folder / METRICS).is_file() else None,
     )

@@ -22,6 +22,7 @@ from arxiv_cls.release.manifest import (
 )
 from arxiv_cls.release.secret_scan import is_pickle, scan_files
 from arxiv_cls.scoring.metrics import compute_metrics
+from arxiv_cls.scoring.model_data import file_sha256
 from arxiv_cls.scoring.scored_papers import read_predictions
 
 SHOWN_AT_MOST = 5
@@ -154,7 +155,7 @@ def check_clean_tree(evidence: Evidence) -> CheckResult:
 
 
 def check_onnx(evidence: Evidence) -> CheckResult:
-    """Every ONNX export agrees with the weights; nothing to check before there is one."""
+    """Every ONNX export was checked as it is, and agrees with the weights; nothing to check before one."""
     exports = [path for path in files_in(evidence.model_dir) if path.endswith(".onnx")]
     if not exports:
         return CheckResult("onnx", True, "no export", "agreement of every export", "nothing exported")
@@ -164,11 +165,29 @@ def check_onnx(evidence: Evidence) -> CheckResult:
         reason = "the export was not checked against these weights: run `arxiv-cls export` again"
         return CheckResult("onnx", False, found, evidence.weights_sha256()[:12], reason)
     records = parity.get("exports", {})
+    for path in exports:
+        checked, found = records.get(path, {}).get("sha256"), file_sha256(evidence.model_dir / path)
+        if checked != found:
+            reason = f"{path} is not the file that was checked: run `arxiv-cls export` again"
+            return CheckResult("onnx", False, found[:12], str(checked)[:12], reason)
+        if kept := _labels_lost(records[path]):
+            return CheckResult("onnx", False, kept[0], kept[1], f"{path} loses too much of the model")
     worst = max((_excess(records.get(path, {})), path) for path in exports)
     record = records.get(worst[1], {})
     found, wanted = str(record.get("max_difference")), f"at most {record.get('tolerance')}"
     reason = f"{worst[1]} {'agrees' if worst[0] <= 0 else 'differs from the weights'}"
     return CheckResult("onnx", worst[0] <= 0, found, wanted, reason)
+
+
+def _labels_lost(record: dict[str, Any]) -> tuple[str, str] | None:
+    """What an export keeps and what it had to keep, where that is less; limits that it does not name hold."""
+    equal, least = record.get("equal_labels"), record.get("least_equal_labels", 0.0)
+    fall, largest = record.get("accuracy_fall"), record.get("largest_accuracy_fall", math.inf)
+    if least > 0 and (equal is None or equal < least):
+        return f"{equal} of the labels", f"at least {least}"
+    if fall is not None and fall > largest:
+        return f"{fall:.4f} of accuracy lost", f"at most {largest}"
+    return None
 
 
 def _excess(record: dict[str, Any]) -> float:

@@ -5,6 +5,7 @@ The token comes from the environment (`HF_TOKEN`) or from the Hub's own login, a
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    OIDCError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -145,10 +147,20 @@ def connect(*, write: bool) -> HfApi:
     api = HfApi(library_name="arxiv_cls")
     if not write:
         return api
-    if get_token() is None:
+    try:
+        with hub_errors("getting a token"):
+            token = get_token()
+    except OIDCError as error:
+        raise UserError(
+            f"no token from trusted publishing: {error}",
+            hint="the job needs `permissions: id-token: write`, and the repository on the Hub must trust it",
+        ) from None
+    if token is None:
         raise UserError("no token for the Hub", hint="set HF_TOKEN, or log in once with `hf auth login`")
-    with hub_errors("checking the token"):
-        api.whoami()
+    # A token of trusted publishing was made a moment ago for one repository; it stands for no user.
+    if not os.environ.get("HF_OIDC_RESOURCE"):
+        with hub_errors("checking the token"):
+            api.whoami()
     return api
 
 

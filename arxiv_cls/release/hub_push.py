@@ -31,9 +31,15 @@ class PushOutcome:
 
 
 def ensure_repository(
-    api: HfApi, repo_id: str, state: RepositoryState | None, repo_type: str, private: bool
+    api: HfApi,
+    repo_id: str,
+    state: RepositoryState | None,
+    repo_type: str,
+    private: bool,
+    *,
+    space_sdk: str | None = None,
 ) -> RepositoryState:
-    """The repository's state, after creating it where it did not exist.
+    """The repository's state, after creating it where it did not exist; a Space needs its SDK for that.
 
     Raises:
         UserError: when the Hub refuses or cannot be reached.
@@ -41,7 +47,7 @@ def ensure_repository(
     if state is not None:
         return state
     with hub_errors(f"creating {repo_id}", unless_done=RERUN):
-        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=space_sdk)
     created = read_state(api, repo_id, repo_type)
     if created is None:
         raise UserError(f"{repo_id} was created, and the Hub does not show it yet", hint=RERUN, exit_code=3)

@@ -53,12 +53,18 @@ PREDICTIONS = "eval/predictions.parquet"
 SCOPE = "eval/scope.json"
 SCOPE_PLOT = "eval/out_of_scope.png"
 PREDICTION_SETS = "eval/prediction_sets.json"
+CASCADE = "eval/cascade.json"
 EXAMPLES = "eval/examples.json"
+MAP_PLOT = "eval/embeddings.png"
+TERMS = "eval/terms.json"
 CARD = "README.md"
 RECIPE = "recipe.yaml"
+RELEASE = "release.yaml"
 RUN_RECORD = "run.json"
 WEIGHTS = {TRANSFORMER: "model.safetensors", TFIDF: "model.skops"}
 ONNX_PARITY = "onnx/parity.json"
+ONNX_INT8 = "onnx/model_int8.onnx"
+HANDLER = "handler.py"
 
 MANIFEST: tuple[ManifestFile, ...] = (
     ManifestFile("config.json", "architecture, `id2label`, `label2id`"),
@@ -78,6 +84,7 @@ MANIFEST: tuple[ManifestFile, ...] = (
     ),
     ManifestFile(WEIGHTS[TFIDF], "vectoriser, model and calibration", frozenset({TFIDF})),
     ManifestFile(RECIPE, "the resolved recipe"),
+    ManifestFile(RELEASE, "the recipe's release group, where it was set after training", required=False),
     ManifestFile(RUN_RECORD, "provenance: data, commit, versions, seed, device, duration, metrics"),
     ManifestFile("training_curve.png", "losses and metrics over the steps"),
     ManifestFile("train.log", "log of the training run", required=False, pushed=False),
@@ -88,15 +95,22 @@ MANIFEST: tuple[ManifestFile, ...] = (
     _evaluation("eval/accuracy_by_year.png", "accuracy by year of publication", required=True),
     _evaluation(SCOPE, "out-of-scope rule and threshold with its AUROC"),
     _evaluation(PREDICTION_SETS, "prediction-set thresholds for 80, 90 and 95% coverage"),
+    ManifestFile(
+        CASCADE,
+        "when a baseline answers before this model, with the sha256 of both weights",
+        frozenset({TRANSFORMER}),
+        required=False,
+        evaluated=True,
+    ),
     _evaluation(EXAMPLES, "example texts with their scores, for the card"),
     _evaluation(SCOPE_PLOT, "scores of papers inside and outside the label set"),
-    _evaluation("eval/embeddings.png", "t-SNE or UMAP map of the embeddings"),
-    _evaluation("eval/terms.json", "for the baseline: the terms that speak for each category"),
+    _evaluation(MAP_PLOT, "t-SNE or UMAP map of the embeddings"),
+    _evaluation(TERMS, "for the baseline: the terms that speak for each category"),
     ManifestFile(CARD, "model card", evaluated=True),
     _transformer("onnx/model.onnx", "ONNX export, fp32", required=False),
-    _transformer("onnx/model_int8.onnx", "ONNX export, int8", required=False),
+    _transformer(ONNX_INT8, "ONNX export, int8", required=False),
     _transformer(ONNX_PARITY, "agreement of the exports with the weights", required=False),
-    _transformer("handler.py", "Inference Endpoints handler", required=False),
+    _transformer(HANDLER, "Inference Endpoints handler", required=False),
     _transformer("requirements.txt", "what the handler needs", required=False),
 )
 
@@ -126,6 +140,12 @@ def model_kind(model_dir: str | Path) -> str:
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     return TFIDF if config.get("model_type") == TFIDF_MODEL_TYPE else TRANSFORMER
+
+
+def model_labels(model_dir: str | Path) -> list[str]:
+    """Category codes in the order of the model's outputs, read from its `config.json`."""
+    id2label = json.loads((Path(model_dir) / "config.json").read_text(encoding="utf-8"))["id2label"]
+    return [id2label[key] for key in sorted(id2label, key=int)]
 
 
 def manifest_for(kind: str) -> tuple[ManifestFile, ...]:

@@ -26,6 +26,8 @@ RECORDED_LIBRARIES = (
 def git_state(directory: Path) -> dict[str, Any]:
     """The commit of the code and whether tracked files differ from it.
 
+    `dvc.lock` does not count: the pipeline notes there what its stages made, while it runs.
+
     Returns:
         `{"commit": 40 hex digits or None, "dirty": bool or None}`; None where there is no repository.
     """
@@ -44,7 +46,7 @@ def git_state(directory: Path) -> dict[str, Any]:
         return done.stdout.strip()
 
     commit = git("rev-parse", "HEAD")
-    status = git("status", "--porcelain", "--untracked-files=no")
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)dvc.lock")
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 

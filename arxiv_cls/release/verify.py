@@ -25,6 +25,7 @@ from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
 from arxiv_cls.scoring.report import aligned
 
+RELEASED_AS = re.compile(r"url +=[ ]\{https://huggingface\.co/([^/}]+/[^/}]+)/tree/(v[^}]+)\}")
 OVERRIDE_LINE = re.compile(r"^> - (.+)$", re.MULTILINE)
 MEASURED = ("papers", "metrics", "intervals", "calibration", "slices")
 DEFAULT_TOLERANCE = 5e-4
@@ -181,8 +182,8 @@ def check_card(evidence: Evidence, repo_id: str | None, version: str | None) -> 
 
     Args:
         evidence: the records.
-        repo_id: the repository that the card was rendered for; None for a card that was not released.
-        version: its release.
+        repo_id: the repository that the card was rendered for; None for the one that it names itself, if any.
+        version: its release, likewise.
 
     Raises:
         UserError: when there is no card, or the records lack what it must show.
@@ -191,6 +192,9 @@ def check_card(evidence: Evidence, repo_id: str | None, version: str | None) -> 
     if not path.is_file():
         raise UserError(f"{evidence.model_dir} has no {CARD}", hint="`arxiv-cls card MODEL` writes it")
     text = path.read_text(encoding="utf-8")
+    if repo_id is None and (released := RELEASED_AS.search(text)):
+        # A local directory that was pushed holds the released card.
+        repo_id, version = released[1], released[2]
     examples = (evidence.optional_json(EXAMPLES) or {}).get("examples", [])
     overrides = OVERRIDE_LINE.findall(text)
     card = build_model_card(evidence, examples, repo_id=repo_id, version=version, overrides=overrides)

@@ -158,4 +158,46 @@ def make_model_dir(
     return folder
 
 
-__all__ = ["LABELS", "TFIDF", "TRANSFORMER", "change_json", "make_model_dir", "scored_papers", "write_json"]
+def add_every_section(folder: Path) -> Path:
+    """Adds what only some models have: rules of both kinds, a cut split by time."""
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    boundaries = ["2018-07-15", "2019-02-15"]
+    run["data"] |= {"max_samples": 1400, "split": "time", "time_boundaries": boundaries}
+    write_json(folder / "run.json", run)
+    rules = {"schema_version": 1, "weights_sha256": run["weights_sha256"]}
+    levels = {
+        "0.8": {"threshold": 0.5, "coverage": 0.81, "mean_size": 1.04},
+        "0.9": {"threshold": 0.25, "coverage": 0.9, "mean_size": 1.4},
+    }
+    write_json(folder / "eval/prediction_sets.json", rules | {"levels": levels})
+    scope = {
+        "rule": "logistic regression on the words that occur",
+        "auroc": 0.9642,
+        "auroc_interval": [0.9611, 0.9664],
+        "threshold": 0.3471,
+        "in_scope_kept": 0.9612,
+        "out_of_scope_caught": 0.848,
+        "out_of_scope_papers": 17173,
+    }
+    write_json(folder / "eval/scope.json", rules | scope)
+    (folder / "eval/out_of_scope.png").write_bytes(PNG)
+    return folder
+
+
+def add_export(folder: Path, difference: float | None = 3.2e-7, tolerance: float = 1e-4) -> Path:
+    """Adds an ONNX file that nobody loads, and the record of its parity."""
+    (folder / "onnx").mkdir()
+    (folder / "onnx/model.onnx").write_bytes(b"graph" * 500_000)
+    weights = json.loads((folder / "run.json").read_text(encoding="utf-8"))["weights_sha256"]
+    digest = hashlib.sha256((folder / "onnx/model.onnx").read_bytes()).hexdigest()
+    record = {"sha256": digest, "max_difference": difference, "tolerance": tolerance, "reference": "torch"}
+    record |= {"papers": 3293, "equal_labels": 1.0, "accuracy_fall": 0.0}
+    parity = {"weights_sha256": weights, "exports": {"onnx/model.onnx": record}}
+    write_json(folder / "onnx/parity.json", parity)
+    return folder
+
+
+__all__ = [
+    "LABELS", "TFIDF", "TRANSFORMER", "add_every_section", "add_export", "change_json", "make_model_dir",
+    "scored_papers", "write_json",
+]  # fmt: skip

@@ -131,6 +131,13 @@ class TestNumbers:
         with pytest.raises(UserError, match=r"metrics\.log_loss"):
             render_model_card(model)
 
+    def test_category_without_results_is_an_error(self, model: Path) -> None:
+        """An evaluation of other labels than the model's is named, with the command that makes a new one."""
+        change_json(model / "config.json", id2label={"0": "cs.CL", "1": "cs.CV", "2": "math.AG"})
+        with pytest.raises(UserError, match=r"math\.AG is not in eval/metrics\.json") as refusal:
+            render_model_card(model)
+        assert "arxiv-cls evaluate" in str(refusal.value)
+
     def test_not_evaluated(self, model: Path) -> None:
         """The message names the command that is missing."""
         (model / "eval/metrics.json").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from dataclasses import replace
@@ -139,6 +140,7 @@ class TestOnnx:
         """Writes the record of a parity check."""
         weights = json.loads((model / "run.json").read_text())["weights_sha256"]
         record = {"max_difference": difference, "tolerance": tolerance}
+        record["sha256"] = hashlib.sha256((model / "onnx/model.onnx").read_bytes()).hexdigest()
         write_json(
             model / "onnx/parity.json",
             {"weights_sha256": weights, "exports": {"onnx/model.onnx": record}},
@@ -153,6 +155,29 @@ class TestOnnx:
         """Within the tolerance it passes; beyond it, or unknown, it does not."""
         self.parity(exported, difference)
         assert failed(run_gate(exported)) == refused
+
+    @pytest.mark.parametrize(
+        ("limits", "refused"),
+        [
+            ({"equal_labels": 0.995, "least_equal_labels": 0.99}, []),
+            ({"equal_labels": 0.98, "least_equal_labels": 0.99}, ["onnx"]),
+            ({"accuracy_fall": 0.001, "largest_accuracy_fall": 0.002}, []),
+            ({"accuracy_fall": 0.003, "largest_accuracy_fall": 0.002}, ["onnx"]),
+        ],
+    )
+    def test_labels_and_accuracy(self, exported: Path, limits: dict, refused: list[str]) -> None:
+        """An int8 export has limits of its own, and they are held."""
+        self.parity(exported, 1e-6)
+        content = json.loads((exported / "onnx/parity.json").read_text())
+        content["exports"]["onnx/model.onnx"] |= limits
+        write_json(exported / "onnx/parity.json", content)
+        assert failed(run_gate(exported)) == refused
+
+    def test_another_file_than_was_checked(self, exported: Path) -> None:
+        """A graph that was put there after the check is refused."""
+        self.parity(exported, 1e-6)
+        (exported / "onnx/model.onnx").write_bytes(b"another graph")
+        assert failed(run_gate(exported)) == ["onnx"]
 
     def test_record_of_other_weights(self, exported: Path) -> None:
         """A parity check of earlier weights proves nothing."""

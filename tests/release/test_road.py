@@ -57,12 +57,13 @@ def in_new_process(program: str, *arguments: str, env: dict[str, str]) -> list |
 
 
 def push(hub: LocalHub, model_dir: Path, repo: str, home: Path) -> subprocess.CompletedProcess[str]:
-    """`arxiv-cls push-model`, as a process; a tree with uncommitted changes does not stop this test."""
+    """`make push-model`, with this Python; a tree with uncommitted changes does not stop this test."""
     return subprocess.run(
         [
-            sys.executable, "-m", "arxiv_cls.cli", "push-model", str(model_dir), "--repo", repo,
-            "--override", "commit", "--override", "clean-tree",
+            "make", "push-model", f"MODEL={model_dir}", f"REPO={repo}", "OVERRIDE=commit,clean-tree",
+            f"PYTHON={sys.executable}", "READY=",
         ],
+        cwd=ROOT,
         env=hub.environment(home),
         capture_output=True,
         text=True,
@@ -86,6 +87,8 @@ class TestRoad:
             "--trainer.cpu_threads", 1,
         )  # fmt: skip
         assert trained.returncode == 0, trained.stderr[-3000:]
+        evaluated = run_python("-m", "arxiv_cls.cli", "evaluate", model_dir)
+        assert evaluated.returncode == 0, evaluated.stderr[-3000:]
         self.push_and_use(hub, model_dir, home, tmp_path)
 
     def test_trained_earlier(self, hub: LocalHub, tmp_path: Path) -> None:

@@ -1,0 +1,249 @@
+"""Chooses the int8 quantisation of an ONNX model by measuring candidates on validation papers.
+
+All candidates are dynamic: int8 weights, activations quantised while they are computed, no calibration data.
+They differ in what onnxruntime lets one choose: one scale per tensor or per output channel, 8 or 7 bits
+(`reduce_range`: processors with AVX2 but without VNNI add pairs of 8-bit products in 16 bits and overflow),
+and which weights stay float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arxiv_cls.models.onnx_engine import OnnxEngine
+from arxiv_cls.release.onnx_graph import FIRST_TOKEN
+
+logger = logging.getLogger(__name__)
+
+# A candidate may lose this much accuracy, and must give this share of fp32's labels.
+LARGEST_ACCURACY_FALL = 0.002
+LEAST_EQUAL_LABELS = 0.99
+# Asked of the papers that choose it, so that 99% holds on others too.
+WANTED_EQUAL_LABELS = 0.993
+# Beyond this the graph is broken; rounding to 8 bits moves single scores by up to a fifth.
+LARGEST_DIFFERENCE = 0.5
+# Of candidates that are about as fast, the one closest to fp32 is taken.
+ABOUT_AS_FAST = 1.1
+
+
+# Tokens per batch as the engine int8 has them: each text by itself.
+ALONE = 1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to quantise.
+
+    Attributes:
+        per_channel: a scale for each output channel of a weight instead of one for all of it.
+        reduce_range: 7 bits.
+        float32: weights that are left alone: "" (none), "down" (the products that bring the feed-forward
+            width back to the hidden size, whose inputs spread most) or "early down" (those of the first half
+            of the layers, whose error all later layers see).
+    """
+
+    per_channel: bool
+    reduce_range: bool
+    float32: str = ""
+
+    def __str__(self) -> str:
+        parts = [
+            "per channel" if self.per_channel else "per tensor",
+            "7 bits" if self.reduce_range else "8 bits",
+        ]
+        return ", ".join([*parts, f"{self.float32} in float32"] if self.float32 else parts)
+
+
+CANDIDATES = (
+    Candidate(per_channel=False, reduce_range=False),
+    Candidate(per_channel=True, reduce_range=False),
+    Candidate(per_channel=True, reduce_range=True),
+    Candidate(per_channel=True, reduce_range=False, float32="early down"),
+    Candidate(per_channel=True, reduce_range=True, float32="early down"),
+    Candidate(per_channel=True, reduce_range=False, float32="down"),
+)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an export compares with a reference on n papers.
+
+    Attributes:
+        papers: n.
+        equal_labels: share of papers with the reference's label.
+        max_difference: largest absolute difference of a score.
+        mean_difference: mean absolute difference of the scores.
+        accuracy: share of right labels; None where the labels of the papers are not known.
+        accuracy_fall: what that is below the reference's.
+    """
+
+    papers: int
+    equal_labels: float
+    max_difference: float
+    mean_difference: float
+    accuracy: float | None
+    accuracy_fall: float | None
+
+
+def agreement(found: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Agreement:
+    """Compares probabilities.
+
+    Args:
+        found: (n, k).
+        reference: (n, k).
+        labels: (n,) true columns, or None.
+    """
+    difference = np.abs(found - reference)
+    accuracy = fall = None
+    if labels is not None:
+        accuracy = float((found.argmax(axis=1) == labels).mean())
+        fall = float((reference.argmax(axis=1) == labels).mean()) - accuracy
+    return Agreement(
+        papers=len(found),
+        equal_labels=float((found.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+        max_difference=float(difference.max()),
+        mean_difference=float(difference.mean()),
+        accuracy=accuracy,
+        accuracy_fall=fall,
+    )
+
+
+def quantize(source: Path, target: Path, candidate: Candidate) -> None:
+    """Writes the int8 form of an fp32 ONNX file."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(str(source)).graph
+    shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    # One row a text: quantised they are no faster, and their error goes straight into the scores.
+    left_alone = [node.name for node in products if node.name.startswith(FIRST_TOKEN)]
+    down = [
+        node.name
+        for node in products
+        if len(shape := shapes.get(node.input[1], ())) == 2 and shape[0] > shape[1]
+    ]
+    if candidate.float32:
+        left_alone += down if candidate.float32 == "down" else down[: len(down) // 2]
+    root = logging.getLogger()
+    level = root.level
+    # It advises a preprocessing of graphs from older exporters through the root logger.
+    root.setLevel(logging.ERROR)
+    try:
+        quantize_dynamic(
+            str(source),
+            str(target),
+            per_channel=candidate.per_channel,
+            reduce_range=candidate.reduce_range,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=left_alone,
+        )
+    finally:
+        root.setLevel(level)
+
+
+def choose(
+    source: Path,
+    target: Path,
+    engine_of: Callable[[Path], OnnxEngine],
+    ids: Sequence[Sequence[int]],
+    reference: np.ndarray,
+    labels: np.ndarray,
+    *,
+    search_papers: int,
+    progress: bool = False,
+) -> tuple[Candidate | None, Agreement | None, list[dict[str, Any]]]:
+    """Quantises with every candidate, measures each, and leaves the best at `target`.
+
+    Every candidate is measured on the first `search_papers`. The fastest, or a closer one that is about as
+    fast, is measured on all papers; when it loses too much there, the next slower one that was closer.
+
+    Args:
+        source: the fp32 file.
+        target: gets the int8 file.
+        engine_of: makes an engine of an ONNX file.
+        ids: token ids of the papers.
+        reference: (n, k) probabilities of fp32 for them.
+        labels: (n,) their true columns.
+        search_papers: how many papers tell the candidates apart.
+        progress: show a bar.
+
+    Returns:
+        The candidate and how it compares with fp32 on all papers, None and None when none is within the
+        limits (then there is no file); and a record of each measurement.
+    """
+    from tqdm.auto import tqdm
+
+    few = min(search_papers, len(ids))
+    measured: list[tuple[Candidate, Agreement, float]] = []
+    records: list[dict[str, Any]] = []
+    with tqdm(total=len(CANDIDATES) * few, desc="int8 search", unit="paper", disable=not progress) as bar:
+        for number, candidate in enumerate(CANDIDATES):
+            file = target.with_name(f"{target.name}.{number}")
+            quantize(source, file, candidate)
+            engine = engine_of(file)
+            engine.probabilities(ids[:8], ALONE)
+            # Processor time: what else the machine does would tell fast candidates from slow ones.
+            started = time.process_time()
+            found = engine.probabilities(ids[:few], ALONE, bar.update)
+            seconds = (time.process_time() - started) / few
+            compared = agreement(found, reference[:few], labels[:few])
+            measured.append((candidate, compared, seconds))
+            records.append(
+                {**asdict(candidate), **asdict(compared), "bytes": file.stat().st_size}
+                | {"milliseconds_per_paper": round(1000 * seconds, 3)}
+            )
+    failed: list[float] = []
+    for candidate, before in _in_order(measured):
+        if failed and before.mean_difference >= min(failed):
+            continue
+        file = target.with_name(f"{target.name}.{CANDIDATES.index(candidate)}")
+        with tqdm(total=len(ids), desc=f"int8: {candidate}", unit="paper", disable=not progress) as bar:
+            found = engine_of(file).probabilities(ids, ALONE, bar.update)
+        compared = agreement(found, reference, labels)
+        if within_limits(compared, WANTED_EQUAL_LABELS):
+            file.replace(target)
+            return candidate, compared, records
+        failed.append(before.mean_difference)
+        logger.warning(
+            "int8, %s: %.2f%% of the labels and %.2f points of accuracy lost on %s papers, not taken",
+            candidate,
+            100 * compared.equal_labels,
+            100 * (compared.accuracy_fall or 0.0),
+            f"{compared.papers:,}",
+        )
+    return None, None, records
+
+
+def limits(papers: int, least_equal_labels: float | None = None) -> dict[str, float]:
+    """What a quantisation must keep on so many papers; one paper more or less is never held against it."""
+    return {
+        "least_equal_labels": min(least_equal_labels or LEAST_EQUAL_LABELS, 1 - 1 / papers),
+        "largest_accuracy_fall": max(LARGEST_ACCURACY_FALL, 1 / papers),
+    }
+
+
+def within_limits(compared: Agreement, least_equal_labels: float | None = None) -> bool:
+    """Whether a quantisation may be released."""
+    allowed = limits(compared.papers, least_equal_labels)
+    return (
+        compared.equal_labels >= allowed["least_equal_labels"]
+        and compared.max_difference <= LARGEST_DIFFERENCE
+        and (compared.accuracy_fall is None or compared.accuracy_fall <= allowed["largest_accuracy_fall"])
+    )
+
+
+def _in_order(measured: list[tuple[Candidate, Agreement, float]]) -> list[tuple[Candidate, Agreement]]:
+    """The closest of those about as fast as the fastest, then the slower ones, the fastest first."""
+    fast_enough = min(seconds for *_, seconds in measured) * ABOUT_AS_FAST
+    ordered = sorted(
+        measured, key=lambda entry: (max(entry[2], fast_enough), entry[1].mean_difference, entry[2])
+    )
+    return [(candidate, compared) for candidate, compared, _ in ordered]

@@ -1,0 +1,174 @@
+"""Deployment to Cloud Run: the real client against its REST calls on loopback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from local_cloud_run import LocalCloudRun
+
+from arxiv_cls.cli import main
+from arxiv_cls.errors import UserError
+from arxiv_cls.release.cloud_run import ENDPOINT_VARIABLE, service_path
+
+IMAGE = "us-central1-docker.pkg.dev/papers/arxiv-cls/serve:1"
+PATH = "projects/papers/locations/us-central1/services/arxiv-cls"
+DEPLOY = ["deploy", "user/name@v1.2.0", "--image", IMAGE]
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch) -> Iterator[LocalCloudRun]:
+    """Cloud Run on loopback, with a made-up account signed in."""
+    with LocalCloudRun() as server:
+        monkeypatch.setenv(ENDPOINT_VARIABLE, server.url)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(server.credentials(tmp_path / "key.json")))
+        monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
+        monkeypatch.delenv("GCLOUD_PROJECT", raising=False)
+        yield server
+
+
+@pytest.fixture
+def address(capsys) -> Callable[..., str]:
+    """Runs a verb and returns the one line that it prints."""
+
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        main(list(arguments))
+        return capsys.readouterr().out.strip()
+
+    return run
+
+
+class TestDeploy:
+    """`arxiv-cls deploy` declares the whole service in one request."""
+
+    def test_the_service_has_the_project_s_size(self, cloud, address):
+        """2 CPUs, 2 GiB, port 8000, 0 to 10 instances; the model is the argument of the entry point."""
+        assert address(*DEPLOY) == "https://arxiv-cls.example"
+        template = cloud.services[PATH]["template"]
+        (container,) = template["containers"]
+        assert container["image"] == IMAGE
+        assert container["args"] == ["user/name@v1.2.0"]
+        assert container["resources"]["limits"] == {"cpu": "2", "memory": "2Gi"}
+        assert [port["containerPort"] for port in container["ports"]] == [8000]
+        assert template["scaling"]["maxInstanceCount"] == 10
+        assert template["scaling"].get("minInstanceCount", 0) == 0
+
+    def test_an_instance_counts_once_the_model_answers(self, cloud, address):
+        """The start-up probe asks /health for four minutes, long enough to fetch a model."""
+        address(*DEPLOY)
+        probe = cloud.services[PATH]["template"]["containers"][0]["startupProbe"]
+        assert (probe["httpGet"]["path"], probe["httpGet"]["port"]) == ("/health", 8000)
+        assert probe["periodSeconds"] * probe["failureThreshold"] == 240
+        assert probe["timeoutSeconds"] < probe["periodSeconds"]
+
+    def test_deploying_again_replaces(self, cloud, address):
+        """The second deployment is the whole truth: nothing of the first one is left."""
+        address(*DEPLOY, "--env", "A=1=2", "--public", "--serve-args=--engine int8 --cascade 'my dir'")
+        first = cloud.services[PATH]
+        assert first["template"]["containers"][0]["args"][1:] == ["--engine", "int8", "--cascade", "my dir"]
+        assert first["template"]["containers"][0]["env"] == [{"name": "A", "value": "1=2"}]
+        assert first["invokerIamDisabled"] is True
+        address("deploy", "user/name@v1.1.0", "--image", IMAGE)
+        second = cloud.services[PATH]
+        assert second["template"]["containers"][0]["args"] == ["user/name@v1.1.0"]
+        assert not second["template"]["containers"][0].get("env")
+        assert not second.get("invokerIamDisabled")
+
+    def test_place_is_the_caller_s(self, cloud, address):
+        """--project, --region and --service name another service."""
+        place = ["--project", "other", "--region", "europe-west1", "--service", "papers-2"]
+        assert address(*DEPLOY, *place) == "https://papers-2.example"
+        assert list(cloud.services) == ["projects/other/locations/europe-west1/services/papers-2"]
+
+    def test_a_revision_that_does_not_start_is_an_error(self, cloud):
+        """Cloud Run's own reason is told, and where the log is."""
+        cloud.failure = "The container failed to listen on PORT=8000"
+        with pytest.raises(UserError, match="failed to listen") as caught:
+            main(DEPLOY)
+        assert "logs read arxiv-cls --project papers" in caught.value.hint
+
+
+class TestApiUrl:
+    """`arxiv-cls api-url` prints what is deployed."""
+
+    def test_prints_the_address(self, cloud, address):
+        """The address of `deploy` again."""
+        deployed = address(*DEPLOY)
+        assert address("api-url") == deployed
+
+    def test_nothing_deployed(self, cloud):
+        """It says that there is none, and what makes one."""
+        with pytest.raises(UserError, match="there is none") as caught:
+            main(["api-url"])
+        assert "make deploy" in caught.value.hint
+
+
+class TestErrors:
+    """Nobody reads a traceback."""
+
+    @pytest.mark.parametrize(
+        ("status", "words", "exit_code"),
+        [
+            (403, "Cloud Run Admin", 2),
+            (401, "Cloud Run Admin", 2),
+            (400, "because", 2),
+            (500, "cannot be reached", 3),
+        ],
+    )
+    def test_refusals(self, cloud, status, words, exit_code):
+        """A refusal carries Google's reason; a broken server is told apart by its status."""
+        cloud.refuse = (status, "because")
+        with pytest.raises(UserError) as caught:
+            main(DEPLOY)
+        assert "because" in str(caught.value)
+        assert words in str(caught.value)
+        assert caught.value.exit_code == exit_code
+
+    def test_no_credentials(self, tmp_path, monkeypatch):
+        """A machine that is signed in nowhere is told how to sign in; nothing is asked of the network."""
+        monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+        monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+        monkeypatch.setenv("NO_GCE_CHECK", "true")
+        with pytest.raises(UserError, match="no credentials") as caught:
+            main(DEPLOY)
+        assert "gcloud auth application-default login" in caught.value.hint
+
+    def test_unreachable(self, cloud, monkeypatch):
+        """No server at the address: status 3."""
+        monkeypatch.setenv(ENDPOINT_VARIABLE, "http://127.0.0.1:9")
+        with pytest.raises(UserError, match="cannot be reached") as caught:
+            main(["api-url"])
+        assert caught.value.exit_code == 3
+
+    def test_library_is_an_extra(self, monkeypatch):
+        """Without google-cloud-run the extra is named."""
+        monkeypatch.setitem(sys.modules, "google.cloud.run_v2", None)
+        with pytest.raises(UserError, match="not installed") as caught:
+            main(["api-url"])
+        assert "arxiv_cls[deploy]" in caught.value.hint
+
+    @pytest.mark.parametrize("model", ["name", "user/name@latest", "user/name@1.0.0"])
+    def test_bad_model(self, model):
+        """Only a repository's id, with a version's tag or without."""
+        with pytest.raises(UserError):
+            main(["deploy", model, "--image", IMAGE])
+
+    def test_local_directory(self, tmp_path):
+        """A directory of this machine cannot be served from there: release it first."""
+        with pytest.raises(UserError, match="cannot see") as caught:
+            main(["deploy", str(tmp_path), "--image", IMAGE])
+        assert f"make push-model MODEL={tmp_path}" in caught.value.hint
+
+    @pytest.mark.parametrize("word", ["NAME", "=value", "a b=1"])
+    def test_bad_variable(self, word):
+        """--env takes NAME=VALUE."""
+        with pytest.raises(UserError, match="not a variable"):
+            main([*DEPLOY, "--env", word])
+
+    @pytest.mark.parametrize("name", ["Papers", "1papers", "papers-", "p" * 50, "a/b"])
+    def test_bad_service_name(self, name):
+        """What Cloud Run would refuse is refused before it is asked."""
+        with pytest.raises(UserError, match="no name for a service"):
+            service_path("papers", "us-central1", name)
