@@ -1,0 +1,252 @@
+"""Dynamic batching: one thread computes what waits, as many texts at a time as the token budget allows.
+
+The event loop only puts requests into the queue and takes answers out; tokenization and inference both
+happen in the thread, so that they do not take each other's cores. Nothing waits for a batch to fill: the
+thread takes what is there when it is free, so batches grow by themselves under load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.predictor import EncodedText, Predictor
+from arxiv_cls.serving.queue_jobs import Answer, Closed, Job, QueueFull
+
+logger = logging.getLogger(__name__)
+
+# Weight of the newest batch in the moving average of the speed.
+SPEED_MEMORY = 0.2
+
+
+class Batcher:
+    """The queue and its thread.
+
+    Args:
+        max_batch_tokens: tokens that are computed together; a single text may exceed it.
+        max_queue: texts that may wait or be computed at a time.
+        max_wait: seconds after which a waiting request is refused instead of computed.
+        on_batch: is told (texts, tokens, seconds) of each batch; called in the thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_batch_tokens: int,
+        max_queue: int,
+        max_wait: float,
+        on_batch: Callable[[int, int, float], Any] = lambda texts, tokens, seconds: None,
+    ) -> None:
+        self.max_batch_tokens, self.max_queue, self.max_wait = max_batch_tokens, max_queue, max_wait
+        self._on_batch = on_batch
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._places = 0
+        self._texts_per_second = 0.0
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Texts that wait or are computed now."""
+        return self._places
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is there to compute."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def texts_per_second(self) -> float:
+        """Moving average of the speed; 0 before the first batch."""
+        return self._texts_per_second
+
+    async def answer(
+        self,
+        texts: Sequence[str],
+        predictor: Predictor,
+        check: Callable[[Sequence[EncodedText]], None] | None = None,
+    ) -> Answer:
+        """Queues a request and waits for its answer; cancelling the call frees its places.
+
+        Args:
+            texts: of one request, none blank.
+            predictor: what shall answer; a request keeps it when the model is switched meanwhile.
+            check: sees the encoded texts before they are computed; what it raises is the answer.
+
+        Raises:
+            QueueFull: too many texts wait, or they would wait longer than `max_wait`.
+            Closed: the server ends.
+            UserError: the predictor refuses a text.
+        """
+        loop = asyncio.get_running_loop()
+        with self._changed:
+            if self._closing:
+                raise Closed
+            self._admit(len(texts))
+            job = Job(list(texts), predictor, loop.create_future(), loop, check, time.monotonic(), len(texts))
+            self._places += job.places
+            self._jobs.append(job)
+            self._changed.notify()
+        try:
+            return await job.future
+        finally:
+            self._give_back(job)
+
+    def _admit(self, texts: int) -> None:
+        rate = self._texts_per_second
+        expected = self._places / rate if rate else 0.0
+        if self._places + texts > self.max_queue or expected > self.max_wait:
+            raise QueueFull(self._retry_after())
+
+    def _retry_after(self) -> int:
+        rate = self._texts_per_second
+        return max(1, math.ceil(self._places / rate)) if rate else 1
+
+    def _give_back(self, job: Job) -> None:
+        # An answered job, a cancelled one and a refused one all come by here, exactly once.
+        with self._changed:
+            self._places -= job.places
+            job.places = 0
+            if not job.future.done() or job.future.cancelled():
+                job.cancelled = True
+
+    async def close(self, timeout: float) -> bool:
+        """Takes no more requests and waits until those that were accepted are answered.
+
+        Args:
+            timeout: seconds to wait.
+
+        Returns:
+            Whether every accepted request was answered.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        thread = self._thread
+        if thread is None:
+            return True
+        await asyncio.to_thread(thread.join, timeout)
+        return not thread.is_alive()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._jobs and not self._closing:
+                    self._changed.wait()
+                if not self._jobs:
+                    return
+            batch = self._collect()
+            if batch:
+                self._compute(batch)
+
+    def _collect(self) -> list[tuple[Job, int]]:
+        """Takes texts from the front of the queue until the token budget is used: (job, position)."""
+        batch: list[tuple[Job, int]] = []
+        tokens = 0
+        while True:
+            with self._changed:
+                job = self._jobs[0] if self._jobs else None
+            if job is None:
+                return batch
+            if batch and job.predictor is not batch[0][0].predictor:
+                return batch
+            if not self._prepared(job):
+                self._drop(job)
+                continue
+            # A job that was too long for the batch before goes on where that one ended.
+            for position in range(len(job.predictions), len(job.encoded)):
+                weight = job.encoded[position].tokens
+                if batch and tokens + weight > self.max_batch_tokens:
+                    return batch
+                batch.append((job, position))
+                tokens += weight
+            # All of it is in the batch: the next one is at the front now.
+            self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        with self._changed:
+            if self._jobs and self._jobs[0] is job:
+                self._jobs.popleft()
+
+    def _prepared(self, job: Job) -> bool:
+        """Encodes a job when its turn comes; False when it needs no computing any more."""
+        if job.cancelled:
+            return False
+        if job.started is not None:
+            return True
+        now = time.monotonic()
+        # While the server ends, no accepted request is given up: the end itself bounds the wait.
+        if now - job.accepted > self.max_wait and not self._closing:
+            self._fail(job, QueueFull(self._retry_after()))
+            return False
+        job.started = now
+        try:
+            job.encoded = job.predictor.encode(job.texts)
+            if job.check:
+                job.check(job.encoded)
+        except Exception as error:
+            self._fail(job, error)
+            return False
+        return True
+
+    def _compute(self, batch: list[tuple[Job, int]]) -> None:
+        jobs = list({id(job): job for job, _ in batch}.values())
+        before = time.monotonic()
+        try:
+            predictions = batch[0][0].predictor.predict_encoded([job.encoded[at] for job, at in batch])
+        except Exception as error:
+            if len(jobs) > 1:
+                # One request must not spoil those that happened to share its batch.
+                for job in jobs:
+                    self._compute([item for item in batch if item[0] is job])
+                return
+            if not isinstance(error, UserError):
+                logger.exception("a batch of %d texts failed", len(batch))
+            jobs[0].cancelled = True
+            self._fail(jobs[0], error)
+            return
+        took = time.monotonic() - before
+        for job in jobs:
+            job.computed += took
+        for (job, _), prediction in zip(batch, predictions, strict=True):
+            job.predictions.append(prediction)
+        self._note_speed(len(batch) / max(took, 1e-6))
+        self._on_batch(len(batch), sum(job.encoded[at].tokens for job, at in batch), took)
+        for job in jobs:
+            if len(job.predictions) == len(job.texts):
+                waited = (job.started or job.accepted) - job.accepted
+                self._finish(job, Answer(job.predictions, job.encoded, waited, job.computed))
+
+    def _note_speed(self, rate: float) -> None:
+        known = self._texts_per_second
+        self._texts_per_second = rate if not known else known + SPEED_MEMORY * (rate - known)
+
+    def _finish(self, job: Job, answer: Answer) -> None:
+        self._tell(job, lambda: job.future.set_result(answer))
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self._tell(job, lambda: job.future.set_exception(error))
+
+    def _tell(self, job: Job, tell: Callable[[], Any]) -> None:
+        def if_awaited() -> None:
+            if not job.future.done():
+                tell()
+
+        try:
+            job.loop.call_soon_threadsafe(if_awaited)
+        except RuntimeError:
+            # The loop has ended without waiting for us: nobody is there to be told.
+            logger.debug("an answer came after the end of the loop")

@@ -1,0 +1,34 @@
+"""What the request log says of a text instead of the text itself: the features that drift is seen in."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_WORD = re.compile(r"\w+")
+
+
+def text_features(text: str, tokens: int) -> dict[str, Any]:
+    """Counts and shares of one text.
+
+    Args:
+        text: as it was scored, not blank.
+        tokens: how many of them the model read, after truncation.
+
+    Returns:
+        characters, words, tokens, mean_word_length (characters), non_ascii_share and digit_share (of the
+        characters, 0 to 1), upper_case_share (of the letters), line_breaks.
+    """
+    words = _WORD.findall(text)
+    letters = sum(character.isalpha() for character in text)
+    upper = sum(character.isupper() for character in text)
+    return {
+        "characters": len(text),
+        "words": len(words),
+        "tokens": tokens,
+        "mean_word_length": round(sum(map(len, words)) / max(1, len(words)), 3),
+        "non_ascii_share": round(sum(character > "\x7f" for character in text) / len(text), 5),
+        "digit_share": round(sum(character.isdigit() for character in text) / len(text), 5),
+        "upper_case_share": round(upper / max(1, letters), 5),
+        "line_breaks": text.count("\n"),
+    }

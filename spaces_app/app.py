@@ -1,0 +1,27 @@
+"""The Space: `python app.py`, with the project's wheel beside it and the model's name in space.json.
+
+The variable MODEL (a Hub id, also `user/name@v0.1.0`, or a directory) wins over the file.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# The Hub installs requirements.txt before it copies the repository, so that file cannot name the wheel; a
+# wheel of plain Python runs from where it lies.
+sys.path[:0] = [str(wheel) for wheel in sorted(HERE.glob("arxiv_cls-*.whl"))]
+
+from arxiv_cls.errors import run_main  # noqa: E402
+from arxiv_cls.serving.space.opening import open_page  # noqa: E402
+
+
+def main(argv: list[str]) -> None:
+    """Opens the page with the model that the Space is for."""
+    config = json.loads((HERE / "space.json").read_text(encoding="utf-8"))
+    open_page(os.environ.get("MODEL") or config["model"], engine=config.get("engine"))
+
+
+if __name__ == "__main__":
+    run_main(main)

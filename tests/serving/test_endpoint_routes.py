@@ -1,0 +1,318 @@
+"""The application in this process: readiness, refusals, platforms' routes, switches of logging and CORS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from server_process import TOKEN
+from starlette.testclient import TestClient
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.serving.app import create_app
+from arxiv_cls.serving.model_slot import load_model
+from arxiv_cls.serving.server import _listen
+from arxiv_cls.serving.settings import ServingSettings
+
+
+def client(model: Path, load=load_model, wait: bool = True, **settings) -> TestClient:
+    """The application with its lifespan, once its model is loaded."""
+    app = create_app(ServingSettings(model=str(model), threads=1, **settings), load)
+    opened = TestClient(app, raise_server_exceptions=False)
+    opened.__enter__()
+    while wait and opened.get("/health").status_code == 503:
+        assert app.state.endpoint.failure is None
+        time.sleep(0.01)
+    return opened
+
+
+@pytest.fixture(scope="module")
+def plain(models_dir):
+    """The application as it is by default."""
+    opened = client(models_dir / "tiny")
+    yield opened
+    opened.__exit__(None, None, None)
+
+
+@pytest.fixture
+def application(models_dir):
+    """Makes an application with other settings."""
+    made = []
+
+    def make(**settings):
+        made.append(client(models_dir / "tiny", **settings))
+        return made[-1]
+
+    yield make
+    for opened in made:
+        opened.__exit__(None, None, None)
+
+
+class TestReadiness:
+    """The socket is open before the model is loaded, and says so."""
+
+    def test_before_the_model(self, application):
+        """503 with a time to come again from what needs the model; the rest answers."""
+        go_on = threading.Event()
+
+        def load_late(model, settings):
+            assert go_on.wait(60)
+            return load_model(model, settings)
+
+        opened = application(load=load_late, wait=False)
+        for reply in (
+            opened.get("/health"),
+            opened.get("/info"),
+            opened.post("/predict", json={"text": "x"}),
+            opened.post("/", json={"inputs": "x"}),
+        ):
+            assert (reply.status_code, reply.json()["error_type"]) == (503, "Unhealthy")
+            assert reply.headers["retry-after"] == "1"
+        assert opened.get("/health/live").status_code == 200
+        assert opened.get("/").json()["model"] is None
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        assert opened.post("/load", json={"model": "turned"}, headers=headers).status_code == 403
+        go_on.set()
+        while opened.get("/health").status_code != 200:
+            assert opened.app.state.endpoint.failure is None
+            time.sleep(0.01)
+        assert opened.post("/predict", json={"text": "vision"}).json()["code"] == "cs.CV"
+
+    def test_a_model_that_cannot_be_loaded(self, application):
+        """Health stays 503, the failure is kept for the process to end with."""
+
+        def fail(model, settings):
+            raise UserError("no such thing")
+
+        opened = application(load=fail, wait=False)
+        while opened.app.state.endpoint.failure is None:
+            time.sleep(0.01)
+        assert "could not be loaded" in opened.get("/health").json()["error"]
+        assert str(opened.app.state.endpoint.failure) == "no such thing"
+
+    def test_while_it_ends(self, models_dir):
+        """New requests get 503 and a closed connection."""
+        opened = client(models_dir / "tiny")
+        opened.app.state.endpoint.ending = True
+        reply = opened.post("/predict", json={"text": "x"})
+        assert (reply.status_code, reply.headers["connection"]) == (503, "close")
+        assert opened.get("/health").status_code == 503
+        opened.__exit__(None, None, None)
+
+    def test_a_port_that_is_taken(self):
+        """Said in words, with what to do."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
+                _listen("127.0.0.1", port)
+
+
+class TestRefusals:
+    """Every error has the one shape, and no error repeats what was sent."""
+
+    @pytest.mark.parametrize(
+        ("body", "status", "told"),
+        [
+            ({"text": "x", "inputs": "x"}, 422, "exactly one of"),
+            ({"text": "x", "title": "x", "abstract": "x"}, 422, "exactly one of"),
+            ({"inputs": "x", "instances": ["x"]}, 422, "exactly one of"),
+            ({}, 422, "exactly one of"),
+            ([], 422, "exactly one of"),
+            ({"title": "x"}, 422, "abstract: Field required"),
+            ({"text": "x", "top_k": 0}, 422, "top_k"),
+            ({"text": "x", "top_k": True}, 422, "top_k"),
+            ({"inputs": "x", "truncate": 1}, 422, "truncate"),
+            ({"text": "x", "topk": 1}, 422, "topk: Extra inputs"),
+            ({"text": 5}, 422, "text: Input should be a valid string"),
+            ({"text": " \n"}, 400, "text: the text is empty"),
+            ({"title": "x", "abstract": ""}, 400, "abstract: the text is empty"),
+            ({"inputs": [["x"], [" "]]}, 400, "inputs.1.0: the text is empty"),
+            ({"instances": [{"text": ""}]}, 400, "the text is empty"),
+            ({"text": "x" * 50_001}, 422, "50001 characters; at most 50000"),
+            ({"instances": ["x"] * 65}, 422, "65 texts in one request; at most 64"),
+        ],
+    )
+    def test_bodies(self, plain, body, status, told):
+        """With the place and the reason."""
+        reply = plain.post("/predict", json=body)
+        assert reply.status_code == status
+        assert set(reply.json()) == {"error", "error_type"}
+        assert told in reply.json()["error"]
+        assert reply.json()["error_type"] == ("Empty" if status == 400 else "Validation")
+
+    @pytest.mark.parametrize("body", [b"", b"{", b'{"text": "\\ud800"}', b"\xff\xfe", b"[" * 100_000, b"NaN"])
+    def test_what_is_no_request(self, plain, body):
+        """Not JSON, half a surrogate pair, nested without end."""
+        reply = plain.post("/predict", content=body, headers={"Content-Type": "application/json"})
+        assert (reply.status_code, reply.json()["error_type"]) == (422, "Validation")
+
+    def test_another_content_type(self, plain):
+        """The error names the header, which curl users forget."""
+        reply = plain.post("/predict", content=b'{"text": "x"}', headers={"Content-Type": "text/plain"})
+        assert reply.status_code == 422
+        assert "Content-Type: application/json" in reply.json()["error"]
+
+    def test_too_large(self, plain):
+        """413 in the same shape."""
+        reply = plain.post("/predict", json={"text": "x" * 3_000_000})
+        assert (reply.status_code, reply.json()["error_type"]) == (413, "Validation")
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status", "kind"),
+        [("GET", "/nothing", 404, "NotFound"), ("GET", "/predict", 405, "MethodNotAllowed")],
+    )
+    def test_addresses(self, plain, method, path, status, kind):
+        """What is not there, and what is not done there."""
+        reply = plain.request(method, path)
+        assert (reply.status_code, reply.json()["error_type"]) == (status, kind)
+
+    def test_the_unexpected(self, application, monkeypatch, caplog):
+        """500 without what the exception says; the log has its traceback."""
+        opened = application()
+
+        def fail(encoded, top_k=None):
+            raise RuntimeError("holds the private text")
+
+        predictor = opened.app.state.endpoint.slot.current.predictor
+        monkeypatch.setattr(predictor, "predict_encoded", fail)
+        with caplog.at_level(logging.ERROR, "arxiv_cls.serving"):
+            reply = opened.post("/predict", json={"text": "x"})
+        assert (reply.status_code, reply.json()["error_type"]) == (500, "Backend")
+        assert "private" not in reply.text
+        assert any(record.exc_info for record in caplog.records)
+
+    @pytest.mark.parametrize("top_k", [2, 2.0])
+    def test_a_whole_number(self, plain, top_k):
+        """JSON has one kind of number."""
+        assert len(plain.post("/predict", json={"text": "x", "top_k": top_k}).json()["top_k"]) == 2
+
+
+class TestOverload:
+    """A full queue, and a client that hangs up."""
+
+    def test_full(self, application, monkeypatch):
+        """429 with Retry-After, counted."""
+        opened = application(max_queue=1)
+        predictor = opened.app.state.endpoint.slot.current.predictor
+        computing, go_on = threading.Event(), threading.Event()
+        predict = predictor.predict_encoded
+
+        def slow(encoded, top_k=None):
+            computing.set()
+            assert go_on.wait(60)
+            return predict(encoded)
+
+        monkeypatch.setattr(predictor, "predict_encoded", slow)
+        first = {}
+        asking = threading.Thread(
+            target=lambda: first.update(reply=opened.post("/predict", json={"text": "vision"}))
+        )
+        asking.start()
+        assert computing.wait(60)
+        refused = opened.post("/", json={"inputs": "vision"})
+        go_on.set()
+        asking.join(60)
+        assert (refused.status_code, refused.json()["error_type"]) == (429, "Overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert first["reply"].json()["code"] == "cs.CV"
+        assert 'arxiv_cls_refused_total{reason="queue_full"} 1.0' in opened.get("/metrics").text
+
+    def test_a_client_that_hangs_up_frees_its_place(self, application, monkeypatch):
+        """While its text is still in the queue; the reply that nobody reads is 499."""
+        opened = application(max_queue=1)
+        endpoint = opened.app.state.endpoint
+        go_on = threading.Event()
+        predictor = endpoint.slot.current.predictor
+        predict = predictor.predict_encoded
+
+        def slow(encoded, top_k=None):
+            assert go_on.wait(60)
+            return predict(encoded)
+
+        monkeypatch.setattr(predictor, "predict_encoded", slow)
+        sent = []
+
+        async def ask_and_hang_up():
+            body = {"type": "http.request", "body": b'{"text": "vision"}', "more_body": False}
+            messages = iter([body, {"type": "http.disconnect"}])
+
+            async def receive():
+                return next(messages)
+
+            async def send(message):
+                sent.append(message)
+
+            headers = [(b"content-type", b"application/json")]
+            scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict"}
+            scope |= {"headers": headers, "query_string": b"", "http_version": "1.1", "scheme": "http"}
+            await asyncio.wait_for(opened.app(scope, receive, send), 60)
+
+        asyncio.run(ask_and_hang_up())
+        assert sent[0]["status"] == 499
+        assert endpoint.batcher.depth == 0
+        go_on.set()
+        assert opened.post("/predict", json={"text": "vision"}).status_code == 200
+
+
+class TestSwitches:
+    """What is off unless it is asked for."""
+
+    def test_routes_of_vertex(self, application):
+        """The health route and the prediction route that Vertex AI names, in its own schema only."""
+        opened = application(predict_route="/v1/predict-it", health_route="/v1/health-it")
+        assert opened.get("/v1/health-it").status_code == 200
+        reply = opened.post("/v1/predict-it", json={"instances": ["vision"]})
+        assert reply.json()["predictions"][0]["code"] == "cs.CV"
+        assert opened.post("/v1/predict-it", json={"text": "vision"}).status_code == 422
+        assert opened.post("/predict", json={"text": "vision"}).status_code == 200
+
+    def test_no_token(self, plain):
+        """A server without a token switches for nobody, not even for an empty one."""
+        for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Bearer {TOKEN}"}):
+            reply = plain.post("/load", json={"model": "turned"}, headers=headers)
+            assert reply.status_code == 403
+            assert "ARXIV_CLS_TOKEN" in reply.json()["error"]
+
+    def test_cross_origin(self, application, plain):
+        """Only the origins that were named, and none by default."""
+        asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+        opened = application(cors_origins=("https://a.example",))
+        allowed = opened.options("/predict", headers=asked).headers
+        assert allowed["access-control-allow-origin"] == "https://a.example"
+        other = opened.get("/health", headers={"Origin": "https://b.example"}).headers
+        assert "access-control-allow-origin" not in other
+        assert plain.options("/predict", headers=asked).status_code == 405
+
+    def test_texts_in_the_log(self, application, plain, caplog):
+        """Only when asked."""
+        with caplog.at_level(logging.INFO, "arxiv_cls.serving"):
+            plain.post("/predict", json={"text": "first finding"})
+            assert "finding" not in json.dumps([vars(record) for record in caplog.records], default=str)
+            application(log_texts=True).post("/predict", json={"text": "second finding"})
+        contents = [record.content for record in caplog.records if hasattr(record, "content")]
+        assert contents == [["second finding"]]
+
+    def test_a_request_log_that_fails(self, application, tmp_path):
+        """The answer comes all the same, and the loss is counted."""
+        opened = application(request_log=str(tmp_path / "log"))
+        (tmp_path / "log").rmdir()
+        (tmp_path / "log").write_text("a file in the way")
+        assert opened.post("/predict", json={"text": "vision"}).status_code == 200
+        lost = 'arxiv_cls_request_log_records_total{outcome="write_failed"} 1.0'
+        while lost not in opened.get("/metrics").text:
+            assert opened.app.state.endpoint.request_log._thread.is_alive()
+            time.sleep(0.05)
+
+    def test_texts_in_the_request_log(self, application, tmp_path):
+        """Only when asked; everything is written when the server ends."""
+        opened = application(request_log=str(tmp_path), request_log_texts=True)
+        opened.post("/predict", json={"text": "vision of mine"})
+        asyncio.run(asyncio.to_thread(opened.app.state.endpoint.request_log.close, 60))
+        (file,) = tmp_path.iterdir()
+        assert json.loads(file.read_text())["text"] == "vision of mine"

@@ -1,0 +1,89 @@
+"""The CSV tab: a row for a row, and one clear message for a file that cannot be used."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.serving.space import batch
+from arxiv_cls.serving.space.answers import SpaceModel, load_space_model
+from arxiv_cls.serving.space.batch import score_file
+from arxiv_cls.serving.space.wording import batch_sentence
+
+
+@pytest.fixture(scope="module")
+def space(models_dir: Path) -> SpaceModel:
+    """The tiny model."""
+    return load_space_model(str(models_dir / "tiny"))
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """A file with this content."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+class TestScoring:
+    """What comes back."""
+
+    def test_rows_order_and_progress(self, space: SpaceModel, tmp_path: Path) -> None:
+        """Forty rows, one without an abstract; progress is told in steps up to all of them."""
+        lines = [f"p{number},A title,{'vision' if number % 2 else 'language'}" for number in range(40)]
+        lines[7] = "p7,A title,"
+        source = write(tmp_path / "papers.csv", "id,title,summary\n" + "\n".join(lines) + "\n")
+        steps: list[tuple[int, int]] = []
+        done = score_file(space, source, lambda rows, of: steps.append((rows, of)))
+        assert (done.scored, done.failed, done.path.name) == (39, 1, "papers_categories.csv")
+        assert steps == [(16, 40), (32, 40), (40, 40)]
+        with done.path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["id"] for row in rows] == [f"p{number}" for number in range(40)]
+        assert [row["label"] for row in rows[4:8]] == ["cs.CL", "cs.CV", "cs.CL", ""]
+        assert rows[7]["error"] == "empty summary"
+        assert [row[0] for row in done.preview] == [f"p{number}" for number in range(10)]
+        assert source.exists()
+
+    def test_sentences(self) -> None:
+        """Singular and plural."""
+        assert batch_sentence(1, 0) == "1 row has a category."
+        assert batch_sentence(2000, 1).startswith("2,000 rows have a category. 1 row has none")
+
+
+class TestBadFiles:
+    """Each is one message that names the file as the visitor knows it, not its place on the server."""
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            (
+                "name,year\na,1999\n",
+                "expected the columns title and summary (or abstract), or text; found name, year",
+            ),
+            ("", "found nothing"),
+            ("id,title,summary\n", "has a header and no rows"),
+            ('id,title,summary\na,T,"never closed\n', "line"),
+            (b"PK\x03\x04\x00\x00\xff\xfe spreadsheet", "expected the columns"),
+        ],
+    )
+    def test_told(self, space: SpaceModel, tmp_path: Path, content: str | bytes, told: str) -> None:
+        """No traceback, no path."""
+        source = write(tmp_path / "bad.csv", content)
+        with pytest.raises(UserError) as refusal:
+            score_file(space, source)
+        assert told in refusal.value.message
+        assert "bad.csv" in refusal.value.message
+        assert str(tmp_path) not in str(refusal.value)
+
+    def test_limits(self, space: SpaceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rows and bytes; the message says how to do more."""
+        source = write(tmp_path / "many.csv", "text\n" + "vision\n" * 30)
+        monkeypatch.setattr(batch, "MAX_ROWS", 29)
+        with pytest.raises(UserError, match="30 rows; this page takes 29") as refusal:
+            score_file(space, source)
+        assert "arxiv-cls predict" in refusal.value.hint
+        monkeypatch.setattr(batch, "MAX_BYTES", 100)
+        with pytest.raises(UserError, match="MB"):
+            score_file(space, source)

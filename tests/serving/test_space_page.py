@@ -1,0 +1,130 @@
+"""The page's API gives what the predictor gives; the Space that is pushed opens with what was pushed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_hub import LocalHub
+from space_page import SpaceProcess
+
+from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.serving.space.examples import EXAMPLES
+
+TEXTS = [("Vision", "A vision of language and vision."), ("", "bayes learning\n\nlearning"), ("planning", "")]
+
+
+@pytest.fixture(scope="module")
+def page(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SpaceProcess]:
+    """`arxiv-cls space` with the tiny model."""
+    output = tmp_path_factory.mktemp("space") / "output.txt"
+    command = ["-m", "arxiv_cls.cli", "space", str(models_dir / "tiny"), "--port", "{port}"]
+    process = SpaceProcess(command, output)
+    try:
+        yield process.wait_until_open()
+    finally:
+        process.stop()
+
+
+@pytest.mark.slow
+class TestApi:
+    """/gradio_api/call/predict."""
+
+    def test_agrees_with_the_predictor(self, page: SpaceProcess, models_dir: Path) -> None:
+        """Label, scores, set and scope of every text are those of the model loaded here."""
+        predictor = load_predictor(models_dir / "tiny", engine="onnx")
+        for title, abstract in [*TEXTS, *((title, abstract) for _, title, abstract in EXAMPLES)]:
+            event, data = page.call("predict", title, abstract)
+            assert event == "complete"
+            said = predictor.predict(["\n\n".join(part for part in (title, abstract) if part)])[0]
+            assert data[0]["label"] == said.label
+            assert data[0]["scores"] == pytest.approx(said.scores, abs=1e-6)
+            assert data[0]["prediction_set"] == list(said.prediction_set or ())
+            assert (data[0]["in_scope"], data[0]["truncated"]) == (said.in_scope, said.truncated)
+
+    def test_empty_text_is_an_error_and_the_page_lives_on(self, page: SpaceProcess) -> None:
+        """An error event, no traceback, and the next call is answered."""
+        event, _ = page.call("predict", " ", "")
+        assert event == "error"
+        assert page.call("predict", "vision", "vision")[0] == "complete"
+        assert "Traceback" not in page.output.read_text()
+
+
+class TestVerb:
+    """`arxiv-cls space` with what it cannot open."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            (["./nowhere"], "no such model directory"),
+            (["./nowhere", "--port", "70000"], "between 1 and 65535"),
+        ],
+    )
+    def test_one_line_and_status_2(self, arguments: list[str], told: str) -> None:
+        """Before Gradio is imported."""
+        run = subprocess.run(
+            [sys.executable, "-m", "arxiv_cls.cli", "space", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert (run.returncode, told in run.stderr) == (2, True)
+        assert "Traceback" not in run.stderr
+
+
+@pytest.mark.slow
+class TestPushedSpace:
+    """From the Hub and back: what a Space on the Hub does when it starts."""
+
+    def test_downloaded_space_answers_from_its_wheel(self, models_dir: Path, tmp_path: Path) -> None:
+        """Model and Space are pushed by the commands; the snapshot runs away from the checkout."""
+        with LocalHub() as hub:
+            environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": ""}
+            upload = (
+                "import sys; from huggingface_hub import HfApi; api = HfApi(); "
+                "api.create_repo('user/model'); "
+                "print(api.upload_folder(repo_id='user/model', folder_path=sys.argv[1]).oid); "
+                "api.create_tag('user/model', tag='v0.1.0')"
+            )
+            push = ["-m", "arxiv_cls.cli", "push-space", "user/model", "--repo", "user/space"]
+            for command in (["-c", upload, str(models_dir / "tiny")], push):
+                run = subprocess.run(
+                    [sys.executable, *command],
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=600,
+                )
+                assert run.returncode == 0, run.stderr
+            assert "released user/space v0.1.0" in run.stdout
+            folder = tmp_path / "space"
+            for path, content in hub.repository("user/space", "spaces").files().items():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(content)
+            # What the Hub runs, and what tells where the package came from.
+            program = (
+                "import runpy, signal, sys, atexit; sys.argv = ['app.py'];"
+                # A test that was started in the background hands on that SIGINT is ignored.
+                "signal.signal(signal.SIGINT, signal.default_int_handler);"
+                "atexit.register(lambda: print(sys.modules['arxiv_cls'].__file__, flush=True));"
+                "runpy.run_path('app.py', run_name='__main__')"
+            )
+            started = environment | {"GRADIO_SERVER_NAME": "127.0.0.1", "HF_TOKEN": ""}
+            process = SpaceProcess(["-c", program], tmp_path / "output.txt", env=started, cwd=folder)
+            try:
+                process.wait_until_open()
+                event, data = process.call("predict", "Vision", "vision")
+                assert (event, data[0]["label"]) == ("complete", "cs.CV")
+                assert (data[0]["model"], data[0]["version"]) == ("user/model", "v0.1.0")
+                process.process.send_signal(2)
+                process.process.wait(60)
+                assert "arxiv_cls-0.1.0-py3-none-any.whl" in process.output.read_text()
+            finally:
+                process.stop()
+        assert os.environ.get("HF_ENDPOINT") != hub.url
