@@ -1,4 +1,4 @@
-"""The verbs of this room: `arxiv-cls data fetch|build|check|stats|sample`."""
+"""The verbs of this room: `arxiv-cls data fetch|build|check|stats|diff|sample`."""
 
 from __future__ import annotations
 
@@ -38,10 +38,12 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
     build = verbs.add_parser("build", help="build the splits and print the report")
     _add_corpus_arguments(build)
+    _add_stage_arguments(build)
     build.set_defaults(run=_build)
 
     check = verbs.add_parser("check", help="the build report, and near-duplicates across splits")
     _add_corpus_arguments(check)
+    _add_stage_arguments(check)
     check.add_argument(
         "--threshold",
         type=float,
@@ -67,6 +69,13 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     stats.set_defaults(run=_stats)
 
+    diff = verbs.add_parser("diff", help="what changes between two CSV files: counts, papers, label shift")
+    diff.add_argument("old", metavar="OLD", help="the CSV of before")
+    diff.add_argument("new", metavar="NEW", help="the CSV of after")
+    diff.add_argument("--config", choices=CONFIGS, default="top5", help="label set (default: %(default)s)")
+    diff.add_argument("--out", type=Path, metavar="FILE", help="write the Markdown there, not to the screen")
+    diff.set_defaults(run=_diff)
+
     sample = verbs.add_parser("sample", help="write the synthetic sample CSV")
     sample.add_argument("out", type=Path, metavar="OUT", help="the CSV file to write")
     sample.add_argument("--papers", type=int, metavar="N", help="different papers (default: as committed)")
@@ -86,10 +95,23 @@ def _add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _corpus(arguments: argparse.Namespace) -> Corpus:
+def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", metavar="FILE", help="take file, label set and split from this recipe")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="also write the counts to this file")
+
+
+def _corpus(arguments: argparse.Namespace) -> tuple[Corpus, dict]:
+    """The corpus that the command line names, and the keywords that built it."""
     from arxiv_cls.corpus import build_corpus
 
-    return build_corpus(arguments.config, csv=arguments.csv, split=arguments.split)
+    options = {"config": arguments.config, "csv": arguments.csv, "split": arguments.split}
+    if getattr(arguments, "recipe", None):
+        from arxiv_cls.corpus.stage_files import recipe_data
+
+        if arguments.csv:
+            raise UserError("a recipe was named, and a CSV", "leave one of them out")
+        options = recipe_data(arguments.recipe)
+    return build_corpus(**options), options
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -106,25 +128,50 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    print(_corpus(arguments).report.summary())
+    corpus, options = _corpus(arguments)
+    print(corpus.report.summary())
+    if arguments.out:
+        from arxiv_cls.corpus.stage_files import build_record, write_record
+
+        write_record(build_record(corpus, options), arguments.out)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     from arxiv_cls.corpus.near_duplicates import find_near_duplicates
 
-    corpus = _corpus(arguments)
+    corpus, _ = _corpus(arguments)
     print(corpus.report.summary())
     print()
-    print(find_near_duplicates(corpus, threshold=arguments.threshold).summary(arguments.show))
+    found = find_near_duplicates(corpus, threshold=arguments.threshold)
+    print(found.summary(arguments.show))
+    if arguments.out:
+        from arxiv_cls.corpus.stage_files import check_record, write_record
+
+        write_record(check_record(corpus, found), arguments.out)
 
 
 def _stats(arguments: argparse.Namespace) -> None:
     from arxiv_cls.corpus.stats import describe, write_plots
 
-    statistics = describe(_corpus(arguments))
+    statistics = describe(_corpus(arguments)[0])
     print(statistics.summary())
     for path in write_plots(statistics, arguments.out):
         print(path)
+
+
+def _diff(arguments: argparse.Namespace) -> None:
+    from arxiv_cls.corpus import build_corpus
+    from arxiv_cls.corpus.data_diff import compare_corpora
+
+    old, new = (build_corpus(arguments.config, csv=csv) for csv in (arguments.old, arguments.new))
+    report = compare_corpora(old, new).markdown()
+    if arguments.out is None:
+        print(report, end="")
+        return
+    try:
+        arguments.out.write_text(report, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {arguments.out}: {error.strerror}", "name another file") from None
 
 
 def _sample(arguments: argparse.Namespace) -> None:

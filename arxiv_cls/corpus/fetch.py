@@ -115,6 +115,10 @@ def fetch_from_dvc(remote: str | None = None, csv: Path = TRACKED_CSV, force: bo
             f"{csv} is in the way: its content is neither what {csv}.dvc names nor known to DVC",
             f"keep it with `dvc add {csv}`, or replace it with `arxiv-cls data fetch --force`",
         )
+    if cached.is_file() and file_md5(cached) != tracked.md5:
+        # Left behind by a full disk or an edit through a link; DVC would hand it out as it is.
+        logger.warning("%s is damaged in DVC's cache: it is fetched again", tracked.md5)
+        cached.unlink()
     with tempfile.TemporaryDirectory(prefix="arxiv-cls-dvc-") as configuration:
         environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "DVC_SYSTEM_CONFIG_DIR": configuration}
         if not cached.is_file():
@@ -133,6 +137,11 @@ def fetch_from_dvc(remote: str | None = None, csv: Path = TRACKED_CSV, force: bo
             f"{csv}: the remote's copy has another md5 than {csv}.dvc names", _ALTERNATIVES, UNREACHABLE
         )
     return f"{csv}: {tracked.size:,} bytes, md5 {tracked.md5} as {csv}.dvc names it"
+
+
+def is_cached(path: Path) -> bool:
+    """Whether DVC's cache holds this file's content, so that replacing the file loses nothing."""
+    return _object_path(_read_settings().cache, file_md5(path)).is_file()
 
 
 def _object_path(cache: Path, md5: str) -> Path:

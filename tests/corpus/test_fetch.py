@@ -134,6 +134,15 @@ class TestDirectoryRemote:
         fetch_from_dvc("../nowhere")
         assert TRACKED_CSV.read_bytes() == CONTENT
 
+    def test_damaged_cache_is_mended(self, clone, caplog):
+        """A cached copy with another content is told, thrown away and fetched again."""
+        remote = clone.parent / "store"
+        write_object(remote, CONTENT)
+        damaged = write_object(Path(".dvc/cache"), b"X" + CONTENT[1:], object_name(CONTENT))
+        fetch_from_dvc(str(remote))
+        assert TRACKED_CSV.read_bytes() == CONTENT == damaged.read_bytes()
+        assert "is damaged in DVC's cache" in caplog.text
+
     @pytest.mark.slow
     def test_without_git_history(self, project):
         write_object(project.parent / "store", CONTENT)

@@ -1,0 +1,87 @@
+"""What the pipeline's first stages leave behind: small files that change exactly when the corpus does.
+
+`dvc.yaml` makes later stages depend on them. The built splits themselves lie in the cache of `datasets`,
+keyed by content, and are built again wherever that cache is empty.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arxiv_cls.recipe import DataConfig, load_group
+
+if TYPE_CHECKING:
+    from arxiv_cls.corpus.load import Corpus
+    from arxiv_cls.corpus.near_duplicates import NearDuplicates
+
+_SEPARATOR = b"\x1e"  # ends a field: in no id, label or text
+
+
+def recipe_data(recipe: str | Path) -> dict[str, Any]:
+    """The keywords of `build_corpus` that a recipe of either kind names.
+
+    Raises:
+        UserError: the file is no recipe, or its `data` group is wrong.
+    """
+    group = dataclasses.asdict(load_group(recipe, "data", DataConfig))
+    return {key: value for key, value in group.items() if value is not None}
+
+
+def check_record(corpus: Corpus, near_duplicates: NearDuplicates) -> dict[str, Any]:
+    """What became of each row of the file, as counts.
+
+    Args:
+        corpus: with the report of its build.
+        near_duplicates: found in it.
+    """
+    report = corpus.report
+    pairs = Counter(f"{pair.split} and {pair.same_as_split}" for pair in near_duplicates.pairs)
+    return {
+        "md5": corpus.data.md5,
+        "rows_read": report.rows_read,
+        "rejected": report.rejected,
+        "rejected_by_reason": report.rejected_by_reason,
+        "merged": report.merged,
+        "outside_config": report.outside_config,
+        "duplicates": len(report.duplicates),
+        "left_out": report.left_out,
+        "papers": report.papers,
+        "near_duplicates": {"threshold": near_duplicates.threshold, "pairs": dict(sorted(pairs.items()))},
+    }
+
+
+def build_record(corpus: Corpus, options: dict[str, Any]) -> dict[str, Any]:
+    """The splits: how they were made, papers per label, and a checksum of their content.
+
+    Args:
+        corpus: the built corpus.
+        options: the keywords of `build_corpus` that made it.
+    """
+    return {
+        "data": {"md5": corpus.data.md5, "sha256": corpus.data.sha256, "rows": corpus.data.rows},
+        "options": options,
+        "labels": corpus.labels,
+        "papers": corpus.report.splits,
+        "sha256": {name: _content_sha256(papers) for name, papers in corpus.splits.items()},
+    }
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    """Writes a record as JSON; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _content_sha256(papers: Any) -> str:
+    digest = hashlib.sha256()
+    columns = (papers[name][:] for name in ("arxiv_id", "label", "text"))
+    for fields in zip(*columns, strict=True):
+        for field in fields:
+            digest.update(str(field).encode("utf-8"))
+            digest.update(_SEPARATOR)
+    return digest.hexdigest()
