@@ -12,7 +12,7 @@ import importlib
 from arxiv_cls import __version__
 from arxiv_cls.errors import run_main
 
-ROOMS_WITH_VERBS = ("corpus", "models", "scoring", "release")
+ROOMS_WITH_VERBS = ("corpus", "models", "scoring", "release", "serving")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""The whole road in small: sample CSV, splits, training, evaluation, predictions, a table of results.
+"""The whole road in small: sample CSV, splits, training, evaluation, export, predictions, results.
 
 Run as: make demo        (or: python -m arxiv_cls.demo)
 
@@ -59,6 +59,7 @@ def steps() -> list[Step]:
             [*baseline, "--trainer.output_dir", BASELINE, "--overwrite"],
         ),
         Step("Evaluate on the test split", ["arxiv-cls", "evaluate", TRANSFORMER]),
+        Step("Export to ONNX, fp32 and int8", ["arxiv-cls", "export", TRANSFORMER]),
         Step("Classify two new texts", ["arxiv-cls", "predict", TRANSFORMER, *TEXTS]),
     ]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe_values import MISMATCH, coerce, nearest, parse_scalar, read_yaml_mapping
+from arxiv_cls.recipe_values import MISMATCH, coerce, nearest, parse_scalar, portable_path, read_yaml_mapping
 
 GROUPS = ("model", "data", "trainer", "release")
 
@@ -112,12 +112,42 @@ def load_recipe(path: str | Path, overrides: list[str], schema: type[RecipeT]) -
         problems += wrong
         if not wrong:
             built[group] = _build(group, group_type, values, problems)
-    if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UserError(f"{path}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems))
+    raise_problems(path, problems)
     # Every schema has these two fields beside its groups, which its type alone does not say.
     make_recipe: Callable[..., RecipeT] = schema
     return make_recipe(name=path.stem, given=given, **built)
+
+
+def load_group(path: str | Path, group: str, schema: type[RecipeT]) -> RecipeT:
+    """Reads one group that both kinds of recipe share, without the libraries that the others need.
+
+    Args:
+        path: the YAML file, of either kind.
+        group: `data` or `release`.
+        schema: its dataclass.
+
+    Raises:
+        UserError: every problem of that group at once, or a file that is no recipe.
+    """
+    path = Path(path)
+    content = read_yaml_mapping(path).get(group)
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"{path}: {group}: must be a mapping of keys to values")
+    values, problems = _check_values(group, schema, content or {})
+    section = None if problems else _build(group, schema, values, problems)
+    raise_problems(path, problems)
+    return typing.cast(RecipeT, section)
+
+
+def raise_problems(path: Path, problems: list[str]) -> None:
+    """Reports all that is wrong with a file at once; does nothing when nothing is.
+
+    Raises:
+        UserError: one line per problem.
+    """
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UserError(f"{path}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
 def resolved(recipe: Any) -> dict[str, dict[str, Any]]:
@@ -137,6 +167,17 @@ def resolved(recipe: Any) -> dict[str, dict[str, Any]]:
         ]
         plain[group] = {name: _plain(getattr(section, name)) for name in names}
     return plain
+
+
+def recorded(recipe: Any) -> dict[str, dict[str, Any]]:
+    """The recipe as it is written beside the weights: `resolved`, without absolute paths.
+
+    See `portable_path`. The run itself, and what `--resume` compares, keep the paths as they were given.
+    """
+    return {
+        group: {key: portable_path(value) if isinstance(value, str) else value for key, value in keys.items()}
+        for group, keys in resolved(recipe).items()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -35,8 +35,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def read_yaml_mapping(path: Path) -> dict:
+RECIPE_SHAPE = "a recipe is a mapping with the groups model, data, trainer, release"
+
+
+def read_yaml_mapping(path: Path, shape: str = RECIPE_SHAPE) -> dict:
     """The mapping at the top of a YAML file.
+
+    Args:
+        path: the file.
+        shape: what such a file is, for the message of one that is no mapping.
 
     Raises:
         UserError: no such file, not text, not YAML (with its line), or not a mapping.
@@ -61,9 +68,7 @@ def read_yaml_mapping(path: Path) -> dict:
         raise UserError(f"{path}: nested too deeply for a recipe") from None
     if not isinstance(content, dict):
         kind = "empty" if content is None else f"a {type(content).__name__}"
-        raise UserError(
-            f"{path}: a recipe is a mapping with the groups model, data, trainer, release; this is {kind}"
-        )
+        raise UserError(f"{path}: {shape}; this is {kind}")
     return content
 
 
@@ -196,3 +201,18 @@ def _coerce_list(value: Any, arguments: tuple) -> Any:
 
 def _yaml_word(value: bool) -> str:
     return "yes" if value else "no"
+
+
+def portable_path(path: str) -> str:
+    """A path as a record may show it: relative below the working directory, else the name alone.
+
+    Records are published with the model, and a path such as `/home/ada/papers.csv` tells about a machine and
+    its user. Relative paths and texts that are no paths stay as they are.
+    """
+    given = Path(path)
+    if not given.is_absolute():
+        return path
+    try:
+        return given.resolve().relative_to(Path.cwd().resolve()).as_posix()
+    except ValueError:
+        return given.name or path

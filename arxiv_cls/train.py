@@ -20,8 +20,9 @@ from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import run_main
 from arxiv_cls.models.pretrained import resolve_pretrained
 from arxiv_cls.models.temperature import fold_temperature
-from arxiv_cls.recipe import load_recipe, resolved
+from arxiv_cls.recipe import load_recipe, recorded
 from arxiv_cls.recipe_transformer import TransformerRecipe
+from arxiv_cls.recipe_values import portable_path
 from arxiv_cls.release.run_record import build_run_record, data_record
 from arxiv_cls.scoring.plots import plot_training_curve
 from arxiv_cls.training import fine_tuning
@@ -46,7 +47,16 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("recipe", help="YAML file, such as recipes/distilbert.yaml")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run of the same name")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an earlier run of the same name; with --resume: unless it is this very run, unfinished",
+    )
+    parser.add_argument(
+        "--no-evaluate",
+        action="store_true",
+        help="leave test split and card to `arxiv-cls evaluate` and `card`",
+    )
     return parser.parse_known_args(argv)
 
 
@@ -64,8 +74,8 @@ def main(argv: list[str]) -> None:
     args = recipe.trainer
     run = RunFolder(args.output_dir or f"outputs/{recipe.name}")
     # The Trainer's own output_dir is the folder of the checkpoints: the record keeps the model directory.
-    recipe_as_run = resolved(recipe)
-    recipe_as_run["trainer"]["output_dir"] = run.model_dir.as_posix()
+    recipe_as_run = recorded(recipe)
+    recipe_as_run["trainer"]["output_dir"] = portable_path(run.model_dir.as_posix())
     threads = set_cpu_threads(args.cpu_threads)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers_logging.set_verbosity_error()
@@ -84,12 +94,16 @@ def main(argv: list[str]) -> None:
             elif arguments.resume and run.checkpoints():
                 checkpoint = run.checkpoints()[-1]
         with log_to_file(run.log_file):
-            fine_tune(recipe, recipe_as_run, run, corpus, options, pretrained, checkpoint, threads)
+            fine_tune(
+                recipe, recipe_as_run, run, corpus, options, pretrained, checkpoint, threads,
+                evaluate=not arguments.no_evaluate,
+            )  # fmt: skip
 
 
 def fine_tune(
-    recipe, recipe_as_run: dict, run, corpus, options, pretrained: Path, checkpoint: Path | None, threads: int
-) -> None:
+    recipe, recipe_as_run: dict, run, corpus, options, pretrained: Path, checkpoint: Path | None,
+    threads: int, *, evaluate: bool,
+) -> None:  # fmt: skip
     """Trains, calibrates, saves, evaluates, and puts the finished directory in its place."""
     args = recipe.trainer
     precision = fine_tuning.apply_to_machine(args, run.folder)
@@ -125,7 +139,7 @@ def fine_tune(
     memory = peak_memory_bytes(args.device)
     training = fine_tuning.training_record(trainer, seconds)
 
-    temperature, calibration = fine_tuning.calibrate(trainer)
+    temperature, calibration, validation = fine_tuning.calibrate(trainer)
     if not main_process:
         return
     fold_temperature(trainer.accelerator.unwrap_model(trainer.model), temperature)
@@ -136,9 +150,9 @@ def fine_tune(
         device=fine_tuning.device_record(args, precision, threads), started=started,
         duration_seconds=seconds, papers_per_second=training["papers_seen"] / seconds,
         peak_memory_bytes=memory, calibration=calibration, weights_sha256=weights_sha256,
-        training=training, metrics={},
+        training=training, metrics={"validation": validation},
     )  # fmt: skip
-    finish_run(run, record, trackers)
+    finish_run(run, record, trackers, recipe.data.csv, evaluate=evaluate)
 
 
 if __name__ == "__main__":

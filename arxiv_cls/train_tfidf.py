@@ -22,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import run_main
-from arxiv_cls.recipe import load_recipe, resolved
+from arxiv_cls.recipe import load_recipe, recorded, resolved
 from arxiv_cls.recipe_tfidf import TfidfRecipe
 from arxiv_cls.release.run_record import build_run_record, data_record
 from arxiv_cls.scoring.evaluation import file_sha256
@@ -47,6 +47,11 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("recipe", help="YAML file, such as recipes/tfidf_xgboost.yaml")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run of the same name")
+    parser.add_argument(
+        "--no-evaluate",
+        action="store_true",
+        help="leave test split and card to `arxiv-cls evaluate` and `card`",
+    )
     return parser.parse_known_args(argv)
 
 
@@ -69,15 +74,15 @@ def main(argv: list[str]) -> None:
     run.prepare(resolved(recipe), resume=False, overwrite=arguments.overwrite)
     run.staging.mkdir()
     with log_to_file(run.log_file):
-        fit_and_evaluate(recipe, run, corpus, options, threads)
+        fit_and_evaluate(recipe, run, corpus, options, threads, evaluate=not arguments.no_evaluate)
 
 
 def fit_and_evaluate(
-    recipe: TfidfRecipe, run: RunFolder, corpus: Corpus, options: dict, threads: int
+    recipe: TfidfRecipe, run: RunFolder, corpus: Corpus, options: dict, threads: int, *, evaluate: bool
 ) -> None:
     """Fits, calibrates, saves, evaluates, and puts the finished directory in its place."""
     data = data_record(corpus, options)
-    config = {"recipe": resolved(recipe), "data": data}
+    config = {"recipe": recorded(recipe), "data": data}
     trackers = Trackers(recipe.trainer.trackers, recipe.name, run.folder, config)
     train, validation = (
         Split(list(corpus.splits[name]["text"]), np.asarray(corpus.splits[name]["label"]))
@@ -106,7 +111,7 @@ def fit_and_evaluate(
     logger.info("%5.1f s  fitted, %d boosting rounds kept", seconds, fitted.rounds)
 
     fitted.model.save(run.staging)
-    recipe_file = yaml.safe_dump(resolved(recipe), sort_keys=False, allow_unicode=True)
+    recipe_file = yaml.safe_dump(recorded(recipe), sort_keys=False, allow_unicode=True)
     (run.staging / "recipe.yaml").write_text(recipe_file, encoding="utf-8")
     metrics = compute_metrics(validation.labels, fitted.validation_probabilities, list(corpus.labels))
     last = {"epoch": 0.0} | (history.pop() if history else {})
@@ -123,7 +128,7 @@ def fit_and_evaluate(
         training={"rounds": fitted.rounds, "papers_seen": len(train.texts)},
         metrics={"validation": metrics},
     )  # fmt: skip
-    finish_run(run, record, trackers)
+    finish_run(run, record, trackers, recipe.data.csv, evaluate=evaluate)
 
 
 if __name__ == "__main__":

@@ -104,4 +104,6 @@ class TestRoad:
         assert len(accuracies) == 2
         assert min(accuracies) > 0.5
         assert (ROOT / demo.TRANSFORMER / "model.safetensors").is_file()
+        assert (ROOT / demo.TRANSFORMER / "onnx" / "model.onnx").is_file()
+        assert (ROOT / demo.TRANSFORMER / "handler.py").is_file()
         assert (ROOT / demo.BASELINE / "model.skops").is_file()

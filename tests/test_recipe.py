@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe import load_recipe, resolved
+from arxiv_cls.recipe import load_recipe, recorded, resolved
 from arxiv_cls.recipe_tfidf import TfidfRecipe
 from arxiv_cls.recipe_transformer import TransformerRecipe
+from arxiv_cls.recipe_values import portable_path
 
 RECIPES = sorted(Path(__file__).parents[1].joinpath("recipes").glob("*.yaml"))
 
@@ -76,6 +77,18 @@ class TestGoodRecipes:
         assert trainer["adam_beta2"] == 0.98
         assert "adam_beta1" not in trainer
         assert trainer["layerwise_learning_rate_decay"] == 1.0
+
+    def test_recorded_shows_no_path_of_the_machine(self, tmp_path, monkeypatch):
+        """Below the working directory a path is relative, elsewhere its name; other texts stay."""
+        monkeypatch.chdir(tmp_path)
+        keys = f"csv: {tmp_path}/data/papers.csv, config: top5"
+        start = "model: {name_or_path: /home/ada/start, revision: a/b}"
+        recipe = load_recipe(written(tmp_path, f"{start}\ndata: {{{keys}}}"), [], TransformerRecipe)
+        assert recorded(recipe)["data"]["csv"] == "data/papers.csv"
+        assert recorded(recipe)["model"]["name_or_path"] == "start"
+        assert recorded(recipe)["model"]["revision"] == "a/b"
+        assert resolved(recipe)["data"]["csv"] == f"{tmp_path}/data/papers.csv"
+        assert [portable_path(text) for text in ("a/../b", "user/name", "/")] == ["a/../b", "user/name", "/"]
 
 
 class TestBadRecipes:

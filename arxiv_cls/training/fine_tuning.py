@@ -26,6 +26,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import resolved
 from arxiv_cls.recipe_transformer import TransformerModelConfig, TransformerRecipe, TransformerTrainerConfig
 from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
+from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.hardware import device_name, resolve_precision
 from arxiv_cls.training.learning_rates import HeadOnlyEpochs, freeze
 from arxiv_cls.training.paper_trainer import PaperTrainer
@@ -171,23 +172,27 @@ class ProfileSteps(TrainerCallback):
         logger.info("profile of the first steps: %s", self.folder)
 
 
-def calibrate(trainer: PaperTrainer) -> tuple[float, dict[str, float]]:
-    """Fits the temperature on the validation split.
+def calibrate(trainer: PaperTrainer) -> tuple[float, dict[str, float], dict[str, Any]]:
+    """Fits the temperature on the validation split, and measures the model there.
 
     Every rank takes part, since the scores are gathered from all of them.
 
     Returns:
-        The temperature, and the record of it with the expected calibration error before and after.
+        The temperature, the record of it with the expected calibration error before and after, and the
+        metrics of the calibrated model.
     """
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
     logits, labels = np.asarray(output.predictions, dtype=np.float64), output.label_ids
     temperature = fit_temperature(logits, labels)
+    calibrated = softmax(logits / temperature)
     record = {
         "temperature": temperature,
         "expected_calibration_error_before": expected_calibration_error(softmax(logits), labels),
-        "expected_calibration_error_after": expected_calibration_error(softmax(logits / temperature), labels),
+        "expected_calibration_error_after": expected_calibration_error(calibrated, labels),
     }
-    return temperature, record
+    names = trainer.model.config.id2label
+    metrics = compute_metrics(labels, calibrated, [names[index] for index in range(len(names))])
+    return temperature, record, metrics
 
 
 def device_record(args: TransformerTrainerConfig, precision: str, threads: int) -> dict[str, Any]:

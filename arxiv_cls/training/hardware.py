@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from arxiv_cls.models.cpu_cores import available_cores
+
 
 def set_cpu_threads(requested: int | None) -> int:
     """Sets torch's CPU threads to the cores of this process's share of the machine.
@@ -21,9 +23,8 @@ def set_cpu_threads(requested: int | None) -> int:
     Returns:
         The number of threads now in use.
     """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(requested or max(1, usable // local_processes))
+    torch.set_num_threads(requested or max(1, available_cores() // local_processes))
     return torch.get_num_threads()
 
 

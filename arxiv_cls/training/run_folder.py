@@ -15,6 +15,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.release.manifest import CARD, MANIFEST, files_in
 
 COMPLETE = "complete"
 STATE = "run_state.json"
@@ -42,7 +43,8 @@ class RunFolder:
         Args:
             fingerprint: what must be the same for a run to be resumed, as flat keys.
             resume: go on from the last whole checkpoint.
-            overwrite: a finished or unfinished run may be replaced.
+            overwrite: a finished or unfinished run may be replaced; together with `resume`, an unfinished
+                run of the same recipe and data is gone on with, and any other is replaced.
 
         Returns:
             The checkpoint to go on from, or None to start.
@@ -52,6 +54,8 @@ class RunFolder:
         """
         self._check_model_dir(overwrite)
         checkpoints = self.checkpoints()
+        if overwrite and not (checkpoints and self._changes(fingerprint) == []):
+            resume = False
         if resume:
             self._check_same(fingerprint)
             for torn in set(self.folder.glob("checkpoint-*")) - set(checkpoints):
@@ -92,7 +96,7 @@ class RunFolder:
             raise UserError(f"{self.model_dir}: is a file; trainer.output_dir names a directory")
         if not any(self.model_dir.iterdir()):
             self.model_dir.rmdir()
-        elif not (self.model_dir / FINISHED).is_file():
+        elif not (self.model_dir / FINISHED).is_file() and not (overwrite and self._holds_remains()):
             # Whatever this is, no run of ours wrote it: --overwrite must not delete it.
             raise UserError(
                 f"{self.model_dir}: is not empty and holds no model of this project",
@@ -104,19 +108,29 @@ class RunFolder:
                 hint="--overwrite replaces it once the new one is whole; or --trainer.output_dir DIR.",
             )
 
-    def _check_same(self, fingerprint: dict[str, Any]) -> None:
+    def _holds_remains(self) -> bool:
+        """Whether nothing but later steps' files of a model is there: DVC takes those of training away."""
+        found = set(files_in(self.model_dir))
+        later = {entry.path for entry in MANIFEST if entry.evaluated or entry.path.startswith("onnx/")}
+        return found <= {entry.path for entry in MANIFEST} and (not found or bool(found & (later - {CARD})))
+
+    def _changes(self, fingerprint: dict[str, Any]) -> list[str] | None:
+        """What differs from the unfinished run, a line per key; None when there is no such run."""
         try:
             before = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise UserError(
-                f"{self.folder}: no unfinished run to resume", hint="Start it without --resume."
-            ) from None
+            return None
         now = json.loads(json.dumps(fingerprint))
-        changed = [
+        return [
             f"  - {key}: was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(set(before) | set(now))
             if before.get(key) != now.get(key)
         ]
+
+    def _check_same(self, fingerprint: dict[str, Any]) -> None:
+        changed = self._changes(fingerprint)
+        if changed is None:
+            raise UserError(f"{self.folder}: no unfinished run to resume", hint="Start it without --resume.")
         if changed:
             raise UserError(
                 f"{self.folder}: cannot be resumed, the recipe or the data differ:\n" + "\n".join(changed),

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from datasets import Dataset
+from threadpoolctl import threadpool_limits
 
+from arxiv_cls.models.cpu_cores import available_cores
 from arxiv_cls.models.tfidf_terms import TermFeatures
 from arxiv_cls.recipe_tfidf import TfidfModelConfig
 from arxiv_cls.scoring.calibration import softmax
@@ -64,6 +67,7 @@ def out_of_fold_probabilities(
     _, rows = TermFeatures.fit(
         texts, ngram_max=config.ngram_max, min_df=config.min_df, title_weight=config.title_weight
     )
-    scores = out_of_fold_scores(rows, labels, classes, config, seed)
+    with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as pool:
+        scores = out_of_fold_scores(rows, labels, classes, config, seed, pool)
     coefficients, intercepts = combine_scores(scores, labels, classes)
     return softmax((scores @ coefficients + intercepts).astype(np.float64))

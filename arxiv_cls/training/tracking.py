@@ -63,6 +63,13 @@ class Trackers:
             if tracker is not None:
                 tracker.log(dict(values), step=step)
 
+    def log_metrics(self, split: str, metrics: Mapping[str, Any]) -> None:
+        """The metrics of a finished model on a split, as `validation/macro_f1`: what a sweep reads."""
+        numbers = {f"{split}/{name}": value for name, value in metrics.items() if _is_number(value)}
+        for tracker in (self._wandb, self._trackio):
+            if tracker is not None:
+                tracker.log(numbers)
+
     def log_final(self, evaluation: Mapping[str, Any]) -> None:
         """Puts the test metrics on the trackio board; the evaluation itself logs to an open W&B run."""
         if self._trackio is not None:

@@ -65,6 +65,14 @@ class TestPrepare:
         assert "data sha256: was 'abc', is 'def'" in str(error.value)
         assert run.checkpoints()
 
+    def test_resume_and_overwrite(self, run):
+        """Together: this very run is gone on with, any other is replaced."""
+        unfinished(run, 5)
+        assert run.prepare(SAME, resume=True, overwrite=True).name == "checkpoint-5"
+        assert run.prepare(SAME | {"processes": 2}, resume=True, overwrite=True) is None
+        assert not run.checkpoints()
+        assert run.prepare(SAME, resume=True, overwrite=True) is None
+
     def test_nothing_to_resume(self, run):
         """Said, not started in silence."""
         with pytest.raises(UserError, match="no unfinished run"):
@@ -110,6 +118,21 @@ class TestModelDirectory:
         with pytest.raises(UserError, match="holds no model of this project"):
             run.prepare(SAME, resume=False, overwrite=True)
         assert (run.model_dir / "thesis.tex").exists()
+
+    def test_remains_of_a_run(self, run):
+        """DVC takes the files of training away and leaves those of later stages: --overwrite may go on."""
+        (run.model_dir / "eval").mkdir(parents=True)
+        run.prepare(SAME, resume=False, overwrite=True)
+        (run.model_dir / "eval").mkdir(exist_ok=True)
+        (run.model_dir / "eval" / "metrics.json").write_text("{}")
+        (run.model_dir / "README.md").write_text("card")
+        with pytest.raises(UserError, match="holds no model of this project"):
+            run.prepare(SAME, resume=False, overwrite=False)
+        run.prepare(SAME, resume=False, overwrite=True)
+        assert (run.model_dir / "README.md").exists()
+        (run.model_dir / "eval" / "metrics.json").unlink()
+        with pytest.raises(UserError, match="holds no model of this project"):
+            run.prepare(SAME, resume=False, overwrite=True)
 
     def test_a_file(self, run):
         """A file is in the place of the directory."""

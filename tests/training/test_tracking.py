@@ -3,11 +3,14 @@
 import json
 import logging
 import os
+import shutil
 import struct
 import time
+from pathlib import Path
 
 import pytest
 
+from arxiv_cls.scoring.evaluation import evaluate_model
 from arxiv_cls.training.tracking import Trackers, log_to_file
 
 HEADER_BYTES, BLOCK_BYTES, LAST_CHUNK_TYPES = 7, 32768, (1, 4)
@@ -92,6 +95,27 @@ class TestWandb:
         assert logged["train/loss"] == 0.25
         config = [update for record in content for update in record.run.config.update]
         assert any(update.key == "data" and "f00" in update.value_json for update in config)
+
+    def test_an_evaluation_goes_into_the_open_run(self, tmp_path, sample_csv):
+        """The test metrics in its summary, the plots in its history, as `finish_run` leaves them."""
+        release = Path(__file__).parents[1] / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"
+        shutil.copytree(release, tmp_path / "model")
+        trackers = Trackers(["wandb"], "tiny", tmp_path / "run", {})
+        evaluation = evaluate_model(tmp_path / "model", data=sample_csv, rules=False)
+        trackers.finish()
+        (run_file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+        content = recorded_to_the_end(run_file)
+        summary = {
+            item.key or "/".join(item.nested_key): json.loads(item.value_json)
+            for record in content
+            for item in record.summary.update
+        }
+        for name in ("accuracy", "macro_f1", "expected_calibration_error"):
+            assert summary[f"test/{name}"] == evaluation["metrics"][name]
+        assert summary["test/f1/cs.CL"] == evaluation["metrics"]["per_class"]["cs.CL"]["f1"]
+        logged = {item.key or "/".join(item.nested_key) for record in content for item in record.history.item}
+        for plot in ("confusion_matrix", "reliability", "accuracy_by_year"):
+            assert f"test/{plot}/path" in logged
 
     def test_unreachable_host_with_a_key(self, tmp_path, monkeypatch, capsys):
         """A key but no network: offline, with the host named and the key nowhere."""

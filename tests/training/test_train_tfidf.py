@@ -18,10 +18,11 @@ from arxiv_cls import train_tfidf
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.release.manifest import files_in, foreign_files, missing_files
+from arxiv_cls.scoring.evaluation import evaluate_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample" / "arxiv_sample.csv"
-RECIPES = sorted((ROOT / "recipes").rglob("tfidf*.yaml"))
+RECIPES = sorted((ROOT / "recipes").glob("tfidf*.yaml"))
 TEXT = "Parsing sentences\n\nWe parse sentences of a language with a grammar."
 
 
@@ -87,7 +88,7 @@ class TestModelDirectory:
         """`recipe.yaml` holds the overrides and runs again as it is."""
         recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
         assert recipe["trainer"]["num_train_epochs"] == 2
-        assert recipe["data"]["csv"] == str(SAMPLE)
+        assert recipe["data"]["csv"] == "data/sample/arxiv_sample.csv"
 
     def test_it_predicts(self, trained):
         """`load_predictor` reads the directory; the probable label of a plain text is the right one."""
@@ -102,11 +103,24 @@ class TestModelDirectory:
         train_tfidf.main(arguments(recipe, trained, "--overwrite"))
         assert sha256(trained / "model.skops") == before
 
-    def test_linear_recipe(self, tmp_path):
-        """The linear recipe runs too and says so in its config."""
-        train_tfidf.main(arguments(ROOT / "recipes" / "tfidf_linear.yaml", tmp_path / "linear"))
-        assert missing_files(tmp_path / "linear", "tfidf") == []
-        assert json.loads((tmp_path / "linear" / "config.json").read_text())["classifier"] == "linear"
+    def test_linear_recipe_with_data_from_elsewhere(self, tmp_path):
+        """It says so in its config; no record tells where on this machine the data lay."""
+        data, output = tmp_path / "papers.csv", tmp_path / "linear"
+        data.write_bytes(SAMPLE.read_bytes())
+        recipe = ROOT / "recipes" / "tfidf_linear.yaml"
+        train_tfidf.main(arguments(recipe, output, "--data.csv", str(data)))
+        assert missing_files(output, "tfidf") == []
+        assert json.loads((output / "config.json").read_text())["classifier"] == "linear"
+        assert yaml.safe_load((output / "recipe.yaml").read_text())["data"]["csv"] == "papers.csv"
+        texts = [
+            output / path for path in files_in(output) if not path.endswith((".png", ".parquet", ".skops"))
+        ]
+        assert len(texts) > 5
+        assert [path.name for path in texts if str(tmp_path) in path.read_text()] == []
+
+        with pytest.raises(UserError, match="--data FILE"):
+            evaluate_model(output)
+        assert evaluate_model(output, data=data, rules=False)["papers"] > 0
 
 
 class TestBadInput:

@@ -1,0 +1,192 @@
+"""One recipe's pipeline: the data it needs, every stage whose inputs changed, the metrics.
+
+Run as: make reproduce RECIPE=recipes/tfidf_xgboost.yaml [REMOTE=../shared/dvc-store]
+   (or: python -m arxiv_cls.reproduce recipes/tfidf_xgboost.yaml --remote ../shared/dvc-store)
+
+The stages are in dvc.yaml, and `dvc repro card_tfidf@tfidf_xgboost` runs them too; this adds the data, the
+checks that DVC does not make, and the figures. What was made of what is noted in dvc.lock, to be committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from arxiv_cls.corpus.fetch import fetch_from_dvc, is_cached
+from arxiv_cls.corpus.stage_files import recipe_data
+from arxiv_cls.errors import UserError, run_main
+
+ROOT = Path(__file__).resolve().parent.parent
+PIPELINE = Path("dvc.yaml")
+LOCK = Path("dvc.lock")
+DEFAULT_RECIPE = "recipes/tfidf_xgboost.yaml"
+KINDS = ("baselines", "transformers")
+LAST_STAGE = {"baselines": "card_tfidf", "transformers": "card"}
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """The recipe, where its data may come from, and what to do with a model in the way."""
+    parser = argparse.ArgumentParser(
+        prog="python -m arxiv_cls.reproduce",
+        description="Run the stages of a recipe's pipeline whose inputs changed.",
+    )
+    parser.add_argument("recipe", nargs="?", default=DEFAULT_RECIPE, help="default: %(default)s")
+    parser.add_argument("--remote", metavar="URL_OR_DIR", help="DVC remote to bring the data from")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a model of this name that the pipeline did not make"
+    )
+    return parser.parse_args(argv)
+
+
+def pipeline_entry(recipe: str) -> tuple[str, dict[str, Any], str]:
+    """The line of `dvc.yaml` that belongs to a recipe.
+
+    Args:
+        recipe: path of a file directly in recipes/, seen from the project's root.
+
+    Returns:
+        The recipe's name, its line (`csv`, `weights`), and its kind (one of `KINDS`).
+
+    Raises:
+        UserError: the recipe has no line there, or the line names another CSV than the recipe.
+    """
+    path = Path(recipe)
+    csv = recipe_data(path).get("csv", "data/raw/arxiv.csv")
+    listed = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["vars"][0]
+    by_name = {name: (listed[kind][name], kind) for kind in KINDS for name in listed[kind]}
+    if path.resolve() != (ROOT / "recipes" / f"{path.stem}.yaml").resolve() or path.stem not in by_name:
+        demo = "; `make demo` runs recipes/demo.yaml" if path.stem == "demo" else ""
+        raise UserError(
+            f"{recipe}: not in the pipeline{demo}",
+            f"a recipe in recipes/ gets its line under `vars` in {PIPELINE}; there are: {', '.join(by_name)}",
+        )
+    entry, kind = by_name[path.stem]
+    if entry["csv"] != csv:
+        raise UserError(
+            f"{recipe} reads {csv}, and its line in {PIPELINE} says {entry['csv']}", "write the same path"
+        )
+    return path.stem, entry, kind
+
+
+def bring_data(csv: Path, remote: str | None) -> str:
+    """Makes the CSV what its `.dvc` file says; a file that is in git has none, and is there.
+
+    Raises:
+        UserError: it is not there and cannot be brought.
+    """
+    if not csv.with_name(csv.name + ".dvc").is_file():
+        if not csv.is_file():
+            raise UserError(f"{csv} is not there, and no {csv}.dvc says what it is", f"dvc add {csv}")
+        return f"{csv} is in place"
+    try:
+        return fetch_from_dvc(remote, csv)
+    except UserError as error:
+        if csv.exists():
+            raise
+        raise UserError(
+            f"no data: {error.message}",
+            "name a DVC remote that holds it, a directory or a gs://, s3:// or https:// url: "
+            "make reproduce REMOTE=../shared/dvc-store",
+            error.exit_code,
+        ) from None
+
+
+def refuse_other_model(model: Path, overwrite: bool) -> None:
+    """Keeps DVC from deleting a model that was trained by hand: it clears a stage's outputs unasked.
+
+    Raises:
+        UserError: the model directory holds a run whose record is not in DVC's cache.
+    """
+    record = model / "run.json"
+    if record.is_file() and not overwrite and not is_cached(record):
+        raise UserError(
+            f"{model} holds a model that the pipeline did not make, or did not finish to note",
+            "move it away, or replace it: make reproduce OVERWRITE=1",
+        )
+
+
+def run_stages(target: str) -> None:
+    """`dvc repro` of a stage and all before it, its output going straight to the terminal.
+
+    Raises:
+        UserError: a stage failed; its own message is above.
+    """
+    # The environment that runs this module goes first, so that the stages' commands mean it.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    command = [sys.executable, "-m", "dvc", "repro", target]
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            # The stage got the same signal; DVC ends after it, and lets go of its lock.
+            process.wait()
+            raise
+    if status:
+        raise UserError(
+            f"the pipeline stopped (dvc repro {target}: exit status {status})",
+            "the message of the stage is above; what was finished before it is kept",
+            1,
+        )
+
+
+def metrics_table(name: str) -> str:
+    """The headline figures of a recipe's model, a line each."""
+    figures = json.loads(Path("outputs/.pipeline", name, "metrics.json").read_text(encoding="utf-8"))
+    flat = {key: value for key, value in figures.items() if key != "f1"}
+    flat |= {f"F1 of {label}": value for label, value in figures["f1"].items()}
+    width = max(map(len, flat))
+    return "\n".join(
+        f"  {key:<{width}}  {value:,}" if isinstance(value, int) else f"  {key:<{width}}  {value:.4f}"
+        for key, value in flat.items()
+    )
+
+
+def git_status(path: Path) -> str:
+    """What git says of one path, in short; empty when it is as committed."""
+    done = subprocess.run(
+        ["git", "status", "--porcelain", "--", str(path)], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+def main(argv: list[str]) -> None:
+    """Brings the data, runs what changed, shows the metrics.
+
+    Raises:
+        UserError: the recipe is not in the pipeline, its data cannot be had, or a stage failed.
+    """
+    arguments = parse_arguments(argv)
+    started = time.monotonic()
+    os.chdir(ROOT)
+    if not Path(".git").exists():
+        raise UserError(
+            f"{ROOT} is no git repository", "the pipeline's record belongs to commits: git clone it"
+        )
+    name, entry, kind = pipeline_entry(arguments.recipe)
+    print(bring_data(Path(entry["csv"]), arguments.remote), flush=True)
+    model = Path("outputs", name)
+    refuse_other_model(model, arguments.overwrite)
+    before = LOCK.read_bytes() if LOCK.is_file() else b""
+    run_stages(f"{LAST_STAGE[kind]}@{name}")
+    changed = LOCK.read_bytes() != before
+    what = f"made in {time.monotonic() - started:.0f} s" if changed else "up to date, nothing had to run"
+    print(f"\n{model}: {what}; test split:\n\n{metrics_table(name)}\n\nIts card: {model}/README.md")
+    if git_status(LOCK):
+        print(
+            f'Keep it with the commit: git add {LOCK} && git commit -m "{name}: ..."\n'
+            "Beside the last commit: dvc plots diff; "
+            f"dvc metrics diff --targets outputs/.pipeline/{name}/metrics.json"
+        )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,99 @@
+"""Searches the keys of a recipe for the best metric on the validation split, on this machine.
+
+Run as: make sweep SWEEP=recipes/sweeps/tfidf_linear.yaml TRIALS=20
+   (or: python -m arxiv_cls.sweep recipes/sweeps/tfidf_linear.yaml --trials 20)
+
+The file is a W&B sweep: `wandb sweep FILE` searches the same space with W&B's agents. Here the study is on
+disk (outputs/.sweeps/<name>): stopped by Ctrl-C or worse, the same command goes on with it. The best values
+are written out as a recipe after every trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from arxiv_cls.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+DEFAULT_SWEEP = "recipes/sweeps/tfidf_linear.yaml"
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """The file and the length of the search."""
+    parser = argparse.ArgumentParser(
+        prog="python -m arxiv_cls.sweep", description="Search the keys of a recipe on the validation split."
+    )
+    parser.add_argument("sweep", nargs="?", default=DEFAULT_SWEEP, help="default: %(default)s")
+    parser.add_argument(
+        "--trials", type=int, metavar="N", help="finished trials in all (default: run_cap of the file)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: outputs/.sweeps/<file's name>")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Reads the file, goes on with its study or begins one, and writes the best recipe.
+
+    Raises:
+        UserError: the file or the recipe is wrong, the study is another's, or trials keep failing.
+        KeyboardInterrupt: the search was stopped; the study can go on.
+    """
+    arguments = parse_arguments(argv)
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("a sweep needs Optuna, which is not installed", "make setup EXTRAS=sweep")
+    from arxiv_cls.corpus.fetch import file_md5
+    from arxiv_cls.recipe import load_recipe
+    from arxiv_cls.training.sweep_file import read_sweep
+    from arxiv_cls.training.sweep_recipe import best_recipe, write_best_recipe
+    from arxiv_cls.training.sweep_study import SweepStudy
+
+    if arguments.trials is not None and arguments.trials < 1:
+        raise UserError(f"--trials {arguments.trials}: at least 1")
+    sweep = read_sweep(arguments.sweep)
+    if not Path(sweep.program).is_file():
+        raise UserError(f"{sweep.program} is not there", "run this in the project's root folder")
+    trials = arguments.trials or sweep.trials
+    csv = Path(load_recipe(sweep.recipe, list(sweep.fixed), sweep.schema()).data.csv)
+    if not csv.is_file():
+        raise UserError(f"{csv}, which {sweep.recipe} names, is not there", "make data")
+    folder = arguments.out or Path("outputs", ".sweeps", sweep.path.stem)
+    search = SweepStudy(sweep, folder, file_md5(csv))
+    best_path = folder / f"{sweep.recipe.stem}_best.yaml"
+
+    def on_trial(trial: FrozenTrial) -> None:
+        best = search.best()
+        values = "  ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+                           for key, value in trial.params.items())  # fmt: skip
+        mark = " *" if best.number == trial.number else ""
+        tqdm.write(f"trial {trial.number}: {sweep.metric} {trial.value:.4f}{mark}  {values}", file=sys.stdout)
+        write_best_recipe(best_path, best_recipe(sweep, best.params, best.value or 0.0, search.record(best)))
+
+    # A polite kill is a stop like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        search.run(trials, on_trial)
+    except KeyboardInterrupt:
+        print(
+            f"\nstopped after {len(search.finished)} of {trials} trials; the same command goes on with them",
+            file=sys.stderr,
+        )
+        raise
+    best = search.best()
+    print(
+        f"\n{len(search.finished)} trials; the best is number {best.number}: {sweep.metric} "
+        f"{best.value:.4f} on validation\nits recipe: {best_path}\n"
+        f"to keep it: copy it into recipes/, and train it: python {sweep.program} {best_path}"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
