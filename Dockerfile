@@ -1,13 +1,13 @@
 # syntax=docker/dockerfile:1
 
-# Training and evaluation in containers. Data and outputs are mounted, recipes are inside; arguments are those
-# of the commands:
+# Every part of the road in containers; docs/containers.md shows each. Data and outputs are mounted, recipes are
+# inside, arguments are those of the commands, so that another recipe, key or model needs no other image:
 #
-#   docker build --target train -t arxiv-cls:train .
-#   docker run --rm --gpus all -v "$PWD/data:/app/data" -v "$PWD/outputs:/app/outputs" arxiv-cls:train \
-#       recipes/minilm.yaml --trainer.learning_rate 5e-5
+#   make images                       # for this machine's platform; TARGETS="serve space" builds only those
+#   docker run --rm -v "$PWD/data:/app/data" -v "$PWD/outputs:/app/outputs" arxiv-cls/baseline:dev \
+#       recipes/tfidf_xgboost.yaml --trainer.seed 1
 #
-# Targets: train (torch with CUDA on amd64), baseline and evaluate (torch for the CPU).
+# Targets: train (torch with CUDA on amd64), baseline and evaluate (torch for the CPU), serve and space (no torch).
 
 ARG PYTHON_VERSION=3.12
 
@@ -17,7 +17,7 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
     PATH=/opt/venv/bin:$PATH
 WORKDIR /app
 
-# The environment depends on three small files, so that a change of code does not install anything again.
+# An environment depends on these small files, so that a change of code does not install anything again.
 FROM base AS sources
 RUN python -m venv /opt/venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -32,35 +32,69 @@ FROM sources AS environment-cpu
 ARG TARGETPLATFORM
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
-    pip install --disable-pip-version-check --extra-index-url "${TORCH_INDEX}" -c constraints.txt ".[train]"
+    pip install --disable-pip-version-check --extra-index-url "${TORCH_INDEX}" -c constraints.txt ".[train,export]"
 
-# What every image has beside its environment: the code, the recipes, and a user who is not root. Caches go to a
-# folder that any user may write, so that `--user "$(id -u):$(id -g)"` works with mounted folders.
+# The baseline is here for the cascade, which asks it first.
+FROM sources AS environment-serve
+ARG TARGETPLATFORM
+RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
+    pip install --disable-pip-version-check -c constraints.txt ".[serve,baseline,gcs]"
+
+FROM sources AS environment-space
+ARG TARGETPLATFORM
+RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
+    pip install --disable-pip-version-check -c constraints.txt ".[space,baseline]"
+
+# What every image has beside its environment: the code, and a user who is not root. Caches go to a folder that
+# any user may write, so that `--user "$(id -u):$(id -g)"` works with mounted folders.
 FROM base AS application
 RUN useradd --create-home --uid 1000 arxiv \
-    && mkdir -m 777 /app/cache /app/outputs \
+    && mkdir -m 777 /app/cache /app/outputs /app/requests \
     && chown arxiv:arxiv /app
 ENV PYTHONPATH=/app \
     HF_HOME=/app/cache/huggingface \
     MPLCONFIGDIR=/app/cache/matplotlib
-COPY recipes recipes
-COPY data/sample data/sample
 COPY arxiv_cls arxiv_cls
 USER 1000
-# These images do one job and end: whether they work is their exit status.
+
+# These do one job and end: whether they work is their exit status (137: out of memory, see arxiv_cls/container.py).
+FROM application AS job
+COPY recipes recipes
+COPY data/sample data/sample
 HEALTHCHECK NONE
 
-FROM application AS train
+FROM job AS train
 COPY --link --from=environment-gpu /opt/venv /opt/venv
-ENTRYPOINT ["accelerate", "launch", "--quiet", "arxiv_cls/train.py"]
+ENTRYPOINT ["python", "-m", "arxiv_cls.container", "accelerate", "launch", "--quiet", "arxiv_cls/train.py"]
 CMD ["recipes/distilbert.yaml"]
 
-FROM application AS baseline
+FROM job AS baseline
 COPY --link --from=environment-cpu /opt/venv /opt/venv
-ENTRYPOINT ["python", "arxiv_cls/train_tfidf.py"]
+ENTRYPOINT ["python", "-m", "arxiv_cls.container", "python", "arxiv_cls/train_tfidf.py"]
 CMD ["recipes/tfidf_xgboost.yaml"]
 
-FROM application AS evaluate
+FROM job AS evaluate
 COPY --link --from=environment-cpu /opt/venv /opt/venv
-ENTRYPOINT ["arxiv-cls", "evaluate"]
+ENTRYPOINT ["python", "-m", "arxiv_cls.container", "arxiv-cls", "evaluate"]
+CMD ["--help"]
+
+FROM application AS serve
+COPY --link --from=environment-serve /opt/venv /opt/venv
+# Inside a container every network is the container's own; what is reachable is what `docker run -p` says.
+ENV ARXIV_CLS_HOST=0.0.0.0 \
+    PORT=8000
+EXPOSE 8000
+HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-m", "arxiv_cls.healthcheck", "/health"]
+ENTRYPOINT ["python", "-m", "arxiv_cls.container", "arxiv-cls", "serve"]
+CMD ["--help"]
+
+FROM application AS space
+COPY --link --from=environment-space /opt/venv /opt/venv
+ENV GRADIO_ANALYTICS_ENABLED=False \
+    PORT=7860
+EXPOSE 7860
+HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-m", "arxiv_cls.healthcheck", "/"]
+ENTRYPOINT ["python", "-m", "arxiv_cls.container", "arxiv-cls", "space", "--host", "0.0.0.0"]
 CMD ["--help"]

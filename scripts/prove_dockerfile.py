@@ -3,168 +3,198 @@
 Run as: .venv/bin/python scripts/prove_dockerfile.py [TARGET ...]        (all targets; make test-slow does)
 
 Every target is laid out in a temporary folder: its COPY lines from the files that git knows, its ENV, its
-`pip install` in a clean virtual environment, its ENTRYPOINT with small arguments. What needs root or Linux
-containers (users, cache mounts) is left out. Targets that share an environment stage share the installation.
+`pip install` in a clean virtual environment, its ENTRYPOINT with small arguments. Jobs run to their end;
+servers are asked by their HEALTHCHECK, answer one request and are told to stop. What needs root or Linux
+containers (users, cache mounts) is left out. Targets that share an environment stage share the installation;
+the wheels come from one cache (scripts/wheel_cache.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from dockerfile_stages import (
+    ROOT,
+    copy_files,
+    environment_stage,
+    environment_variables,
+    installed_extras,
+    last,
+    lineage,
+    read_stages,
+    targets,
+)
+from wheel_cache import fill, offline
 
 SAMPLE = "data/sample/arxiv_sample.csv"
 TINY = ["--data.csv", SAMPLE, "--data.max_samples", "40", "--trainer.num_train_epochs", "1"]
-# What each entry point is asked to do; {model} is the directory that the baseline target leaves.
+# What each entry point is asked to do. outputs/tiny is what the baseline target leaves; outputs/encoder is a
+# tiny transformer of the tests, exported to ONNX.
 ARGUMENTS = {
     "train": ["recipes/distilbert.yaml", "--data.csv", SAMPLE],
-    "baseline": ["recipes/tfidf_xgboost.yaml", *TINY, "--trainer.output_dir", "outputs/tiny"],
+    "baseline": ["recipes/tfidf_xgboost.yaml", *TINY, "--trainer.output_dir", "outputs/tiny", "--overwrite"],
     "evaluate": ["outputs/tiny"],
+    "serve": ["outputs/encoder"],
+    "space": ["outputs/encoder"],
 }
 # Kept from the network, the train target cannot have the Hub's weights: it must get as far as to say so, and
 # accelerate turns our status 3 into its own 1.
 EXPECTED_STATUS = {"train": 1}
+SERVERS = ("serve", "space")
+ENCODER = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-transformer"
+# Who only serves does not install what only trains.
+ONLY_TRAINS = ("torch", "transformers", "datasets", "accelerate", "dvc", "wandb", "evaluate", "matplotlib")
+START_SECONDS = 180
 
 
 @dataclass
-class Stage:
-    """One FROM block: its parent and its instructions as (name, rest of the line)."""
+class Proof:
+    """One run: the stages, the folder of everything made, and what is installed already."""
 
-    name: str
-    parent: str
-    instructions: list[tuple[str, str]] = field(default_factory=list)
+    folder: Path
+    wheels: Path
+    stages: dict = field(default_factory=dict)
+    environments: dict[str, Path] = field(default_factory=dict)
 
+    def environment(self, stage: str) -> Path:
+        """The virtual environment of a stage, installed when it is first asked for."""
+        if stage not in self.environments:
+            started = time.monotonic()
+            venv = self.environments[stage] = self._install(stage)
+            size = sum(f.stat().st_size for f in venv.rglob("*") if f.is_file())
+            seconds = time.monotonic() - started
+            print(f"{stage}: {size / 1e6:,.0f} MB installed in {seconds:.0f} s", flush=True)
+        return self.environments[stage]
 
-def read_stages(text: str) -> dict[str, Stage]:
-    """The stages of a Dockerfile by name, continued lines joined, comments dropped."""
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    stages: dict[str, Stage] = {}
-    stage = None
-    for line in re.sub(r"\\\n\s*", " ", "\n".join(lines)).splitlines():
-        name, _, rest = line.strip().partition(" ")
-        if name == "FROM":
-            parent, _, own = rest.partition(" AS ")
-            stage = stages[own] = Stage(own, parent)
-        elif name and stage is not None:
-            stage.instructions.append((name, rest.strip()))
-    return stages
+    def _install(self, stage: str) -> Path:
+        """Runs the `pip install` of an environment stage in a new virtual environment."""
+        venv, app = self.folder / stage / "venv", self.folder / stage / "app"
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        instructions = lineage(self.stages, stage)
+        copy_files(instructions, app)
+        for name, rest in instructions:
+            if name == "RUN" and "pip install" in rest:
+                command = re.sub(r"^(--mount=\S+\s+)+", "", rest)
+                # The index of CPU builds is a matter of size, not of what is installed.
+                command = re.sub(r"--extra-index-url \S+ ", "", command)
+                variables = environment_variables(instructions, app, venv, offline(self.wheels))
+                subprocess.run(["sh", "-c", f"{command} --quiet"], cwd=app, env=variables, check=True)
+        return venv
 
-
-def lineage(stages: dict[str, Stage], name: str) -> list[tuple[str, str]]:
-    """All instructions that apply to a stage, the oldest ancestor's first."""
-    stage = stages.get(name)
-    return [*lineage(stages, stage.parent), *stage.instructions] if stage else []
-
-
-def targets(stages: dict[str, Stage]) -> list[str]:
-    """The stages that people build: those with an entry point."""
-    return [name for name, stage in stages.items() if any(i == "ENTRYPOINT" for i, _ in stage.instructions)]
-
-
-def last(instructions: list[tuple[str, str]], name: str) -> list[str]:
-    """The words of the last instruction of a kind in its JSON form."""
-    found = [rest for instruction, rest in instructions if instruction == name]
-    return json.loads(found[-1]) if found else []
-
-
-def environment_stage(stages: dict[str, Stage], target: str) -> str:
-    """The stage that a target takes its virtual environment from."""
-    copies = [rest for name, rest in lineage(stages, target) if name == "COPY" and "--from=" in rest]
-    return re.search(r"--from=(\S+)", copies[-1]).group(1)
-
-
-def copy_files(instructions: list[tuple[str, str]], app: Path) -> None:
-    """Carries out the COPY lines that take files of the repository: those that git knows."""
-    known = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name, rest in instructions:
-        if name != "COPY" or "--from=" in rest:
-            continue
-        *sources, destination = [word for word in rest.split() if not word.startswith("--")]
-        for source in sources:
-            matches = [f for f in known.stdout.splitlines() if f == source or f.startswith(f"{source}/")]
-            if not matches:
-                raise SystemExit(f"error: COPY {source}: git knows no such file")
-            for file in matches:
-                inside = Path(file).relative_to(source) if file != source else Path()
-                folder = destination.endswith("/")
-                base = app / destination / Path(source).name if folder else app / destination
-                place = base / inside if inside.parts else base
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / file, place)
+    def run(self, target: str) -> bool:
+        """Lays out a target and runs it; returns whether it did what it should."""
+        venv = self.environment(environment_stage(self.stages, target))
+        instructions = lineage(self.stages, target)
+        # The path of an image has no space; those of the people who mount folders into it do.
+        app = self.folder / f"the {target}"
+        copy_files(instructions, app)
+        outputs = self.folder / "outputs"
+        outputs.mkdir(exist_ok=True)
+        (app / "outputs").symlink_to(outputs)
+        variables = environment_variables(instructions, app, venv) | {"HF_HUB_OFFLINE": "1"}
+        command = [*last(instructions, "ENTRYPOINT"), *ARGUMENTS[target]]
+        if target in SERVERS:
+            export_encoder(outputs / "encoder")
+            good = serves(target, command, last(instructions, "HEALTHCHECK"), app, variables)
+            return good and is_lean(target, venv)
+        expected = EXPECTED_STATUS.get(target, 0)
+        status = subprocess.run(found(command, variables), cwd=app, env=variables, check=False).returncode
+        print(f"{target}: exit status {status}, expected {expected}", flush=True)
+        return status == expected
 
 
-def environment_variables(instructions: list[tuple[str, str]], app: Path, venv: Path) -> dict[str, str]:
-    """The ENV lines, /app and /opt/venv standing for our folders."""
-    variables = dict(os.environ)
-    for name, rest in instructions:
-        if name == "ENV":
-            for key, value in re.findall(r"(\w+)=(\S+)", rest):
-                value = value.replace("/opt/venv", str(venv)).replace("/app", str(app))
-                variables[key] = value.replace("$PATH", variables.get("PATH", ""))
-    return variables
+def found(command: list[str], variables: dict[str, str]) -> list[str]:
+    """The command with its program looked up in the target's PATH, not in ours."""
+    return [shutil.which(command[0], path=variables["PATH"]) or command[0], *command[1:]]
 
 
-def install(stages: dict[str, Stage], stage: str, folder: Path) -> Path:
-    """Runs the `pip install` of an environment stage in a new virtual environment; returns its folder."""
-    venv, app = folder / "venv", folder / "app"
-    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    instructions = lineage(stages, stage)
-    copy_files(instructions, app)
-    for name, rest in instructions:
-        if name == "RUN" and "pip install" in rest:
-            command = re.sub(r"^(--mount=\S+\s+)+", "", rest)
-            # The index of CPU builds is a matter of size, not of what is installed.
-            command = re.sub(r"--extra-index-url \S+ ", "", command)
-            variables = environment_variables(instructions, app, venv)
-            subprocess.run(["sh", "-c", f"{command} --quiet"], cwd=app, env=variables, check=True)
-    return venv
+def export_encoder(directory: Path) -> None:
+    """Leaves a tiny transformer with its ONNX files; made with the environment that this script runs in."""
+    if not directory.exists():
+        shutil.copytree(ENCODER, directory)
+        export = [sys.executable, "-m", "arxiv_cls.cli", "export", str(directory)]
+        subprocess.run(export, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+
+
+def serves(target: str, command: list[str], health: list[str], app: Path, variables: dict[str, str]) -> bool:
+    """Starts a server on loopback, waits for its health check, asks it for a label, and ends it politely."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = variables | {"PORT": str(port), "ARXIV_CLS_HOST": "127.0.0.1"}
+    if "--host" in command:
+        command = [*command, "--host", "127.0.0.1", "--port", str(port)]
+    started = time.monotonic()
+    server = subprocess.Popen(found(command, variables), cwd=app, env=variables)
+    healthy = answered = False
+    try:
+        while not healthy and server.poll() is None and time.monotonic() - started < START_SECONDS:
+            time.sleep(0.5)
+            healthy = not subprocess.run(
+                found(health, variables), cwd=app, env=variables, capture_output=True, check=False
+            ).returncode
+        print(f"{target}: healthy {healthy} after {time.monotonic() - started:.0f} s", flush=True)
+        answered = healthy and answers(target, f"http://127.0.0.1:{port}")
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            status = server.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            status = server.wait()
+    # 143: a program that ends itself with the signal that asked it to, after it has closed everything.
+    ended = status in (0, 143)
+    print(f"{target}: answered {answered}, exit status {status} after SIGTERM", flush=True)
+    return healthy and answered and ended
+
+
+def answers(target: str, url: str) -> bool:
+    """Whether the endpoint names a label for a text; whether the page of the demo is there."""
+    if target == "space":
+        with urllib.request.urlopen(f"{url}/config", timeout=60) as response:
+            return bool(json.load(response)["components"])
+    body = json.dumps({"text": "Graph neural networks for molecules."}).encode()
+    request = urllib.request.Request(f"{url}/predict", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        reply = json.load(response)
+    print(f"{target}: {reply['predicted_class_name']} {reply['confidence']:.3f}", flush=True)
+    return 0 < reply["confidence"] <= 1
+
+
+def is_lean(target: str, venv: Path) -> bool:
+    """Whether nothing is installed that only trains."""
+    heavy = [name for name in ONLY_TRAINS if list(venv.glob(f"lib/*/site-packages/{name}/__init__.py"))]
+    if heavy:
+        print(f"{target}: installs {', '.join(heavy)}, which only trains", flush=True)
+    return not heavy
 
 
 def prove(names: list[str]) -> bool:
-    """Installs and runs the named targets; returns whether each ended as it should."""
+    """Installs and runs the named targets; returns whether each did what it should."""
     stages = read_stages((ROOT / "Dockerfile").read_text(encoding="utf-8"))
     unknown = sorted(set(names) - set(targets(stages)))
     if unknown:
         raise SystemExit(f"error: no target {', '.join(unknown)}; there are: {', '.join(targets(stages))}")
-    good = True
+    started = time.monotonic()
+    wheels = fill(installed_extras(stages))
+    print(f"wheels: {wheels} after {time.monotonic() - started:.0f} s", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        environments: dict[str, Path] = {}
-        outputs = Path(temporary) / "outputs"
-        outputs.mkdir()
-        for target in names or targets(stages):
-            stage = environment_stage(stages, target)
-            if stage not in environments:
-                started = time.monotonic()
-                environments[stage] = install(stages, stage, Path(temporary) / stage)
-                size = sum(f.stat().st_size for f in environments[stage].rglob("*") if f.is_file())
-                print(
-                    f"{stage}: {size / 1e9:.2f} GB installed in {time.monotonic() - started:.0f} s",
-                    flush=True,
-                )
-            instructions = lineage(stages, target)
-            app = Path(temporary) / target
-            copy_files(instructions, app)
-            (app / "outputs").symlink_to(outputs)
-            variables = environment_variables(instructions, app, environments[stage]) | {
-                "HF_HUB_OFFLINE": "1"
-            }
-            command = [*last(instructions, "ENTRYPOINT"), *ARGUMENTS[target]]
-            program = shutil.which(command[0], path=variables["PATH"])
-            status = subprocess.run([program, *command[1:]], cwd=app, env=variables, check=False).returncode
-            expected = EXPECTED_STATUS.get(target, 0)
-            print(f"{target}: exit status {status}, expected {expected}", flush=True)
-            good = good and status == expected
-    return good
+        proof = Proof(Path(temporary), wheels, stages)
+        # Not all(...) of a generator: one target that fails says nothing about the next.
+        results = [proof.run(target) for target in names or targets(stages)]
+        return all(results)
 
 
 def main() -> int:

@@ -1,17 +1,27 @@
-"""The Dockerfile names what exists, runs as a plain user, and its targets install and run without Docker."""
+"""The images: the Dockerfile, what builds and what runs them; each target installs and runs here."""
 
 from __future__ import annotations
 
 import fnmatch
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
-from prove_dockerfile import ARGUMENTS, environment_stage, last, lineage, read_stages, targets  # noqa: E402
+from dockerfile_stages import (  # noqa: E402
+    environment_stage,
+    installed_extras,
+    last,
+    lineage,
+    read_stages,
+    targets,
+)
+from prove_dockerfile import ARGUMENTS, SERVERS  # noqa: E402
 
 STAGES = read_stages((ROOT / "Dockerfile").read_text(encoding="utf-8"))
 TARGETS = targets(STAGES)
@@ -76,7 +86,101 @@ class TestDockerfile:
         assert users
         assert int(users[-1]) > 0
         assert not [rest for name, rest in instructions if name == "RUN" and "apt" in rest.split()]
-        assert [rest for name, rest in instructions if name == "HEALTHCHECK"]
+
+    @pytest.mark.parametrize("target", TARGETS)
+    def test_health(self, target):
+        """A server asks itself whether it answers; a job has no health, only an end."""
+        checks = [rest for name, rest in lineage(STAGES, target) if name == "HEALTHCHECK"]
+        assert checks
+        assert (checks[-1] == "NONE") == (target not in SERVERS)
+
+    @pytest.mark.parametrize("target", TARGETS)
+    def test_a_lack_of_memory_is_told(self, target):
+        """Every entry point runs under the process that knows why it was killed."""
+        assert last(lineage(STAGES, target), "ENTRYPOINT")[:3] == ["python", "-m", "arxiv_cls.container"]
+
+    @pytest.mark.parametrize("target", TARGETS)
+    def test_a_change_of_code_installs_nothing(self, target):
+        """Before its pip install an environment copies the lock and one line of code, and no more."""
+        instructions = lineage(STAGES, environment_stage(STAGES, target))
+        copied = [rest.split()[:-1] for name, rest in instructions if name == "COPY"]
+        lock = ["LICENSE", "README.md", "arxiv_cls/__init__.py", "constraints.txt", "pyproject.toml"]
+        assert sorted(word for words in copied for word in words) == lock
+
+    @pytest.mark.parametrize("target", TARGETS)
+    def test_each_platform_has_its_own_wheels(self, target):
+        """The cache of pip is that of the platform that is built for."""
+        instructions = lineage(STAGES, environment_stage(STAGES, target))
+        assert ("ARG", "TARGETPLATFORM") in instructions
+        installs = [rest for name, rest in instructions if name == "RUN" and "pip install" in rest]
+        assert all("id=pip-${TARGETPLATFORM}" in rest for rest in installs)
+
+    def test_servers_install_nothing_that_trains(self):
+        """Their extras are those of the endpoint, the demo, the baseline and the request log."""
+        for target in SERVERS:
+            stage = STAGES[environment_stage(STAGES, target)]
+            assert set(installed_extras({stage.name: stage})) <= {"serve", "space", "baseline", "gcs"}
+
+
+class TestBake:
+    """docker-bake.hcl builds every target."""
+
+    TEXT = (ROOT / "docker-bake.hcl").read_text(encoding="utf-8")
+
+    def test_lists_every_target(self):
+        """Its group and its matrix name the Dockerfile's targets, in their order."""
+        for name in ("targets", "item"):
+            (words,) = re.findall(rf"\b{name} *= \[(.*?)\]", self.TEXT)
+            assert re.findall(r'"([a-z]+)"', words) == TARGETS
+
+
+class TestCompose:
+    """compose.yaml: endpoint, demo and Prometheus."""
+
+    COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+
+    def test_services(self):
+        """Two of our targets and Prometheus."""
+        services = self.COMPOSE["services"]
+        assert set(services) == {"endpoint", "demo", "prometheus"}
+        assert [services[name]["build"]["target"] for name in ("endpoint", "demo")] == list(SERVERS)
+
+    def test_reachable_from_this_machine_only(self):
+        """Every port is published on loopback."""
+        for service in self.COMPOSE["services"].values():
+            assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+    def test_ports_are_those_of_the_images(self):
+        """The port inside is the one that the Dockerfile's PORT names."""
+        for name, target in (("endpoint", "serve"), ("demo", "space")):
+            environment = " ".join(rest for kind, rest in lineage(STAGES, target) if kind == "ENV")
+            (port,) = self.COMPOSE["services"][name]["ports"]
+            assert port.endswith(f":{re.search(r'PORT=([0-9]+)', environment)[1]}")
+
+    def test_mounts(self):
+        """A mounted file is in the repository; models are mounted read-only; no unnamed volume."""
+        for name, service in self.COMPOSE["services"].items():
+            for mount in service["volumes"]:
+                if mount["type"] == "bind":
+                    assert mount["read_only"], name
+                    assert mount["source"] == "./outputs" or (ROOT / mount["source"]).is_file()
+                else:
+                    assert mount["source"] in self.COMPOSE["volumes"]
+
+    def test_endpoint_has_the_size_of_the_deployment(self):
+        """2 CPUs and 2 GiB, as on Cloud Run; one thread of the engine for each CPU."""
+        from arxiv_cls.release.cloud_run import Deployment
+
+        deployment, endpoint = Deployment("image", ()), self.COMPOSE["services"]["endpoint"]
+        assert endpoint["cpus"] == endpoint["environment"]["ARXIV_CLS_THREADS"] == deployment.cpus
+        assert endpoint["mem_limit"] == deployment.memory.replace("Gi", "g")
+
+    def test_prometheus_watches_the_endpoint(self):
+        """Its target is the service's name and port inside the network."""
+        config = yaml.safe_load((ROOT / "containers" / "prometheus.yaml").read_text(encoding="utf-8"))
+        (job,) = config["scrape_configs"]
+        assert job["static_configs"] == [{"targets": ["endpoint:8000"]}]
+        assert job["metrics_path"] == "/metrics"
 
 
 @pytest.mark.slow
