@@ -1,0 +1,231 @@
+"""What MkDocs asks when it builds the site: tables and reference pages that are made of the code.
+
+A page holds a line such as `<!-- recipe-keys: arxiv_cls.recipe.DataConfig -->`, and the site shows a table in
+its place. So the documentation cannot name a key, a verb or an import that the code does not have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import os
+import re
+import sys
+import tomllib
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+# Pages of the project's root that are pages of the site too.
+ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
+MARKER = re.compile(
+    r"^<!-- (recipe-keys|recipes|verbs|rooms|model-directory)(?:: ([\w.]+))? -->$", re.MULTILINE
+)
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
+
+
+def settings(name: str) -> list[str]:
+    """A list of pyproject.toml: `rooms` in the order of their imports, or the `common` modules."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return project["tool"]["arxiv_cls"][name]
+
+
+def rooms() -> list[str]:
+    """The rooms of the package, in the order of their imports."""
+    return settings("rooms")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; bars inside a cell are escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def type_name(hint: Any) -> str:
+    """A type as a person writes it in a recipe: `int`, `str or null`, the words of a Literal."""
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(f"`{word}`" for word in typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        return f"list of {type_name(typing.get_args(hint)[0])}"
+    arguments = typing.get_args(hint)
+    if arguments:
+        return " or ".join(type_name(argument) for argument in arguments)
+    return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def recipe_keys(dotted: str) -> str:
+    """The keys of a recipe group, as its dataclass defines them: type, default, range, meaning."""
+    module, _, name = dotted.rpartition(".")
+    group = getattr(importlib.import_module(module), name)
+    hints = typing.get_type_hints(group)
+    rows = []
+    for field in dataclasses.fields(group):
+        # `option` writes "minimum"; the hundred fields that `trainer` inherits have their own documentation.
+        if "minimum" not in field.metadata:
+            continue
+        default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+        shown = (
+            {None: "null", True: "true", False: "false"}.get(default)
+            if default is None or isinstance(default, bool)
+            else str(default)
+        )
+        limits = [
+            f"{words} {field.metadata[key]:g}"
+            for key, words in (("minimum", "at least"), ("above", "above"))
+            if field.metadata[key] is not None
+        ]
+        meaning = " ".join([field.metadata["help"], *(f"({limit})" for limit in limits)])
+        rows.append([f"`{field.name}`", type_name(hints[field.name]), f"`{shown}`", meaning])
+    return table(["key", "type", "default", "meaning"], rows)
+
+
+def recipe_files(_: str) -> str:
+    """The recipes of the project, each with the first sentence of its comment."""
+    rows = []
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        comment = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if not line.startswith("# ") or line.startswith("# Run:"):
+                break
+            comment.append(line.removeprefix("# "))
+        sentence = re.split(r"(?<=[.:]) ", " ".join(comment))[0].rstrip(":.")
+        rows.append([f"`recipes/{path.name}`", sentence])
+    return table(["recipe", "what it is"], rows)
+
+
+def verbs(_: str) -> str:
+    """Every verb of the command line with its own help, folded."""
+    from arxiv_cls.cli import build_parser
+
+    # argparse asks the terminal how wide it is.
+    os.environ["COLUMNS"] = "100"
+    return "\n\n".join(
+        f'<details markdown="1" id="{name.replace(" ", "-")}"><summary><code>arxiv-cls {name}</code>: '
+        f"{summary}</summary>\n\n```text\n{parser.format_help().rstrip()}\n```\n\n</details>"
+        for name, summary, parser in walk_verbs(build_parser(), "")
+    )
+
+
+def walk_verbs(
+    parser: argparse.ArgumentParser, prefix: str
+) -> list[tuple[str, str, argparse.ArgumentParser]]:
+    """Name, summary and parser of each verb that does something, in the order of the command's help."""
+    found = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            summaries = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for name, child in action.choices.items():
+                full = f"{prefix} {name}".strip()
+                below = walk_verbs(child, full)
+                found += below or [(full, summaries.get(name, ""), child)]
+    return found
+
+
+def rooms_table(_: str) -> str:
+    """The rooms in their order: what each is for, and what it may import."""
+    rows = []
+    for position, room in enumerate(rooms()):
+        source = (ROOT / "arxiv_cls" / room / "__init__.py").read_text(encoding="utf-8")
+        sentence = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
+        before = [f"`{name}`" for name in rooms()[:position]]
+        rows.append([f"[`arxiv_cls/{room}`](reference/{room}.md)", sentence, ", ".join(before) or "no room"])
+    return table(["room", "what it holds", "may import"], rows)
+
+
+def model_directory(_: str) -> str:
+    """The files of a model directory, as the manifest lists them."""
+    from arxiv_cls.release.manifest import BOTH, MANIFEST, TFIDF
+
+    names = {True: "both", False: "transformer"}
+    rows = [
+        [
+            f"`{entry.path}`",
+            entry.what,
+            "baseline" if entry.kinds == {TFIDF} else names[entry.kinds == BOTH],
+            "yes" if entry.required else "where it applies",
+            "yes" if entry.pushed else "no",
+        ]
+        for entry in MANIFEST
+    ]
+    return table(["file", "what is in it", "kind", "always there", "released"], rows)
+
+
+MADE_OF_CODE: dict[str, Callable[[str], str]] = {
+    "recipe-keys": recipe_keys,
+    "recipes": recipe_files,
+    "verbs": verbs,
+    "rooms": rooms_table,
+    "model-directory": model_directory,
+}
+
+
+def modules_of(folder: Path) -> list[str]:
+    """The dotted names of the documented modules of a room: commands.py only registers verbs."""
+    files = sorted(path for path in folder.rglob("*.py") if path.stem not in {"__init__", "commands"})
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+
+
+def reference_pages() -> dict[str, str]:
+    """Path and Markdown of each page of the reference."""
+    pages = {
+        "reference/commands.md": "# Commands\n\nEvery verb of `arxiv-cls`, with the help that it prints.\n\n"
+        "<!-- verbs -->\n"
+    }
+    for room in rooms():
+        blocks = "\n\n".join(f"::: {name}" for name in modules_of(ROOT / "arxiv_cls" / room))
+        pages[f"reference/{room}.md"] = f"# arxiv_cls.{room}\n\n{blocks}\n"
+    common = "\n\n".join(f"::: arxiv_cls.{name}" for name in settings("common"))
+    pages["reference/common.md"] = f"# Recipes and errors\n\n{common}\n"
+    return pages
+
+
+def on_config(config: Any, **_: Any) -> Any:
+    """Adds the reference and the root's pages to the navigation."""
+    titles = {"commands": "Commands", "common": "Recipes and errors"}
+    names = [Path(path).stem for path in reference_pages()]
+    reference = [{titles.get(name, f"arxiv_cls.{name}"): f"reference/{name}.md"} for name in names]
+    project = [{"Architecture": "architecture.md"}, {"Contributing": "contributing.md"}]
+    config.nav.append({"Project": [*project, {"Changes": "changes.md"}]})
+    config.nav.append({"Reference": reference})
+    return config
+
+
+def on_files(files: Any, config: Any, **_: Any) -> Any:
+    """Adds the pages that are no files of docs/."""
+    for path, content in reference_pages().items():
+        files.append(File.generated(config, path, content=content))
+    for source, path in ROOT_PAGES.items():
+        content = (ROOT / source).read_text(encoding="utf-8")
+        # Links of the root are seen from docs/ here.
+        content = LINK.sub(lambda match: relink(match, ROOT), content)
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def relink(match: re.Match[str], folder: Path) -> str:
+    """A link seen from `folder`, as the site has it: to its page, or its words alone where it has none."""
+    image, words, target, anchor = match.groups()
+    path = (folder / target).resolve()
+    if path == ROOT / "README.md":
+        return f"{image}[{words}](index.md)"
+    if path.is_relative_to(ROOT) and path.relative_to(ROOT).as_posix() in ROOT_PAGES:
+        return f"{image}[{words}]({ROOT_PAGES[path.relative_to(ROOT).as_posix()]}{anchor or ''})"
+    if path.is_relative_to(ROOT / "docs"):
+        return f"{image}[{words}]({path.relative_to(ROOT / 'docs').as_posix()}{anchor or ''})"
+    return words
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Puts the tables in, and turns links that leave docs/ into links of the site."""
+    markdown = MARKER.sub(lambda match: MADE_OF_CODE[match.group(1)](match.group(2) or ""), markdown)
+    folder = ROOT / "docs" / Path(page.file.src_uri).parent
+    leaves = re.compile(LINK.pattern.replace(r"([^)\s#]+)", r"(\.\./[^)\s#]+)"))
+    return leaves.sub(lambda match: relink(match, folder), markdown)
