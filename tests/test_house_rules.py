@@ -7,6 +7,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -16,15 +17,29 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "arxiv_cls"
 
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["arxiv_cls"]
 # Data flows down this list: a room imports only from rooms before it.
-ROOMS = ("corpus", "models", "scoring", "release", "training", "serving")
-# Entry points may import every room, and no room imports them.
-ENTRIES = ("train", "train_tfidf", "cli", "demo")
+ROOMS = tuple(SETTINGS["rooms"])
+# What every room may import.
+COMMON = tuple(SETTINGS["common"])
+# The other modules beside the rooms: they may import every room, and no room imports them.
+ENTRIES = tuple(sorted({path.stem for path in PACKAGE.glob("*.py")} - {"__init__", *COMMON}))
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PYTHON_FILES = [
     path for name in ("arxiv_cls", "tests", "benchmarks", "scripts") for path in (ROOT / name).rglob("*.py")
 ]
+TEXT_PATTERNS = (
+    "*.*", "Makefile", "Dockerfile", "docs/**/*.md", "docs/**/*.svg", "recipes/**/*.yaml", ".github/**/*.*",
+    "scripts/*.mjs", "containers/*", "spaces_app/*", "arxiv_cls/**/*.j2",
+)  # fmt: skip
+TEXT_SUFFIXES = {"", ".md", ".svg", ".yaml", ".yml", ".toml", ".txt", ".cff", ".hcl", ".mjs", ".j2"}
+TEXT_FILES = sorted(
+    path
+    for pattern in TEXT_PATTERNS
+    for path in ROOT.glob(pattern)
+    if path.is_file() and path.suffix in TEXT_SUFFIXES
+)
 
 
 def relative(path: Path) -> str:
@@ -38,7 +53,10 @@ def syntax(path: Path) -> ast.Module:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Every module that a file imports, at any depth; `from arxiv_cls import x` counts as `arxiv_cls.x`."""
+    """Every module that a file imports, also inside functions and by `importlib.import_module`.
+
+    `from arxiv_cls import x` counts as `arxiv_cls.x`.
+    """
     found = set()
     for node in ast.walk(syntax(path)):
         if isinstance(node, ast.Import):
@@ -48,6 +66,12 @@ def imported_modules(path: Path) -> set[str]:
             found.add(node.module)
             if node.module == "arxiv_cls":
                 found |= {f"arxiv_cls.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module":
+            found |= {
+                part.value.rstrip(".")
+                for part in ast.walk(node)
+                if isinstance(part, ast.Constant) and str(part.value).startswith("arxiv_cls.")
+            }
     return found
 
 
@@ -81,6 +105,17 @@ class TestRooms:
         assert folders <= set(ROOMS)
         assert {"corpus", "models", "scoring", "release", "training"} <= folders
 
+    def test_entry_points_are_found(self):
+        """Whatever lies beside the rooms and is not common ground is an entry point."""
+        assert {"cli", "demo", "train", "train_tfidf"} <= set(ENTRIES)
+        assert {path.stem for path in PACKAGE.glob("*.py")} >= set(COMMON)
+
+    def test_contributing_has_the_same_order(self):
+        """CONTRIBUTING.md names the rooms in the order of pyproject.toml."""
+        text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+        named = re.search(r"Data flows down this list.*?(?=\. The entry)", text, re.DOTALL).group()
+        assert re.findall(r"`arxiv_cls/(\w+)`", named) == list(ROOMS)
+
     @pytest.mark.parametrize("room", [room for room in ROOMS if (PACKAGE / room).is_dir()])
     def test_a_room_imports_only_from_rooms_before_it(self, room):
         """No module of a room names a later room or an entry point."""
@@ -93,11 +128,21 @@ class TestRooms:
         ]
         assert not offences
 
-    @pytest.mark.parametrize("module", ["errors.py", "recipe.py"])
+    @pytest.mark.parametrize("module", COMMON)
     def test_common_ground_imports_no_room(self, module):
-        """errors.py and recipe.py may be imported by everybody, so they import no room and no entry point."""
+        """What may be imported by everybody imports no room and no entry point."""
         rooms = {f"arxiv_cls.{name}" for name in (*ROOMS, *ENTRIES)}
-        assert not {m for m in imported_modules(PACKAGE / module) if ".".join(m.split(".")[:2]) in rooms}
+        imported = imported_modules(PACKAGE / f"{module}.py")
+        assert not {m for m in imported if ".".join(m.split(".")[:2]) in rooms}
+
+    def test_every_kind_of_import_is_seen(self, tmp_path):
+        """Lazy imports and imports by name count."""
+        path = tmp_path / "module.py"
+        path.write_text(
+            "import importlib\nfrom arxiv_cls import cli\n\ndef f():\n    import arxiv_cls.training.loss\n"
+            "    importlib.import_module('arxiv_cls.serving.app')\n"
+        )
+        assert {"arxiv_cls.cli", "arxiv_cls.training.loss", "arxiv_cls.serving.app"} <= imported_modules(path)
 
 
 class TestSource:
@@ -167,6 +212,25 @@ def undocumented(node: ast.AST, prefix: str = "") -> list[str]:
     if decorators & {"setter", "overload", "override"} or ast.get_docstring(node):
         return []
     return [prefix + node.name]
+
+
+class TestMachines:
+    """The repository belongs to no machine."""
+
+    @pytest.mark.parametrize("path", [*PYTHON_FILES, *TEXT_FILES], ids=relative)
+    def test_no_path_of_this_machine(self, path):
+        """Not the folder that holds this clone."""
+        text = path.read_text(encoding="utf-8")
+        assert str(ROOT) not in text
+        outside = ROOT.parent
+        if len(outside.parts) > 1 and not outside.is_relative_to(tempfile.gettempdir()):
+            assert not re.search(rf"(?<![\w.-]){re.escape(str(outside))}/", text)
+
+    @pytest.mark.parametrize("path", TEXT_FILES, ids=relative)
+    def test_no_home_of_a_person(self, path):
+        """Neither on Linux, nor on macOS, nor on Windows."""
+        homes = r"(?<![\w.])/(home|Users)/\w+|[A-Z]:\\Users"
+        assert not re.search(homes, path.read_text(encoding="utf-8"))
 
 
 class TestDependencies:

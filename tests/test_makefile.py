@@ -24,7 +24,7 @@ def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
     }
-    for variable in ("EXTRAS", "PYTHON3", "REMOTE", "SOURCE", "BENCH", "PYTEST_ARGS"):
+    for variable in ("EXTRAS", "PYTHON3", "REMOTE", "SOURCE", "BENCH", "PYTEST_ARGS", "REGISTRY", "VERSION"):
         environment.pop(variable, None)
     return subprocess.run(
         ["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
@@ -86,6 +86,11 @@ class TestSetup:
         assert len(log) == 1
         assert log[0].endswith("-c constraints.txt -e .[train,trackio]")
 
+    def test_a_target_takes_the_extras_that_it_is_given(self, bare):
+        """A job of CI installs what it needs and no more; without a word it is everything."""
+        assert "-e '.[deploy]'" in make("-n", "api-url", "EXTRAS=deploy", cwd=bare).stdout
+        assert "-e '.[dev]'" in make("-n", "api-url", cwd=bare).stdout
+
     def test_changed_lock_installs_again(self, bare):
         """Another constraints.txt installs anew, and going back to the first one does so too."""
         stub = python_stub(bare, pip_status=0)
@@ -133,6 +138,51 @@ class TestData:
         run = make("-n", "data", "REMOTE=/mnt/my store", cwd=bare)
         assert "data fetch --remote '/mnt/my store'" in run.stdout
         assert "--source" not in run.stdout
+
+
+class TestImages:
+    """`make images` and `make push-images` call docker buildx bake."""
+
+    def test_one_platform_is_loaded(self, bare):
+        """What is built for this machine lands in its docker, under the name that was given."""
+        run = make("-n", "images", "TARGETS=serve space", "PLATFORM=linux/arm64", "VERSION=1.2.0", cwd=bare)
+        assert run.stdout.split("docker ", 1)[0].strip() == "VERSION='1.2.0'"
+        assert "buildx bake --load --set '*.platform=linux/arm64' serve space" in run.stdout
+
+    def test_both_platforms_are_pushed(self, bare):
+        """A pushed image is one for amd64 and arm64."""
+        run = make("-n", "push-images", "REGISTRY=ghcr.io/user/arxiv-cls", "VERSION=1.2.0", cwd=bare)
+        assert "REGISTRY='ghcr.io/user/arxiv-cls' VERSION='1.2.0' docker buildx bake --push" in run.stdout
+        assert "'*.platform=linux/amd64,linux/arm64'" in run.stdout
+
+    @pytest.mark.parametrize("given", ["REGISTRY=ghcr.io/user/x", "VERSION=1.2.0"])
+    def test_pushing_needs_a_place_and_a_version(self, bare, given):
+        """Nothing is pushed to a default place."""
+        run = make("push-images", given, cwd=bare)
+        assert run.returncode != 0
+        assert "push-images needs REGISTRY=" in run.stderr
+
+
+class TestDeploy:
+    """`make deploy` and `make api-url` hand their variables to the verbs."""
+
+    def test_words_stay_words(self, bare):
+        """Options of the endpoint are one argument; the place is the same for both targets."""
+        place = ["PROJECT=papers", "REGION=europe-west1", "SERVICE=papers-2"]
+        options = ["MODEL=user/name", "IMAGE=host/serve:1", "SERVE_ARGS=--engine int8", "PUBLIC=1"]
+        deploy = make("-n", "deploy", *options, *place, cwd=bare).stdout
+        assert "deploy 'user/name'" in deploy
+        assert "--serve-args='--engine int8' --public" in deploy
+        for printed in (deploy, make("-n", "api-url", *place, cwd=bare).stdout):
+            assert "--project 'papers' --region 'europe-west1'" in printed
+            assert "--service 'papers-2'" in printed
+
+    @pytest.mark.parametrize("given", ["MODEL=user/name", "IMAGE=host/serve:1"])
+    def test_deploy_names_what_is_missing(self, bare, given):
+        """A model and an image, both by name."""
+        run = make("-n", "deploy", given, cwd=bare)
+        assert run.returncode != 0
+        assert "deploy needs" in run.stderr
 
 
 class TestClean:
