@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -93,10 +92,11 @@ def run_side(side: str, csv: str, scale: float, seed: int) -> dict[str, Any]:
     else:
         seconds, probabilities = run_ours(side, splits, labels, seed, threads)
     cpu = time.process_time() - cpu
+    from arxiv_cls.models.peak_memory import peak_resident_bytes
     from arxiv_cls.scoring.metrics import compute_metrics
 
     metrics = compute_metrics(splits["test"][1], probabilities, labels)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = peak_resident_bytes()
     names = ("accuracy", "macro_f1", "expected_calibration_error")
     papers = len(splits["train"][0])
     return {"seconds": seconds, "cpu": cpu, "bytes": peak, "papers": papers} | {

@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from arxiv_cls.models.peak_memory import peak_resident_bytes
 
 SIDES = ("ours", "stock")
 NAMES = {"ours": "load_arxiv", "stock": 'load_dataset("csv") + filter + map'}
@@ -86,9 +87,7 @@ def main() -> None:
         )
     if arguments.side:
         result = {"ours": run_ours, "stock": run_stock}[arguments.side](arguments.csv, arguments.cache)
-        # Linux counts in KiB, macOS in bytes.
-        unit = 1 if sys.platform == "darwin" else 1024
-        result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        result["peak_bytes"] = peak_resident_bytes()
         print(json.dumps(result))
         return
     arguments.csv.read_bytes()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import torch
 
 from arxiv_cls.models.cpu_cores import available_cores
+from arxiv_cls.models.peak_memory import peak_resident_bytes
 
 
 def set_cpu_threads(requested: int | None) -> int:
@@ -69,11 +69,4 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Largest memory so far, in bytes: of the device for a GPU, resident for a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident_bytes()

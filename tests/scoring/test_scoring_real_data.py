@@ -12,9 +12,10 @@ from arxiv_cls.corpus import build_corpus
 from arxiv_cls.scoring.scope_fitting import fit_scope, outside_papers
 
 SCORE_ALL = """
-import resource, sys
+import sys
 import numpy as np
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
+from arxiv_cls.models.peak_memory import peak_resident_bytes
 from arxiv_cls.scoring.csv_evaluation import score_csv
 from arxiv_cls.scoring.evaluation import evaluation_of
 
@@ -27,16 +28,17 @@ class Uniform:
 
 scored, counts, _ = score_csv(Uniform(), sys.argv[1])
 print(len(scored), counts.read, evaluation_of(scored)["papers"])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_resident_bytes())
 """
 
 EVALUATE_CSV = """
-import logging, resource, sys
+import logging, sys
+from arxiv_cls.models.peak_memory import peak_resident_bytes
 from arxiv_cls.scoring.evaluation import evaluate_model
 
 logging.basicConfig()
 evaluate_model(sys.argv[1], csv=sys.argv[2], out=sys.argv[3])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_resident_bytes())
 """
 
 
