@@ -206,7 +206,7 @@ def _read_groups(path: Path, groups: dict[str, type]) -> tuple[dict[str, dict], 
     for group, section in content.items():
         if group not in groups:
             problems.append(
-                f"{group}: unknown group{nearest(group, groups)}; a recipe has {', '.join(groups)}"
+                f"{group}: unknown group{nearest(str(group), groups)}; a recipe has {', '.join(groups)}"
             )
         elif section is None:
             continue

@@ -99,6 +99,10 @@ class TestBadRecipes:
         [
             ("trainer: {learning_rat: 1}", "trainer.learning_rat: unknown key; did you mean learning_rate?"),
             ("traner: {}", "traner: unknown group; did you mean trainer?"),
+            ("on: {}", "True: unknown group; a recipe has model, data, trainer, release"),
+            ("1: 2", "1: unknown group; a recipe has"),
+            ("null: {}", "None: unknown group; a recipe has"),
+            ("2020-01-01: 1", "2020-01-01: unknown group; a recipe has"),
             ("trainer: {learning_rate: fast}", "'fast' is a str, expected a number"),
             ("trainer: {learning_rate: -1}", "trainer.learning_rate: -1.0 must be greater than 0"),
             ("trainer: {learning_rate: .nan}", "trainer.learning_rate"),

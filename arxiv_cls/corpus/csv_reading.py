@@ -29,6 +29,7 @@ from arxiv_cls.corpus.csv_structure import (
 from arxiv_cls.errors import UserError
 
 _BLOCK = 1 << 22  # bytes that pyarrow parses at once; 4 MiB was the fastest of 1, 4 and 8 on two cores
+_LARGEST_BLOCK = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def read_csv(data: bytes, path: Path, required: Sequence[str] = FIELDS) -> RawTa
     structure = scan_quotes(data, header.data_start)
     body = pa.py_buffer(data).slice(header.data_start)
     if not structure.damages and not _has_stray_returns(data, header.data_start):
-        table, faults = _parse(body, header, _BLOCK)
-        if not faults:
+        table = _parse(body, header, _BLOCK)
+        if table is not None:
             rows = np.arange(len(table), dtype=np.int64)
             lines = rows + header.line + 1
             if data.count(line_break_of(data).to_bytes(), header.data_start) > len(table):
@@ -103,23 +104,18 @@ def _has_stray_returns(data: bytes, start: int) -> bool:
     return returns > 0 and LINE_FEED in data and returns != data.count(b"\r\n", start)
 
 
-def _parse(body: pa.Buffer, header: Header, block: int) -> tuple[pa.Table, int]:
-    """The wanted columns, binary, and how many rows pyarrow skipped for their number of columns."""
-    faults = []
-
-    def skip(row: pacsv.InvalidRow) -> str:
-        faults.append(row.actual_columns)
-        return "skip"
-
+def _parse(body: pa.Buffer, header: Header, block: int) -> pa.Table | None:
+    """The wanted columns, binary; None where a row is not one, whatever pyarrow dislikes about it."""
     names = [f"column {index}" for index in range(len(header.names))]
     wanted = {key: names[index] for key, index in header.indices.items()}
     if body.size == 0:
-        return pa.table({key: pa.array([], type=pa.binary()) for key in wanted}), 0
+        return pa.table({key: pa.array([], type=pa.binary()) for key in wanted})
     try:
+        # No invalid_row_handler: it gets the row as text, which a damaged row need not be.
         table = pacsv.read_csv(
             pa.BufferReader(body),
             read_options=pacsv.ReadOptions(column_names=names, block_size=block),
-            parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+            parse_options=pacsv.ParseOptions(newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(
                 include_columns=list(wanted.values()),
                 column_types={name: pa.binary() for name in wanted.values()},
@@ -127,10 +123,9 @@ def _parse(body: pa.Buffer, header: Header, block: int) -> tuple[pa.Table, int]:
         )
     except pa.ArrowInvalid as error:
         # A row longer than the block: take the file as one block, the most that a row can be.
-        if "block" not in str(error) or block >= body.size:
-            raise
-        return _parse(body, header, min(body.size + 1, 2**31 - 1))
-    return table.rename_columns(list(wanted)), len(faults)
+        whole = min(body.size + 1, _LARGEST_BLOCK)
+        return _parse(body, header, whole) if "block" in str(error) and block < whole else None
+    return table.rename_columns(list(wanted))
 
 
 def _read_without_damaged(data: bytes, header: Header, records: Records) -> RawTable:
@@ -152,9 +147,8 @@ def _read_without_damaged(data: bytes, header: Header, records: Records) -> RawT
     for group in np.split(rows, breaks):
         if len(group):
             pieces.append(view[int(records.starts[group[0]]) : int(records.stops[group[-1]])])
-    table, faults = _parse(pa.py_buffer(b"".join(pieces)), header, _BLOCK)
-    if faults or len(table) != len(rows):
-        raise RuntimeError(
-            f"{len(rows)} rows were found and {len(table)} read: the scan and pyarrow disagree"
-        )
+    table = _parse(pa.py_buffer(b"".join(pieces)), header, _BLOCK)
+    if table is None or len(table) != len(rows):
+        read = "could not be" if table is None else f"{len(table)} were"
+        raise RuntimeError(f"{len(rows)} rows were found and {read} read: the scan and pyarrow disagree")
     return RawTable(table, rows, records.lines[good], damaged, len(good), header.column_names())

@@ -1,8 +1,11 @@
 """Thirty ways a CSV can be wrong: each gives one clear error, or a reject with line, column and reason."""
 
+import random
+
 import pytest
 from csv_files import COLUMNS, paper, papers, to_csv
 
+from arxiv_cls.corpus import build_corpus
 from arxiv_cls.corpus.papers import Reject, read_papers
 from arxiv_cls.errors import UserError
 
@@ -46,6 +49,12 @@ REJECTED = {
     "no such day": (one(published_date="2/30/19"), "published_date", "unreadable date"),
     "a date in words": (one(published_date="May 2019"), "published_date", "unreadable date"),
     "invalid UTF-8": (one().replace(b"problem", b"probl\xe8me", 1), "title", "invalid UTF-8"),
+    "invalid UTF-8 in too few columns": (b"caf\xe9,two", "", "wrong number of columns: 2 instead of 10"),
+    "invalid UTF-8 in too many columns": (
+        one().replace(b"problem", b"probl\xe8me") + b",block",
+        "",
+        "wrong number of columns: 11 instead of 10",
+    ),
     "NUL byte": (one().replace(b"We solve", b"We\0solve"), "summary", "NUL byte"),
 }
 
@@ -208,3 +217,42 @@ def test_reject_shows_the_value(tmp_path):
     path = tmp_path / "papers.csv"
     path.write_bytes(with_line(one(category_code="x" * 500)))
     assert read_papers(path).rejects == [Reject(3, 5, "category_code", "unknown category", "x" * 80)]
+
+
+def damaged(data: bytes, generator: random.Random) -> bytes:
+    """The file with a few bytes overwritten, inserted, taken out or doubled, wherever it falls."""
+    bits = (b'"', b'""', b",", b"\n", b"\r", b"\r\n", b"\0", b"\xe9", b"\xff", b"caf\xe9,two\n", b",block")
+    for _ in range(generator.randint(1, 6)):
+        place = generator.randrange(len(data))
+        length = generator.choice((0, 0, 1, 2, 40))
+        data = data[:place] + generator.choice((*bits, data[place : place + 60])) + data[place + length :]
+    return data
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_any_damage_is_told(tmp_path, line_end):
+    """Seeded damage: the file is refused as a whole, or each of its rows is a paper or a reject."""
+    path = tmp_path / "papers.csv"
+    for seed in range(150):
+        path.write_bytes(damaged(to_csv(papers(12), line_end=line_end), random.Random(seed)))
+        try:
+            read = read_papers(path)
+        except UserError:
+            continue
+        assert read.rows_read == len(read.table) + len(read.rejects), seed
+
+
+def test_rows_of_a_damaged_file_add_up(tmp_path):
+    """Up to the report of a build: what was read is rejected, merged, outside, a duplicate or a paper."""
+    path = tmp_path / "papers.csv"
+    built = 0
+    for seed in range(6):
+        path.write_bytes(damaged(to_csv(papers(300)), random.Random(seed)))
+        try:
+            report = build_corpus(csv=path, cache_dir=tmp_path / "cache").report
+        except UserError:
+            continue
+        built += 1
+        told = report.rejected + report.merged + report.outside_config + len(report.duplicates)
+        assert report.rows_read == told + report.left_out + report.papers, seed
+    assert built
