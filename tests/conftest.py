@@ -19,6 +19,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TQDM_DISABLE"] = "1"
 
 import pytest  # noqa: E402
+from real_model import TRAINED, RealModel, export_real_model, trained_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +37,15 @@ def real_csv() -> Path:
     if not path.is_file():
         pytest.skip("data/raw/arxiv.csv is not there: make data")
     return path
+
+
+@pytest.fixture(scope="session")
+def real_model(real_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> RealModel:
+    """A real model, exported once, and 500 real papers of the test split with what `pipeline()` says."""
+    source = trained_model()
+    if source is None:
+        pytest.skip(f"no real model: neither {' nor '.join(map(str, TRAINED))} is there with its weights")
+    return export_real_model(source, real_csv, tmp_path_factory.mktemp("real-model"))
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from real_model import FP32_TOLERANCE, PAPERS
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-transformer"
-REAL = ROOT / "outputs" / "minilm"
-PAPERS, AT_A_TIME = 500, 50
+AT_A_TIME = 50
 
 
 def texts_of(file: Path) -> list[str]:
@@ -23,25 +23,21 @@ def texts_of(file: Path) -> list[str]:
     return [f"{row['title'].strip()}\n\n{row['summary'].strip()}" for row in rows]
 
 
-def hold_against_pipeline(server, model: Path, texts: list[str]) -> None:
-    """Compares every label and every score."""
-    from transformers import pipeline
-
-    classify = pipeline("text-classification", model=str(model), truncation=True, top_k=None, device="cpu")
-    assert len(texts) == PAPERS
+def hold_against(server, texts: list[str], expected: list[dict[str, float]]) -> None:
+    """Compares every label and every score with those of `pipeline()`, {label: score} by descending score."""
+    assert len(texts) == len(expected) == PAPERS
     for start in range(0, PAPERS, AT_A_TIME):
-        batch = texts[start : start + AT_A_TIME]
-        status, reply, _ = server.call("/predict", {"instances": batch}, timeout=300)
+        batch = slice(start, start + AT_A_TIME)
+        status, reply, _ = server.call("/predict", {"instances": texts[batch]}, timeout=300)
         assert status == 200
-        for said, ours in zip(classify(batch), reply["predictions"], strict=True):
-            assert ours["code"] == said[0]["label"]
-            scores = {one["label"]: one["score"] for one in said}
-            assert ours["class_probabilities"] == pytest.approx(scores, abs=1e-4)
+        for scores, ours in zip(expected[batch], reply["predictions"], strict=True):
+            assert ours["code"] == next(iter(scores))
+            assert ours["class_probabilities"] == pytest.approx(scores, abs=FP32_TOLERANCE)
 
 
 def test_an_exported_release(start_server, tmp_path, sample_csv):
     """The transformer of an old release, exported here, on 500 papers of the sample."""
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, pipeline
 
     from arxiv_cls.release.onnx_graph import write_onnx
 
@@ -49,16 +45,15 @@ def test_an_exported_release(start_server, tmp_path, sample_csv):
     (model / "onnx").mkdir()
     write_onnx(AutoModelForSequenceClassification.from_pretrained(model), model / "onnx" / "model.onnx")
     server = start_server(model, "--threads", 1)
-    hold_against_pipeline(server, model, texts_of(sample_csv))
+    texts = texts_of(sample_csv)
+    classify = pipeline("text-classification", model=str(model), truncation=True, top_k=None, device="cpu")
+    expected = [{one["label"]: one["score"] for one in said} for said in classify(texts)]
+    hold_against(server, texts, expected)
     assert server.stop() == 0
 
 
-def test_the_real_model(start_server, real_csv):
-    """`outputs/minilm`, where it was trained and exported, on 500 real papers."""
-    if not (REAL / "onnx" / "model.onnx").is_file():
-        pytest.skip(
-            "outputs/minilm is not there with its export: train recipes/minilm.yaml, arxiv-cls export"
-        )
-    server = start_server(REAL, "--max-wait", 60)
-    hold_against_pipeline(server, REAL, texts_of(real_csv))
+def test_the_real_model(start_server, real_model):
+    """A trained MiniLM with its export, on 500 real papers of the test split."""
+    server = start_server(real_model.directory, "--max-wait", 60)
+    hold_against(server, real_model.texts, real_model.expected)
     assert server.stop() == 0
