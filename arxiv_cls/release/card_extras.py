@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from arxiv_cls.release.card_numbers import Shown, count, gigabytes, number
+from arxiv_cls.errors import UserError
+from arxiv_cls.release.card_numbers import Shown, count, gigabytes
 from arxiv_cls.release.evidence import Evidence
 from arxiv_cls.release.manifest import HANDLER, ONNX_INT8, ONNX_PARITY, TERMS, describe
 
@@ -80,8 +82,16 @@ def _export_row(evidence: Evidence, path: str, record: dict[str, Any]) -> Export
 
 
 def _small(field: str, value: float | None) -> Shown:
-    """A difference, which can be 0.04 or 0.0000004, with two significant digits."""
-    number(field, value)
+    """A difference, which can be 0.04 or 0.0000004, with two significant digits.
+
+    Raises:
+        UserError: when the record has none.
+    """
+    if value is None or not math.isfinite(value):
+        raise UserError(
+            f"the card needs {field}, and the record holds {value}",
+            hint="run `arxiv-cls export` on the model again",
+        )
     return Shown(field, f"{value:.2g}")
 
 

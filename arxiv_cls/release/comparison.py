@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.release.check_result import listed
 from arxiv_cls.release.evidence import Evidence, read_evidence
 from arxiv_cls.release.manifest import PREDICTIONS
 from arxiv_cls.release.rescoring import score_test_split
@@ -23,32 +24,23 @@ class Comparison:
 
     Attributes:
         version: the release's.
-        labels: the release's categories.
         papers: how many papers both were scored on.
         before: the release's metrics on them.
         after: the candidate's.
         differences: candidate less release, with 95% intervals from a paired bootstrap.
         impossible: why the two cannot be compared; empty where they can.
+        found: of what keeps them apart, what the candidate has.
+        wanted: what the release has.
     """
 
     version: str
-    labels: list[str]
     papers: int = 0
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
     differences: Mapping[str, Difference] = field(default_factory=dict)
     impossible: str = ""
-
-
-def _rescored(model_dir: Path, candidate: Evidence, csv: str | Path | None) -> ScoredPapers:
-    """The release's scores on the candidate's test split, measured now."""
-    path = Path(csv or (candidate.recipe.get("data") or {}).get("csv", ""))
-    if not path.is_file():
-        raise UserError(
-            "the release on the Hub was tested on other papers, and there is no data to score it again with",
-            hint=f"name the file with --csv ({path} is not there), or get it with `make data`",
-        )
-    return score_test_split(model_dir, recipe_dir=candidate.model_dir, csv=path, progress=True).scored
+    found: str = ""
+    wanted: str = ""
 
 
 def _aligned(predictions: Predictions | ScoredPapers, ids: np.ndarray, labels: list[str]) -> np.ndarray:
@@ -65,7 +57,9 @@ def compare_with_release(
     """Compares a candidate with a downloaded release.
 
     The predictions recorded with both are paired when they are of the same papers; otherwise the release is
-    scored again on the candidate's test split.
+    scored again on the candidate's test split. What cannot be compared, because the release is none of this
+    project, its labels are others or the data is not there, is told in the result: the person who releases
+    may decide to go on.
 
     Args:
         candidate: records of an evaluated model.
@@ -74,29 +68,68 @@ def compare_with_release(
         csv: data to score the release again with, when that is needed; None for the candidate's own.
 
     Raises:
-        UserError: when predictions are missing or unreadable, or the data to score again is not there.
+        UserError: when the candidate's predictions are missing or unreadable.
     """
-    released = read_evidence(release_dir)
-    if set(released.labels) != set(candidate.labels):
+    new = read_predictions(candidate.model_dir / PREDICTIONS)
+    try:
+        released = read_evidence(release_dir)
+        labels = released.labels
+        recorded = (release_dir / PREDICTIONS).is_file()
+        old: Predictions | ScoredPapers | None = (
+            read_predictions(release_dir / PREDICTIONS) if recorded else None
+        )
+    except UserError as error:
+        reason = f"{version} is no release of this project that can be read: {_without(error, release_dir)}"
+        return Comparison(version, impossible=reason, found="a release", wanted="a release to compare with")
+    if set(labels) != set(candidate.labels):
         return Comparison(
             version,
-            released.labels,
             impossible=f"its categories are not those of {version}: its users would be surprised",
+            found=listed(candidate.labels),
+            wanted=listed(labels),
         )
-    new = read_predictions(candidate.model_dir / PREDICTIONS)
-    recorded = (release_dir / PREDICTIONS).is_file()
-    old: Predictions | ScoredPapers | None = read_predictions(release_dir / PREDICTIONS) if recorded else None
-    if old is None or set(old.arxiv_ids) != set(new.arxiv_ids):
-        old = _rescored(release_dir, candidate, csv)
+    same = old is not None and set(old.arxiv_ids) == set(new.arxiv_ids)
+    if old is None or not same:
+        shared = 0 if old is None else len(set(old.arxiv_ids) & set(new.arxiv_ids))
+        tested = "no recorded papers" if old is None else f"{len(old.labels):,} papers of {version}"
+        found = f"{len(new.labels):,} test papers, {shared:,} of them shared"
+        path = Path(csv or (candidate.recipe.get("data") or {}).get("csv", ""))
+        if not path.is_file():
+            reason = (
+                f"{version} was tested on other papers, and {path}, to score it again with, is not there: "
+                "name the file with --csv FILE (with make CSV=FILE), or get it with `make data`"
+            )
+            return Comparison(version, impossible=reason, found=found, wanted=tested)
+        try:
+            old = score_test_split(
+                release_dir, recipe_dir=candidate.model_dir, csv=path, progress=True
+            ).scored
+        except UserError as error:
+            reason = f"{version} was tested on other papers, and cannot be scored again: "
+            reason += _without(error, release_dir)
+            return Comparison(version, impossible=reason, found=found, wanted=tested)
+    return _paired(new, old, version)
+
+
+def _without(error: UserError, folder: Path) -> str:
+    """The message of an error less the place of the download, which says nothing to the reader of a card."""
+    return error.message.replace(f"{folder}/", "").replace(str(folder), "it")
+
+
+def _paired(new: Predictions, old: Predictions | ScoredPapers, version: str) -> Comparison:
     old_ids = set(old.arxiv_ids)
     common = np.asarray([arxiv_id in old_ids for arxiv_id in new.arxiv_ids])
     if not common.any():
-        return Comparison(version, released.labels, impossible=f"no test paper in common with {version}")
+        return Comparison(
+            version,
+            impossible=f"no test paper in common with {version}",
+            found=f"{len(new.labels):,} test papers",
+            wanted=f"{len(old.labels):,} papers of {version}",
+        )
     labels, after = new.labels[common], new.probabilities[common]
     before = _aligned(old, new.arxiv_ids[common], new.label_names)
     return Comparison(
         version,
-        released.labels,
         papers=int(common.sum()),
         before=compute_metrics(labels, before, new.label_names),
         after=compute_metrics(labels, after, new.label_names),

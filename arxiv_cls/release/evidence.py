@@ -37,8 +37,14 @@ class Evidence:
 
     @property
     def labels(self) -> list[str]:
-        """Category codes in the order of the model's outputs."""
-        id2label = self.config["id2label"]
+        """Category codes in the order of the model's outputs.
+
+        Raises:
+            UserError: when `config.json` names none.
+        """
+        id2label = self.config.get("id2label")
+        if not isinstance(id2label, dict):
+            raise UserError(f"{self.model_dir / 'config.json'} has no id2label: it is no classifier of ours")
         return [id2label[key] for key in sorted(id2label, key=int)]
 
     def require_evaluation(self) -> dict[str, Any]:

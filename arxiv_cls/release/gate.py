@@ -1,7 +1,8 @@
 """The gate: what a model directory must be before it may be released.
 
-Each check has a name, compares two values, and can be overridden by its name; an override that was needed
-is written on the card. All checks run, so that one run shows everything that stands in the way.
+Each check has a name, compares two values, and can be overridden by its name, unless the card could not be
+written then; an override that was needed is written on the card. All checks run, so that one run shows
+everything that stands in the way.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.release.check_result import CheckResult
 from arxiv_cls.release.comparison import Comparison, compare_with_release
-from arxiv_cls.release.evidence import Evidence, read_evidence
-from arxiv_cls.release.gate_checks import LOCAL_CHECKS, CheckResult, listed
+from arxiv_cls.release.evidence import read_evidence
+from arxiv_cls.release.gate_checks import LOCAL_CHECKS
 
 CHECK_NAMES = (
     "files", "pickles", "secrets", "weights", "data", "predictions", "commit", "clean-tree", "onnx",
@@ -30,20 +32,22 @@ class GateReport:
 
     @property
     def refused(self) -> list[CheckResult]:
-        """Checks that failed and were not overridden."""
-        return [result for result in self.results if not result.passed and result.check not in self.overrides]
+        """Checks that failed and were not, or cannot be, overridden."""
+        return [result for result in self.results if not result.passed and not self._overridden(result)]
 
     @property
     def overridden(self) -> list[CheckResult]:
         """Checks that failed and were overridden: these go on the card."""
-        return [result for result in self.results if not result.passed and result.check in self.overrides]
+        return [result for result in self.results if not result.passed and self._overridden(result)]
+
+    def _overridden(self, result: CheckResult) -> bool:
+        return result.overridable and result.check in self.overrides
 
     def summary(self) -> str:
         """One line per check."""
         lines = []
         for result in self.results:
-            overridden = not result.passed and result.check in self.overrides
-            verdict = "pass" if result.passed else "OVERRIDDEN" if overridden else "FAIL"
+            verdict = "pass" if result.passed else "OVERRIDDEN" if self._overridden(result) else "FAIL"
             lines.append(f"  {verdict:<10} {result}")
         return "\n".join(lines)
 
@@ -54,23 +58,28 @@ class GateReport:
             UserError: naming each failed check, its two values and the option that overrides it.
         """
         if self.refused:
-            options = " ".join(f"--override {result.check}" for result in self.refused)
+            names = [result.check for result in self.refused if result.overridable]
+            fixed = [result.check for result in self.refused if not result.overridable]
+            options = " ".join(f"--override {name}" for name in names)
+            options += f" (with make OVERRIDE={','.join(names)})"
+            hints = [f"no override helps {', '.join(fixed)}: the card could not be written"] if fixed else []
+            if names:
+                first = "the rest: mend it" if fixed else "mend it"
+                hints.append(f"{first}, or override, and the card will say so: {options}")
             raise UserError(
                 "the gate refuses this release:\n" + "\n".join(f"  - {result}" for result in self.refused),
-                hint=f"mend it, or override (the card will say so): {options}",
+                hint="\n  ".join(hints),
             )
 
 
-def check_against_release(evidence: Evidence, comparison: Comparison | None) -> list[CheckResult]:
+def check_against_release(comparison: Comparison | None) -> list[CheckResult]:
     """Macro-F1 and calibration are not significantly worse than those of the release now on the Hub."""
     if comparison is None:
         reason = "no release on the Hub to compare with"
         return [CheckResult(check, True, "-", "-", reason) for check in ("quality", "calibration")]
     if comparison.impossible:
         return [
-            CheckResult(
-                check, False, listed(evidence.labels), listed(comparison.labels), comparison.impossible
-            )
+            CheckResult(check, False, comparison.found, comparison.wanted, comparison.impossible)
             for check in ("quality", "calibration")
         ]
     results = []
@@ -138,5 +147,5 @@ def run_gate(
         reason = f"cannot be compared with {current_version} before it is evaluated"
         results += [CheckResult(check, False, "-", "-", reason) for check in ("quality", "calibration")]
     else:
-        results += check_against_release(evidence, comparison)
+        results += check_against_release(comparison)
     return GateReport(results, frozenset(overrides))

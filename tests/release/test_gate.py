@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_dirs import change_json, make_model_dir, scored_papers, write_json
+from model_dirs import TFIDF, change_json, make_model_dir, scored_papers, write_json
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.gate import CHECK_NAMES, GateReport, run_gate
+from arxiv_cls.release.handler_file import write_handler
 
 
 @pytest.fixture
@@ -55,6 +56,19 @@ class TestLocalChecks:
         (model / "model.safetensors").write_bytes(weights)
         assert "pickles" in failed(run_gate(model))
 
+    def test_file_that_cannot_be_read(self, tmp_path: Path) -> None:
+        """A weights file that was cut short is a refusal with its name, not a crash."""
+        folder = make_model_dir(tmp_path / "cut", TFIDF, weights=b"PK\x03\x04 and no more")
+        report = run_gate(folder)
+        assert failed(report) == ["pickles"]
+        assert "model.skops (a broken zip: " in report.refused[0].reason
+        assert (report.refused[0].found, report.refused[0].wanted) == ("0 and 1 unreadable", "0")
+
+    def test_link_to_nowhere(self, model: Path) -> None:
+        """Likewise."""
+        (model / "eval/terms.json").symlink_to(model / "none")
+        assert "eval/terms.json (No such file" in str(run_gate(model).refused[0])
+
     def test_secret(self, model: Path) -> None:
         """The line is named, the secret is not shown."""
         secret = "hf_" + "Abcdefghij" * 3
@@ -65,11 +79,28 @@ class TestLocalChecks:
         assert "recipe.yaml, line" in str(refusal.value)
         assert secret not in str(refusal.value)
         assert "--override secrets" in str(refusal.value)
+        assert "OVERRIDE=secrets" in str(refusal.value)
 
     def test_no_evaluation(self, model: Path) -> None:
-        """Weights, data and predictions are unproven."""
+        """Weights, data and predictions are unproven; no override is offered or taken, as no card can be."""
         (model / "eval/metrics.json").unlink()
-        assert failed(run_gate(model)) == ["files", "weights", "data", "predictions"]
+        unproven = ["files", "weights", "data", "predictions"]
+        assert failed(run_gate(model)) == unproven
+        report = run_gate(model, overrides=unproven)
+        assert (failed(report), report.overridden) == (unproven, [])
+        with pytest.raises(UserError, match="not evaluated") as refusal:
+            report.raise_if_refused()
+        assert "--override" not in str(refusal.value)
+        assert "no override helps files, weights, data, predictions" in str(refusal.value)
+
+    def test_no_evaluation_beside_what_can_be_overridden(self, model: Path) -> None:
+        """Only the override that works is offered."""
+        (model / "eval/metrics.json").unlink()
+        change_json(model / "run.json", git={"commit": None, "dirty": False})
+        with pytest.raises(UserError) as refusal:
+            run_gate(model).raise_if_refused()
+        assert str(refusal.value).count("--override") == 1
+        assert "--override commit (with make OVERRIDE=commit)" in str(refusal.value)
 
     def test_weights_changed_after_evaluation(self, model: Path) -> None:
         """Both hashes are shown."""
@@ -78,12 +109,34 @@ class TestLocalChecks:
         assert failed(report) == ["weights"]
         assert report.refused[0].found != report.refused[0].wanted
 
-    def test_rules_of_other_weights(self, model: Path) -> None:
-        """A stored threshold of earlier weights would stand on the card as if it were this model's."""
-        write_json(model / "eval/prediction_sets.json", {"weights_sha256": "0" * 64, "levels": {}})
+    def test_weights_that_the_run_record_does_not_describe(self, model: Path) -> None:
+        """Evaluated as they are, but not what commit, data and duration on the card speak of."""
+        (model / "model.safetensors").write_bytes(b"retrained")
+        digest = hashlib.sha256(b"retrained").hexdigest()
+        change_json(model / "eval/metrics.json", weights_sha256=digest)
         report = run_gate(model)
         assert failed(report) == ["weights"]
-        assert "eval/prediction_sets.json" in str(report.refused[0])
+        trained = json.loads((model / "run.json").read_text())["weights_sha256"]
+        assert (report.refused[0].found, report.refused[0].wanted) == (trained[:12], digest[:12])
+        assert "run.json describes the training of other weights" in report.refused[0].reason
+
+    @pytest.mark.parametrize(
+        ("path", "key", "verb"),
+        [
+            ("eval/prediction_sets.json", "weights_sha256", "evaluate"),
+            ("eval/scope.json", "weights_sha256", "evaluate"),
+            ("eval/cascade.json", "transformer_sha256", "cascade"),
+            ("eval/terms.json", "weights_sha256", "visualize"),
+        ],
+    )
+    def test_what_was_made_with_other_weights(self, model: Path, path: str, key: str, verb: str) -> None:
+        """A stored threshold of earlier weights would be released as if it were this model's."""
+        write_json(model / path, {key: "0" * 64, "levels": {}})
+        report = run_gate(model)
+        assert failed(report) == ["weights"]
+        assert f"{path} was made with other weights: run `arxiv-cls {verb}`" in str(report.refused[0])
+        write_json(model / path, {key: json.loads((model / "run.json").read_text())["weights_sha256"]})
+        assert failed(run_gate(model)) == []
 
     @pytest.mark.parametrize("changes", [{"data_sha256": "e" * 64}, {"split": "validation"}])
     def test_evaluated_on_other_data_or_split(self, model: Path, changes: dict[str, str]) -> None:
@@ -91,12 +144,40 @@ class TestLocalChecks:
         change_json(model / "eval/metrics.json", **changes)
         assert failed(run_gate(model)) == ["data"]
 
-    def test_metrics_edited_by_hand(self, model: Path) -> None:
-        """The recorded macro-F1 must be that of the recorded predictions."""
+    @pytest.mark.parametrize(
+        ("field", "named"),
+        [
+            (("metrics", "macro_f1"), "macro_f1"),
+            (("metrics", "log_loss"), "log_loss"),
+            (("metrics", "expected_calibration_error"), "expected_calibration_error"),
+            (("metrics", "per_class", "cs.CV", "recall"), "recall of cs.CV"),
+            (("metrics", "per_class", "stat.ML", "support"), "support of stat.ML"),
+            (("papers",), "papers"),
+        ],
+    )
+    def test_metrics_edited_by_hand(self, model: Path, field: tuple[str, ...], named: str) -> None:
+        """Every recorded figure must be that of the recorded predictions; both values are shown."""
         evaluation = json.loads((model / "eval/metrics.json").read_text())
-        evaluation["metrics"]["macro_f1"] += 0.01
+        part = evaluation
+        for key in field[:-1]:
+            part = part[key]
+        before = part[field[-1]]
+        part[field[-1]] += 1
         write_json(model / "eval/metrics.json", evaluation)
-        assert failed(run_gate(model)) == ["predictions"]
+        report = run_gate(model)
+        assert failed(report) == ["predictions"]
+        shown = (f"{before:.6f}", f"{before + 1:.6f}") if isinstance(before, float) else (before, before + 1)
+        assert str(report.refused[0]).endswith(f": {named} (found {named} {shown[1]}, wanted {shown[0]})")
+
+    def test_metrics_taken_out_by_hand(self, model: Path) -> None:
+        """A figure or a category that is gone is named as well."""
+        evaluation = json.loads((model / "eval/metrics.json").read_text())
+        del evaluation["metrics"]["per_class"]["cs.CV"]
+        evaluation["metrics"]["brier_score"] = None
+        write_json(model / "eval/metrics.json", evaluation)
+        (refused,) = run_gate(model).refused
+        assert refused.check == "predictions"
+        assert "brier_score, precision of cs.CV" in refused.reason
 
     @pytest.mark.parametrize(
         ("git", "check"),
@@ -131,9 +212,10 @@ class TestOnnx:
 
     @pytest.fixture
     def exported(self, model: Path) -> Path:
-        """A directory with one export."""
+        """A directory with one export and the handler that serves it."""
         (model / "onnx").mkdir()
         (model / "onnx/model.onnx").write_bytes(b"graph")
+        write_handler(model)
         return model
 
     def parity(self, model: Path, difference: float | None, tolerance: float = 1e-4) -> None:
@@ -184,6 +266,29 @@ class TestOnnx:
         self.parity(exported, 1e-6)
         change_json(exported / "onnx/parity.json", weights_sha256="0" * 64)
         assert failed(run_gate(exported)) == ["onnx"]
+
+    def test_unmeasured_difference_cannot_be_overridden(self, exported: Path) -> None:
+        """The card would have a hole where the difference stands: no override is offered that then fails."""
+        self.parity(exported, None)
+        report = run_gate(exported, overrides=["onnx"])
+        assert failed(report) == ["onnx"]
+        with pytest.raises(UserError, match="run `arxiv-cls export` again") as refusal:
+            report.raise_if_refused()
+        assert "--override" not in str(refusal.value)
+
+    @pytest.mark.parametrize("name", ["handler.py", "requirements.txt"])
+    @pytest.mark.parametrize("content", ["class EndpointHandler: ...", None], ids=["edited", "missing"])
+    def test_handler_that_is_not_ours(self, exported: Path, name: str, content: str | None) -> None:
+        """An endpoint would run a stale, edited or missing handler beside a graph that was checked."""
+        self.parity(exported, 1e-6)
+        if content is None:
+            (exported / name).unlink()
+        else:
+            (exported / name).write_text(content)
+        report = run_gate(exported)
+        assert failed(report) == ["onnx"]
+        assert f"{name} is not the one that belongs to the export" in report.refused[0].reason
+        assert report.refused[0].found != report.refused[0].wanted
 
 
 class TestAgainstTheRelease:
@@ -242,11 +347,32 @@ class TestAgainstTheRelease:
         assert "its categories are not those of v0.1.0" in str(report.refused[0])
 
     def test_other_papers_without_the_data(self, model: Path, tmp_path: Path) -> None:
-        """Predictions of other papers do not pair, and there is nothing to score again with: told how."""
+        """Predictions of other papers do not pair, and there is nothing to score again with: a refusal with
+        both counts that says how, and that the person can override."""
         papers = scored_papers()
         ids = np.asarray([f"{arxiv_id}9" for arxiv_id in papers.arxiv_ids], dtype=object)
         moved = replace(papers, arxiv_ids=ids)
         other = make_model_dir(tmp_path / "other", weights=b"other", scored=moved)
-        with pytest.raises(UserError, match="tested on other papers") as refusal:
-            run_gate(other, current=model, current_version="v0.1.0", csv=tmp_path / "none.csv")
-        assert "--csv" in str(refusal.value)
+        against = {"current": model, "current_version": "v0.1.0", "csv": tmp_path / "none.csv"}
+        report = run_gate(other, **against)
+        assert failed(report) == ["quality", "calibration"]
+        text = str(report.refused[0])
+        assert text.startswith("quality: v0.1.0 was tested on other papers, and ")
+        assert "--csv FILE (with make CSV=FILE)" in text
+        assert "(found 400 test papers, 0 of them shared, wanted 400 papers of v0.1.0)" in text
+        run_gate(other, **against, overrides=["quality", "calibration"]).raise_if_refused()
+
+    @pytest.mark.parametrize("broken", ["run.json", "config.json", "id2label"])
+    def test_current_version_is_no_release_of_ours(self, model: Path, tmp_path: Path, broken: str) -> None:
+        """A tag somebody else made: told without a path of the cache, and the person may go on."""
+        candidate = make_model_dir(tmp_path / "candidate", weights=b"candidate")
+        if broken == "id2label":
+            write_json(model / "config.json", {"model_type": "bert"})
+        else:
+            (model / broken).unlink()
+        report = run_gate(candidate, current=model, current_version="v0.1.0")
+        assert failed(report) == ["quality", "calibration"]
+        assert "v0.1.0 is no release of this project that can be read: " in str(report.refused[0])
+        assert str(model) not in str(report.refused[0])
+        overrides = ["quality", "calibration"]
+        run_gate(candidate, current=model, current_version="v0.1.0", overrides=overrides).raise_if_refused()

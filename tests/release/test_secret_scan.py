@@ -11,7 +11,7 @@ import pytest
 from model_dirs import make_model_dir
 
 from arxiv_cls.release.manifest import files_in
-from arxiv_cls.release.secret_scan import find_secrets, is_pickle, redact, scan_files
+from arxiv_cls.release.secret_scan import find_secrets, is_pickle, redact, scan_files, unreadable
 
 # Put together here, so that no scanner takes this file for a leak.
 SECRETS = {
@@ -99,3 +99,17 @@ class TestPickles:
         (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n")
         (tmp_path / "empty").write_bytes(b"")
         assert not any(is_pickle(path) for path in tmp_path.iterdir())
+
+    def test_what_cannot_be_read(self, tmp_path: Path) -> None:
+        """A zip that was cut short, or a link to nowhere, is no pickle; the reason is told."""
+        with zipfile.ZipFile(tmp_path / "whole.skops", "w") as archive:
+            archive.writestr("schema.json", "{}")
+        cut, lost = tmp_path / "cut.skops", tmp_path / "lost.json"
+        cut.write_bytes((tmp_path / "whole.skops").read_bytes()[:-10])
+        lost.symlink_to(tmp_path / "none")
+        assert not is_pickle(cut)
+        assert not is_pickle(lost)
+        assert "broken zip" in (unreadable(cut) or "")
+        assert unreadable(lost) == "No such file or directory"
+        assert unreadable(tmp_path / "whole.skops") is None
+        assert scan_files(tmp_path, ["lost.json"]) == []
