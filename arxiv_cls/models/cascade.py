@@ -90,7 +90,8 @@ class CascadePredictor:
         encoded = []
         for text, row, is_sure in zip(texts, scores, sure, strict=True):
             if is_sure:
-                encoded.append(EncodedText(text, len(text.split()), truncated=False, payload=row))
+                words = len(text.split())
+                encoded.append(EncodedText(text, words, truncated=False, payload=row, answered=True))
             else:
                 item = next(read)
                 encoded.append(replace(item, payload=item))
@@ -99,7 +100,7 @@ class CascadePredictor:
     def predict_encoded(self, encoded: Sequence[EncodedText], top_k: int | None = None) -> list[Prediction]:
         """One prediction per encoded text, in the same order; `answered_by` says whose it is."""
         predictions: dict[int, Prediction] = {}
-        sure = [position for position, item in enumerate(encoded) if isinstance(item.payload, np.ndarray)]
+        sure = [position for position, item in enumerate(encoded) if item.answered]
         rest = [position for position in range(len(encoded)) if position not in set(sure)]
         if sure:
             said = to_predictions(

@@ -56,12 +56,15 @@ class EncodedText:
         tokens: how many the model will read, after truncation; words for a baseline.
         truncated: whether the text was longer than the model reads.
         payload: the engine's own: token ids of a transformer; None for a baseline.
+        answered: whether it was scored when it was encoded, by the baseline of a cascade: computing the
+            answer costs nothing any more, however many tokens it has.
     """
 
     text: str
     tokens: int
     truncated: bool
     payload: Any = None
+    answered: bool = False
 
 
 class Predictor(Protocol):

@@ -18,6 +18,7 @@ from typing import Any
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import EncodedText, Predictor
+from arxiv_cls.serving.job_encoding import ENCODED_TOGETHER, encode_jobs, encoded_together
 from arxiv_cls.serving.queue_jobs import Answer, Closed, Job, QueueFull
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._places = 0
-        self._texts_per_second = 0.0
+        # Decayed sums: many cheap texts and few dear ones count by what they are, not batch by batch.
+        self._recent_texts = self._recent_seconds = 0.0
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -69,9 +71,9 @@ class Batcher:
         return self._thread is not None and self._thread.is_alive()
 
     @property
-    def texts_per_second(self) -> float:
-        """Moving average of the speed; 0 before the first batch."""
-        return self._texts_per_second
+    def seconds_per_text(self) -> float:
+        """Moving average of what a text costs, encoding included; 0 before the first batch."""
+        return self._recent_seconds / self._recent_texts if self._recent_texts else 0.0
 
     async def answer(
         self,
@@ -106,14 +108,12 @@ class Batcher:
             self._give_back(job)
 
     def _admit(self, texts: int) -> None:
-        rate = self._texts_per_second
-        expected = self._places / rate if rate else 0.0
+        expected = self._places * self.seconds_per_text
         if self._places + texts > self.max_queue or expected > self.max_wait:
             raise QueueFull(self._retry_after())
 
     def _retry_after(self) -> int:
-        rate = self._texts_per_second
-        return max(1, math.ceil(self._places / rate)) if rate else 1
+        return max(1, math.ceil(self._places * self.seconds_per_text))
 
     def _give_back(self, job: Job) -> None:
         # An answered job, a cancelled one and a refused one all come by here, exactly once.
@@ -163,14 +163,21 @@ class Batcher:
                 return batch
             if batch and job.predictor is not batch[0][0].predictor:
                 return batch
-            if not self._prepared(job):
+            if not self._wanted(job):
                 self._drop(job)
+                continue
+            if job.encoding is None:
+                if len(batch) >= ENCODED_TOGETHER:
+                    # Texts that cost nothing fill no budget: they must not wait for ever newer ones.
+                    return batch
+                self._encode_waiting(job)
                 continue
             # A job that was too long for the batch before goes on where that one ended.
             for position in range(len(job.predictions), len(job.encoded)):
-                weight = job.encoded[position].tokens
+                weight = 1 if job.encoded[position].answered else job.encoded[position].tokens
                 if batch and tokens + weight > self.max_batch_tokens:
                     return batch
+                job.started = job.started or time.monotonic()
                 batch.append((job, position))
                 tokens += weight
             # All of it is in the batch: the next one is at the front now.
@@ -181,26 +188,20 @@ class Batcher:
             if self._jobs and self._jobs[0] is job:
                 self._jobs.popleft()
 
-    def _prepared(self, job: Job) -> bool:
-        """Encodes a job when its turn comes; False when it needs no computing any more."""
-        if job.cancelled:
-            return False
-        if job.started is not None:
-            return True
-        now = time.monotonic()
+    def _wanted(self, job: Job) -> bool:
+        """Whether the job whose turn it is needs computing; refuses one that has waited for too long."""
+        if job.cancelled or job.started is not None:
+            return not job.cancelled
         # While the server ends, no accepted request is given up: the end itself bounds the wait.
-        if now - job.accepted > self.max_wait and not self._closing:
+        if time.monotonic() - job.accepted > self.max_wait and not self._closing:
             self._fail(job, QueueFull(self._retry_after()))
             return False
-        job.started = now
-        try:
-            job.encoded = job.predictor.encode(job.texts)
-            if job.check:
-                job.check(job.encoded)
-        except Exception as error:
-            self._fail(job, error)
-            return False
         return True
+
+    def _encode_waiting(self, first: Job) -> None:
+        with self._changed:
+            waiting = list(self._jobs)
+        encode_jobs(encoded_together(first, waiting), self._fail)
 
     def _compute(self, batch: list[tuple[Job, int]]) -> None:
         jobs = list({id(job): job for job, _ in batch}.values())
@@ -215,7 +216,6 @@ class Batcher:
                 return
             if not isinstance(error, UserError):
                 logger.exception("a batch of %d texts failed", len(batch))
-            jobs[0].cancelled = True
             self._fail(jobs[0], error)
             return
         took = time.monotonic() - before
@@ -223,21 +223,22 @@ class Batcher:
             job.computed += took
         for (job, _), prediction in zip(batch, predictions, strict=True):
             job.predictions.append(prediction)
-        self._note_speed(len(batch) / max(took, 1e-6))
+        self._note_speed(len(batch), took + sum(job.encoding or 0.0 for job, _ in batch))
         self._on_batch(len(batch), sum(job.encoded[at].tokens for job, at in batch), took)
         for job in jobs:
             if len(job.predictions) == len(job.texts):
                 waited = (job.started or job.accepted) - job.accepted
                 self._finish(job, Answer(job.predictions, job.encoded, waited, job.computed))
 
-    def _note_speed(self, rate: float) -> None:
-        known = self._texts_per_second
-        self._texts_per_second = rate if not known else known + SPEED_MEMORY * (rate - known)
+    def _note_speed(self, texts: int, seconds: float) -> None:
+        self._recent_texts += texts - SPEED_MEMORY * self._recent_texts
+        self._recent_seconds += seconds - SPEED_MEMORY * self._recent_seconds
 
     def _finish(self, job: Job, answer: Answer) -> None:
         self._tell(job, lambda: job.future.set_result(answer))
 
     def _fail(self, job: Job, error: Exception) -> None:
+        job.cancelled = True
         self._tell(job, lambda: job.future.set_exception(error))
 
     def _tell(self, job: Job, tell: Callable[[], Any]) -> None:

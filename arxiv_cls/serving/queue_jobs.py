@@ -55,9 +55,10 @@ class Job:
         accepted: when it came, on the monotonic clock.
         places: of the queue that it holds.
         cancelled: nobody waits for it, or it has failed.
-        started: when its turn came.
+        started: when the first of its texts came into a batch.
         computed: seconds of the batches that held its texts so far.
-        encoded: the texts as the model reads them, from its turn on.
+        encoding: seconds that one of its texts took to be encoded; None before that.
+        encoded: the texts as the model reads them, once they are encoded.
         predictions: of its first texts.
     """
 
@@ -71,5 +72,6 @@ class Job:
     cancelled: bool = False
     started: float | None = None
     computed: float = 0.0
+    encoding: float | None = None
     encoded: list[EncodedText] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)

@@ -132,6 +132,7 @@ class TestWhoAnswers:
     def test_encoding_says_what_is_left_to_do(self, joined):
         """Words where the baseline has answered, tokens where the transformer has yet to read."""
         assert [item.tokens for item in joined.encode(TEXTS)] == [2, 2, 5, 2]
+        assert [item.answered for item in joined.encode(TEXTS)] == [True, False, True, False]
 
     def test_empty_text(self, joined):
         """Refused, as by every predictor."""

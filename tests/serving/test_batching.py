@@ -3,64 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from types import SimpleNamespace
 
 import pytest
+from counting_predictor import CountingPredictor, hold, run
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import EncodedText
 from arxiv_cls.serving.batching import Batcher
 from arxiv_cls.serving.queue_jobs import Closed, QueueFull
-
-
-class CountingPredictor:
-    """Answers a text with its upper case; a text's weight is its number of words; can be held up."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[str]] = []
-        self.go_on = threading.Event()
-        self.go_on.set()
-        self.computing = threading.Event()
-
-    def encode(self, texts):
-        """Refuses the word `refuse`."""
-        if "refuse" in texts:
-            raise UserError("refused")
-        return [EncodedText(text, len(text.split()), False) for text in texts]
-
-    def predict_encoded(self, encoded, top_k=None):
-        """Fails on the word `fail`."""
-        self.batches.append([item.text for item in encoded])
-        self.computing.set()
-        assert self.go_on.wait(30)
-        if any(item.text == "fail" for item in encoded):
-            raise RuntimeError("broken")
-        return [item.text.upper() for item in encoded]
-
-
-def run(test, **options):
-    """Runs a test with a batcher and a predictor, and ends the batcher's thread."""
-
-    async def main():
-        batcher = Batcher(**{"max_batch_tokens": 8, "max_queue": 16, "max_wait": 30.0} | options)
-        batcher.start()
-        predictor = CountingPredictor()
-        try:
-            await asyncio.wait_for(test(batcher, predictor), 60)
-        finally:
-            predictor.go_on.set()
-            assert await batcher.close(30)
-
-    asyncio.run(main())
-
-
-async def hold(batcher, predictor):
-    """Occupies the thread with one text, so that what comes next has to wait."""
-    predictor.go_on.clear()
-    first = asyncio.ensure_future(batcher.answer(["held"], predictor))
-    await asyncio.to_thread(predictor.computing.wait, 30)
-    return first
 
 
 class TestBatches:
@@ -187,7 +137,7 @@ class TestPlaces:
 
         async def test(batcher, predictor):
             first = await hold(batcher, predictor)
-            batcher._note_speed(2.0)
+            batcher._note_speed(2, seconds=1.0)
             waiting = asyncio.ensure_future(batcher.answer(["a", "b", "c"], predictor))
             await asyncio.sleep(0)
             with pytest.raises(QueueFull) as refused:
