@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from typing import Annotated, Any
@@ -65,7 +66,10 @@ def load_router() -> APIRouter:
         except ValidationError as error:
             raise Refused(422, explain(error.errors())) from None
         settings = endpoint.settings
-        model = allowed_model(wanted.model, settings.models_directory, settings.allow_hub)
+        # In a thread: it reads the head of every file of the model.
+        model = await asyncio.to_thread(
+            allowed_model, wanted.model, settings.models_directory, settings.allow_hub
+        )
         previous = endpoint.slot.current
         try:
             loaded = await endpoint.switch(model)

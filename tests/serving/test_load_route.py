@@ -6,12 +6,14 @@ import hashlib
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 
 import pytest
 from served_models import write_onnx_model
 from server_process import TOKEN
 
+RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -28,6 +30,11 @@ def switching(start_server, tmp_path_factory):
     write_onnx_model(root / "pickled")
     (root / "pickled" / "extra.bin").write_bytes(pickle.dumps(print))
     (root / "empty").mkdir()
+    (root / "cut-off").mkdir()
+    baseline = RELEASES / "tiny-tfidf"
+    shutil.copy(baseline / "config.json", root / "cut-off")
+    whole = (baseline / "model.skops").read_bytes()
+    (root / "cut-off" / "model.skops").write_bytes(whole[: len(whole) // 2])
     shutil.copytree(root / "second", root.parent / f"{root.name}-outside")
     (root / "linked").symlink_to(root.parent / f"{root.name}-outside")
     server = start_server(root / "first", "--threads", 1)
@@ -82,6 +89,7 @@ class TestWhat:
             ("broken", 424),
             ("empty", 424),
             ("unlabelled", 424),
+            ("cut-off", 424),
             ("", 422),
         ],
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from arxiv_cls.serving import model_names
 from arxiv_cls.serving.http_errors import Refused
 from arxiv_cls.serving.model_names import allowed_model
 
@@ -24,6 +26,8 @@ def models(tmp_path: Path) -> Path:
     (root / "part-out" / "config.json").symlink_to(tmp_path / "outside" / "config.json")
     (root / "pickled").mkdir()
     (root / "pickled" / "weights.safetensors").write_bytes(pickle.dumps({"a": 1}))
+    (root / "broken").mkdir()
+    (root / "broken" / "model.skops").write_bytes(b"PK\x03\x04 the rest of it is missing")
     (root / "model.pkl").write_bytes(pickle.dumps(1))
     return root
 
@@ -41,6 +45,24 @@ class TestAllowed:
         allowed = ("user/all", "user/one@v1.0.0")
         for name in ("user/all", "user/all@v2.0.0", "user/one@v1.0.0"):
             assert allowed_model(name, None, allowed) == name
+
+    @pytest.mark.parametrize("revision", ["refs/pr/1", "refs/convert/parquet", "0123abc", "a" * 40])
+    def test_revisions_that_anyone_can_make(self, revision):
+        """Commits and refs of pull requests are refused unless they were allowed by name."""
+        name = f"user/all@{revision}"
+        with pytest.raises(Refused, match="allowed by name") as refused:
+            allowed_model(name, None, ("user/all",))
+        assert refused.value.status == 403
+        assert allowed_model(name, None, ("user/all", name)) == name
+
+    @pytest.mark.parametrize("name", ["user/all", "user/all@v1"])
+    def test_a_local_folder_of_that_name(self, tmp_path, monkeypatch, name):
+        """What lies in the working directory is not what was allowed."""
+        (tmp_path / name).mkdir(parents=True)
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(Refused, match="local folder") as refused:
+            allowed_model(name, None, ("user/all",))
+        assert refused.value.status == 403
 
     @pytest.mark.parametrize("name", ["user/other", "user/one", "user/one@v2.0.0", "user/all/more"])
     def test_other_hub_ids(self, models, name):
@@ -72,6 +94,17 @@ class TestRefused:
         with pytest.raises(Refused) as refused:
             allowed_model(str(models / "good"), models, ())
         assert refused.value.status == 403
+
+    def test_a_file_that_cannot_be_read(self, models, monkeypatch):
+        """424, as for every model that cannot be loaded; also when the check itself breaks on it."""
+
+        def breaks(path):
+            raise zipfile.BadZipFile("File is not a zip file")
+
+        monkeypatch.setattr(model_names, "is_pickle", breaks)
+        with pytest.raises(Refused, match=r"broken: model\.skops cannot be read") as refused:
+            allowed_model("broken", models, ())
+        assert refused.value.status == 424
 
     def test_not_there(self, models):
         """404: the name would be allowed."""
