@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -19,6 +19,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.release.hub_client import NETWORK_ERRORS, hub_errors, parse_version
 from arxiv_cls.release.hub_state import (
     RELEASE_TITLE,
+    ROLLBACK_TITLE,
     Content,
     RepositoryState,
     open_request,
@@ -87,7 +88,7 @@ def plan_release(
         repo_id: `user/name`.
         state: the repository; None when it does not exist yet.
         version: the version asked for; None for the next one.
-        files: path to content of everything but the card.
+        files: path to content of everything but what the release itself writes.
         repo_type: "model" or "dataset".
 
     Raises:
@@ -110,10 +111,22 @@ def plan_release(
             hint=f"leave VERSION out for {state.next_version()}, or name a new one",
         )
     wanted = version or state.next_version()
-    title = RELEASE_TITLE.fullmatch(state.history[0].title)
-    if title and title[1] == wanted and holds(state.head):
-        return Plan(wanted, state.head, False)
-    return Plan(wanted, None, False)
+    return Plan(wanted, next((oid for oid in _untagged(state, wanted) if holds(oid)), None), False)
+
+
+def _untagged(state: RepositoryState, version: str) -> Iterator[str]:
+    """Commits that are titled as a version and are not tagged, newest first.
+
+    Not only the head: others may have changed main since the request was merged or the tag failed. What lies
+    below a tag or a roll-back was superseded, and is no longer to be finished.
+    """
+    tagged = set(state.versions.values())
+    for commit in state.history:
+        if commit.oid in tagged or ROLLBACK_TITLE.fullmatch(commit.title):
+            return
+        title = RELEASE_TITLE.fullmatch(commit.title)
+        if title and title[1] == version:
+            yield commit.oid
 
 
 def publish(

@@ -47,16 +47,22 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _named_metrics(metadata: Any) -> Any:
-    """The metadata with each indexed metric under its name, so that a difference can be read."""
-    if not isinstance(metadata, dict):
-        return metadata
-    named = dict(metadata)
-    for model in named.get("model-index") or []:
-        for result in model.get("results", []):
-            entries = result.get("metrics", [])
-            if isinstance(entries, list):
+    """The metadata with each indexed metric under its name, so that a difference can be read.
+
+    A hand may have given the index any shape: what is not as the Hub has it stays as it is, and differs.
+    """
+    for model in _dicts(metadata, "model-index"):
+        for result in _dicts(model, "results"):
+            if entries := _dicts(result, "metrics"):
                 result["metrics"] = {str(entry.get("name", entry.get("type"))): entry for entry in entries}
-    return named
+    return metadata
+
+
+def _dicts(parent: Any, key: str) -> list[dict[str, Any]]:
+    """The dictionaries in a list below a key; empty where there is anything else."""
+    value = parent.get(key) if isinstance(parent, dict) else None
+    items = value if isinstance(value, list) else []
+    return items if all(isinstance(item, dict) for item in items) else []
 
 
 def _compare_metadata(actual: str, expected: str) -> list[CardDifference]:

@@ -12,11 +12,15 @@ from huggingface_hub import HfApi
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.atomic_commit import RERUN, ReleaseResult, plan_release, publish
 from arxiv_cls.release.card import render_model_card
+from arxiv_cls.release.card_examples import ensure_examples
+from arxiv_cls.release.check_result import CheckResult, listed
 from arxiv_cls.release.evidence import read_evidence
 from arxiv_cls.release.gate import GateReport, check_names_known, run_gate
+from arxiv_cls.release.gate_checks import check_weights_evaluated
+from arxiv_cls.release.gate_record import gate_record, shown_overrides
 from arxiv_cls.release.hub_client import check_repo_id, connect, download_release, hub_errors, parse_version
 from arxiv_cls.release.hub_state import Content, RepositoryState, read_state
-from arxiv_cls.release.manifest import CARD, release_files
+from arxiv_cls.release.manifest import CARD, GATE_RECORD, RENDERED, release_files
 from arxiv_cls.release.secret_scan import find_secrets
 
 logger = logging.getLogger(__name__)
@@ -88,9 +92,12 @@ def push_model(
     api = connect(write=True)
     state = read_state(api, repo_id)
 
+    # The examples are a file of the release: made later, they would be missing from it.
+    if evidence.evaluation is not None and check_weights_evaluated(evidence).passed:
+        ensure_examples(evidence)
     files: dict[str, Content] = {path: folder / path for path in release_files(folder, evidence.kind)}
     plan = plan_release(api, repo_id, state, version, files)
-    report = None
+    report, rendered = None, {}
     if plan.commit is None:
         current, current_version = None, state.current_version if state else None
         if current_version is not None:
@@ -100,18 +107,39 @@ def push_model(
             folder, current=current, current_version=current_version or "", csv=csv, overrides=overrides
         )
         report.raise_if_refused()
-        card = render_model_card(
-            folder,
-            repo_id=repo_id,
-            version=plan.version,
-            overrides=[str(result) for result in report.overridden],
-        )
-        if find_secrets(card, CARD) and "secrets" not in overrides:
-            raise UserError(f"the card would hold a secret: {find_secrets(card, CARD)[0]}")
-        card_bytes = card.encode()
-        files[CARD] = card_bytes
+        rendered = _render(folder, repo_id, plan.version, report)
+        # Listed again: where other weights were overridden, the card had the examples made now.
+        listing = release_files(folder, evidence.kind)
+        files = {path: folder / path for path in listing if path not in RENDERED} | rendered
     state = ensure_repository(api, repo_id, state, "model", private)
     release = publish(api, repo_id, plan, files, parent=state.head, create_pr=create_pr)
     if report is not None:
-        (folder / CARD).write_bytes(card_bytes)
+        for path in RENDERED:
+            (folder / path).unlink(missing_ok=True)
+        for path, content in rendered.items():
+            (folder / path).write_bytes(content)
     return PushOutcome(release, report)
+
+
+def _render(folder: Path, repo_id: str, version: str, report: GateReport) -> dict[str, bytes]:
+    """What this release writes itself: the card, and the record of the overridden checks where there are any.
+
+    Raises:
+        UserError: when the card would hold a secret and that is not overridden.
+    """
+
+    def card(overridden: list[CheckResult]) -> str:
+        lines = shown_overrides(overridden)
+        return render_model_card(folder, repo_id=repo_id, version=version, overrides=lines)
+
+    overridden = report.overridden
+    text = card(overridden)
+    if found := find_secrets(text, CARD):
+        reason = f"looks like a secret: {listed(found)}"
+        secrets = GateReport([CheckResult("secrets", False, str(len(found)), "0", reason)], report.overrides)
+        secrets.raise_if_refused()
+        if all(result.check != "secrets" for result in overridden):
+            overridden = overridden + secrets.overridden
+            text = card(overridden)
+    record = {GATE_RECORD: gate_record(overridden, version)} if overridden else {}
+    return {CARD: text.encode(), **record}

@@ -13,7 +13,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from arxiv_cls.release.hub_client import VERSION_PATTERN, hub_errors, parse_version
-from arxiv_cls.release.manifest import CARD, HUB_OWN_FILES
+from arxiv_cls.release.manifest import HUB_OWN_FILES, RENDERED
 
 FIRST_VERSION = "v0.1.0"
 RELEASE_TITLE = re.compile(r"Release (v\d+\.\d+\.\d+)(?: \(#\d+\))?")
@@ -120,12 +120,12 @@ def remote_files(api: HfApi, repo_id: str, revision: str, repo_type: str = "mode
 
 
 def same_release(remote: Mapping[str, RemoteFile], files: Mapping[str, Content]) -> bool:
-    """Whether a revision holds exactly these files; the card's text may differ.
+    """Whether a revision holds exactly these files; what was rendered for one release may differ.
 
-    The card is left out because it is rendered for one release: it names the version and the overrides.
+    Card and gate record are left out because they name the version and the overrides.
     """
-    paths = set(files) - {CARD}
-    return set(remote) - {CARD} == paths and all(remote[path].equals(files[path]) for path in paths)
+    paths = set(files) - RENDERED
+    return set(remote) - RENDERED == paths and all(remote[path].equals(files[path]) for path in paths)
 
 
 def open_request(

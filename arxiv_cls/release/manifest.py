@@ -55,6 +55,7 @@ SCOPE_PLOT = "eval/out_of_scope.png"
 PREDICTION_SETS = "eval/prediction_sets.json"
 CASCADE = "eval/cascade.json"
 EXAMPLES = "eval/examples.json"
+GATE_RECORD = "eval/gate.json"
 MAP_PLOT = "eval/embeddings.png"
 TERMS = "eval/terms.json"
 CARD = "README.md"
@@ -106,6 +107,7 @@ MANIFEST: tuple[ManifestFile, ...] = (
     _evaluation(SCOPE_PLOT, "scores of papers inside and outside the label set"),
     _evaluation(MAP_PLOT, "t-SNE or UMAP map of the embeddings"),
     _evaluation(TERMS, "for the baseline: the terms that speak for each category"),
+    _evaluation(GATE_RECORD, "checks of the release gate that were overridden, where any were"),
     ManifestFile(CARD, "model card", evaluated=True),
     _transformer("onnx/model.onnx", "ONNX export, fp32", required=False),
     _transformer(ONNX_INT8, "ONNX export, int8", required=False),
@@ -113,6 +115,9 @@ MANIFEST: tuple[ManifestFile, ...] = (
     _transformer(HANDLER, "Inference Endpoints handler", required=False),
     _transformer("requirements.txt", "what the handler needs", required=False),
 )
+
+RENDERED = frozenset({CARD, GATE_RECORD})
+"""Files that the release itself writes: they name its version, so two pushes of one model differ in them."""
 
 HUB_OWN_FILES = frozenset({".gitattributes"})
 """Files that the Hub itself puts into a repository; a release neither writes nor removes them."""

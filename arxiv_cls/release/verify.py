@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.card import build_model_card
 from arxiv_cls.release.card_check import CardDifference, compare_card
+from arxiv_cls.release.card_templates import layout_of
 from arxiv_cls.release.evidence import Evidence, read_evidence
+from arxiv_cls.release.gate_record import recorded_overrides
 from arxiv_cls.release.hub_client import check_repo_id, connect, download_release, parse_version
 from arxiv_cls.release.manifest import CARD, EXAMPLES, PREDICTION_SETS, SCOPE
 from arxiv_cls.release.rescoring import (
@@ -196,7 +198,10 @@ def check_card(evidence: Evidence, repo_id: str | None, version: str | None) -> 
         # A local directory that was pushed holds the released card.
         repo_id, version = released[1], released[2]
     examples = (evidence.optional_json(EXAMPLES) or {}).get("examples", [])
-    overrides = OVERRIDE_LINE.findall(text)
+    # Cards of the first layout came without a record of the overrides.
+    overrides: Sequence[str] = OVERRIDE_LINE.findall(text)
+    if layout_of(text) > 1:
+        overrides = recorded_overrides(evidence) if version else ()
     card = build_model_card(evidence, examples, repo_id=repo_id, version=version, overrides=overrides)
     return compare_card(text, card)
 

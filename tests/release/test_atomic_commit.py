@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from local_hub import TOKEN, LocalHub
+from local_hub_store import Blob
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.atomic_commit import ReleaseResult, plan_release, publish
@@ -103,8 +104,23 @@ class TestPullRequest:
         assert (repository.branches["main"], list(repository.tags)) == (before, ["v0.1.0"])
         assert len(repository.pull_requests) == 1
         merged = repository.merge(1)
-        assert release(SECOND).state == "finished"
+        assert release(SECOND, create_pr=True).state == "finished"
         assert repository.tags["v0.2.0"] == merged
+        assert len(repository.pull_requests) == 1
+
+    def test_tagged_when_main_went_on_after_the_merge(self, hub: LocalHub) -> None:
+        """Somebody edits the card before the command is run again: the tag is on the merged commit."""
+        release(FIRST)
+        repository = hub.repository(REPO)
+        release(SECOND, create_pr=True)
+        merged = repository.merge(1)
+        repository.commit("main", "a typo on the card", {"README.md": Blob(b"their card", False)})
+        head = repository.branches["main"]
+        result = release(SECOND, create_pr=True)
+        assert (result.version, result.state, result.commit) == ("v0.2.0", "finished", merged)
+        assert repository.tags["v0.2.0"] == merged
+        assert repository.branches["main"] == head
+        assert released(hub, "v0.2.0") == SECOND
 
 
 class TestFaults:
@@ -173,6 +189,25 @@ class TestFaults:
         assert (result.version, result.state, result.commit) == ("v0.2.0", "finished", head)
         assert hub.repository(REPO).branches["main"] == head
         assert released(hub, "v0.2.0") == SECOND
+
+    def test_such_a_crash_and_then_another_commit(self, hub: LocalHub) -> None:
+        """The commit is found below theirs, also when its version is named."""
+        hub.fail("tag", 500, times=3)
+        with pytest.raises(UserError, match=r"tagging v0\.2\.0"):
+            release(SECOND)
+        ours = hub.repository(REPO).branches["main"]
+        hub.repository(REPO).commit("main", "theirs", {"notes.md": Blob(b"x", False)})
+        assert release(SECOND, "v0.2.0").state == "finished"
+        assert hub.repository(REPO).tags["v0.2.0"] == ours
+
+    def test_such_a_crash_and_then_a_rollback(self, hub: LocalHub) -> None:
+        """What was rolled back is not made a release behind the back of who did it: it is committed anew."""
+        hub.fail("tag", 500, times=3)
+        with pytest.raises(UserError):
+            release(SECOND)
+        rollback(REPO, "v0.1.0")
+        assert release(SECOND).state == "released"
+        assert released(hub, "main") == released(hub, "v0.2.0") == SECOND
 
     def test_other_files_after_such_a_crash_get_a_commit_of_their_own(self, hub: LocalHub) -> None:
         """An untagged commit with other content is not taken for this release."""

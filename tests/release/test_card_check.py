@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
-from model_dirs import make_model_dir
+from pathlib import Path
 
+import pytest
+from local_hub import LocalHub
+from model_dirs import change_json, make_model_dir, write_json
+
+from arxiv_cls.errors import UserError
 from arxiv_cls.release.card import ModelCard, build_model_card, render
-from arxiv_cls.release.card_check import FIELD, FRONT_MATTER, compare_card
+from arxiv_cls.release.card_check import FIELD, FRONT_MATTER, CardDifference, compare_card
 from arxiv_cls.release.evidence import read_evidence
+from arxiv_cls.release.hub_push import push_model
+from arxiv_cls.release.verify import check_card
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +87,67 @@ class TestCardCheck:
         (difference,) = compare_card(f"---\na: [\n---\n{text[front.end() :]}", card)
         assert difference.field == "metadata"
         assert compare_card(text[front.end() :], card)[0].field == "metadata"
+
+    @pytest.mark.parametrize(
+        "index", ["text", "[text]", "[{results: text}]", "[{results: [text]}]", "[{results: [{metrics: 3}]}]"]
+    )
+    def test_malformed_results_index(self, card: ModelCard, index: str) -> None:
+        """A results index of another shape is a difference, not a crash."""
+        lines = render(card).splitlines(keepends=True)
+        first = lines.index("model-index:\n")
+        after = next(
+            i for i in range(first + 1, len(lines)) if lines[i][0] not in " -" or lines[i] == "---\n"
+        )
+        text = "".join([*lines[:first], f"model-index: {index}\n", *lines[after:]])
+        assert any("model-index" in difference.field for difference in compare_card(text, card))
+
+
+class TestOverrides:
+    """The notice of overridden checks is held against `eval/gate.json`, not against itself."""
+
+    @pytest.fixture
+    def released(self, hub: LocalHub, tmp_path: Path) -> Path:
+        """A model directory as it lies there after a release with two overrides."""
+        folder = make_model_dir(tmp_path / "m")
+        change_json(folder / "run.json", git={"commit": None, "dirty": True})
+        push_model(folder, "user/m", overrides=["commit", "clean-tree"])
+        return folder
+
+    def differences(self, folder: Path) -> list[CardDifference]:
+        """What `verify` finds on the card of the release."""
+        return check_card(read_evidence(folder), "user/m", "v0.1.0")
+
+    def test_untouched(self, released: Path) -> None:
+        """The released card is what the record says."""
+        assert self.differences(released) == []
+        assert check_card(read_evidence(released), None, None) == []
+
+    def test_changed_value(self, released: Path) -> None:
+        """The check is named, with the sentence on the card and the recorded one."""
+        card = (released / "README.md").read_text()
+        (released / "README.md").write_text(card.replace("found dirty=True", "found dirty=None"))
+        (difference,) = self.differences(released)
+        assert difference.field == "gate.clean-tree"
+        assert "dirty=None" in difference.on_card
+        assert "dirty=True" in difference.recorded
+
+    def test_deleted_notice(self, released: Path) -> None:
+        """The whole block, or one of its lines."""
+        card = (released / "README.md").read_text()
+        lines = card.splitlines(keepends=True)
+        (released / "README.md").write_text("".join(line for line in lines if not line.startswith(">")))
+        assert any("commit: trained outside" in found.recorded for found in self.differences(released))
+        (released / "README.md").write_text("".join(line for line in lines if "> - commit" not in line))
+        (difference,) = self.differences(released)
+        assert "commit: trained outside" in difference.recorded
+
+    def test_invented_notice(self, released: Path) -> None:
+        """A card may not tell of an override that the record does not know."""
+        (released / "eval/gate.json").unlink()
+        assert any("clean-tree" in found.on_card for found in self.differences(released))
+
+    def test_broken_record(self, released: Path) -> None:
+        """The file is named."""
+        write_json(released / "eval/gate.json", {"overridden": [{"check": "commit"}]})
+        with pytest.raises(UserError, match=r"eval/gate\.json is no record of overridden checks"):
+            self.differences(released)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from local_hub import TOKEN, LocalHub
 from model_dirs import TFIDF, TRANSFORMER, change_json, make_model_dir
+from test_released import BASELINE
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.release import hub_push
 from arxiv_cls.release.commands import register
 from arxiv_cls.release.hub_push import push_model
 from arxiv_cls.release.manifest import release_files
@@ -120,6 +123,63 @@ class TestPush:
             push_model(worse, REPO, overrides=["quality"])
         assert push_model(worse, REPO).release.state == "finished"
         assert b"Released with overrides" in on_hub(hub, "v0.2.0")["README.md"]
+
+    def test_examples_are_part_of_the_first_release(self, hub: LocalHub, tmp_path: Path) -> None:
+        """After `train --no-evaluate` and `evaluate` they are not made yet; a second push changes nothing."""
+        folder = tmp_path / "model"
+        shutil.copytree(BASELINE, folder)
+        (folder / "eval/examples.json").unlink()
+        overrides = ["commit", "clean-tree"]
+        outcome = push_model(folder, REPO, overrides=overrides)
+        assert (outcome.release.version, outcome.release.state) == ("v0.1.0", "released")
+        assert json.loads(on_hub(hub)["eval/examples.json"])["examples"]
+        assert b"widget:" in on_hub(hub)["README.md"]
+        again = push_model(folder, REPO, overrides=overrides).release
+        assert (again.version, again.state) == ("v0.1.0", "present")
+
+    def test_record_of_the_overrides(self, hub: LocalHub, model: Path, tmp_path: Path) -> None:
+        """Released and kept beside the card; the next release without one takes it away again."""
+        change_json(model / "run.json", git={"commit": None, "dirty": False})
+        push_model(model, REPO, overrides=["commit"])
+        record = json.loads(on_hub(hub)["eval/gate.json"])
+        (check,) = record["overridden"]
+        assert (record["version"], check["check"], check["found"]) == ("v0.1.0", "commit", "None")
+        assert (model / "eval/gate.json").read_bytes() == on_hub(hub)["eval/gate.json"]
+        change_json(model / "run.json", git={"commit": "c" * 40, "dirty": False})
+        assert push_model(model, REPO).release.version == "v0.2.0"
+        assert "eval/gate.json" not in on_hub(hub)
+        assert not (model / "eval/gate.json").exists()
+
+    def test_crash_between_commit_and_tag_keeps_the_record_of_the_overrides(
+        self, hub: LocalHub, model: Path
+    ) -> None:
+        """The directory knows nothing of the record yet, and the second run still recognises the commit."""
+        change_json(model / "run.json", git={"commit": None, "dirty": False})
+        hub.fail("tag", 500, times=3)
+        with pytest.raises(UserError, match="tagging"):
+            push_model(model, REPO, overrides=["commit"])
+        assert push_model(model, REPO, overrides=["commit"]).release.state == "finished"
+        assert len(hub.repository(REPO).history("main")) == 2
+
+    def test_secret_that_only_the_card_holds(
+        self, hub: LocalHub, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A refusal of the check `secrets` like any other: counted, not shown, overridden by its name."""
+        secret = "hf_" + "Abcdefghij" * 3
+        rendered = hub_push.render_model_card
+
+        def leaking(*given: object, **named: object) -> str:
+            return rendered(*given, **named) + f"token: {secret}\n"
+
+        monkeypatch.setattr(hub_push, "render_model_card", leaking)
+        with pytest.raises(UserError, match=r"secrets: looks like a secret: README\.md, line \d+") as refusal:
+            push_model(model, REPO)
+        assert "wanted 0" in str(refusal.value)
+        assert "--override secrets" in str(refusal.value)
+        assert secret not in str(refusal.value)
+        assert not hub.repositories
+        push_model(model, REPO, overrides=["secrets"])
+        assert b"> - secrets: looks like a secret" in on_hub(hub)["README.md"]
 
     def test_foreign_files_stay_behind_when_overridden(self, hub: LocalHub, model: Path) -> None:
         """The override lets the release pass, not the file."""
