@@ -25,6 +25,7 @@ from arxiv_cls.models.predictor import (
     Predictor,
     check_texts,
     load_predictor,
+    locate_model,
     to_predictions,
 )
 
@@ -214,6 +215,24 @@ def load_cascade(
     """
     first, second = load_pair(model, baseline, engine, threads)
     return CascadePredictor(first, second, load_rule(first, second, f"{model} {baseline}"))
+
+
+def fitted_engine(model: str | Path) -> str:
+    """The engine that the cascade of a transformer was fitted with; the default where no record names one.
+
+    Args:
+        model: directory or Hub id.
+
+    Raises:
+        UserError: no such model.
+    """
+    path = locate_model(model, engine=DEFAULT_ENGINE) / RULE_FILE
+    try:
+        engine = json.loads(path.read_text(encoding="utf-8"))["engine"]
+    except (OSError, ValueError, KeyError, TypeError):
+        # `load_rule` says what is wrong with it.
+        return DEFAULT_ENGINE
+    return engine if engine in ONNX_FILES else DEFAULT_ENGINE
 
 
 def load_rule(baseline: Predictor, transformer: Predictor, named: str) -> CascadeRule:

@@ -132,4 +132,6 @@ def install_error_handlers(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         # What an exception says may hold the text of a request: its type is enough for the client.
         logger.error("unexpected %s", type(error).__name__, exc_info=error)
-        return error_reply(500, "the server failed on this request; its log says why")
+        # This reply is made outside of the middleware that gives all others their id.
+        headers = {"X-Request-Id": request.scope["state"]["request_id"]}
+        return error_reply(500, "the server failed on this request; its log says why", headers)

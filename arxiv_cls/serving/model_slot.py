@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,33 @@ from pathlib import Path
 from typing import Any
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.cascade import CascadePredictor, file_sha256, fitted_engine, load_cascade
 from arxiv_cls.models.predictor import Predictor, load_predictor
 from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
 
+RELEASE_TAG = re.compile(r"v?\d+(\.\d+)+\S*")
 WARM_UP_TEXT = "Warm-up of the engine. The first computation allocates its memory."
+
+
+@dataclass(frozen=True)
+class ServedBaseline:
+    """The cheap half of a cascade.
+
+    Attributes:
+        name: of the directory, or the Hub id.
+        version: as a model's.
+        weights_sha256: of its weights.
+        threshold: top score from which it answers alone.
+        max_tokens: tokens that the transformer behind it reads of a text.
+    """
+
+    name: str
+    version: str
+    weights_sha256: str
+    threshold: float
+    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -28,10 +49,12 @@ class ServedModel:
     Attributes:
         predictor: what answers.
         name: of the directory, or the Hub id.
-        version: the Hub revision where one was named or downloaded, else the weights' sha256, 12 digits.
+        version: the release tag that was named, else the commit it was downloaded from, else the weights'
+            sha256 (12 digits); in a cascade, "+" and the version of the baseline follow.
         weights_sha256: of the file that the engine computes with.
         run: the content of `run.json`; empty for a model without.
         loaded_in: seconds.
+        baseline: what answers first in a cascade; None for a model by itself.
     """
 
     predictor: Predictor
@@ -40,6 +63,7 @@ class ServedModel:
     weights_sha256: str
     run: dict[str, Any]
     loaded_in: float
+    baseline: ServedBaseline | None = None
 
 
 def load_model(model: str, settings: ServingSettings) -> ServedModel:
@@ -56,34 +80,43 @@ def load_model(model: str, settings: ServingSettings) -> ServedModel:
     predictor = _predictor(model, settings)
     if not predictor.predict([WARM_UP_TEXT]):
         raise UserError(f"{model}: answers nothing")
-    sha256 = _sha256(predictor.weights_path)
-    name, _, revision = model.partition("@")
-    directory = Path(model).expanduser()
-    if directory.is_dir():
-        name, revision = directory.resolve().name, ""
-    elif not revision and predictor.directory.parent.name == "snapshots":
-        revision = predictor.directory.name[:12]
+    name, version, sha256 = _identity(model, predictor)
+    baseline = None
+    if isinstance(predictor, CascadePredictor):
+        first = _identity(str(settings.cascade), predictor.baseline)
+        baseline = ServedBaseline(*first, predictor.rule.threshold, predictor.rule.max_tokens)
+        # An answer depends on both, whichever gave it.
+        version = f"{version}+{baseline.version}"
     return ServedModel(
         predictor=predictor,
         name=name,
-        version=revision or sha256[:12],
+        version=version,
         weights_sha256=sha256,
         run=_run_record(predictor.directory),
         loaded_in=time.monotonic() - before,
+        baseline=baseline,
     )
+
+
+def _identity(model: str, predictor: Predictor) -> tuple[str, str, str]:
+    """Name, version and sha256 of the weights."""
+    sha256 = file_sha256(predictor.weights_path)
+    directory = Path(model).expanduser()
+    if directory.is_dir():
+        return directory.resolve().name, sha256[:12], sha256
+    name, _, revision = model.partition("@")
+    if not RELEASE_TAG.fullmatch(revision):
+        # A branch moves on: the Hub's cache keeps a snapshot in a folder named after its commit.
+        snapshot = predictor.directory
+        revision = snapshot.name[:12] if snapshot.parent.name == "snapshots" else ""
+    return name, revision or sha256[:12], sha256
 
 
 def _predictor(model: str, settings: ServingSettings) -> Predictor:
     if settings.cascade:
-        from arxiv_cls.models.cascade import load_cascade
-
-        return load_cascade(model, settings.cascade, engine=settings.engine, threads=settings.threads)
+        engine = settings.engine or fitted_engine(model)
+        return load_cascade(model, settings.cascade, engine=engine, threads=settings.threads)
     return load_predictor(model, engine=settings.engine, threads=settings.threads)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _run_record(directory: Path) -> dict[str, Any]:

@@ -63,6 +63,16 @@ class Limits(BaseModel):
     max_batch_tokens: int = Field(description="tokens that are computed together")
 
 
+class CascadeInfo(BaseModel):
+    """The baseline that answers first, and when it does."""
+
+    baseline: str
+    baseline_version: str
+    baseline_sha: str = Field(description="sha256 of its weights")
+    threshold: float = Field(description="top score of the baseline from which it answers alone")
+    max_tokens: int = Field(description="tokens that the transformer reads of the other texts")
+
+
 class Info(BaseModel):
     """The model, its data and the limits; the names of Text Embeddings Inference where it has one."""
 
@@ -72,6 +82,7 @@ class Info(BaseModel):
     model_type: dict[str, Any] = Field(description="classifier with id2label and label2id")
     kind: str = Field(description="transformer, tfidf or cascade")
     engine: str
+    cascade: CascadeInfo | None = Field(description="null for a model by itself")
     labels: list[str]
     data: dict[str, Any] = Field(description="what the model was trained on, from its run.json")
     test_metrics: dict[str, float] = Field(description="scores on the test split, from its run.json")
@@ -105,6 +116,7 @@ def status_router(health_route: str) -> APIRouter:
     async def health(request: Request) -> dict[str, Any]:
         """200 when a request would be answered; 503 before the model is loaded and while the server ends."""
         model = _ready(request)
+        _check_thread(request)
         return {"status": "ready", "model": model.name, "model_version": model.version}
 
     for route in dict.fromkeys(("/health", health_route)):
@@ -113,8 +125,7 @@ def status_router(health_route: str) -> APIRouter:
     @router.get("/health/live", summary="Alive", response_model=Live, responses=documented(503))
     async def live(request: Request) -> dict[str, str]:
         """200 as long as the process should not be started anew."""
-        if not _endpoint(request).batcher.alive and not _endpoint(request).ending:
-            raise Refused(503, "the thread that computes has ended")
+        _check_thread(request)
         return {"status": "alive"}
 
     @router.get("/info", summary="Model and limits", response_model=Info, responses=documented(503))
@@ -148,6 +159,7 @@ def describe(model: ServedModel, endpoint: Endpoint) -> dict[str, Any]:
     """The fields of `Info`."""
     settings, predictor = endpoint.settings, model.predictor
     labels = {str(number): label for number, label in enumerate(predictor.labels)}
+    baseline = model.baseline
     test = model.run.get("metrics", {}).get("test", {})
     return {
         "model_id": model.name,
@@ -161,6 +173,14 @@ def describe(model: ServedModel, endpoint: Endpoint) -> dict[str, Any]:
         },
         "kind": predictor.kind,
         "engine": predictor.engine,
+        "cascade": baseline
+        and {
+            "baseline": baseline.name,
+            "baseline_version": baseline.version,
+            "baseline_sha": baseline.weights_sha256,
+            "threshold": baseline.threshold,
+            "max_tokens": baseline.max_tokens,
+        },
         "labels": predictor.labels,
         "data": model.run.get("data", {}),
         "test_metrics": {name: value for name, value in test.items() if isinstance(value, int | float)},
@@ -185,6 +205,12 @@ def _ready(request: Request) -> ServedModel:
     if endpoint.slot.current is None and endpoint.failure is not None:
         raise Refused(503, "the model could not be loaded; the server's log says why")
     return endpoint.ready_model()
+
+
+def _check_thread(request: Request) -> None:
+    endpoint = _endpoint(request)
+    if not endpoint.batcher.alive and not endpoint.ending:
+        raise Refused(503, "the thread that computes has ended")
 
 
 def _endpoint(request: Request) -> Endpoint:

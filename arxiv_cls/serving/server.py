@@ -11,11 +11,13 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving.app import create_app
 from arxiv_cls.serving.endpoint import Endpoint
+from arxiv_cls.serving.http_errors import error_reply
 from arxiv_cls.serving.settings import ServingSettings
 from arxiv_cls.serving.structured_logging import configure_logging
 
@@ -45,12 +47,11 @@ def serve(settings: ServingSettings) -> int:
     listener = _listen(settings.host, settings.port)
     config = uvicorn.Config(
         app,
-        http=impatient_protocol(settings.body_timeout),
+        http=impatient_protocol(settings.body_timeout, settings.max_connections),
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=settings.max_connections,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
     )
@@ -106,11 +107,18 @@ class _Server(uvicorn.Server):
         logger.info("ended", extra={"seconds": round(time.monotonic() - before, 2)})
 
 
-def impatient_protocol(seconds: float) -> type[asyncio.Protocol]:
+async def _crowded(scope: Scope, receive: Receive, send: Send) -> None:
+    reply = error_reply(503, "too many connections are open", {"Connection": "close", "Retry-After": "1"})
+    await reply(scope, receive, send)
+
+
+def impatient_protocol(seconds: float, max_connections: int) -> type[asyncio.Protocol]:
     """uvicorn's HTTP protocol, but a connection that does not send the head of a request in time is closed.
 
     Args:
         seconds: from the connection, or from the first byte of a later request, to the end of its head.
+        max_connections: that may be open; the requests of more are answered 503. uvicorn's own limit counts
+            the same, but answers in plain text.
     """
 
     class ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
@@ -118,6 +126,8 @@ def impatient_protocol(seconds: float) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            if len(self.connections) > max_connections:
+                self.app = _crowded
             self._wait_for_head()
 
         def data_received(self, data: bytes) -> None:

@@ -17,6 +17,10 @@ from typing import Any
 from arxiv_cls.errors import UserError
 
 ENV_PREFIX = "ARXIV_CLS_"
+# Addresses with a meaning of their own, which Vertex AI's routes cannot take.
+POST_ROUTES = ("/", "/load")
+GET_ROUTES = ("/", "/health/live", "/info", "/metrics", "/monitoring", "/docs", "/openapi.json")
+PLAIN_ROUTE = re.compile(r"/[\w.~:@/-]*")
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w][\w./-]*)?")
 
 
@@ -89,8 +93,10 @@ class ServingSettings:
     port: int = setting(
         8000, "port to listen on; 0 takes a free one", _whole, least=0, also=("AIP_HTTP_PORT", "PORT")
     )
-    engine: str = setting(
-        "onnx", "what computes a transformer (onnx, int8, torch); a baseline is its own", _engine
+    engine: str | None = setting(
+        None,
+        "what computes a transformer: onnx (default; in a cascade, what it was fitted with), int8, torch",
+        _engine,
     )
     cascade: str | None = setting(None, "baseline that answers first, where it is sure (a model directory)")
     threads: int | None = setting(
@@ -138,6 +144,8 @@ class ServingSettings:
     )
 
     def __post_init__(self) -> None:
+        if self.engine is None and not self.cascade:
+            object.__setattr__(self, "engine", "onnx")
         problems = [*self._out_of_range(), *self._contradictions()]
         if problems:
             raise UserError("\n".join(problems), hint="`arxiv-cls serve --help` lists the settings.")
@@ -159,8 +167,14 @@ class ServingSettings:
             for name in self.allow_hub
             if not HUB_ID.fullmatch(name)
         ]
-        routes = (self.predict_route, self.health_route)
-        found += [f"serve: the route {route!r} does not start with /" for route in routes if route[:1] != "/"]
+        for variable, route, taken in (
+            ("AIP_PREDICT_ROUTE", self.predict_route, POST_ROUTES),
+            ("AIP_HEALTH_ROUTE", self.health_route, GET_ROUTES),
+        ):
+            if not PLAIN_ROUTE.fullmatch(route):
+                found.append(f"serve: {variable} {route}: a path like /v1/answer is expected")
+            elif route in taken:
+                found.append(f"serve: {variable} {route}: this address has another meaning here")
         return found
 
     @property

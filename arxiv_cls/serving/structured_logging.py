@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,12 @@ class RequestLines:
 
         try:
             await self.app(scope, receive, note_status)
+        except (ConnectionError, ClientDisconnect):
+            raise
+        except Exception:
+            # Whoever stands around this middleware answers it, with the id from the state.
+            status = status or 500
+            raise
         finally:
             fine = status and status < 400
             line = {

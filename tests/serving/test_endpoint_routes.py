@@ -15,15 +15,16 @@ from server_process import TOKEN
 from starlette.testclient import TestClient
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.serving import settings
 from arxiv_cls.serving.app import create_app
 from arxiv_cls.serving.model_slot import load_model
 from arxiv_cls.serving.server import _listen
 from arxiv_cls.serving.settings import ServingSettings
 
 
-def client(model: Path, load=load_model, wait: bool = True, **settings) -> TestClient:
+def client(model: Path, load=load_model, wait: bool = True, **options) -> TestClient:
     """The application with its lifespan, once its model is loaded."""
-    app = create_app(ServingSettings(model=str(model), threads=1, **settings), load)
+    app = create_app(ServingSettings(model=str(model), threads=1, **options), load)
     opened = TestClient(app, raise_server_exceptions=False)
     opened.__enter__()
     while wait and opened.get("/health").status_code == 503:
@@ -105,6 +106,15 @@ class TestReadiness:
         assert opened.get("/health").status_code == 503
         opened.__exit__(None, None, None)
 
+    def test_a_thread_that_has_died(self, application):
+        """Neither ready nor alive: nothing would be computed any more."""
+        opened = application()
+        batcher = opened.app.state.endpoint.batcher
+        asyncio.run(batcher.close(30))
+        for address in ("/health", "/health/live"):
+            reply = opened.get(address)
+            assert (reply.status_code, reply.json()["error_type"]) == (503, "Unhealthy")
+
     def test_a_port_that_is_taken(self):
         """Said in words, with what to do."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -173,7 +183,7 @@ class TestRefusals:
         assert (reply.status_code, reply.json()["error_type"]) == (status, kind)
 
     def test_the_unexpected(self, application, monkeypatch, caplog):
-        """500 without what the exception says; the log has its traceback."""
+        """500 without what the exception says; the log has its traceback, and a line with the reply's id."""
         opened = application()
 
         def fail(encoded, top_k=None):
@@ -181,9 +191,12 @@ class TestRefusals:
 
         predictor = opened.app.state.endpoint.slot.current.predictor
         monkeypatch.setattr(predictor, "predict_encoded", fail)
-        with caplog.at_level(logging.ERROR, "arxiv_cls.serving"):
-            reply = opened.post("/predict", json={"text": "x"})
+        with caplog.at_level(logging.INFO, "arxiv_cls.serving"):
+            reply = opened.post("/predict", json={"text": "x"}, headers={"X-Request-Id": "mine-1"})
         assert (reply.status_code, reply.json()["error_type"]) == (500, "Backend")
+        assert reply.headers["x-request-id"] == "mine-1"
+        (line,) = [record for record in caplog.records if record.getMessage() == "request"]
+        assert (line.status, line.request_id) == (500, "mine-1")
         assert "private" not in reply.text
         assert any(record.exc_info for record in caplog.records)
 
@@ -271,6 +284,14 @@ class TestSwitches:
         assert reply.json()["predictions"][0]["code"] == "cs.CV"
         assert opened.post("/v1/predict-it", json={"text": "vision"}).status_code == 422
         assert opened.post("/predict", json={"text": "vision"}).status_code == 200
+
+    def test_no_route_takes_the_place_of_another(self, plain):
+        """Whatever the application answers itself is refused as an address of Vertex AI's."""
+        paths = plain.get("/openapi.json").json()["paths"]
+        posts, gets = ({path for path in paths if method in paths[path]} for method in ("post", "get"))
+        assert set(settings.POST_ROUTES) == posts - {"/predict"}
+        # The page and the document itself are not in the document.
+        assert set(settings.GET_ROUTES) == gets - {"/health"} | {"/docs", "/openapi.json"}
 
     def test_no_token(self, plain):
         """A server without a token switches for nobody, not even for an empty one."""

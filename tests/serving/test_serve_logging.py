@@ -17,14 +17,14 @@ def formatted(**extra) -> dict:
     return json.loads(JsonFormatter().format(record))
 
 
-def log_of(caplog, headers=(), status=200, level=logging.INFO, path="/predict", fails=False):
+def log_of(caplog, headers=(), status=200, level=logging.INFO, path="/predict", fails=None):
     """The records and the reply headers of one request."""
     replies = []
 
     async def app(scope, receive, send):
         scope["state"]["log"]["texts"] = 2
         if fails:
-            raise ConnectionError("gone")
+            raise fails("no answer")
         await send({"type": "http.response.start", "status": status, "headers": []})
 
     async def send(message):
@@ -34,7 +34,7 @@ def log_of(caplog, headers=(), status=200, level=logging.INFO, path="/predict", 
     with caplog.at_level(level, "arxiv_cls.serving.structured_logging"):
         try:
             asyncio.run(RequestLines(app, quiet=frozenset({"/health"}))(scope, None, send))
-        except ConnectionError:
+        except (ConnectionError, RuntimeError):
             assert fails
     return caplog.records, dict(replies[0]["headers"]) if replies else {}
 
@@ -86,5 +86,10 @@ class TestRequestLines:
 
     def test_a_client_that_goes_away(self, caplog):
         """A request without an answer is logged as 499."""
-        records, _ = log_of(caplog, fails=True)
+        records, _ = log_of(caplog, fails=ConnectionError)
         assert records[0].status == 499
+
+    def test_a_failure_of_ours(self, caplog):
+        """An exception is no client that left: 500, though the answer is made further out."""
+        records, _ = log_of(caplog, fails=RuntimeError)
+        assert records[0].status == 500

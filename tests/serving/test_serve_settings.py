@@ -58,6 +58,11 @@ class TestSources:
         vertex = settings("m", AIP_PREDICT_ROUTE="/v1/answer", AIP_HEALTH_ROUTE="/v1/ready")
         assert (vertex.predict_route, vertex.health_route) == ("/v1/answer", "/v1/ready")
 
+    def test_engine_of_a_cascade(self):
+        """Left open without a word, so that the one that it was fitted with is taken; else as named."""
+        assert settings("m", "--cascade", "b").engine is None
+        assert settings("m", "--cascade", "b", "--engine", "onnx").engine == "onnx"
+
     def test_models_directory(self, tmp_path):
         """The directory that holds MODEL, unless one is named; none for a Hub id."""
         (tmp_path / "a").mkdir()
@@ -115,6 +120,18 @@ class TestProblems:
         with pytest.raises(UserError, match="serve:") as caught:
             settings("m", *options)
         assert told in str(caught.value)
+
+    @pytest.mark.parametrize("route", ["/", "/load", "v1/answer", "/{text}", ""])
+    def test_predict_route_with_another_meaning(self, route):
+        """It would be answered in Hugging Face's schema, or switch the model."""
+        with pytest.raises(UserError, match="AIP_PREDICT_ROUTE"):
+            ServingSettings(model="m", predict_route=route)
+
+    @pytest.mark.parametrize("route", ["/", "/health/live", "/info", "/docs"])
+    def test_health_route_with_another_meaning(self, route):
+        """It would say 200 before the model is loaded."""
+        with pytest.raises(UserError, match="AIP_HEALTH_ROUTE"):
+            settings("m", AIP_HEALTH_ROUTE=route)
 
     def test_help_is_light(self, run_python):
         """`arxiv-cls serve --help` names the variables and imports neither numpy nor the web framework."""
