@@ -93,7 +93,8 @@ class SweepStudy:
             on_trial: called after every finished trial.
 
         Raises:
-            UserError: three trials in a row failed, or another process runs this study.
+            UserError: three trials in a row failed, points of a grid failed when it was through, or another
+                process runs this study.
             KeyboardInterrupt: Ctrl-C; the trial under way is trained anew when the study goes on.
         """
         with self._only_runner():
@@ -107,7 +108,8 @@ class SweepStudy:
             with tqdm(
                 total=trials, initial=min(done, trials), unit="trial", desc=self.sweep.path.stem
             ) as bar:
-                while len(self.finished) < trials:
+                # A point of a grid that failed is not asked for again, and nothing takes its place.
+                while len(self.finished) < trials and (self.sweep.method != "grid" or self._waiting()):
                     finished = self._run_trial()
                     failures = 0 if finished else failures + 1
                     if finished is not None:
@@ -119,6 +121,17 @@ class SweepStudy:
                             f"{failures} trials in a row failed; the last one: {self._last_error()}",
                             f"their logs are in {self.folder}",
                         )
+            if len(self.finished) < trials:
+                failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+                done = [trial.params for trial in self.finished]
+                points = {str(trial.params): trial.params for trial in failed if trial.params not in done}
+                raise UserError(
+                    f"{len(points)} of {trials} points of the grid failed: {', '.join(points)}",
+                    f"their logs are in {self.folder}; the same command tries them again",
+                )
+
+    def _waiting(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
 
     def record(self, trial: FrozenTrial) -> dict[str, Any]:
         """The `run.json` of a finished trial."""
@@ -150,6 +163,7 @@ class SweepStudy:
         value = run["metrics"]["validation"][self.sweep.metric]
         if not math.isfinite(value):
             self.study.tell(trial, state=TrialState.FAIL)
+            tqdm.write(f"trial {trial.number} failed: its {self.sweep.metric} is {value}", file=sys.stderr)
             return None
         return self.study.tell(trial, value)
 
@@ -209,8 +223,7 @@ class SweepStudy:
         keys = list(self.sweep.parameters)
         points = list(itertools.product(*(self.sweep.parameters[key].choices for key in keys)))
         tried = [trial.params for trial in self.finished]
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        tried += [trial.system_attrs.get("fixed_params", {}) for trial in waiting]
+        tried += [trial.system_attrs.get("fixed_params", {}) for trial in self._waiting()]
         for point in points:
             values = dict(zip(keys, point, strict=True))
             if values not in tried:

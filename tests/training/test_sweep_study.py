@@ -107,6 +107,19 @@ class TestSearch:
         study.run(50, lambda trial: None)
         assert sorted(costs(study)) == list(points)
 
+    def test_grid_with_a_point_that_fails(self, sweep, tmp_path):
+        """The other points are trained once; the failed one is named, and tried again alone."""
+        parameters = {"model.svm_cost": Parameter((0.1, 0.95, 0.4))}
+        sweep = replace(sweep, method="grid", parameters=parameters)
+        for trials in (3, 4):
+            study = SweepStudy(sweep, tmp_path / "study", "md5")
+            with pytest.raises(
+                UserError, match=r"1 of 3 points of the grid failed: \{'model.svm_cost': 0.95\}"
+            ):
+                study.run(50, lambda trial: None)
+            assert sorted(costs(study)) == [0.1, 0.4]
+            assert len(study.study.trials) == trials
+
 
 class TestRefused:
     """What stops a search, and what it says."""
