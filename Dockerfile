@@ -17,16 +17,18 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
     PATH=/opt/venv/bin:$PATH
 WORKDIR /app
 
-# An environment depends on these small files, so that a change of code does not install anything again.
+# An environment depends on these small files, so that a change of code does not install anything again. The build
+# of the package asks for the other two, whatever they hold: an edit of the README installs nothing either.
 FROM base AS sources
 RUN python -m venv /opt/venv
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt ./
 COPY arxiv_cls/__init__.py arxiv_cls/__init__.py
+RUN touch README.md LICENSE
 
 FROM sources AS environment-gpu
 ARG TARGETPLATFORM
 RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
-    pip install --disable-pip-version-check -c constraints.txt ".[train,trackio]"
+    pip install --disable-pip-version-check -c constraints.txt ".[train,trackio,minilm]"
 
 FROM sources AS environment-cpu
 ARG TARGETPLATFORM
@@ -62,6 +64,10 @@ FROM application AS job
 COPY recipes recipes
 COPY data/sample data/sample
 HEALTHCHECK NONE
+# An image holds no repository: the commit that it was built from stands in the record of each run (make images
+# passes it when the tree is clean), and without one the gate of a release refuses.
+ARG COMMIT=""
+ENV ARXIV_CLS_COMMIT=${COMMIT}
 
 FROM job AS train
 COPY --link --from=environment-gpu /opt/venv /opt/venv

@@ -67,7 +67,7 @@ test-slow: $(READY)  ## Run the long proofs, on real data where it is there [PYT
 coverage: $(READY)  ## Run all tests and report which lines they reach (threshold in pyproject.toml)
 	$(PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered --cov-report=xml $(PYTEST_ARGS)
 
-bench: $(READY)  ## Ours and the stock way side by side, as ratios [BENCH="corpus baseline training"]
+bench: $(READY)  ## Ours and the stock way side by side, as ratios [BENCH="corpus baseline training predict serving"]
 	@$(PYTHON) -m benchmarks $(BENCH)
 
 push-model: $(READY)  ## Release a model to the Hub: gate, one commit, a tag [MODEL= REPO= VERSION= OVERRIDE= CREATE_PR=1]
@@ -100,7 +100,9 @@ load-test: $(READY)  ## Load an endpoint in the mix of its users [HOST=http://..
 	  $(if $(CASCADE),--cascade '$(CASCADE)') $(SERVE_ARGS)",--host \
 	  '$(if $(filter command,$(origin HOST)),$(HOST),http://127.0.0.1:8000)')
 
-BAKE = $(if $(REGISTRY),REGISTRY='$(REGISTRY)') $(if $(VERSION),VERSION='$(VERSION)') docker buildx bake
+# The commit that the images are built from; none while tracked files differ from it.
+COMMIT = $(shell git diff --quiet HEAD 2>/dev/null && git rev-parse HEAD)
+BAKE = COMMIT='$(COMMIT)' $(if $(REGISTRY),REGISTRY='$(REGISTRY)') $(if $(VERSION),VERSION='$(VERSION)') docker buildx bake
 
 images:  ## Build the images for one platform and load them [TARGETS="serve space" PLATFORM=linux/arm64 REGISTRY= VERSION=]
 	$(BAKE) --load $(if $(PLATFORM),--set '*.platform=$(PLATFORM)') $(TARGETS)

@@ -9,6 +9,11 @@ variable "VERSION" {
   default = "dev"
 }
 
+variable "COMMIT" {
+  # What the images are built from, 40 hex digits; empty for a tree that is no commit.
+  default = ""
+}
+
 group "default" {
   targets = ["train", "baseline", "evaluate", "serve", "space"]
 }
@@ -20,9 +25,11 @@ target "image" {
   dockerfile = "Dockerfile"
   target     = item
   tags       = ["${REGISTRY}/${item}:${VERSION}"]
+  args       = { COMMIT = COMMIT }
   labels = {
     "org.opencontainers.image.title"    = "arxiv_cls ${item}"
     "org.opencontainers.image.version"  = VERSION
+    "org.opencontainers.image.revision" = COMMIT
     "org.opencontainers.image.licenses" = "Apache-2.0"
   }
 }

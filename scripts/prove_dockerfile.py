@@ -43,15 +43,15 @@ TINY = ["--data.csv", SAMPLE, "--data.max_samples", "40", "--trainer.num_train_e
 # What each entry point is asked to do. outputs/tiny is what the baseline target leaves; outputs/encoder is a
 # tiny transformer of the tests, exported to ONNX.
 ARGUMENTS = {
-    "train": ["recipes/distilbert.yaml", "--data.csv", SAMPLE],
+    "train": [
+        *("recipes/minilm.yaml", *TINY, "--model.max_length", "32"),
+        *("--trainer.output_dir", "outputs/tuned", "--overwrite"),
+    ],
     "baseline": ["recipes/tfidf_xgboost.yaml", *TINY, "--trainer.output_dir", "outputs/tiny", "--overwrite"],
     "evaluate": ["outputs/tiny"],
     "serve": ["outputs/encoder"],
     "space": ["outputs/encoder"],
 }
-# Kept from the network, the train target cannot have the Hub's weights: it must get as far as to say so, and
-# accelerate turns our status 3 into its own 1.
-EXPECTED_STATUS = {"train": 1}
 SERVERS = ("serve", "space")
 ENCODER = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-transformer"
 # Who only serves does not install what only trains.
@@ -85,12 +85,13 @@ class Proof:
         instructions = lineage(self.stages, stage)
         copy_files(instructions, app)
         for name, rest in instructions:
-            if name == "RUN" and "pip install" in rest:
+            if name == "RUN" and "-m venv" not in rest:
                 command = re.sub(r"^(--mount=\S+\s+)+", "", rest)
                 # The index of CPU builds is a matter of size, not of what is installed.
                 command = re.sub(r"--extra-index-url \S+ ", "", command)
                 variables = environment_variables(instructions, app, venv, offline(self.wheels))
-                subprocess.run(["sh", "-c", f"{command} --quiet"], cwd=app, env=variables, check=True)
+                variables["PIP_QUIET"] = "1"
+                subprocess.run(["sh", "-c", command], cwd=app, env=variables, check=True)
         return venv
 
     def run(self, target: str) -> bool:
@@ -109,10 +110,9 @@ class Proof:
             export_encoder(outputs / "encoder")
             good = serves(target, command, last(instructions, "HEALTHCHECK"), app, variables)
             return good and is_lean(target, venv)
-        expected = EXPECTED_STATUS.get(target, 0)
         status = subprocess.run(found(command, variables), cwd=app, env=variables, check=False).returncode
-        print(f"{target}: exit status {status}, expected {expected}", flush=True)
-        return status == expected
+        print(f"{target}: exit status {status}", flush=True)
+        return status == 0
 
 
 def found(command: list[str], variables: dict[str, str]) -> list[str]:
