@@ -23,6 +23,7 @@ from arxiv_cls.models.temperature import fold_temperature
 from arxiv_cls.recipe import load_recipe, recorded
 from arxiv_cls.recipe_transformer import TransformerRecipe
 from arxiv_cls.recipe_values import portable_path
+from arxiv_cls.release.git_state import git_state
 from arxiv_cls.release.run_record import build_run_record, data_record
 from arxiv_cls.scoring.plots import plot_training_curve
 from arxiv_cls.training import fine_tuning
@@ -105,6 +106,7 @@ def fine_tune(
     threads: int, *, evaluate: bool,
 ) -> None:  # fmt: skip
     """Trains, calibrates, saves, evaluates, and puts the finished directory in its place."""
+    git = git_state()
     args = recipe.trainer
     precision = fine_tuning.apply_to_machine(args, run.folder)
     tokenizer = load_tokenizer(pretrained, recipe.model.max_length)
@@ -146,7 +148,7 @@ def fine_tune(
     weights_sha256 = fine_tuning.save_model(trainer, run.staging, recipe_as_run)
     plot_training_curve(trainer.state.log_history, run.staging / "training_curve.png")
     record = build_run_record(
-        kind="transformer", recipe=Path(recipe.name).name, data=data, seed=args.seed,
+        kind="transformer", recipe=Path(recipe.name).name, data=data, git=git, seed=args.seed,
         device=fine_tuning.device_record(args, precision, threads), started=started,
         duration_seconds=seconds, papers_per_second=training["papers_seen"] / seconds,
         peak_memory_bytes=memory, calibration=calibration, weights_sha256=weights_sha256,

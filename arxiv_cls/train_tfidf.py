@@ -24,6 +24,7 @@ from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import run_main
 from arxiv_cls.recipe import load_recipe, recorded, resolved
 from arxiv_cls.recipe_tfidf import TfidfRecipe
+from arxiv_cls.release.git_state import git_state
 from arxiv_cls.release.run_record import build_run_record, data_record
 from arxiv_cls.scoring.evaluation import file_sha256
 from arxiv_cls.scoring.metrics import compute_metrics
@@ -81,6 +82,7 @@ def fit_and_evaluate(
     recipe: TfidfRecipe, run: RunFolder, corpus: Corpus, options: dict, threads: int, *, evaluate: bool
 ) -> None:
     """Fits, calibrates, saves, evaluates, and puts the finished directory in its place."""
+    git = git_state()
     data = data_record(corpus, options)
     config = {"recipe": recorded(recipe), "data": data}
     trackers = Trackers(recipe.trainer.trackers, recipe.name, run.folder, config)
@@ -119,7 +121,7 @@ def fit_and_evaluate(
     plot_training_curve([*history, last | scores], run.staging / "training_curve.png")
     cpu = torch.device("cpu")
     record = build_run_record(
-        kind="tfidf", recipe=recipe.name, data=data, seed=recipe.trainer.seed,
+        kind="tfidf", recipe=recipe.name, data=data, git=git, seed=recipe.trainer.seed,
         device={"type": "cpu", "name": device_name(cpu), "processes": 1, "threads": threads,
                 "precision": "fp32", "peak_memory_of": "process"},
         started=started, duration_seconds=seconds, papers_per_second=len(train.texts) / seconds,

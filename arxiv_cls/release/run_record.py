@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
+
+from arxiv_cls.release.git_state import git_state, state_of_run
 
 SCHEMA_VERSION = 1
 RECORDED_LIBRARIES = (
@@ -21,33 +22,6 @@ RECORDED_LIBRARIES = (
     "xgboost",
     "xgboost-cpu",
 )
-
-
-def git_state(directory: Path) -> dict[str, Any]:
-    """The commit of the code and whether tracked files differ from it.
-
-    `dvc.lock` does not count: the pipeline notes there what its stages made, while it runs.
-
-    Returns:
-        `{"commit": 40 hex digits or None, "dirty": bool or None}`; None where there is no repository.
-    """
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(directory), *arguments],
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=True,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    commit = git("rev-parse", "HEAD")
-    status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)dvc.lock")
-    return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 
 def library_versions() -> dict[str, str]:
@@ -79,6 +53,7 @@ def data_record(corpus: Any, options: dict[str, Any]) -> dict[str, Any]:
         "time_boundaries": options.get("time_boundaries"),
         "seed": options.get("seed", 42),
         "max_samples": options.get("max_samples"),
+        "report": corpus.report.counts(),
         "splits": {name: len(papers) for name, papers in corpus.splits.items()},
         "labels": list(corpus.labels),
     }
@@ -89,6 +64,7 @@ def build_run_record(
     kind: str,
     recipe: str,
     data: dict[str, Any],
+    git: dict[str, Any],
     seed: int,
     device: dict[str, Any],
     started: str,
@@ -106,6 +82,7 @@ def build_run_record(
         kind: transformer or tfidf.
         recipe: the recipe's file name without its folder.
         data: from `data_record`.
+        git: `git_state` as it was before the training; it is held against the state now.
         seed: of the training.
         device: type, name, threads, precision and number of processes.
         started: ISO time, UTC.
@@ -122,7 +99,7 @@ def build_run_record(
         "kind": kind,
         "recipe": recipe,
         "data": data,
-        "git": git_state(Path(__file__).resolve().parent),
+        "git": state_of_run(git, git_state()),
         "versions": library_versions(),
         "seed": seed,
         "device": device,

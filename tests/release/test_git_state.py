@@ -1,0 +1,125 @@
+"""The commit on record is the one that trained: taken before, held against the end, of this package only."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arxiv_cls.release import run_record
+from arxiv_cls.release.git_state import git_state, state_of_run
+from arxiv_cls.release.run_record import build_run_record
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Runs git with a name for the commits."""
+    who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    done = subprocess.run(
+        ["git", "-C", str(folder), *who, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A committed package in a repository of its own."""
+    monkeypatch.delenv("ARXIV_CLS_COMMIT", raising=False)
+    folder = tmp_path / "repository" / "arxiv_cls"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    git(folder.parent, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "first")
+    return folder
+
+
+class TestGitState:
+    """Git where it tracks the package."""
+
+    def test_commit_and_changes(self, package: Path) -> None:
+        """The head, clean; dirty with an edit, and not with a new file or another `dvc.lock`."""
+        head = git(package, "rev-parse", "HEAD")
+        (package / "new.py").write_text("")
+        (package.parent / "dvc.lock").write_text("")
+        git(package, "add", "../dvc.lock")
+        assert git_state(package) == {"commit": head, "dirty": False}
+        (package / "__init__.py").write_text("edited")
+        assert git_state(package) == {"commit": head, "dirty": True}
+
+    def test_installed_into_the_repository_of_somebody_else(self, package: Path) -> None:
+        """`site-packages` below a repository that ignores or does not know it: that commit is not ours."""
+        installed = package.parent / ".venv/lib/site-packages/arxiv_cls"
+        installed.mkdir(parents=True)
+        (installed / "__init__.py").write_text("")
+        assert git_state(installed) == {"commit": None, "dirty": None}
+
+    def test_image_without_git(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The variable says the commit."""
+        monkeypatch.setenv("ARXIV_CLS_COMMIT", COMMIT)
+        assert git_state(tmp_path) == {"commit": COMMIT, "dirty": False}
+        monkeypatch.setenv("PATH", "")
+        assert git_state(tmp_path) == {"commit": COMMIT, "dirty": False}
+
+    @pytest.mark.parametrize("value", ["", "main", COMMIT[:12], COMMIT + "0", "G" * 40])
+    def test_variable_that_is_no_commit(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+    ) -> None:
+        """It is ignored."""
+        monkeypatch.setenv("ARXIV_CLS_COMMIT", value)
+        assert git_state(tmp_path) == {"commit": None, "dirty": None}
+
+    def test_git_comes_before_the_variable(self, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A variable left over from elsewhere does not hide the repository."""
+        monkeypatch.setenv("ARXIV_CLS_COMMIT", COMMIT)
+        assert git_state(package)["commit"] == git(package, "rev-parse", "HEAD")
+
+
+class TestRun:
+    """Before the training, and at its end."""
+
+    @pytest.mark.parametrize(
+        ("after", "dirty"),
+        [
+            ({"commit": "a" * 40, "dirty": False}, False),
+            ({"commit": "a" * 40, "dirty": True}, True),
+            ({"commit": "b" * 40, "dirty": False}, True),
+            ({"commit": None, "dirty": None}, True),
+        ],
+        ids=["unchanged", "edited", "committed", "gone"],
+    )
+    def test_what_changed_meanwhile(
+        self, monkeypatch: pytest.MonkeyPatch, after: dict[str, Any], dirty: bool
+    ) -> None:
+        """`run.json` keeps the commit it started from, and is dirty when anything changed."""
+        monkeypatch.setattr(run_record, "git_state", lambda: after)
+        record = build_run_record(
+            kind="tfidf", recipe="tiny", data={}, git={"commit": "a" * 40, "dirty": False}, seed=1, device={},
+            started="", duration_seconds=1.0, papers_per_second=1.0, peak_memory_bytes=1, calibration={},
+            weights_sha256="", metrics={},
+        )  # fmt: skip
+        assert record["git"] == {"commit": "a" * 40, "dirty": dirty}
+
+    def test_dirty_before_and_committed_meanwhile(self) -> None:
+        """The commit that came later is not the one that trained."""
+        before = {"commit": "a" * 40, "dirty": True}
+        assert state_of_run(before, {"commit": "b" * 40, "dirty": False}) == before
+
+    def test_no_repository(self) -> None:
+        """Unknown stays unknown."""
+        nothing = {"commit": None, "dirty": None}
+        assert state_of_run(nothing, nothing) == nothing
+
+    @pytest.mark.parametrize(
+        ("script", "training"), [("train", "PaperTrainer("), ("train_tfidf", "fit_tfidf(")]
+    )
+    def test_taken_before_the_training(self, script: str, training: str) -> None:
+        """In both scripts."""
+        source = (Path(run_record.__file__).parents[1] / f"{script}.py").read_text()
+        assert source.index("git = git_state()") < source.rindex(training)
