@@ -146,8 +146,18 @@ class TestImages:
     def test_one_platform_is_loaded(self, bare):
         """What is built for this machine lands in its docker, under the name that was given."""
         run = make("-n", "images", "TARGETS=serve space", "PLATFORM=linux/arm64", "VERSION=1.2.0", cwd=bare)
-        assert run.stdout.split("docker ", 1)[0].strip() == "VERSION='1.2.0'"
+        assert run.stdout.split("docker ", 1)[0].strip() == "COMMIT='' VERSION='1.2.0'"
         assert "buildx bake --load --set '*.platform=linux/arm64' serve space" in run.stdout
+
+    def test_the_commit_of_a_clean_tree_is_passed(self, bare):
+        """What runs in an image can name its commit; a tree with changes has none to name."""
+        git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
+        for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+            subprocess.run([*git, *words], cwd=bare, check=True)
+        commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=bare, text=True).strip()
+        assert f"COMMIT='{commit}' docker buildx bake" in make("-n", "images", cwd=bare).stdout
+        (bare / "constraints.txt").write_text("changed")
+        assert "COMMIT='' docker buildx bake" in make("-n", "images", cwd=bare).stdout
 
     def test_both_platforms_are_pushed(self, bare):
         """A pushed image is one for amd64 and arm64."""
