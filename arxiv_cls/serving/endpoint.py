@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -209,7 +210,8 @@ class Endpoint:
                         waited_milliseconds=answer.waited * 1000,
                         texts=len(answer.predictions),
                         with_text=self.settings.request_log_texts,
-                    )
+                    ),
+                    size=sys.getsizeof(encoded.text),
                 )
 
 

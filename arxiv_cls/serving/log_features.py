@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 _WORD = re.compile(r"\w+")
@@ -20,15 +22,21 @@ def text_features(text: str, tokens: int) -> dict[str, Any]:
         characters, 0 to 1), upper_case_share (of the letters), line_breaks.
     """
     words = _WORD.findall(text)
-    letters = sum(character.isalpha() for character in text)
-    upper = sum(character.isupper() for character in text)
+    # One pass in C, then a look at each of the few characters that occur: this thread shares the interpreter
+    # with those that answer.
+    counts = Counter(text)
+    letters = _sum_of(counts, str.isalpha)
     return {
         "characters": len(text),
         "words": len(words),
         "tokens": tokens,
         "mean_word_length": round(sum(map(len, words)) / max(1, len(words)), 3),
-        "non_ascii_share": round(sum(character > "\x7f" for character in text) / len(text), 5),
-        "digit_share": round(sum(character.isdigit() for character in text) / len(text), 5),
-        "upper_case_share": round(upper / max(1, letters), 5),
+        "non_ascii_share": round((len(text) - _sum_of(counts, str.isascii)) / len(text), 5),
+        "digit_share": round(_sum_of(counts, str.isdigit) / len(text), 5),
+        "upper_case_share": round(_sum_of(counts, str.isupper) / max(1, letters), 5),
         "line_breaks": text.count("\n"),
     }
+
+
+def _sum_of(counts: Counter[str], belongs: Callable[[str], bool]) -> int:
+    return sum(count for character, count in counts.items() if belongs(character))

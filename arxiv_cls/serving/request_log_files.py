@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -18,7 +19,16 @@ SECONDS_BETWEEN_TRIES = 10.0
 
 
 class LogFiles(Protocol):
-    """Takes lines; every method may raise what its storage raises."""
+    """Takes lines; every method may raise what its storage raises.
+
+    Attributes:
+        unsafe: lines that were taken and are in memory only.
+    """
+
+    unsafe: int
+
+    def probe(self) -> None:
+        """Raises when lines could not be kept; costs a call to the storage where that is elsewhere."""
 
     def write(self, lines: bytes) -> None:
         """Appends whole lines."""
@@ -57,6 +67,8 @@ def _new_name() -> str:
 class DirectoryFiles:
     """Lines in files of a local directory, flushed with each write."""
 
+    unsafe = 0
+
     def __init__(self, directory: Path, rotate_bytes: int, rotate_seconds: float, keep: int) -> None:
         self.directory, self.keep = directory, keep
         self.rotate_bytes, self.rotate_seconds = rotate_bytes, rotate_seconds
@@ -69,17 +81,27 @@ class DirectoryFiles:
         if not os.access(directory, os.W_OK):
             raise UserError(f"serve: --request-log {directory}: no permission to write there")
 
+    def probe(self) -> None:
+        """The directory was looked at when it was opened."""
+
     def write(self, lines: bytes) -> None:
-        """Appends whole lines."""
+        """Appends whole lines, or none of them."""
         if self._file is None:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: a line is in the file or was refused, never half of it later.
+            # Unbuffered: a line is in the file or was refused, it does not come later.
             self._file = (self.directory / _new_name()).open("ab", buffering=0)
             self._opened = time.monotonic()
             self._prune()
+        start = self._file.seek(0, os.SEEK_END)
+        left = memoryview(lines)
         try:
-            self._file.write(lines)
+            while left:
+                # A disk that is nearly full takes a part, and refuses the rest only when it is asked again.
+                left = left[self._file.write(left) :]
         except OSError:
+            with contextlib.suppress(OSError):
+                # Half a line would spoil the file for whoever reads it.
+                self._file.truncate(start)
             self.close()
             raise
 
@@ -114,6 +136,7 @@ class BucketFiles:
         self._bucket_name = bucket
         self._bucket: Any = None
         self._unsent = bytearray()
+        self.unsafe = 0
         self._since = time.monotonic()
         self._next_try = 0.0
         try:
@@ -124,6 +147,17 @@ class BucketFiles:
                 hint='install the extra `gcs`: pip install "arxiv_cls[serve,gcs]"',
             ) from None
         self._storage = storage
+
+    def probe(self) -> None:
+        """Asks whether this program may create objects.
+
+        Raises:
+            PermissionError: it may not. The client raises its own for a bucket that is not there, for missing
+                credentials and for a network that is down.
+        """
+        create = "storage.objects.create"
+        if create not in self._open().test_iam_permissions([create], timeout=30):
+            raise PermissionError(f"no permission {create} on gs://{self._bucket_name}")
 
     def write(self, lines: bytes) -> None:
         """Keeps whole lines for the next object.
@@ -136,6 +170,7 @@ class BucketFiles:
         if not self._unsent:
             self._since = time.monotonic()
         self._unsent += lines
+        self.unsafe += lines.count(b"\n")
 
     def rotate_if_due(self) -> None:
         """Sends what was written when it is large or old enough."""
@@ -152,11 +187,15 @@ class BucketFiles:
             self._send()
 
     def _send(self) -> None:
-        if self._bucket is None:
-            self._bucket = self._storage.Client().bucket(self._bucket_name)
         name = "/".join(part for part in (self.folder, _new_name()) if part)
         # No retries of the client's own: the lines stay here until the next turn.
-        self._bucket.blob(name).upload_from_string(
+        self._open().blob(name).upload_from_string(
             bytes(self._unsent), content_type="application/x-ndjson", timeout=30, retry=None
         )
         self._unsent.clear()
+        self.unsafe = 0
+
+    def _open(self) -> Any:
+        if self._bucket is None:
+            self._bucket = self._storage.Client().bucket(self._bucket_name)
+        return self._bucket

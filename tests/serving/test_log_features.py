@@ -25,3 +25,10 @@ class TestTextFeatures:
         """Nothing divides by zero."""
         features = text_features("!?", tokens=2)
         assert (features["words"], features["mean_word_length"], features["upper_case_share"]) == (0, 0, 0)
+
+    def test_characters_of_other_scripts(self):
+        """`²` is a digit, `Ж` a capital, `中` a letter without case: as Python's own strings have it."""
+        features = text_features("Ж中²a", tokens=1)
+        assert features["digit_share"] == 0.25
+        assert features["upper_case_share"] == round(1 / 3, 5)
+        assert features["non_ascii_share"] == 0.75

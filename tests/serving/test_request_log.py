@@ -9,13 +9,12 @@ import threading
 import time
 from collections import Counter
 
-import pytest
+from log_lines import lines_in
 
-from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import Prediction
 from arxiv_cls.serving import request_log
 from arxiv_cls.serving.request_log import RequestLog, log_record
-from arxiv_cls.serving.request_log_files import BucketFiles, DirectoryFiles, open_log_files
+from arxiv_cls.serving.request_log_files import DirectoryFiles
 
 SAID = Prediction(
     label="cs.CV",
@@ -47,14 +46,10 @@ def record(text: str = "vision", with_text: bool = False) -> dict:
     )
 
 
-def lines_in(directory) -> list[dict]:
-    """The lines of all files, oldest file first."""
-    files = sorted(directory.glob("requests-*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
-
-
 class FailingFiles:
     """Files on a disk that is full until it is not; each write can be held up."""
+
+    unsafe = 0
 
     def __init__(self) -> None:
         self.full = True
@@ -62,6 +57,9 @@ class FailingFiles:
         self.go_on = threading.Event()
         self.go_on.set()
         self.writing = threading.Event()
+
+    def probe(self) -> None:
+        """Nothing to ask."""
 
     def write(self, lines: bytes) -> None:
         """Fails as a full disk does."""
@@ -76,6 +74,26 @@ class FailingFiles:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+class HeldFiles(FailingFiles):
+    """Lines that are held in memory until they are due, and cannot be sent at the end."""
+
+    due = False
+
+    def write(self, lines: bytes) -> None:
+        """Keeps them."""
+        self.unsafe += lines.count(b"\n")
+
+    def rotate_if_due(self) -> None:
+        """Sends them."""
+        if self.due:
+            self.unsafe = 0
+
+    def close(self) -> None:
+        """Fails as a network does."""
+        if self.unsafe:
+            raise OSError("no network")
 
 
 class TestRecord:
@@ -168,89 +186,75 @@ class TestWriting:
         log.close(30)
         assert len(files.lines) == 6
 
-
-class TestDirectory:
-    """Rotated files of a local directory."""
-
-    def test_rotation_by_size_and_age(self, tmp_path):
-        """A file that is large enough or old enough is followed by another one."""
-        files = DirectoryFiles(tmp_path, rotate_bytes=10, rotate_seconds=3600, keep=0)
+    def test_long_texts_do_not_fill_the_memory(self):
+        """Records that hold more bytes than may wait are dropped, and fit again when others are written."""
+        dropped = Counter()
+        files = FailingFiles()
+        files.full = False
+        files.go_on.clear()
+        log = RequestLog(
+            files, on_dropped=lambda reason, records: dropped.update({reason: records}), queue_bytes=100
+        )
+        log.start()
         for _ in range(3):
-            files.write(b'{"a": "long enough"}\n')
-            files.rotate_if_due()
-        assert len(list(tmp_path.iterdir())) == 3
-        files = DirectoryFiles(tmp_path, rotate_bytes=10**6, rotate_seconds=0, keep=0)
-        files.write(b"{}\n")
-        files.rotate_if_due()
-        files.write(b"{}\n")
-        files.close()
-        assert len(list(tmp_path.iterdir())) == 5
+            log.add(record, size=40)
+        assert dropped == {"queue_full": 1}
+        assert files.writing.wait(30)
+        files.go_on.set()
+        while log._queued_bytes:
+            assert log._thread.is_alive()
+            time.sleep(0.01)
+        log.add(record, size=100)
+        log.close(30)
+        assert len(files.lines) == 3
+        assert dropped == {"queue_full": 1}
 
-    def test_keep(self, tmp_path):
-        """Only the newest files stay; files of others are left alone."""
-        (tmp_path / "notes.txt").write_text("mine")
-        files = DirectoryFiles(tmp_path, rotate_bytes=1, rotate_seconds=3600, keep=2)
-        for number in range(5):
-            files.write(f'{{"n": {number}}}\n'.encode())
-            files.rotate_if_due()
-        assert [line["n"] for line in lines_in(tmp_path)] == [3, 4]
-        assert (tmp_path / "notes.txt").exists()
+    def test_lines_in_memory_are_not_written_yet(self, caplog):
+        """They count when they are sent; a last sending that fails loses them, and says so."""
+        counts = Counter()
+        files = HeldFiles()
+        log = RequestLog(
+            files,
+            on_written=lambda records: counts.update(written=records),
+            on_dropped=lambda reason, records: counts.update({reason: records}),
+        )
+        log.start()
+        log.add(record)
+        while not files.unsafe:
+            time.sleep(0.01)
+        assert counts == {}
+        files.due = True
+        while files.unsafe:
+            time.sleep(0.01)
+        while not counts:
+            time.sleep(0.01)
+        assert counts == {"written": 1}
+        files.due = False
+        for _ in range(3):
+            log.add(record)
+        with caplog.at_level(logging.WARNING, "arxiv_cls.serving.request_log"):
+            log.close(30)
+        assert counts == {"written": 1, "write_failed": 3}
+        assert "no network" in caplog.text
 
-    def test_a_directory_that_vanishes_comes_back(self, tmp_path):
-        """Someone who clears the log while the server runs loses no later line."""
-        files = DirectoryFiles(tmp_path / "log", 10**6, 0, keep=0)
-        files.write(b"{}\n")
-        files.rotate_if_due()
-        for path in (tmp_path / "log").iterdir():
-            path.unlink()
-        (tmp_path / "log").rmdir()
-        files.write(b'{"n": 1}\n')
-        assert lines_in(tmp_path / "log") == [{"n": 1}]
+    def test_a_target_that_does_not_answer_is_told_at_the_start(self, caplog):
+        """One warning before the first line, and lines are taken all the same."""
+        files = FailingFiles()
+        files.full = False
 
-    def test_a_target_that_cannot_be(self, tmp_path):
-        """A file in the way, or an address of another kind, is refused at the start."""
-        (tmp_path / "file").write_text("")
-        with pytest.raises(UserError, match="--request-log"):
-            open_log_files(str(tmp_path / "file"), rotate_bytes=1, rotate_seconds=1, keep=0)
-        with pytest.raises(UserError, match="a directory or gs://"):
-            open_log_files("s3://bucket", rotate_bytes=1, rotate_seconds=1, keep=0)
-        with pytest.raises(UserError, match="name of a bucket"):
-            open_log_files("gs:///folder", rotate_bytes=1, rotate_seconds=1, keep=0)
+        def probe():
+            raise PermissionError("no permission")
 
-
-@pytest.mark.slow
-class TestBucket:
-    """gs://, proven on an emulator of Google's storage on loopback."""
-
-    def test_objects(self, monkeypatch):
-        """Lines are sent when they are due and at the end; a bucket that is away loses nothing but time."""
-        from gcp_storage_emulator.server import create_server
-        from google.cloud import storage
-        from server_process import free_port
-
-        port = free_port()
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-        files = open_log_files("gs://logs/papers/", rotate_bytes=20, rotate_seconds=3600, keep=0)
-        assert isinstance(files, BucketFiles)
-        files.write(b'{"n": 1}\n')
-        files.rotate_if_due()
-        files.write(b'{"n": 2, "long": 1}\n')
-        with pytest.raises(OSError, match="refused"):
-            files.rotate_if_due()
-        emulator = create_server("127.0.0.1", port, in_memory=True, default_bucket="logs")
-        emulator.start()
-        try:
-            # Right after a failure the bucket is left alone for a while.
-            files.rotate_if_due()
-            blobs = list(storage.Client().list_blobs("logs"))
-            assert blobs == []
-            files._next_try = 0.0
-            files.rotate_if_due()
-            files.write(b'{"n": 3}\n')
-            files.close()
-            blobs = sorted(storage.Client().list_blobs("logs"), key=lambda blob: blob.name)
-            lines = [json.loads(line) for blob in blobs for line in blob.download_as_text().splitlines()]
-        finally:
-            emulator.stop()
-        assert [blob.name[:16] for blob in blobs] == ["papers/requests-"] * 2
-        assert [line["n"] for line in lines] == [1, 2, 3]
+        files.probe = probe
+        log = RequestLog(files)
+        with caplog.at_level(logging.WARNING, "arxiv_cls.serving.request_log"):
+            log.start()
+            while not caplog.records:
+                assert log._thread.is_alive()
+                time.sleep(0.01)
+        log.add(record)
+        log.close(30)
+        assert len(files.lines) == 1
+        assert [entry.message for entry in caplog.records] == [
+            "the request log cannot be written: PermissionError: no permission"
+        ]
