@@ -102,7 +102,7 @@ load-test: $(READY)  ## Load an endpoint in the mix of its users [HOST=http://..
 
 # The commit that the images are built from; none while tracked files differ from it.
 COMMIT = $(shell git diff --quiet HEAD 2>/dev/null && git rev-parse HEAD)
-BAKE = COMMIT='$(COMMIT)' $(if $(REGISTRY),REGISTRY='$(REGISTRY)') $(if $(VERSION),VERSION='$(VERSION)') docker buildx bake
+BAKE = $(strip COMMIT='$(COMMIT)' $(if $(REGISTRY),REGISTRY='$(REGISTRY)') $(if $(VERSION),VERSION='$(VERSION)') docker buildx bake)
 
 images:  ## Build the images for one platform and load them [TARGETS="serve space" PLATFORM=linux/arm64 REGISTRY= VERSION=]
 	$(BAKE) --load $(if $(PLATFORM),--set '*.platform=$(PLATFORM)') $(TARGETS)
