@@ -38,10 +38,13 @@ def library_versions() -> dict[str, str]:
 def data_record(corpus: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The data version, the label set and the split, as they go on record.
 
+    The day of the newest training paper tells later which papers of another file cannot have been seen.
+
     Args:
         corpus: a `Corpus`.
         options: the keywords of `build_corpus` that made it.
     """
+    days = [day for day in corpus.splits["train"]["published"][:] if day is not None]
     return {
         "csv": Path(corpus.data.csv).name,
         "md5": corpus.data.md5,
@@ -55,6 +58,7 @@ def data_record(corpus: Any, options: dict[str, Any]) -> dict[str, Any]:
         "max_samples": options.get("max_samples"),
         "report": corpus.report.counts(),
         "splits": {name: len(papers) for name, papers in corpus.splits.items()},
+        "newest_training_paper": max(days).isoformat() if days else None,
         "labels": list(corpus.labels),
     }
 

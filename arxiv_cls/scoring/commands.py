@@ -13,8 +13,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--split",
         choices=("train", "validation", "test"),
-        default="test",
-        help="split of the model's own data (default: %(default)s)",
+        help="split of the model's own data (default: test)",
     )
     evaluate.add_argument("--csv", metavar="FILE", help="score the papers of this file instead")
     _add_data(evaluate)
@@ -110,13 +109,45 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _refuse_contradictions(arguments: argparse.Namespace) -> None:
+    """Options of which one would be ignored without a word.
+
+    Raises:
+        UserError: naming both.
+    """
+    from arxiv_cls.errors import UserError
+
+    given = {
+        "--split": arguments.split is not None,
+        "--data": arguments.data is not None,
+        "--dvc": arguments.dvc is not None,
+    }
+    if arguments.csv and (beside := [name for name, is_given in given.items() if is_given]):
+        raise UserError(
+            f"--csv scores a file, no split of the model's own data: {', '.join(beside)} cannot apply",
+            hint=f"leave out --csv, or {' and '.join(beside)}",
+        )
+    elsewhere = {
+        f"--split {arguments.split}": arguments.split not in (None, "test"),
+        "--out": arguments.out is not None,
+        f"--engine {arguments.engine}": arguments.engine in ("onnx", "int8"),
+    }
+    if arguments.dvc and (beside := [name for name, is_given in elsewhere.items() if is_given]):
+        raise UserError(
+            f"--dvc writes what MODEL/eval holds, the test split by the weights: {', '.join(beside)} "
+            "is something else",
+            hint=f"leave out --dvc, or {' and '.join(beside)}",
+        )
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
+    _refuse_contradictions(arguments)
     from arxiv_cls.scoring.evaluation import evaluate_model
     from arxiv_cls.scoring.report import evaluation_table
 
     evaluation = evaluate_model(
         arguments.model,
-        split=arguments.split,
+        split=arguments.split or "test",
         csv=arguments.csv,
         data=arguments.data,
         out=arguments.out,
@@ -131,7 +162,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         write_dvc_files(evaluation, arguments.model, arguments.dvc)
     own = (
         arguments.csv is None
-        and arguments.split == "test"
+        and arguments.split in (None, "test")
         and Path(arguments.model).is_dir()
         and evaluation["engine"] in ("torch", "tfidf")
     )

@@ -55,12 +55,16 @@ def predictions_of(
 def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dict[str, int]]:
     """The papers that both scored, in A's order and with A's order of labels.
 
+    Rows with the same ids in the same order are paired as they stand: a file of `evaluate --csv` may hold a
+    paper twice, or papers without an id. Otherwise the ids pair them, and have to tell the papers apart.
+
     Returns:
         A's part, B's part, and counts: `papers`, `only_in_a`, `only_in_b`, `relabelled` (left out, because
         the two data versions give them different categories).
 
     Raises:
-        UserError: when the labels differ or no paper is in both.
+        UserError: when the labels differ, no paper is in both, or the ids do not tell which rows belong
+            together.
     """
     if set(a.label_names) != set(b.label_names):
         in_one = sorted(set(a.label_names) ^ set(b.label_names))
@@ -71,12 +75,7 @@ def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dic
     columns = [b.label_names.index(name) for name in a.label_names]
     number_in_a = np.empty(len(columns), dtype=np.int64)
     number_in_a[columns] = np.arange(len(columns))
-    place_in_b = {name: place for place, name in enumerate(b.arxiv_ids)}
-    in_both = [place for place, name in enumerate(a.arxiv_ids) if name in place_in_b]
-    if not in_both:
-        raise UserError("no paper was scored by both", hint="compare models of the same data and split")
-    rows_a = np.asarray(in_both)
-    rows_b = np.asarray([place_in_b[name] for name in a.arxiv_ids[rows_a]])
+    rows_a, rows_b = _paired_rows(a.arxiv_ids, b.arxiv_ids)
     same = a.labels[rows_a] == number_in_a[b.labels[rows_b]]
     counts = {
         "papers": int(same.sum()),
@@ -90,6 +89,26 @@ def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dic
         a.label_names, a.arxiv_ids[rows_a], a.labels[rows_a], b.probabilities[rows_b][:, columns]
     )
     return part_a, part_b, counts
+
+
+def _paired_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(m,) rows of A and (m,) rows of B with the same papers; see `align`."""
+    if len(a) == len(b) and (a == b).all():
+        return np.arange(len(a)), np.arange(len(b))
+    for name, ids in (("A", a), ("B", b)):
+        found, times = np.unique(ids.astype(str), return_counts=True)
+        ambiguous = [str(one) or "an empty id" for one in found[(times > 1) | (found == "")]]
+        if ambiguous:
+            raise UserError(
+                f"the ids of {name} do not tell its papers apart: {len(ambiguous):,} of them are empty or "
+                f"stand for several rows, {ambiguous[0]} among them",
+                hint="compare models on the same file, row by row, or on a file with one row a paper",
+            )
+    place_in_b = {name: place for place, name in enumerate(b)}
+    in_both = [place for place, name in enumerate(a) if name in place_in_b]
+    if not in_both:
+        raise UserError("no paper was scored by both", hint="compare models of the same data and split")
+    return np.asarray(in_both), np.asarray([place_in_b[name] for name in a[in_both]])
 
 
 def compare_predictions(

@@ -13,18 +13,20 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.scoring.evaluation import (
     SCHEMA_VERSION,
     evaluation_of,
+    hand_over,
     library_versions,
     refuse_own_folder,
-    write_evaluation,
 )
-from arxiv_cls.scoring.model_data import data_options, data_record, file_sha256
+from arxiv_cls.scoring.model_data import data_record, file_sha256
 from arxiv_cls.scoring.scored_papers import ScoredPapers, word_counts
+from arxiv_cls.scoring.seen_papers import SeenPapers, seen_papers
 
 logger = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME = 4096
 # A row needs a text to be scored and a category to be right or wrong; id and date are used where given.
 REQUIRED = ("title", "abstract", "category")
+NAMED_AT_MOST = 5
 
 
 @dataclass(frozen=True)
@@ -120,31 +122,6 @@ def score_csv(
     return scored, found, version
 
 
-def trained_on(arxiv_ids: np.ndarray, published: np.ndarray, options: dict[str, Any]) -> np.ndarray:
-    """Which papers belong to the training split that a recipe's data group describes.
-
-    Recomputed from the rule, without the training file: by the hash of the id, or by the date for
-    `split: time`. With `max_samples` only the first papers in hash order were used, so it is an upper bound.
-
-    Args:
-        arxiv_ids: (n,) base ids, "" where unknown (counted as not trained on).
-        published: (n,) datetime64[D], NaT where unknown (counted as not trained on in a split by time).
-        options: as `data_options` returns them.
-    """
-    from arxiv_cls.corpus.splits import (
-        parse_time_boundaries,
-        split_by_paper,
-        split_by_time,
-        split_positions,
-    )
-
-    given = arxiv_ids != ""
-    if options.get("split", "paper") == "time":
-        numbers = split_by_time(published, parse_time_boundaries(options.get("time_boundaries")))
-        return given & ~np.isnat(published) & (numbers == 0)
-    return given & (split_by_paper(split_positions(arxiv_ids, options.get("seed", 42))) == 0)
-
-
 def evaluate_csv(
     model: str | Path,
     csv: str | Path,
@@ -164,7 +141,8 @@ def evaluate_csv(
 
     Returns:
         What `evaluate_model` returns, with `split` null and `csv`: {rows_read, rows_scored, rejected,
-        other_labels, in_training_split}; the last is null when the model has no recipe.
+        other_labels, in_training_split, in_training_split_exact}; the last two are null when the model has
+        no recipe, and the number is an upper bound unless the last is true.
 
     Raises:
         UserError: when model or file cannot be used, or `out` is the model's own `eval/`.
@@ -175,7 +153,7 @@ def evaluate_csv(
     predictor = load_predictor(model, engine=engine)
     model_dir = Path(predictor.directory)
     scored, counts, version = score_csv(predictor, csv, progress=progress)
-    seen = _count_of_trained_on(model_dir, scored)
+    seen = seen_papers(model_dir, scored.arxiv_ids, scored.published, csv)
     evaluation = {
         "schema_version": SCHEMA_VERSION,
         "kind": predictor.kind,
@@ -191,37 +169,40 @@ def evaluate_csv(
             "rows_scored": counts.scored,
             "rejected": counts.rejected,
             "other_labels": counts.other_labels,
-            "in_training_split": seen,
+            "in_training_split": None if seen is None else seen.count,
+            "in_training_split_exact": None if seen is None else seen.exact,
         },
         "versions": library_versions(),
     }
     _warn(counts, seen)
-    if out is not None:
-        write_evaluation(evaluation, scored, Path(out))
+    hand_over(evaluation, scored, None if out is None else Path(out))
     return evaluation
 
 
-def _count_of_trained_on(model_dir: Path, scored: ScoredPapers) -> int | None:
-    if not (model_dir / "recipe.yaml").is_file():
-        return None
-    options = data_options(model_dir)
-    return int(trained_on(scored.arxiv_ids, scored.published, options).sum())
-
-
-def _warn(counts: RowCounts, seen: int | None) -> None:
+def _warn(counts: RowCounts, seen: SeenPapers | None) -> None:
     if seen is None:
         logger.warning("the model has no recipe.yaml: whether it was trained on these papers is not known")
-    elif seen:
+    elif seen.count:
         logger.warning(
-            "%s of the %s scored papers belong to the model's own training split: the figures are too good",
-            f"{seen:,}",
+            "%s%s of the %s scored papers belong to the model's own training split: the figures %s too good",
+            "" if seen.exact else "up to ",
+            f"{seen.count:,}",
             f"{counts.scored:,}",
+            "are" if seen.exact else "may be",
         )
     if counts.rejected:
-        logger.warning("%s rows cannot be used: %s", f"{sum(counts.rejected.values()):,}", counts.rejected)
+        rows = f"{sum(counts.rejected.values()):,}"
+        logger.warning("%s rows cannot be used: %s", rows, _counted(counts.rejected))
     if counts.other_labels:
         logger.warning(
             "%s rows have a label that the model does not have (%s): not scored",
             f"{sum(counts.other_labels.values()):,}",
-            ", ".join(f"{name} {count:,}" for name, count in list(counts.other_labels.items())[:5]) + ", ...",
+            _counted(counts.other_labels),
         )
+
+
+def _counted(counts: dict[str, int]) -> str:
+    """The first few names with their numbers, and how many more names there are."""
+    shown = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:NAMED_AT_MOST])
+    more = len(counts) - NAMED_AT_MOST
+    return f"{shown} and {more} more" if more > 0 else shown

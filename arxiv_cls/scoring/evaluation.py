@@ -101,14 +101,25 @@ def log_to_wandb(evaluation: dict[str, Any], plots: list[Path]) -> None:
         run.summary[f"{name}/{metric}"] = evaluation["metrics"][metric]
     for label, scores in evaluation["metrics"]["per_class"].items():
         run.summary[f"{name}/f1/{label}"] = scores["f1"]
-    run.log({f"{name}/{path.stem}": wandb.Image(str(path)) for path in plots})
+    if plots:
+        run.log({f"{name}/{path.stem}": wandb.Image(str(path)) for path in plots})
 
 
-def write_evaluation(evaluation: dict[str, Any], scored: ScoredPapers, folder: Path) -> None:
-    """Writes predictions and plots, and `metrics.json` last: when it is there, the rest is."""
-    write_predictions(scored, folder / "predictions.parquet")
-    plots = write_plots(scored, evaluation["slices"], folder)
-    write_json(evaluation, folder / "metrics.json")
+def hand_over(evaluation: dict[str, Any], scored: ScoredPapers, folder: Path | None) -> None:
+    """Gives an evaluation to the open W&B run, if any, and writes it where there is a folder.
+
+    Predictions and plots are written first and `metrics.json` last: when it is there, the rest is.
+
+    Args:
+        evaluation: what `metrics.json` holds.
+        scored: the papers.
+        folder: None writes nothing.
+    """
+    plots = []
+    if folder is not None:
+        write_predictions(scored, folder / "predictions.parquet")
+        plots = write_plots(scored, evaluation["slices"], folder)
+        write_json(evaluation, folder / "metrics.json")
     log_to_wandb(evaluation, plots)
 
 
@@ -189,8 +200,7 @@ def evaluate_model(
     }
     own_folder = split == "test" and out is None and Path(model).is_dir() and computes_the_weights(predictor)
     folder = Path(model) / "eval" if own_folder else Path(out) if out is not None else None
-    if folder is not None:
-        write_evaluation(evaluation, scored, folder)
+    hand_over(evaluation, scored, folder)
     if own_folder and folder is not None:
         from arxiv_cls.scoring.rules import drop_stale_rules, fit_rules
 

@@ -17,7 +17,8 @@ from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers, write_js
 logger = logging.getLogger(__name__)
 
 
-RULE_FILES = ("prediction_sets.json", "scope.json")
+# Each rule with the plot that shows it.
+RULE_FILES = (("prediction_sets.json",), ("scope.json", "out_of_scope.png"))
 
 
 def drop_stale_rules(folder: Path, weights_sha256: str) -> None:
@@ -27,8 +28,8 @@ def drop_stale_rules(folder: Path, weights_sha256: str) -> None:
         folder: `eval/` of the model directory.
         weights_sha256: of the weights that are there now.
     """
-    for name in RULE_FILES:
-        path = folder / name
+    for names in RULE_FILES:
+        path = folder / names[0]
         if not path.is_file():
             continue
         try:
@@ -36,7 +37,8 @@ def drop_stale_rules(folder: Path, weights_sha256: str) -> None:
         except (ValueError, AttributeError):
             fitted_for = None
         if fitted_for != weights_sha256:
-            path.unlink()
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
 
 
 def fit_rules(

@@ -91,7 +91,8 @@ def visualize_model(
         method: `tsne` or `umap`.
         max_papers: papers on the map, the first in hash order.
         data: the file that the split is rebuilt from; None for the path that the model's recipe names.
-        out: folder; by default `eval/` of a local model directory.
+        out: folder; by default `eval/` of a local model directory, whose map is of the test split: another
+            split needs another folder.
         progress: show a bar while embedding.
 
     Returns:
@@ -99,7 +100,7 @@ def visualize_model(
 
     Raises:
         UserError: when the model or its data cannot be had, there are too few papers, or a Hub id comes
-            without a folder.
+            or another split than test comes without a folder.
     """
     if split not in SPLITS:
         raise UserError(f"no split {split!r}", hint=f"name one of {', '.join(SPLITS)}")
@@ -107,7 +108,13 @@ def visualize_model(
         raise UserError(f"a map of {max_papers} papers shows nothing", hint="ask for 5 or more")
     if out is None and not Path(model).is_dir():
         raise UserError(f"{model} is not a local directory", hint="name a folder for the plots with --out")
-    folder = Path(out) if out is not None else Path(model) / "eval"
+    own_folder = Path(model) / "eval"
+    if split != "test" and (out is None or Path(out).resolve() == own_folder.resolve()):
+        raise UserError(
+            f"{own_folder} holds the map of the test split, which the card shows",
+            hint=f"name another folder for the map of the {split} split with --out",
+        )
+    folder = Path(out) if out is not None else own_folder
     predictor, _, corpus, _ = load_model_and_corpus(model, data)
     papers = corpus.splits[split]
     if len(papers) < 5:

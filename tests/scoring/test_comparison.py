@@ -66,6 +66,27 @@ class TestAlign:
         assert counts["relabelled"] == 1
         assert a.arxiv_ids.tolist() == list("bcd")
 
+    @pytest.mark.parametrize("ids", ["aabc", ["", "", "b", "c"], ["", "a", "b", "c"]])
+    def test_repeated_or_empty_ids_in_the_same_order(self, ids):
+        """Two evaluations of one file: row by row, not every copy with the last one."""
+        first = predictions(ids, "xyxx", [0.9, 0.6, 0.8, 0.3])
+        second = predictions(ids, "xyxx", [0.1, 0.2, 0.3, 0.4])
+        a, b, counts = align(first, second)
+        assert counts == {"papers": 4, "only_in_a": 0, "only_in_b": 0, "relabelled": 0}
+        assert b.probabilities[:, 0].tolist() == [0.1, 0.2, 0.3, 0.4]
+        assert (a.labels == first.labels).all()
+
+    @pytest.mark.parametrize(
+        ("ids", "named"), [("aabc", "a among them"), (["", "b", "c", "d"], "an empty id among them")]
+    )
+    def test_ids_that_do_not_tell_papers_apart(self, ids, named):
+        """In another file than the other model's, nobody knows which rows belong together."""
+        unclear = predictions(ids, "xyxx", [0.9, 0.6, 0.8, 0.3])
+        with pytest.raises(UserError, match=f"the ids of B do not tell its papers apart: 1 .*{named}"):
+            align(A, unclear)
+        with pytest.raises(UserError, match="the ids of A do not tell"):
+            align(unclear, A)
+
     def test_refusals(self):
         with pytest.raises(UserError, match="no paper was scored by both"):
             align(A, predictions("z", "x", [0.5]))

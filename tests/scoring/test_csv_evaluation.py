@@ -7,13 +7,12 @@ import csv
 import json
 import logging
 
-import numpy as np
 import pytest
 
 import arxiv_cls.scoring.csv_evaluation as csv_evaluation
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
-from arxiv_cls.scoring.csv_evaluation import evaluate_csv, trained_on, true_columns
+from arxiv_cls.scoring.csv_evaluation import evaluate_csv, true_columns
 
 COLUMNS = ["id", "title", "category_code", "published_date", "summary"]
 
@@ -46,7 +45,17 @@ class TestRows:
         assert (found["rows_read"], found["rows_scored"]) == (7, 2)
         assert found["other_labels"] == {"math.AG": 2, "q-bio.PE": 1}
         assert sum(found["rejected"].values()) == 2
-        assert "3 rows have a label that the model does not have" in caplog.text
+        told = "3 rows have a label that the model does not have (math.AG 2, q-bio.PE 1): not scored"
+        assert told in caplog.text
+        assert "2 rows cannot be used: " in caplog.text
+        assert "{" not in caplog.text
+
+    def test_many_other_labels(self, model, tmp_path, caplog):
+        """Five are named, the rest is counted."""
+        codes = ["math.AG", "math.CO", "math.DG", "math.GT", "math.NT", "math.PR", "q-bio.PE"]
+        rows = [[f"abs-1801.0{n:04}v1", "a", code, "1/2/18", "b"] for n, code in enumerate(codes, start=10)]
+        evaluate_csv(model.home, write_rows(tmp_path / "papers.csv", [*ROWS[:2], *rows]))
+        assert "math.NT 1 and 2 more): not scored" in caplog.text
 
     def test_same_figures_as_the_split(self, model, tmp_path):
         """A file with just the test papers gives the figures of the test split."""
@@ -84,38 +93,6 @@ class TestRows:
     def test_nothing_to_score(self, model, tmp_path):
         with pytest.raises(UserError, match="none of its 3 rows"):
             evaluate_csv(model.home, write_rows(tmp_path / "papers.csv", ROWS[2:5]))
-
-
-class TestSeenPapers:
-    """Papers of the model's own training split are counted by the rule of the split."""
-
-    def test_count_and_warning(self, model, caplog):
-        corpus = build_corpus("top5", csv=model.sample)
-        found = evaluate_csv(model.home, model.sample)["csv"]
-        # The build merges versions and drops duplicates; the file's rows are counted as they stand.
-        assert found["in_training_split"] >= len(corpus.splits["train"])
-        assert found["in_training_split"] < found["rows_scored"]
-        assert "belong to the model's own training split" in caplog.text
-
-    def test_agrees_with_the_build_paper_by_paper(self, model):
-        corpus = build_corpus("top5", csv=model.sample)
-        for name, expected in (("train", True), ("validation", False), ("test", False)):
-            ids = np.asarray(corpus.splits[name]["arxiv_id"], dtype=object)
-            days = np.full(len(ids), np.datetime64("NaT", "D"))
-            assert (trained_on(ids, days, {"seed": 42}) == expected).all()
-
-    def test_split_by_time(self):
-        """Before the first boundary is training; no id or no date is not."""
-        ids = np.asarray(["1", "2", "", "4"], dtype=object)
-        days = np.asarray(["2015-01-01", "2017-01-01", "2015-01-01", "NaT"], dtype="datetime64[D]")
-        options = {"split": "time", "time_boundaries": ["2016-01-01", "2018-01-01"]}
-        assert trained_on(ids, days, options).tolist() == [True, False, False, False]
-
-    def test_without_a_recipe_it_is_not_known(self, model, tmp_path, caplog):
-        (model.home / "recipe.yaml").unlink()
-        found = evaluate_csv(model.home, write_rows(tmp_path / "papers.csv", ROWS))
-        assert found["csv"]["in_training_split"] is None
-        assert "not known" in caplog.text
 
 
 class TestOutput:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from arxiv_cls.cli import main
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.scoring.evaluation import evaluate_model
@@ -101,6 +102,29 @@ class TestRecords:
         assert summary["test/macro_f1"] == evaluation["metrics"]["macro_f1"]
         assert set(logged) == {f"test/{name.removesuffix('.png')}" for name in PLOTS}
 
+    @pytest.mark.parametrize("options", [{"split": "validation"}, {"csv": True}], ids=["split", "csv"])
+    def test_an_open_wandb_run_gets_what_is_not_written(self, model, monkeypatch, options):
+        """Figures of another split or of a file go there too, although no plot is drawn."""
+        summary = {}
+        run = SimpleNamespace(summary=summary, log=lambda plots: pytest.fail(f"nothing to log: {plots}"))
+        monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=run, Image=lambda path: path))
+        if "csv" in options:
+            options = {"csv": model.sample}
+        evaluation = evaluate_model(model.home, **options)
+        name = options.get("split", "csv")
+        assert summary[f"{name}/macro_f1"] == evaluation["metrics"]["macro_f1"]
+        assert not (model.home / "eval").exists()
+
+    def test_rules_of_other_weights_go_with_their_plot(self, model):
+        """No picture of a rule stays that is not there any more."""
+        folder = model.home / "eval"
+        folder.mkdir()
+        stale = json.dumps({"weights_sha256": "0" * 64})
+        for name in ("scope.json", "prediction_sets.json", "out_of_scope.png"):
+            (folder / name).write_text(stale)
+        evaluate_model(model.home, rules=False)
+        assert {path.name for path in folder.iterdir()} == {"metrics.json", "predictions.parquet"} | PLOTS
+
     def test_interrupted_writing_leaves_the_old_metrics(self, model, monkeypatch):
         """`metrics.json` is replaced last and whole."""
         import arxiv_cls.scoring.evaluation as evaluation
@@ -150,3 +174,30 @@ class TestRefusals:
             read_predictions(tmp_path / "predictions.parquet")
         with pytest.raises(UserError, match="is missing"):
             read_predictions(tmp_path / "none.parquet")
+
+
+class TestContradictions:
+    """Options of which one would be ignored are refused, before any work."""
+
+    @pytest.mark.parametrize(
+        ("options", "named"),
+        [
+            (["--csv", "f.csv", "--split", "test"], "--split cannot apply"),
+            (["--csv", "f.csv", "--data", "d.csv"], "--data cannot apply"),
+            (["--csv", "f.csv", "--dvc", "d"], "--dvc cannot apply"),
+            (["--csv", "f.csv", "--split", "train", "--data", "d.csv"], "--split, --data cannot apply"),
+            (["--split", "validation", "--dvc", "d"], "--split validation is something else"),
+            (["--out", "o", "--dvc", "d"], "--out is something else"),
+            (["--engine", "int8", "--dvc", "d"], "--engine int8 is something else"),
+        ],
+    )
+    def test_refused(self, options, named):
+        with pytest.raises(UserError, match=named) as refusal:
+            main(["evaluate", "nowhere", *options])
+        assert "leave out" in str(refusal.value)
+
+    def test_test_split_for_dvc(self, model, tmp_path):
+        """What the pipeline runs, with the split named or not."""
+        for split in ([], ["--split", "test"]):
+            main(["evaluate", str(model.home), "--no-rules", "--dvc", str(tmp_path / "dvc"), *split])
+            assert (tmp_path / "dvc" / "metrics.json").is_file()

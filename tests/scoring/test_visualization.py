@@ -68,6 +68,16 @@ class TestVisualize:
         assert record["terms"]["cs.AI"] == {"word of cs.AI": 2.0, "model": 1.0}
         assert not (model.home / "eval").exists()
 
+    def test_another_split_needs_another_folder(self, model, tmp_path):
+        """The card calls the map in `eval/` a map of test papers."""
+        for out in (None, model.home / "eval", f"{model.home}/eval/"):
+            with pytest.raises(UserError, match="map of the test split") as refusal:
+                visualize_model(model.home, split="train", max_papers=10, out=out)
+            assert "--out" in str(refusal.value)
+        assert not (model.home / "eval").exists()
+        visualize_model(model.home, split="train", max_papers=10, out=tmp_path / "out")
+        assert (tmp_path / "out" / "embeddings.png").is_file()
+
     def test_refusals(self, model):
         with pytest.raises(UserError, match="shows nothing"):
             visualize_model(model.home, max_papers=4)
