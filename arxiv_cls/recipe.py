@@ -12,17 +12,34 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe_values import MISMATCH, coerce, nearest, parse_scalar, portable_path, read_yaml_mapping
 
 GROUPS = ("model", "data", "trainer", "release")
+LARGEST_SEED = 2**32 - 1  # that numpy takes
 
 RecipeT = TypeVar("RecipeT")
 
 
-def option(default: Any, help: str, *, minimum: float | None = None, above: float | None = None) -> Any:
+class Limits(NamedTuple):
+    """The range of a number."""
+
+    minimum: float | None = None  # smallest allowed value
+    above: float | None = None  # values must be greater than this
+    maximum: float | None = None  # largest allowed value
+    below: float | None = None  # values must be less than this
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
     """A field of a recipe group: its default, one sentence of help, and the range of its values.
 
     Args:
@@ -30,8 +47,9 @@ def option(default: Any, help: str, *, minimum: float | None = None, above: floa
         help: one sentence, with the unit; the documentation's table is made of it.
         minimum: smallest allowed value.
         above: values must be greater than this.
+        maximum: largest allowed value.
     """
-    metadata = {"help": help, "minimum": minimum, "above": above}
+    metadata = {"help": help, "minimum": minimum, "above": above, "maximum": maximum}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -279,15 +297,25 @@ def _check_values(group: str, group_type: type, given: dict[str, Any]) -> tuple[
             problems.append(f"{group}.{key}: {value!r} is a {type(value).__name__}, expected {expected}")
             continue
         values[key] = converted
-        minimum, above = limits.get(
-            key, (fields[key].metadata.get("minimum"), fields[key].metadata.get("above"))
-        )
-        if isinstance(converted, int | float) and not isinstance(converted, bool):
-            if minimum is not None and not converted >= minimum:
-                problems.append(f"{group}.{key}: {converted} is below the smallest allowed value, {minimum}")
-            if above is not None and not converted > above:
-                problems.append(f"{group}.{key}: {converted} must be greater than {above}")
+        known = {name: fields[key].metadata.get(name) for name in ("minimum", "above", "maximum")}
+        wrong = _out_of_range(converted, limits.get(key, Limits(**known)))
+        if wrong:
+            problems.append(f"{group}.{key}: {converted} {wrong}")
     return values, problems
+
+
+def _out_of_range(value: Any, limits: Limits) -> str | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    if limits.minimum is not None and not value >= limits.minimum:
+        return f"is below the smallest allowed value, {limits.minimum}"
+    if limits.above is not None and not value > limits.above:
+        return f"must be greater than {limits.above}"
+    if limits.maximum is not None and not value <= limits.maximum:
+        return f"is above the largest allowed value, {limits.maximum}"
+    if limits.below is not None and not value < limits.below:
+        return f"must be less than {limits.below}"
+    return None
 
 
 def _build(group: str, group_type: type, values: dict[str, Any], problems: list[str]) -> Any:

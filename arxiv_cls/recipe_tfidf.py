@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from arxiv_cls.recipe import DataConfig, ReleaseConfig, option
+from arxiv_cls.recipe import LARGEST_SEED, DataConfig, ReleaseConfig, option
 
 
 @dataclass
@@ -56,7 +56,9 @@ class TfidfTrainerConfig:
     early_stopping_patience: int = option(
         15, "Stop after this many rounds without a lower log-loss on the validation split.", minimum=1
     )
-    seed: int = option(42, "Seed of the folds, the linear models and the trees.", minimum=0)
+    seed: int = option(
+        42, "Seed of the folds, the linear models and the trees.", minimum=0, maximum=LARGEST_SEED
+    )
     cpu_threads: int | None = option(None, "Threads; null: the cores of the machine.", minimum=1)
     report_to: str | list[str] = option("none", "Trackers: none, wandb, trackio, or a list of them.")
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from transformers import TrainingArguments
 
-from arxiv_cls.recipe import DataConfig, ReleaseConfig, option
+from arxiv_cls.recipe import LARGEST_SEED, DataConfig, Limits, ReleaseConfig, option
 
 
 @dataclass
@@ -44,22 +44,22 @@ class TransformerTrainerConfig(TrainingArguments):
     `output_dir` is the model directory; checkpoints are kept outside of it.
     """
 
-    # Smallest allowed values of inherited fields: (at least, greater than).
-    LIMITS: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "learning_rate": (None, 0),
-        "num_train_epochs": (None, 0),
-        "per_device_train_batch_size": (1, None),
-        "per_device_eval_batch_size": (1, None),
-        "gradient_accumulation_steps": (1, None),
-        "label_smoothing_factor": (0, None),
-        "weight_decay": (0, None),
-        "warmup_steps": (0, None),
-        "max_grad_norm": (0, None),
-        "logging_steps": (0, None),
-        "eval_steps": (0, None),
-        "save_steps": (0, None),
-        "dataloader_num_workers": (0, None),
-        "seed": (0, None),
+    # Of inherited fields; torch and numpy would refuse these values in the middle of a run.
+    LIMITS: ClassVar[dict[str, Limits]] = {
+        "learning_rate": Limits(above=0),
+        "num_train_epochs": Limits(above=0),
+        "gradient_accumulation_steps": Limits(minimum=1),
+        "label_smoothing_factor": Limits(minimum=0),
+        "weight_decay": Limits(minimum=0),
+        "adam_beta1": Limits(minimum=0, below=1),
+        "adam_beta2": Limits(minimum=0, below=1),
+        "adam_epsilon": Limits(minimum=0),
+        "warmup_steps": Limits(minimum=0),
+        "max_grad_norm": Limits(minimum=0),
+        "eval_steps": Limits(minimum=0),
+        "save_steps": Limits(minimum=0),
+        "dataloader_num_workers": Limits(minimum=0),
+        "data_seed": Limits(minimum=0, maximum=LARGEST_SEED),
     }
 
     output_dir: str | None = option(None, "Model directory; default outputs/<recipe's file name>.")
@@ -78,7 +78,9 @@ class TransformerTrainerConfig(TrainingArguments):
         "macro_f1", "Metric of the validation split that names the best epoch."
     )
     report_to: str | list[str] = option("none", "Trackers: none, wandb, trackio, or a list of them.")
-    seed: int = option(42, "Seed of the head, the dropout and the order of the batches.", minimum=0)
+    seed: int = option(
+        42, "Seed of the head, the dropout and the order of the batches.", minimum=0, maximum=LARGEST_SEED
+    )
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "auto: bf16 where the device computes in it (on a CPU: AVX512-BF16 or AMX), else fp32."

@@ -10,10 +10,12 @@ Run as:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import logging
 from pathlib import Path
 
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers.utils import logging as transformers_logging
 
 from arxiv_cls.corpus import build_corpus
@@ -30,6 +32,7 @@ from arxiv_cls.training import fine_tuning
 from arxiv_cls.training.finishing import finish_run
 from arxiv_cls.training.hardware import peak_memory_bytes, set_cpu_threads
 from arxiv_cls.training.paper_trainer import PaperTrainer
+from arxiv_cls.training.ranks import on_main_rank, only_main_talks
 from arxiv_cls.training.run_folder import MarkComplete, RunFolder
 from arxiv_cls.training.teacher import add_teacher
 from arxiv_cls.training.tokenization import load_tokenizer, tokenize
@@ -82,28 +85,38 @@ def main(argv: list[str]) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
-    with fine_tuning.only_main_talks(args):
+    main_process = args.process_index == 0
+    with only_main_talks(args), contextlib.ExitStack() as work:
         pretrained = resolve_pretrained(recipe.model.name_or_path, recipe.model.revision)
         options = fine_tuning.data_options(recipe)
         with args.main_process_first(desc="build the corpus"):
             corpus = build_corpus(**options)
-        state = fine_tuning.fingerprint(recipe, corpus.data.sha256, args.world_size)
-        with args.main_process_first(desc="prepare the run's folder"):
-            checkpoint = None
-            if args.process_index == 0:
-                checkpoint = run.prepare(state, resume=arguments.resume, overwrite=arguments.overwrite)
-            elif arguments.resume and run.checkpoints():
-                checkpoint = run.checkpoints()[-1]
-        with log_to_file(run.log_file):
-            fine_tune(
-                recipe, recipe_as_run, run, corpus, options, pretrained, checkpoint, threads,
-                evaluate=not arguments.no_evaluate,
-            )  # fmt: skip
+        start = fine_tuning.starting_weights(pretrained)
+        state = fine_tuning.fingerprint(recipe, corpus.data.sha256, args.world_size, start["sha256"])
+
+        def prepare() -> Path | None:
+            work.enter_context(run.at_work())
+            return run.prepare(state, resume=arguments.resume, overwrite=arguments.overwrite)
+
+        checkpoint = on_main_rank(args, prepare)
+        work.enter_context(log_to_file(run.log_file if main_process else None))
+        work.enter_context(logging_redirect_tqdm())
+        logger.info("%s", corpus.report_line())
+        data = data_record(corpus, options)
+        trackers = Trackers(
+            args.trackers if main_process else [], recipe.name, run.folder,
+            {"recipe": recipe_as_run, "data": data},
+        )  # fmt: skip
+        work.enter_context(trackers)
+        fine_tune(
+            recipe, recipe_as_run, run, corpus, data, pretrained, start, checkpoint, threads, trackers,
+            evaluate=not arguments.no_evaluate,
+        )  # fmt: skip
 
 
 def fine_tune(
-    recipe, recipe_as_run: dict, run, corpus, options, pretrained: Path, checkpoint: Path | None,
-    threads: int, *, evaluate: bool,
+    recipe, recipe_as_run: dict, run, corpus, data: dict, pretrained: Path, start: dict,
+    checkpoint: Path | None, threads: int, trackers: Trackers, *, evaluate: bool,
 ) -> None:  # fmt: skip
     """Trains, calibrates, saves, evaluates, and puts the finished directory in its place."""
     git = git_state()
@@ -115,19 +128,11 @@ def fine_tune(
         papers["train"], corpus.splits["train"]["text"][:], args.teacher_weight, args.seed
     )
     model = fine_tuning.load_classifier(recipe.model, pretrained, corpus.labels)
-    data = data_record(corpus, options)
     logger.info(
         "%s: %s training papers, %s, %s, %d processes of %d threads",
         recipe.name, f"{len(papers['train']):,}", args.device.type, precision, args.world_size, threads,
     )  # fmt: skip
 
-    main_process = args.process_index == 0
-    trackers = Trackers(
-        args.trackers if main_process else [],
-        recipe.name,
-        run.folder,
-        {"recipe": recipe_as_run, "data": data},
-    )
     marks = MarkComplete(checkpoint)
     callbacks = [
         marks,
@@ -136,13 +141,13 @@ def fine_tune(
     ]
     trainer = PaperTrainer(model, args, tokenizer, papers["train"], papers["validation"], callbacks)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    fine_tuning.train(trainer, checkpoint, marks.ended)
     seconds = marks.seconds()
     memory = peak_memory_bytes(args.device)
-    training = fine_tuning.training_record(trainer, seconds)
+    training = fine_tuning.training_record(trainer, seconds, start)
 
     temperature, calibration, validation = fine_tuning.calibrate(trainer)
-    if not main_process:
+    if args.process_index:
         return
     fold_temperature(trainer.accelerator.unwrap_model(trainer.model), temperature)
     weights_sha256 = fine_tuning.save_model(trainer, run.staging, recipe_as_run)

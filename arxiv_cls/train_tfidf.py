@@ -39,7 +39,7 @@ logger = logging.getLogger("arxiv_cls.train_tfidf")
 
 
 def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The recipe and the switch; the words that are left are overrides."""
+    """The recipe and the switches; the words that are left are overrides."""
     parser = argparse.ArgumentParser(
         prog="train_tfidf.py",
         description="Train a TF-IDF baseline as a recipe says.",
@@ -47,6 +47,9 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("recipe", help="YAML file, such as recipes/tfidf_xgboost.yaml")
+    parser.add_argument(
+        "--resume", action="store_true", help="start an unfinished run anew: a baseline keeps no checkpoints"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run of the same name")
     parser.add_argument(
         "--no-evaluate",
@@ -72,20 +75,27 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = {key: value for key, value in dataclasses.asdict(recipe.data).items() if value is not None}
     corpus = build_corpus(**options)
-    run.prepare(resolved(recipe), resume=False, overwrite=arguments.overwrite)
-    run.staging.mkdir()
-    with log_to_file(run.log_file):
-        fit_and_evaluate(recipe, run, corpus, options, threads, evaluate=not arguments.no_evaluate)
+    data = data_record(corpus, options)
+    config = {"recipe": recorded(recipe), "data": data}
+    with run.at_work():
+        run.prepare(resolved(recipe), resume=False, overwrite=arguments.overwrite)
+        run.staging.mkdir()
+        with (
+            log_to_file(run.log_file),
+            Trackers(recipe.trainer.trackers, recipe.name, run.folder, config) as trackers,
+        ):
+            if arguments.resume:
+                logger.info("--resume: a baseline keeps no checkpoints, the run starts from the beginning")
+            logger.info("%s", corpus.report_line())
+            fit_and_evaluate(recipe, run, corpus, data, threads, trackers, evaluate=not arguments.no_evaluate)
 
 
 def fit_and_evaluate(
-    recipe: TfidfRecipe, run: RunFolder, corpus: Corpus, options: dict, threads: int, *, evaluate: bool
-) -> None:
+    recipe: TfidfRecipe, run: RunFolder, corpus: Corpus, data: dict, threads: int, trackers: Trackers,
+    *, evaluate: bool,
+) -> None:  # fmt: skip
     """Fits, calibrates, saves, evaluates, and puts the finished directory in its place."""
     git = git_state()
-    data = data_record(corpus, options)
-    config = {"recipe": recorded(recipe), "data": data}
-    trackers = Trackers(recipe.trainer.trackers, recipe.name, run.folder, config)
     train, validation = (
         Split(list(corpus.splits[name]["text"]), np.asarray(corpus.splits[name]["label"]))
         for name in ("train", "validation")
@@ -94,7 +104,9 @@ def fit_and_evaluate(
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
 
-    with logging_redirect_tqdm(), tqdm(total=recipe.trainer.num_train_epochs, leave=False) as bar:
+    # The linear models are fitted in one go: a bar would stand still.
+    rounds = {"total": recipe.trainer.num_train_epochs, "disable": recipe.model.classifier == "linear"}
+    with logging_redirect_tqdm(), tqdm(**rounds, leave=False) as bar:
 
         def on_round(losses: dict[str, float]) -> None:
             history.append(losses)

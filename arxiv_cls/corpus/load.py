@@ -29,6 +29,10 @@ class Corpus:
     data: DataVersion
     cache_dir: Path  # holds the Arrow files, report.json and rejects.csv
 
+    def report_line(self) -> str:
+        """What became of the rows of the file, and where the whole report is: for the log of a training."""
+        return f"{self.report.line()}; report: {self.cache_dir / REPORT_FILE}"
+
 
 def load_arxiv(
     config: str = "top5",
@@ -99,7 +103,8 @@ def build_corpus(
         if not isinstance(cause, OSError):
             raise
         raise UserError(
-            f"the corpus cannot be written to the cache: {cause}", "name another cache_dir"
+            f"the corpus cannot be written to the cache: {cause}",
+            "name another folder in the environment: HF_DATASETS_CACHE=DIR (in Python: cache_dir)",
         ) from error
     home = Path(builder.cache_dir)
     record = json.loads((home / REPORT_FILE).read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,28 @@ class BuildReport:
     def papers(self) -> int:
         """Papers in all splits."""
         return sum(sum(labels.values()) for labels in self.splits.values())
+
+    def counts(self) -> dict[str, Any]:
+        """What became of the rows, as numbers."""
+        return {
+            "rows_read": self.rows_read,
+            "rejected": self.rejected,
+            "rejected_by_reason": self.rejected_by_reason,
+            "merged": self.merged,
+            "outside_config": self.outside_config,
+            "duplicates": len(self.duplicates),
+            "left_out": self.left_out,
+            "papers": self.papers,
+        }
+
+    def line(self) -> str:
+        """The same in one line, for a log."""
+        left_out = f", {self.left_out:,} left out by max_samples" if self.left_out else ""
+        return (
+            f"{self.rows_read:,} rows read, {self.rejected:,} rejected, {self.merged:,} merged, "
+            f"{self.outside_config:,} outside {self.config}, {len(self.duplicates):,} duplicates dropped"
+            f"{left_out}: {self.papers:,} papers"
+        )
 
     def split_sizes(self) -> dict[str, int]:
         """Papers per split."""

@@ -6,6 +6,7 @@ keyed by content, and are built again wherever that cache is empty.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import DataConfig, load_group
 
 if TYPE_CHECKING:
@@ -43,14 +45,7 @@ def check_record(corpus: Corpus, near_duplicates: NearDuplicates) -> dict[str, A
     pairs = Counter(f"{pair.split} and {pair.same_as_split}" for pair in near_duplicates.pairs)
     return {
         "md5": corpus.data.md5,
-        "rows_read": report.rows_read,
-        "rejected": report.rejected,
-        "rejected_by_reason": report.rejected_by_reason,
-        "merged": report.merged,
-        "outside_config": report.outside_config,
-        "duplicates": len(report.duplicates),
-        "left_out": report.left_out,
-        "papers": report.papers,
+        **report.counts(),
         "near_duplicates": {"threshold": near_duplicates.threshold, "pairs": dict(sorted(pairs.items()))},
     }
 
@@ -72,9 +67,22 @@ def build_record(corpus: Corpus, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_record(record: dict[str, Any], path: Path) -> None:
-    """Writes a record as JSON; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Writes a record as JSON, whole or not at all; folders are made.
+
+    Raises:
+        UserError: the file cannot be written there.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # it may be the folder that cannot be
+            part.unlink()
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", "name another file: --out"
+        ) from None
 
 
 def _content_sha256(papers: Any) -> str:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from safetensors.torch import load_model
 from transformers import (
     AutoModelForSequenceClassification,
     EarlyStoppingCallback,
     PreTrainedModel,
     TrainerCallback,
+    TrainerState,
     enable_full_determinism,
     set_seed,
 )
@@ -30,6 +30,8 @@ from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.hardware import device_name, resolve_precision
 from arxiv_cls.training.learning_rates import HeadOnlyEpochs, freeze
 from arxiv_cls.training.paper_trainer import PaperTrainer
+from arxiv_cls.training.profiling import ProfileSteps
+from arxiv_cls.training.run_folder import STARTING_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +51,16 @@ def apply_to_machine(args: TransformerTrainerConfig, checkpoints: Path) -> str:
 
     Returns:
         The precision: fp32, bf16 or fp16.
+
+    Raises:
+        UserError: the device does not compute in the precision that the recipe asks for.
     """
     args.output_dir = str(checkpoints)
     precision = resolve_precision(args.precision, args.use_cpu)
     args.bf16, args.fp16 = precision == "bf16", precision == "fp16"
     args.mixed_precision = "no" if precision == "fp32" else precision
+    # Pinned memory is for copies to a GPU: without one torch warns of it at every evaluation.
+    args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type == "cuda"
     if args.head_only_epochs:
         # Parameters without a gradient would keep the ranks waiting for one another.
         args.ddp_find_unused_parameters = True
@@ -101,15 +108,40 @@ def load_classifier(config: TransformerModelConfig, directory: Path, labels: lis
         ) from None
 
 
-def fingerprint(recipe: TransformerRecipe, data_sha256: str, world_size: int) -> dict[str, Any]:
-    """What decides the weights, as flat keys: the recipe, the content of the data, the number of ranks."""
+def starting_weights(directory: Path) -> dict[str, str | None]:
+    """What a run starts from, as it goes on record.
+
+    Args:
+        directory: from `resolve_pretrained`.
+
+    Returns:
+        `sha256` of the weights, those of several files taken one after another; `hub_commit`, or None for
+        a model that did not come from the Hub.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob("*.safetensors")):
+        with path.open("rb") as weights:
+            while chunk := weights.read(1 << 20):
+                digest.update(chunk)
+    # The Hub's cache keeps each commit in a folder of its name.
+    return {
+        "sha256": digest.hexdigest(),
+        "hub_commit": directory.name if directory.parent.name == "snapshots" else None,
+    }
+
+
+def fingerprint(
+    recipe: TransformerRecipe, data_sha256: str, world_size: int, weights_sha256: str | None
+) -> dict[str, Any]:
+    """What decides the weights, as flat keys: recipe, data, starting weights, the number of ranks."""
     flat = {
         f"{group}.{key}": value
         for group, section in resolved(recipe).items()
         for key, value in section.items()
         if group != "release" and f"{group}.{key}" not in NOT_IN_FINGERPRINT
     }
-    return flat | {"data sha256": data_sha256, "processes": world_size}
+    decided = {"data sha256": data_sha256, STARTING_WEIGHTS: weights_sha256, "processes": world_size}
+    return flat | decided
 
 
 def callbacks(model: PreTrainedModel, args: TransformerTrainerConfig, profile: Path) -> list[TrainerCallback]:
@@ -125,51 +157,6 @@ def callbacks(model: PreTrainedModel, args: TransformerTrainerConfig, profile: P
     if args.profile_steps:
         chosen.append(ProfileSteps(args.profile_steps, profile))
     return chosen
-
-
-class ProfileSteps(TrainerCallback):
-    """Records a few steps with torch's profiler, after a step of warm-up.
-
-    The trace opens in Perfetto or chrome://tracing; `operators.txt` is the table of the costly operators.
-    """
-
-    def __init__(self, steps: int, folder: Path) -> None:
-        self.steps, self.folder = steps, folder
-        self.profiler: torch.profiler.profile | None = None
-
-    def on_step_begin(self, args, state, control, **kwargs) -> None:
-        """Starts to record at the second step of this process."""
-        if not state.is_world_process_zero or self.steps <= 0 or self.profiler is not None:
-            return
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
-        schedule = torch.profiler.schedule(wait=0, warmup=1, active=self.steps, repeat=1)
-        self.profiler = torch.profiler.profile(activities=activities, schedule=schedule, record_shapes=True)
-        self.profiler.start()
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        """Counts the step, and writes the trace after the last one."""
-        if self.profiler is None or self.steps < 0:
-            return
-        self.profiler.step()
-        self.recorded = getattr(self, "recorded", 0) + 1
-        if self.recorded > self.steps:
-            self._write()
-
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        """Writes what there is when the training was shorter than the recording."""
-        if self.profiler is not None and self.steps >= 0:
-            self._write()
-
-    def _write(self) -> None:
-        self.profiler.stop()
-        self.steps = -1
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.profiler.export_chrome_trace(str(self.folder / "trace.json"))
-        table = self.profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
-        (self.folder / "operators.txt").write_text(table, encoding="utf-8")
-        logger.info("profile of the first steps: %s", self.folder)
 
 
 def calibrate(trainer: PaperTrainer) -> tuple[float, dict[str, float], dict[str, Any]]:
@@ -207,12 +194,31 @@ def device_record(args: TransformerTrainerConfig, precision: str, threads: int) 
     }
 
 
-def training_record(trainer: PaperTrainer, seconds: float) -> dict[str, Any]:
-    """Steps, epochs, the best checkpoint and the speed of a finished training."""
+def train(trainer: PaperTrainer, checkpoint: Path | None, ended: bool) -> None:
+    """Trains to the end, or takes up the end of a training that was killed between it and publishing.
+
+    Args:
+        checkpoint: to go on from, or None.
+        ended: whether nothing was left to train there; the Trainer itself would undo an early stop.
+    """
+    if checkpoint is None or not ended:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return
+    logger.info("the training had ended at %s: its weights are taken as they are", checkpoint.name)
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    weights = checkpoint.parent / Path(best).name if best else checkpoint
+    load_model(trainer.model, weights / "model.safetensors")
+
+
+def training_record(trainer: PaperTrainer, seconds: float, start: dict[str, str | None]) -> dict[str, Any]:
+    """The start, steps, epochs, the best checkpoint and the speed of a finished training."""
     state, args = trainer.state, trainer.args
     global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
     best = state.best_model_checkpoint
     return {
+        "starting_weights": start,
+        "max_length": trainer.processing_class.model_max_length,
         "steps": state.global_step,
         "epochs": round(state.epoch or 0.0, 4),
         "global_batch_size": global_batch,
@@ -238,20 +244,6 @@ def save_model(trainer: PaperTrainer, directory: Path, recipe: dict[str, dict[st
     )
     with (directory / "model.safetensors").open("rb") as weights:
         return hashlib.file_digest(weights, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def only_main_talks(args: TransformerTrainerConfig):
-    """Silences the loggers of the other ranks, so that each line is said once."""
-    project = logging.getLogger("arxiv_cls")
-    level = project.level
-    if args.process_index:
-        project.setLevel(logging.ERROR)
-        os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        project.setLevel(level)
 
 
 def data_options(recipe: Any) -> dict[str, Any]:

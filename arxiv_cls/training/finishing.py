@@ -24,7 +24,7 @@ def finish_run(
     Args:
         run: its staging directory holds the weights and the recipe.
         record: from `build_run_record`; gets the metrics of the test split.
-        trackers: closed at the end.
+        trackers: get the metrics of both splits.
         csv: the data file; the recipe on record may hold its name only.
         evaluate: False leaves the test split and the card to later commands: the pipeline's next stages, and
             a sweep, which may not look at the test split.
@@ -36,7 +36,6 @@ def finish_run(
     if not evaluate:
         _write_record(record, run.staging)
         run.publish()
-        trackers.finish()
         logger.info("model directory, not evaluated yet: %s", run.model_dir)
         return
     # The evaluation reads the record, and the record then holds the evaluation.
@@ -45,9 +44,8 @@ def finish_run(
     record["metrics"]["test"] = evaluation["metrics"]
     _write_record(record, run.staging)
     write_model_card(run.staging)
-    trackers.log_final(evaluation)
+    trackers.log_final(evaluation, run.staging)
     run.publish()
-    trackers.finish()
     print(evaluation_table(evaluation))
     logger.info("model directory: %s", run.model_dir)
 

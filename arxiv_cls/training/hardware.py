@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from arxiv_cls.errors import UserError
 from arxiv_cls.models.cpu_cores import available_cores
 from arxiv_cls.models.peak_memory import peak_resident_bytes
 
@@ -39,7 +40,13 @@ def resolve_precision(requested: str, use_cpu: bool) -> str:
         `requested`, or for auto: bf16 on a GPU of compute capability 8.0 or later and on a CPU with
         AVX512-BF16 or AMX instructions, fp16 on an older GPU, else fp32. On a CPU without those
         instructions bf16 is emulated and slower than fp32.
+
+    Raises:
+        UserError: fp16 on a CPU, where the Trainer would compute in fp32 without a word.
     """
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if requested == "fp16" and (use_cpu or not accelerated):
+        raise UserError("trainer.precision: fp16 needs a GPU", hint="On a CPU take auto, bf16 or fp32.")
     if requested != "auto":
         return requested
     if torch.cuda.is_available() and not use_cpu:

@@ -6,9 +6,19 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+)
 
+from arxiv_cls.errors import UserError
 from arxiv_cls.recipe_transformer import TransformerTrainerConfig
+from arxiv_cls.recipe_values import nearest
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.batches import EpochDataLoader, LengthGroupedBatches, collate
 from arxiv_cls.training.learning_rates import class_weights, parameter_groups
@@ -24,6 +34,9 @@ class PaperTrainer(Trainer):
         tokenizer: saved with the checkpoints; gives the padding token.
         train_dataset, eval_dataset: columns `input_ids` and `label`; `eval_dataset` sorted by length.
         callbacks: further callbacks.
+
+    Raises:
+        UserError: `metric_for_best_model` names no metric of the validation split.
     """
 
     def __init__(
@@ -36,6 +49,7 @@ class PaperTrainer(Trainer):
         callbacks: list[TrainerCallback],
     ) -> None:
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        check_metric_name(args.metric_for_best_model, labels)
         counts = torch.bincount(torch.as_tensor(train_dataset["label"][:]), minlength=len(labels))
         super().__init__(
             model=model,
@@ -50,6 +64,11 @@ class PaperTrainer(Trainer):
             compute_metrics=lambda prediction: scalar_metrics(prediction, labels),
             callbacks=callbacks,
         )
+        # The callbacks of the project say each step; the Trainer's own would print it once more.
+        self.remove_callback(PrinterCallback)
+        if not args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(TrainingBar)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches by length, dealt out to the ranks by the sampler itself."""
@@ -68,7 +87,7 @@ class PaperTrainer(Trainer):
             batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+            pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
         )
 
@@ -85,6 +104,32 @@ class PaperTrainer(Trainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
+
+
+class TrainingBar(ProgressCallback):
+    """The Trainer's bars without its lines."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Leaves the line to the log."""
+
+
+def check_metric_name(name: str | None, labels: list[str]) -> None:
+    """Says at the start what would otherwise be a KeyError after the first epoch.
+
+    Args:
+        name: `metric_for_best_model`, with or without `eval_`; None for no metric.
+        labels: category codes.
+
+    Raises:
+        UserError: the validation split has no such metric.
+    """
+    perfect = EvalPrediction(predictions=np.eye(len(labels)), label_ids=np.arange(len(labels)))
+    known = ["loss", *scalar_metrics(perfect, labels)]
+    if name is not None and name.removeprefix("eval_") not in known:
+        raise UserError(
+            f"trainer.metric_for_best_model: {name!r} is no metric{nearest(name, known)}",
+            hint=f"one of {', '.join(known)}",
+        )
 
 
 def scalar_metrics(prediction: EvalPrediction, labels: list[str]) -> dict[str, float]:

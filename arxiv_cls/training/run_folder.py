@@ -5,21 +5,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import shutil
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.manifest import CARD, MANIFEST, files_in
 
 COMPLETE = "complete"
+ENDED = "ended"
 STATE = "run_state.json"
 FINISHED = "run.json"
+# Runs from before this key was kept can be resumed: it is compared where both sides have it.
+STARTING_WEIGHTS = "starting weights sha256"
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +43,46 @@ class RunFolder:
         self.model_dir = Path(model_dir)
         self.folder = self.model_dir.parent / ".checkpoints" / self.model_dir.name
         self.staging = self.folder / "model"
+        self.replaced = self.folder / "replaced"
         self.log_file = self.folder / "train.log"
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Keeps other runs out of the folder until the block, or this process, ends.
+
+        A launcher that is killed leaves its training process alive, and a second run beside it would take
+        its checkpoints for its own.
+
+        Raises:
+            UserError: another run is at work there, or the folder cannot be made.
+        """
+        holder = self.folder / "process"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text(encoding="utf-8") if holder.is_file() else "an unknown process"
+            raise UserError(
+                f"{self.folder}: another run is at work there ({who})",
+                hint="Wait for it, or end that process and go on with --resume; or --trainer.output_dir DIR.",
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot be written: {error.strerror or error}",
+                hint="Name another directory: --trainer.output_dir DIR.",
+            ) from None
+        try:
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
 
     def prepare(self, fingerprint: dict[str, Any], *, resume: bool, overwrite: bool) -> Path | None:
         """Clears or keeps what earlier runs left, and notes what this run is.
+
+        Only what a run needs to go on is ever cleared: logs, profiles and trackers' files stay.
 
         Args:
             fingerprint: what must be the same for a run to be resumed, as flat keys.
@@ -52,6 +96,7 @@ class RunFolder:
         Raises:
             UserError: a run is in the way, or it cannot be resumed with this recipe and data.
         """
+        self._put_back_replaced()
         self._check_model_dir(overwrite)
         checkpoints = self.checkpoints()
         if overwrite and not (checkpoints and self._changes(fingerprint) == []):
@@ -66,8 +111,10 @@ class RunFolder:
                 hint="--resume goes on with it, --overwrite starts again.",
             )
         else:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        shutil.rmtree(self.staging, ignore_errors=True)
+            for stale in self.folder.glob("checkpoint-*"):
+                shutil.rmtree(stale)
+        for unfinished in (self.staging, self.replaced):
+            shutil.rmtree(unfinished, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / STATE).write_text(json.dumps(fingerprint, indent=2), encoding="utf-8")
         if resume and not checkpoints:
@@ -81,13 +128,17 @@ class RunFolder:
 
     def publish(self) -> None:
         """Makes the staged directory the model directory in one rename, and drops the checkpoints."""
-        replaced = self.folder / "replaced"
-        shutil.rmtree(replaced, ignore_errors=True)
+        shutil.rmtree(self.replaced, ignore_errors=True)
         if self.model_dir.exists():
-            self.model_dir.rename(replaced)
+            self.model_dir.rename(self.replaced)
         self.staging.rename(self.model_dir)
-        for spent in (replaced, *self.folder.glob("checkpoint-*")):
+        for spent in (self.replaced, *self.folder.glob("checkpoint-*")):
             shutil.rmtree(spent, ignore_errors=True)
+
+    def _put_back_replaced(self) -> None:
+        """Restores the older model where a run was killed between the two renames of `publish`."""
+        if self.replaced.is_dir() and not self.model_dir.exists():
+            self.replaced.rename(self.model_dir)
 
     def _check_model_dir(self, overwrite: bool) -> None:
         if not self.model_dir.exists():
@@ -121,6 +172,7 @@ class RunFolder:
         except (OSError, ValueError):
             return None
         now = json.loads(json.dumps(fingerprint))
+        before.setdefault(STARTING_WEIGHTS, now.get(STARTING_WEIGHTS))
         return [
             f"  - {key}: was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(set(before) | set(now))
@@ -141,15 +193,20 @@ class RunFolder:
 class MarkComplete(TrainerCallback):
     """Writes a mark into each checkpoint after its last file: without it, a checkpoint counts as torn.
 
-    The mark holds the seconds of training so far, so that a resumed run knows how long it took in all.
+    The mark holds the seconds of training so far, so that a resumed run knows how long it took in all, and
+    the word `ended` where nothing was left to train: the Trainer forgets an early stop when it goes on.
 
     Args:
         checkpoint: the one that this run goes on from, or None.
     """
 
     def __init__(self, checkpoint: Path | None) -> None:
-        self._before = float((checkpoint / COMPLETE).read_text()) if checkpoint else 0.0
+        seconds, _, ended = (
+            (checkpoint / COMPLETE).read_text().partition(" ") if checkpoint else ("0", "", "")
+        )
+        self._before = float(seconds)
         self._start = time.monotonic()
+        self.ended = ended == ENDED
 
     def seconds(self) -> float:
         """Seconds of training so far, those before a kill included up to the checkpoint."""
@@ -163,4 +220,5 @@ class MarkComplete(TrainerCallback):
         """Marks the checkpoint of this step."""
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (checkpoint / COMPLETE).write_text(f"{self.seconds():.2f}", encoding="utf-8")
+            ended = f" {ENDED}" if control.should_training_stop else ""
+            (checkpoint / COMPLETE).write_text(f"{self.seconds():.2f}{ended}", encoding="utf-8")

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import logging
+import uuid
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from arxiv_cls.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(directory: Path, max_length: int) -> PreTrainedTokenizerBase:
     """The pretrained model's tokenizer, which from now on truncates at `max_length` tokens.
 
     The length is kept in `model_max_length`, so that it is saved with the model and a later user's
-    `truncation=True` cuts where the training did.
+    `truncation=True` cuts where the training did. A model that reads less than that says so in a line.
+
+    Raises:
+        UserError: the directory holds no configuration and tokenizer that transformers can load.
     """
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    tokenizer.model_max_length = min(max_length, tokenizer.model_max_length)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        positions = getattr(AutoConfig.from_pretrained(directory), "max_position_embeddings", None)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{directory}: its tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
+            hint="model.name_or_path wants a model of transformers with its tokenizer.",
+        ) from None
+    longest = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    if max_length > longest:
+        logger.warning(
+            "model.max_length: %d tokens instead of %d, the model reads no more", longest, max_length
+        )
+    tokenizer.model_max_length = min(max_length, longest)
     return tokenizer
 
 
@@ -39,7 +60,7 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> Dataset
             remove_columns=unused,
             desc=f"tokenize {name}",
             # Hashing a tokenizer costs more than using it; a build is cached, its tokens need not be.
-            new_fingerprint=None,
+            new_fingerprint=uuid.uuid4().hex,
             keep_in_memory=True,
             load_from_cache_file=False,
         )

@@ -24,8 +24,15 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def log_to_file(path: Path) -> Iterator[None]:
-    """Appends what the project's loggers say to a file, with times, beside the progress bars."""
+def log_to_file(path: Path | None) -> Iterator[None]:
+    """Appends what the project's loggers say to a file, with times, beside the progress bars.
+
+    Args:
+        path: None writes nowhere: of several ranks one keeps the log.
+    """
+    if path is None:
+        yield
+        return
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     project = logging.getLogger("arxiv_cls")
@@ -43,10 +50,13 @@ def log_to_file(path: Path) -> Iterator[None]:
 class Trackers:
     """The open runs of the trackers that a recipe asks for; does nothing when it asks for none.
 
+    Used with `with`: the runs are closed at its end, as failed ones when an exception ends it.
+
     Args:
         names: of wandb and trackio.
         run_name: what the run is called there.
-        folder: the run's folder; the trackers' files go into it.
+        folder: the run's folder, `outputs/.checkpoints/NAME`; W&B's files go into it, and the trackio
+            board of all runs lies in `outputs/.trackio`.
         config: the recipe and the data version.
 
     Raises:
@@ -56,6 +66,12 @@ class Trackers:
     def __init__(self, names: list[str], run_name: str, folder: Path, config: Mapping[str, Any]) -> None:
         self._wandb = open_wandb(run_name, folder, config) if "wandb" in names else None
         self._trackio = _open_trackio(run_name, folder, config) if "trackio" in names else None
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.finish(exit_code=0 if kind is None else 1)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Numbers at a training step."""
@@ -70,13 +86,21 @@ class Trackers:
             if tracker is not None:
                 tracker.log(numbers)
 
-    def log_final(self, evaluation: Mapping[str, Any]) -> None:
-        """Puts the test metrics on the trackio board; the evaluation itself logs to an open W&B run."""
-        if self._trackio is not None:
-            numbers = {
-                f"test/{name}": value for name, value in evaluation["metrics"].items() if _is_number(value)
-            }
-            self._trackio.log(numbers)
+    def log_final(self, evaluation: Mapping[str, Any], model_dir: Path) -> None:
+        """Puts test metrics and plots on the trackio board; the evaluation itself logs to an open W&B run.
+
+        Args:
+            evaluation: from `evaluate_model`.
+            model_dir: its `eval/` holds the plots, among them the confusion matrix.
+        """
+        if self._trackio is None:
+            return
+        import trackio
+
+        metrics = evaluation["metrics"].items()
+        numbers = {f"test/{name}": value for name, value in metrics if _is_number(value)}
+        plots = sorted((model_dir / "eval").glob("*.png"))
+        self._trackio.log(numbers | {f"test/{plot.stem}": trackio.Image(str(plot)) for plot in plots})
 
     def finish(self, exit_code: int = 0) -> None:
         """Closes the runs; an exit code other than 0 marks them as failed."""
@@ -109,8 +133,9 @@ class TrackerCallback(TrainerCallback):
 def open_wandb(run_name: str, folder: Path, config: Mapping[str, Any]) -> Any:
     """A W&B run: online with a key and a network, else offline, never with a prompt.
 
-    `WANDB_MODE`, where it is set, decides. Otherwise the host gets 5 seconds to accept a connection
-    and 5 more to open the run. An offline run lies in `folder/wandb`; `wandb sync` uploads it later.
+    `WANDB_MODE=offline` and `disabled` decide; `online` is the default said aloud. The host gets 5 seconds
+    to accept a connection and 5 more to open the run. An offline run lies in `folder/wandb`; `wandb sync`
+    uploads it later.
 
     Raises:
         UserError: wandb is not installed.
@@ -120,19 +145,24 @@ def open_wandb(run_name: str, folder: Path, config: Mapping[str, Any]) -> Any:
     except ImportError:
         raise UserError("trainer.report_to: wandb is not installed", hint="make setup EXTRAS=train") from None
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    mode = os.environ.get("WANDB_MODE")
+    mode = os.environ.get("WANDB_MODE") or "online"
     reason = None
-    if mode is None:
+    if mode not in ("offline", "dryrun", "disabled"):
         reason = None if _wandb_key(host) else "no API key"
         reason = reason or (None if _reachable(host) else f"{urlsplit(host).hostname} cannot be reached")
-        mode = "offline" if reason else "online"
+        mode = "offline" if reason else mode
     options = {
         "project": os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT),
         "name": run_name,
         "dir": str(folder),
         "config": dict(config),
     }
-    settings = wandb.Settings(console="off", silent=True, init_timeout=CONNECT_TIMEOUT_SECONDS)
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        init_timeout=CONNECT_TIMEOUT_SECONDS,
+        login_timeout=CONNECT_TIMEOUT_SECONDS,
+    )
     run = None
     if mode != "offline":
         try:
@@ -149,8 +179,8 @@ def open_wandb(run_name: str, folder: Path, config: Mapping[str, Any]) -> Any:
 
 
 def _open_trackio(run_name: str, folder: Path, config: Mapping[str, Any]) -> Any:
-    # Read once, at import: the board of a run stays in the run's folder unless the person names another.
-    os.environ.setdefault("TRACKIO_DIR", str(folder.resolve() / "trackio"))
+    # Read once, at import. One board for the runs of all recipes, since a board is there to compare them.
+    os.environ.setdefault("TRACKIO_DIR", str(folder.resolve().parent.parent / ".trackio"))
     try:
         import trackio
     except ImportError:

@@ -1,11 +1,13 @@
 """What may be in a run's way, what is resumed, and that a model directory appears whole."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.training.run_folder import COMPLETE, MarkComplete, RunFolder
+from arxiv_cls.training.run_folder import COMPLETE, STARTING_WEIGHTS, MarkComplete, RunFolder
 
 SAME = {"trainer.learning_rate": 0.1, "data sha256": "abc", "processes": 1}
 
@@ -73,10 +75,68 @@ class TestPrepare:
         assert not run.checkpoints()
         assert run.prepare(SAME, resume=True, overwrite=True) is None
 
+    def test_starting_weights(self, run):
+        """Others are refused; a run from before they were recorded can be gone on with."""
+        unfinished(run, 5)
+        assert run.prepare(SAME | {STARTING_WEIGHTS: "a"}, resume=True, overwrite=False)
+        with pytest.raises(UserError, match="starting weights sha256: was 'a', is 'b'"):
+            run.prepare(SAME | {STARTING_WEIGHTS: "b"}, resume=True, overwrite=False)
+
+    def test_records_stay(self, run):
+        """Logs, profiles and runs that were not uploaded yet are the person's, whatever is overwritten."""
+        unfinished(run, 5, 10, torn=15)
+        records = ["train.log", "wandb/offline-run-1/run-1.wandb", "profile/trace.json"]
+        for name in records:
+            path = run.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("a record")
+        run.staging.mkdir()
+        assert run.prepare(SAME | {"processes": 2}, resume=False, overwrite=True) is None
+        assert all((run.folder / name).is_file() for name in records)
+        assert not list(run.folder.glob("checkpoint-*"))
+        assert not run.staging.exists()
+        run.prepare(SAME, resume=False, overwrite=False)
+        assert all((run.folder / name).is_file() for name in records)
+
     def test_nothing_to_resume(self, run):
         """Said, not started in silence."""
         with pytest.raises(UserError, match="no unfinished run"):
             run.prepare(SAME, resume=True, overwrite=False)
+
+
+class TestAtWork:
+    """One run in a folder at a time."""
+
+    def test_second_run_is_refused(self, run):
+        """It is told which process is at work; when that one ends, the folder is free."""
+        with run.at_work():
+            second = RunFolder(run.model_dir).at_work()
+            with pytest.raises(UserError, match=r"at work there \(process \d+ on") as error, second:
+                pytest.fail("two runs at a time")
+            assert "--resume" in error.value.hint
+        with RunFolder(run.model_dir).at_work():
+            assert (run.folder / "process").is_file()
+
+    def test_a_killed_run_holds_nothing(self, run):
+        """Its lock goes with its process, whatever it left in the folder."""
+        code = (
+            "import os, sys; from arxiv_cls.training.run_folder import RunFolder\n"
+            "with RunFolder(sys.argv[1]).at_work():\n    os.kill(os.getpid(), 9)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code, run.model_dir], check=False)
+        assert done.returncode == -9
+        assert (run.folder / "process").is_file()
+        with run.at_work():
+            assert run.prepare(SAME, resume=False, overwrite=False) is None
+
+    def test_folder_that_cannot_be_made(self, tmp_path):
+        """One error with the place."""
+        (tmp_path / "file").touch()
+        with (
+            pytest.raises(UserError, match="cannot be written"),
+            RunFolder(tmp_path / "file" / "x").at_work(),
+        ):
+            pytest.fail("there is no such folder")
 
 
 class TestMarks:
@@ -88,10 +148,22 @@ class TestMarks:
         (run.folder / "checkpoint-5" / COMPLETE).write_text("120.5")
         marks = MarkComplete(run.checkpoints()[-1])
         (run.folder / "checkpoint-7").mkdir()
+        assert not marks.ended
         state = SimpleNamespace(is_world_process_zero=True, global_step=7)
-        marks.on_save(SimpleNamespace(output_dir=str(run.folder)), state, None)
+        control = SimpleNamespace(should_training_stop=False)
+        marks.on_save(SimpleNamespace(output_dir=str(run.folder)), state, control)
         assert run.checkpoints()[-1].name == "checkpoint-7"
         assert float((run.folder / "checkpoint-7" / COMPLETE).read_text()) >= 120.5
+
+    def test_the_end_of_the_training_is_noted(self, run):
+        """A run that is killed after it must not train on."""
+        unfinished(run, 5)
+        (run.folder / "checkpoint-9").mkdir()
+        marks = MarkComplete(None)
+        state = SimpleNamespace(is_world_process_zero=True, global_step=9)
+        control = SimpleNamespace(should_training_stop=True)
+        marks.on_save(SimpleNamespace(output_dir=str(run.folder)), state, control)
+        assert MarkComplete(run.checkpoints()[-1]).ended
 
 
 class TestModelDirectory:
@@ -110,6 +182,19 @@ class TestModelDirectory:
         run.publish()
         assert (run.model_dir / "run.json").read_text() == "new"
         assert not run.staging.exists()
+
+    def test_killed_between_the_two_renames(self, run):
+        """The older model is put back, and is in the way as before."""
+        run.model_dir.mkdir(parents=True)
+        (run.model_dir / "run.json").write_text("old")
+        run.folder.mkdir(parents=True)
+        run.model_dir.rename(run.replaced)
+        with pytest.raises(UserError, match="a finished run is in the way"):
+            run.prepare(SAME, resume=False, overwrite=False)
+        assert (run.model_dir / "run.json").read_text() == "old"
+        run.model_dir.rename(run.replaced)
+        run.prepare(SAME, resume=False, overwrite=True)
+        assert (run.model_dir / "run.json").read_text() == "old"
 
     def test_foreign_directory_is_never_deleted(self, run):
         """Not even with --overwrite: it may be anything."""
