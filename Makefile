@@ -111,9 +111,9 @@ push-images:  ## Build the images for amd64 and arm64 and push them [REGISTRY=gh
 	$(if $(and $(REGISTRY),$(VERSION)),,$(error push-images needs REGISTRY=host/path VERSION=1.2.0))
 	$(BAKE) --push --set '*.platform=linux/amd64,linux/arm64' $(TARGETS)
 
-space: $(READY)  ## Open the web demo of a model on this machine [MODEL= HOST= PORT=]
+space: $(READY)  ## Open the web demo of a model on this machine [MODEL= HOST= PORT= ENGINE=onnx|int8|torch]
 	@$(CLI) space '$(or $(MODEL),$(error space needs MODEL=outputs/name or user/name))' \
-	  $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)')
+	  $(call given,HOST,--host) $(call given,PORT,--port) $(if $(ENGINE),--engine '$(ENGINE)')
 
 push-space: $(READY)  ## Show a model of the Hub in a Gradio Space [REPO=user/space MODEL=user/name]
 	@$(CLI) push-space '$(or $(MODEL),$(error push-space needs MODEL=user/name))' \

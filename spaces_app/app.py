@@ -1,6 +1,6 @@
 """The Space: `python app.py`, with the project's wheel beside it and the model's name in space.json.
 
-The variable MODEL (a Hub id, also `user/name@v0.1.0`, or a directory) wins over the file.
+The variable MODEL (a Hub id, also `user/name@v0.1.0`, or a directory) wins over the file and does without it.
 """
 
 import json
@@ -13,14 +13,17 @@ HERE = Path(__file__).resolve().parent
 # wheel of plain Python runs from where it lies.
 sys.path[:0] = [str(wheel) for wheel in sorted(HERE.glob("arxiv_cls-*.whl"))]
 
-from arxiv_cls.errors import run_main  # noqa: E402
+from arxiv_cls.errors import UserError, run_main  # noqa: E402
 from arxiv_cls.serving.space.opening import open_page  # noqa: E402
 
 
 def main(argv: list[str]) -> None:
     """Opens the page with the model that the Space is for."""
-    config = json.loads((HERE / "space.json").read_text(encoding="utf-8"))
-    open_page(os.environ.get("MODEL") or config["model"], engine=config.get("engine"))
+    file, model = HERE / "space.json", os.environ.get("MODEL")
+    if not file.is_file() and not model:
+        raise UserError("there is no model to show: space.json is missing", hint="set the variable MODEL")
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    open_page(model or config["model"], engine=config.get("engine"))
 
 
 if __name__ == "__main__":

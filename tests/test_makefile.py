@@ -173,6 +173,18 @@ class TestImages:
         assert "push-images needs REGISTRY=" in run.stderr
 
 
+class TestSpace:
+    """`make space` hands over what was given to make, and nothing that a shell exports."""
+
+    def test_given_and_exported(self, bare, monkeypatch):
+        """HOST and PORT count on make's own command line only."""
+        monkeypatch.setenv("HOST", "a-machine")
+        monkeypatch.setenv("PORT", "1")
+        assert make("-n", "space", "MODEL=m", cwd=bare).stdout.rstrip().endswith("space 'm'")
+        given = make("-n", "space", "MODEL=m", "HOST=0.0.0.0", "PORT=7861", "ENGINE=int8", cwd=bare).stdout
+        assert "--host '0.0.0.0' --port '7861' --engine 'int8'" in given
+
+
 class TestDeploy:
     """`make deploy` and `make api-url` hand their variables to the verbs."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from served_models import LABELS, SURE, write_onnx_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import Prediction
-from arxiv_cls.serving.space import answers, wording, zero_gpu
+from arxiv_cls.serving.space import answers, wording
 from arxiv_cls.serving.space.answers import (
     MAX_CHARACTERS,
     as_reply,
@@ -213,51 +211,6 @@ class TestShades:
         """Where nothing decides, nothing shines."""
         assert shades([("word", 0.15)]) == [("word", 0.5)]
         assert shades([]) == []
-
-
-class TestZeroGpu:
-    """`spaces.GPU` where the hardware is ZeroGPU, nothing elsewhere."""
-
-    @pytest.fixture
-    def decorated(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """A stand-in for the package `spaces` that notes what is called through it."""
-        called: list[str] = []
-
-        def gpu(duration: int):
-            def decorate(function):
-                def wrapped(*arguments):
-                    called.append(function.__name__)
-                    return function(*arguments)
-
-                return wrapped
-
-            return decorate
-
-        stand_in = types.ModuleType("spaces")
-        stand_in.GPU = gpu
-        stand_in.__spec__ = types.SimpleNamespace(name="spaces")
-        monkeypatch.setitem(sys.modules, "spaces", stand_in)
-        monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-        return called
-
-    def test_torch_borrows_and_onnx_does_not(
-        self, decorated: list[str], models_dir: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The share of GPU time is the visitor's: an engine that computes on the CPU leaves it alone."""
-        space = load_space_model(str(models_dir / "tiny"))
-        space.predict(["vision"])
-        assert decorated == []
-        monkeypatch.setattr(space.predictor, "engine", "torch", raising=False)
-        monkeypatch.setattr(answers, "load_predictor", lambda directory, engine: space.predictor)
-        on_torch = load_space_model(str(models_dir / "tiny"), engine="torch")
-        assert on_torch.predict(["a vision"])[0].label == "cs.CV"
-        on_torch.explain("a vision", "cs.CV")
-        assert decorated == ["predict", "explain"]
-
-    def test_elsewhere_the_function_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """No variable, no package: nothing changes."""
-        monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
-        assert zero_gpu.borrow_gpu(len) is len
 
 
 class TestTruncation:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -34,8 +37,9 @@ class TestScoring:
         lines = [f"p{number},A title,{'vision' if number % 2 else 'language'}" for number in range(40)]
         lines[7] = "p7,A title,"
         source = write(tmp_path / "papers.csv", "id,title,summary\n" + "\n".join(lines) + "\n")
+        (tmp_path / "out").mkdir()
         steps: list[tuple[int, int]] = []
-        done = score_file(space, source, lambda rows, of: steps.append((rows, of)))
+        done = score_file(space, source, tmp_path / "out", lambda rows, of: steps.append((rows, of)))
         assert (done.scored, done.failed, done.path.name) == (39, 1, "papers_categories.csv")
         assert steps == [(16, 40), (32, 40), (40, 40)]
         with done.path.open(newline="", encoding="utf-8") as file:
@@ -45,6 +49,47 @@ class TestScoring:
         assert rows[7]["error"] == "empty summary"
         assert [row[0] for row in done.preview] == [f"p{number}" for number in range(10)]
         assert source.exists()
+
+    def test_others_get_their_turn(self, space: SpaceModel, tmp_path: Path) -> None:
+        """A visitor with one paper waits for a chunk of somebody's file, not for the file."""
+        source = write(tmp_path / "papers.csv", "text\n" + "vision\n" * 40)
+        asked, answered = threading.Event(), threading.Event()
+
+        def ask() -> None:
+            assert space.predict(["language"])[0].label == "cs.CL"
+            answered.set()
+
+        def between_chunks(done: int, rows: int) -> None:
+            if not asked.is_set():
+                asked.set()
+                threading.Thread(target=ask).start()
+                assert answered.wait(60)
+
+        assert score_file(space, source, tmp_path, between_chunks).scored == 40
+
+    def test_one_computation_at_a_time(self, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The engine uses every core: a second call waits for the first."""
+        space = load_space_model(str(models_dir / "tiny"))
+        going, go_on, others = threading.Event(), threading.Event(), []
+        predict = space.predictor.predict
+
+        def slow(texts: list[str]) -> list:
+            others.append(texts)
+            going.set()
+            assert go_on.wait(60)
+            return predict(texts)
+
+        monkeypatch.setattr(space.predictor, "predict", slow)
+        threads = [threading.Thread(target=space.predict, args=([text],)) for text in ("a", "b")]
+        threads[0].start()
+        assert going.wait(60)
+        threads[1].start()
+        time.sleep(0.1)
+        assert others == [["a"]]
+        go_on.set()
+        for thread in threads:
+            thread.join(60)
+        assert others == [["a"], ["b"]]
 
     def test_sentences(self) -> None:
         """Singular and plural."""
@@ -72,7 +117,7 @@ class TestBadFiles:
         """No traceback, no path."""
         source = write(tmp_path / "bad.csv", content)
         with pytest.raises(UserError) as refusal:
-            score_file(space, source)
+            score_file(space, source, tmp_path)
         assert told in refusal.value.message
         assert "bad.csv" in refusal.value.message
         assert str(tmp_path) not in str(refusal.value)
@@ -82,8 +127,37 @@ class TestBadFiles:
         source = write(tmp_path / "many.csv", "text\n" + "vision\n" * 30)
         monkeypatch.setattr(batch, "MAX_ROWS", 29)
         with pytest.raises(UserError, match="30 rows; this page takes 29") as refusal:
-            score_file(space, source)
+            score_file(space, source, tmp_path)
         assert "arxiv-cls predict" in refusal.value.hint
         monkeypatch.setattr(batch, "MAX_BYTES", 100)
         with pytest.raises(UserError, match="MB"):
-            score_file(space, source)
+            score_file(space, source, tmp_path)
+
+
+@pytest.mark.slow
+class TestKeptFiles:
+    """What a visitor gets lies where Gradio deletes it, and nothing is left elsewhere."""
+
+    def test_result_is_in_the_cache(
+        self, space: SpaceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The new file is among those that `delete_cache` looks at; the folder it was made in is gone."""
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+        (tmp_path / "temporary").mkdir()
+        from gradio.route_utils import delete_files_created_by_app
+
+        from arxiv_cls.serving.space.page import build_page
+
+        page = build_page(space)
+        assert page.delete_cache == (300, 3600)
+        (score,) = [one.fn for one in page.fns.values() if one.fn is not None and one.fn.__name__ == "score"]
+        good = write(tmp_path / "papers.csv", "text\nvision\n")
+        bad = write(tmp_path / "bad.csv", "name\nvision\n")
+        kept = Path(score(str(good), lambda *_, **__: None)[1]["value"])
+        assert score(str(bad), lambda *_, **__: None)[1]["value"] is None
+        assert kept.is_relative_to(tmp_path / "cache")
+        assert "cs.CV" in kept.read_text()
+        assert list((tmp_path / "temporary").iterdir()) == []
+        delete_files_created_by_app(page, None)
+        assert not kept.exists()

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import runpy
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from local_hub import LocalHub
 from space_page import SpaceProcess
 
+from arxiv_cls.cli import main
+from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.serving.space import opening
 from arxiv_cls.serving.space.examples import EXAMPLES
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [("Vision", "A vision of language and vision."), ("", "bayes learning\n\nlearning"), ("planning", "")]
 
 
@@ -75,6 +81,66 @@ class TestVerb:
         )
         assert (run.returncode, told in run.stderr) == (2, True)
         assert "Traceback" not in run.stderr
+
+
+class TestPort:
+    """The option, else the variable that containers set, else Gradio's own number."""
+
+    @pytest.mark.parametrize(
+        ("options", "variable", "port"),
+        [([], None, 7860), ([], "", 7860), ([], "9001", 9001), (["--port", "9002"], "9001", 9002)],
+    )
+    def test_which(
+        self, monkeypatch: pytest.MonkeyPatch, options: list[str], variable: str | None, port: int
+    ) -> None:
+        """Option before variable before default."""
+        opened: list[int] = []
+        monkeypatch.setattr(opening, "open_page", lambda model, host, port, engine: opened.append(port))
+        monkeypatch.delenv("PORT", raising=False)
+        if variable is not None:
+            monkeypatch.setenv("PORT", variable)
+        main(["space", "user/name", *options])
+        assert opened == [port]
+
+    def test_no_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Told with its name."""
+        monkeypatch.setenv("PORT", "http")
+        with pytest.raises(UserError, match="variable PORT is 'http'"):
+            main(["space", "user/name"])
+
+
+class TestApp:
+    """`spaces_app/app.py`: the model of space.json, or of the variable MODEL."""
+
+    @pytest.fixture
+    def app(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list]:
+        """Runs it in a folder of its own; returns what it would have opened."""
+        opened: list[tuple[str, str | None]] = []
+        monkeypatch.setattr(opening, "open_page", lambda model, engine: opened.append((model, engine)))
+        monkeypatch.delenv("MODEL", raising=False)
+        shutil.copy(ROOT / "spaces_app" / "app.py", tmp_path)
+
+        def run() -> list:
+            runpy.run_path(str(tmp_path / "app.py"))["main"]([])
+            return opened
+
+        return run
+
+    def test_the_file_and_the_variable(
+        self, app: Callable[[], list], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The variable wins; with it the file may be missing."""
+        (tmp_path / "space.json").write_text('{"model": "user/name@v1", "engine": "torch"}')
+        assert app() == [("user/name@v1", "torch")]
+        monkeypatch.setenv("MODEL", "user/other")
+        assert app()[1:] == [("user/other", "torch")]
+        (tmp_path / "space.json").unlink()
+        assert app()[2:] == [("user/other", None)]
+
+    def test_neither(self, app: Callable[[], list]) -> None:
+        """One sentence."""
+        with pytest.raises(UserError, match=r"space\.json is missing"):
+            app()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.attribution import attribute
+from arxiv_cls.models.attribution import MOST_PHRASES, attribute
 from arxiv_cls.models.predictor import (
     ONNX_FILES,
     TFIDF_MODEL_TYPE,
@@ -21,9 +22,12 @@ from arxiv_cls.models.predictor import (
     locate_model,
 )
 from arxiv_cls.serving.space.facts import ModelFacts, read_facts
-from arxiv_cls.serving.space.zero_gpu import borrow_gpu, prepare_zero_gpu
+from arxiv_cls.serving.space.zero_gpu import borrow_gpu, on_zero_gpu, prepare_zero_gpu
 
 MAX_CHARACTERS = 20_000
+# On the CPU, about a second: progress moves and other visitors get their turn in between. A GPU of the Hub is
+# asked for again for each chunk, which takes longer than the computing.
+CPU_ROWS, BORROWED_GPU_ROWS = 16, 500
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class SpaceModel:
         facts: name, version, test results.
         predict: texts to predictions, on a borrowed GPU where the engine is torch and the host is ZeroGPU.
         explain: text and label to words with their weights, likewise.
+        rows_at_a_time: texts of a file that are best predicted in one call.
     """
 
     predictor: Predictor
     facts: ModelFacts
     predict: Callable[[list[str]], list[Prediction]]
     explain: Callable[[str, str], list[tuple[str, float]]]
+    rows_at_a_time: int = CPU_ROWS
 
     @property
     def labels(self) -> list[str]:
@@ -72,10 +78,21 @@ def load_space_model(model: str, revision: str | None = None, *, engine: str | N
 
     # Decorated whatever the engine (ZeroGPU asks for one such function), called so by torch alone: the other
     # engines compute on the CPU and would only use up the visitor's share of the GPU.
-    predict_on_gpu, explain_on_gpu = borrow_gpu(predict), borrow_gpu(explain)
-    if predictor.engine == "torch":
-        return SpaceModel(predictor, facts, predict_on_gpu, explain_on_gpu)
-    return SpaceModel(predictor, facts, predict, explain)
+    predict_on_gpu = borrow_gpu(predict, len)
+    explain_on_gpu = borrow_gpu(explain, lambda text, label: MOST_PHRASES)
+    if predictor.engine == "torch" and on_zero_gpu():
+        return SpaceModel(predictor, facts, predict_on_gpu, explain_on_gpu, BORROWED_GPU_ROWS)
+    # Here all visitors share the cores: one computation at a time, and nobody holds them for a whole file.
+    turn = threading.Lock()
+    return SpaceModel(predictor, facts, _in_turn(turn, predict), _in_turn(turn, explain))
+
+
+def _in_turn(turn: threading.Lock, function: Callable[..., Any]) -> Callable[..., Any]:
+    def wait_and_call(*arguments: Any) -> Any:
+        with turn:
+            return function(*arguments)
+
+    return wait_and_call
 
 
 def choose_engine(

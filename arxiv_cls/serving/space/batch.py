@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +14,6 @@ from arxiv_cls.serving.space.answers import SpaceModel
 
 MAX_ROWS = 2_000
 MAX_BYTES = 10 * 1024 * 1024
-ROWS_AT_A_TIME = 16
 PREVIEW_ROWS = 10
 PREVIEW_HEADER = ("id", "label", "score", "error")
 ON_THE_COMMAND_LINE = "For more, install the package: arxiv-cls predict MODEL --csv FILE --out FILE."
@@ -39,13 +37,14 @@ class ScoredFile:
 
 
 def score_file(
-    space: SpaceModel, source: Path, on_rows: Callable[[int, int], None] | None = None
+    space: SpaceModel, source: Path, folder: Path, on_rows: Callable[[int, int], None] | None = None
 ) -> ScoredFile:
     """Scores an uploaded CSV.
 
     Args:
         space: the model.
         source: the upload.
+        folder: gets the new CSV; the caller's to delete.
         on_rows: called with rows done and rows in all.
 
     Raises:
@@ -66,13 +65,13 @@ def score_file(
             raise UserError(
                 f"{source.name} has {rows:,} rows; this page takes {MAX_ROWS:,}.", hint=ON_THE_COMMAND_LINE
             )
-        out = Path(tempfile.mkdtemp(prefix="arxiv_cls-")) / f"{source.stem}_categories.csv"
+        out = folder / f"{source.stem}_categories.csv"
         scored, failed = predict_csv(
             space,
             source,
             out,
             progress=False,
-            rows_at_a_time=ROWS_AT_A_TIME,
+            rows_at_a_time=space.rows_at_a_time,
             on_rows=None if on_rows is None else lambda done: on_rows(done, rows),
         )
     except UserError as error:

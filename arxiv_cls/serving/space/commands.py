@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+
+DEFAULT_PORT = 7860
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -14,7 +17,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     space.add_argument("model", metavar="MODEL", help="model directory or Hub id, also user/name@v0.1.0")
     space.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    space.add_argument("--port", type=int, default=7860, help="port to listen on (default %(default)s)")
+    space.add_argument(
+        "--port", type=int, help=f"port to listen on (default: the variable PORT, else {DEFAULT_PORT})"
+    )
     space.add_argument(
         "--engine",
         choices=("onnx", "int8", "torch"),
@@ -25,6 +30,16 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run_space(arguments: argparse.Namespace) -> None:
     """`arxiv-cls space MODEL`; ends with Ctrl-C or SIGTERM."""
+    from arxiv_cls.errors import UserError
     from arxiv_cls.serving.space.opening import open_page
 
-    open_page(arguments.model, host=arguments.host, port=arguments.port, engine=arguments.engine)
+    port = arguments.port
+    if port is None:
+        # Containers and platforms name the port so.
+        named = os.environ.get("PORT") or str(DEFAULT_PORT)
+        if not named.isdecimal():
+            raise UserError(
+                f"space: the variable PORT is {named!r}, not a number", hint="name one with --port"
+            )
+        port = int(named)
+    open_page(arguments.model, host=arguments.host, port=port, engine=arguments.engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ from arxiv_cls.serving.space.style import HEAD, TITLE, theme
 from arxiv_cls.serving.space.word_shades import shades
 
 SHOWN_LABELS = 5
-KEEP_FILES_SECONDS = 3600
+KEEP_FILES_SECONDS, SECONDS_BETWEEN_LOOKS = 3600, 300
 QUEUE_SIZE = 64
-# Predictions share one worker: the engine already uses every core.
+# Predictions share one worker: the engine already uses every core. Files have a worker of their own, which
+# lets the others in between two chunks.
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
+FILES = {"concurrency_id": "files", "concurrency_limit": 1}
 NOT_IN_THE_API = {"api_visibility": "private"}
 
 
 def build_page(space: SpaceModel) -> gr.Blocks:
     """The whole page around a model; `launch_options` goes with it."""
     with gr.Blocks(
-        title=TITLE, analytics_enabled=False, delete_cache=(KEEP_FILES_SECONDS, KEEP_FILES_SECONDS)
+        title=TITLE, analytics_enabled=False, delete_cache=(SECONDS_BETWEEN_LOOKS, KEEP_FILES_SECONDS)
     ) as page:
         gr.HTML(wording.heading(TITLE, space.facts), elem_id="heading")
         with gr.Tabs():
@@ -110,7 +113,12 @@ def _paper_tab(space: SpaceModel) -> None:
         return boxes, scores, None, (text, prediction.label)
 
     def explain(said: tuple[str, str] | None) -> Any:
-        return None if said is None else shades(space.explain(*said))
+        try:
+            return None if said is None else shades(space.explain(*said))
+        except UserError as error:
+            # The answer itself is on the page already.
+            gr.Warning(f"{error.message} {error.hint or ''}".strip())
+            return None
 
     def fetch(arxiv_id: str) -> tuple[Any, ...]:
         try:
@@ -155,20 +163,24 @@ def _batch_tab(space: SpaceModel) -> None:
         if path is None:
             return wording.notice("error", "There is no file yet.", "Choose a CSV first."), *nothing
         try:
-            scored = score_file(
-                space,
-                Path(path),
-                lambda done, rows: progress((done, rows), desc=f"Row {done:,} of {rows:,}"),
-            )
+            with tempfile.TemporaryDirectory(prefix="arxiv_cls-") as folder:
+                scored = score_file(
+                    space,
+                    Path(path),
+                    Path(folder),
+                    lambda done, rows: progress((done, rows), desc=f"Row {done:,} of {rows:,}"),
+                )
+                # Gradio deletes what lies in its own cache, and nothing else.
+                kept = result.move_resource_to_block_cache(scored.path)
         except UserError as error:
             return wording.error_notice(error), *nothing
         return (
             wording.notice("plain", wording.batch_sentence(scored.scored, scored.failed)),
-            gr.update(value=str(scored.path), visible=True),
+            gr.update(value=kept, visible=True),
             wording.table(PREVIEW_HEADER, scored.preview),
         )
 
-    run.click(score, upload, [boxes, result, preview], show_progress_on=boxes, **MODEL, **NOT_IN_THE_API)
+    run.click(score, upload, [boxes, result, preview], show_progress_on=boxes, **FILES, **NOT_IN_THE_API)
 
 
 def _add_api(space: SpaceModel) -> None:
