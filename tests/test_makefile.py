@@ -180,7 +180,7 @@ class TestSpace:
         """HOST and PORT count on make's own command line only."""
         monkeypatch.setenv("HOST", "a-machine")
         monkeypatch.setenv("PORT", "1")
-        assert make("-n", "space", "MODEL=m", cwd=bare).stdout.rstrip().endswith("space 'm'")
+        assert make("-n", "space", "MODEL=m", cwd=bare).stdout.split("cli space ")[1].split() == ["'m'", "\\"]
         given = make("-n", "space", "MODEL=m", "HOST=0.0.0.0", "PORT=7861", "ENGINE=int8", cwd=bare).stdout
         assert "--host '0.0.0.0' --port '7861' --engine 'int8'" in given
 
