@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from typing import Any
 
 from arxiv_cls.errors import UserError
@@ -14,7 +13,6 @@ from arxiv_cls.release.evidence import Evidence
 from arxiv_cls.release.manifest import GATE_RECORD
 
 SCHEMA_VERSION = 1
-_KEYS = tuple(item.name for item in fields(CheckResult) if item.name not in ("passed", "overridable"))
 
 
 def gate_record(overridden: Sequence[CheckResult], version: str) -> bytes:
@@ -24,7 +22,10 @@ def gate_record(overridden: Sequence[CheckResult], version: str) -> bytes:
         overridden: the checks that failed and were overridden.
         version: the release's tag.
     """
-    checks = [{key: asdict(result)[key] for key in _KEYS} for result in overridden]
+    checks = [
+        {"check": result.check, "found": result.found, "wanted": result.wanted, "reason": result.reason}
+        for result in overridden
+    ]
     record = {"schema_version": SCHEMA_VERSION, "version": version, "overridden": checks}
     return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
 
@@ -43,8 +44,14 @@ def recorded_overrides(evidence: Evidence) -> list[Shown]:
     record: dict[str, Any] = evidence.optional_json(GATE_RECORD) or {"overridden": []}
     try:
         checks = [
-            CheckResult(passed=False, **{key: str(check[key]) for key in _KEYS})
-            for check in record["overridden"]
+            CheckResult(
+                check=str(entry["check"]),
+                passed=False,
+                found=str(entry["found"]),
+                wanted=str(entry["wanted"]),
+                reason=str(entry["reason"]),
+            )
+            for entry in record["overridden"]
         ]
     except (KeyError, TypeError) as error:
         raise UserError(

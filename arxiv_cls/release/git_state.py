@@ -43,9 +43,9 @@ def git_state(directory: Path | None = None) -> dict[str, Any]:
         return done.stdout.strip()
 
     if git("ls-files", "--error-unmatch", "__init__.py") is None:
-        commit = os.environ.get(COMMIT_VARIABLE, "")
-        known = re.fullmatch(r"[0-9a-f]{40}", commit) is not None
-        return {"commit": commit if known else None, "dirty": False if known else None}
+        named = os.environ.get(COMMIT_VARIABLE, "")
+        known = re.fullmatch(r"[0-9a-f]{40}", named) is not None
+        return {"commit": named if known else None, "dirty": False if known else None}
     commit = git("rev-parse", "HEAD")
     status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)dvc.lock")
     return {"commit": commit, "dirty": None if status is None else bool(status)}
