@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
 from arxiv_cls import train
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.release.manifest import MANIFEST, TRANSFORMER
+from arxiv_cls.scoring.evaluation import file_sha256
+from arxiv_cls.training import fine_tuning
+from arxiv_cls.training.run_folder import MarkComplete
 
 TOP5 = ["cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML"]
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -49,12 +53,17 @@ class TestModelDirectory:
         assert found <= {entry.path for entry in mine}
         assert not [name for name in found if name.endswith((".bin", ".pkl", ".pt", ".pth"))]
 
-    def test_run_record(self, trained, sample_csv):
+    def test_run_record(self, trained, sample_csv, tiny_encoder):
         """Provenance: data, versions, device, speed, calibration, metrics."""
         record = json.loads((trained / "run.json").read_text())
         assert record["data"]["bytes"] == sample_csv.stat().st_size
         assert record["data"]["splits"] == {"train": 96, "validation": 24, "test": 24}
         assert record["data"]["labels"] == TOP5
+        assert record["data"]["report"]["rows_read"] == 925
+        assert record["data"]["report"]["duplicates"] == 7
+        start = record["training"]["starting_weights"]
+        assert start == {"sha256": file_sha256(tiny_encoder / "model.safetensors"), "hub_commit": None}
+        assert record["training"]["max_length"] == 64
         assert set(record["git"]) == {"commit", "dirty"}
         assert {"python", "torch", "transformers"} <= set(record["versions"])
         assert record["device"]["precision"] == "fp32"
@@ -83,7 +92,10 @@ class TestModelDirectory:
         """The run's folder keeps the log and the profile."""
         folder = trained.parent / ".checkpoints" / "tiny"
         assert not list(folder.glob("checkpoint-*"))
-        assert "step 12/12" in (folder / "train.log").read_text()
+        log = (folder / "train.log").read_text()
+        assert log.count("step 12/12 eval_loss") == 1
+        assert log.count("925 rows read, 0 rejected, 66 merged, 146 outside top5, 7 duplicates dropped") == 1
+        assert "report.json" in log
         trace = json.loads((folder / "profile" / "trace.json").read_text())
         assert trace["traceEvents"]
         assert "Self CPU" in (folder / "profile" / "operators.txt").read_text()
@@ -141,6 +153,66 @@ class TestInTheWay:
         with pytest.raises(UserError, match="a finished run is in the way"):
             train.main([str(recipe)])
         assert (trained / "model.safetensors").read_bytes() == before
+
+
+class TestKilledAtTheEnd:
+    """Between the early stop and the model directory."""
+
+    def test_resume_trains_no_further(self, write_recipe, tmp_path, monkeypatch):
+        """Killed after an early stop in the second epoch of five: resumed, the weights are the same."""
+        keys = {"num_train_epochs": 5, "early_stopping_patience": 1, "learning_rate": 1.0e-12}
+        recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
+        whole, killed = (str(tmp_path / name) for name in ("whole", "killed"))
+        train.main([str(recipe), "--no-evaluate", "--trainer.output_dir", whole])
+
+        def kill(trainer):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fine_tuning, "calibrate", kill)
+            with pytest.raises(KeyboardInterrupt):
+                train.main([str(recipe), "--no-evaluate", "--trainer.output_dir", killed])
+        train.main([str(recipe), "--no-evaluate", "--resume", "--trainer.output_dir", killed])
+        first, second = (json.loads(Path(run, "run.json").read_text()) for run in (whole, killed))
+        assert first["training"]["steps"] == second["training"]["steps"] == 12
+        assert first["weights_sha256"] == second["weights_sha256"]
+        assert first["calibration"] == second["calibration"]
+
+
+class TestGradually:
+    """A head-only epoch, then everything."""
+
+    def test_encoder_keeps_its_bytes_and_then_moves(self, write_recipe, tmp_path, tiny_encoder, monkeypatch):
+        """The checkpoint after the first epoch has the encoder of the start; also a run resumed inside it."""
+        keys = {"head_only_epochs": 1, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 9}
+        keys |= {"eval_strategy": "steps", "eval_steps": 3}
+        recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
+        words = [str(recipe), "--no-evaluate", "--trainer.output_dir", str(tmp_path / "run")]
+        saved = {}
+
+        def keep(marks, args, state, control, **kwargs):
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            saved[state.global_step] = load_file(checkpoint / "model.safetensors")
+            mark(marks, args, state, control, **kwargs)
+            if len(saved) == 1:
+                raise KeyboardInterrupt
+
+        mark = MarkComplete.on_save
+        monkeypatch.setattr(MarkComplete, "on_save", keep)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(words)
+        train.main([*words, "--resume"])
+        assert list(saved) == [3, 6, 9, 12]
+        start = {
+            f"bert.{name}": value for name, value in load_file(tiny_encoder / "model.safetensors").items()
+        }
+        encoder = [name for name in saved[3] if name in start]
+        assert len(encoder) > 20
+        for step in (3, 6):
+            assert all(saved[step][name].tobytes() == start[name].tobytes() for name in encoder)
+        assert saved[3]["classifier.weight"].tobytes() != saved[6]["classifier.weight"].tobytes()
+        moved = [name for name in encoder if saved[12][name].tobytes() != start[name].tobytes()]
+        assert len(moved) > 0.9 * len(encoder)
 
 
 class TestRecipes:

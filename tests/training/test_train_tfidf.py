@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tqdm import tqdm
 
 from arxiv_cls import train_tfidf
 from arxiv_cls.errors import UserError
@@ -102,6 +103,31 @@ class TestModelDirectory:
             train_tfidf.main(arguments(recipe, trained))
         train_tfidf.main(arguments(recipe, trained, "--overwrite"))
         assert sha256(trained / "model.skops") == before
+
+    def test_resume_starts_anew(self, tmp_path):
+        """A baseline keeps no checkpoints: one line says so, another what became of the rows."""
+        output = tmp_path / "linear"
+        recipe = ROOT / "recipes" / "tfidf_linear.yaml"
+        train_tfidf.main(arguments(recipe, output, "--resume", "--no-evaluate"))
+        log = (tmp_path / ".checkpoints" / "linear" / "train.log").read_text()
+        assert log.count("--resume: a baseline keeps no checkpoints, the run starts from the beginning") == 1
+        assert log.count("925 rows read") == 1
+        assert (output / "model.skops").is_file()
+
+    @pytest.mark.parametrize(("classifier", "disabled"), [("linear", True), ("xgboost", False)])
+    def test_bar_only_where_there_are_rounds(self, tmp_path, monkeypatch, classifier, disabled):
+        """A bar that stands at none of 400 until the end would only make people worry."""
+        bars = []
+
+        class Bar(tqdm):
+            def __init__(self, **options):
+                bars.append(options)
+                super().__init__(**options)
+
+        monkeypatch.setattr(train_tfidf, "tqdm", Bar)
+        recipe = ROOT / "recipes" / f"tfidf_{classifier}.yaml"
+        train_tfidf.main(arguments(recipe, tmp_path / "run", "--no-evaluate"))
+        assert [bar["disable"] for bar in bars] == [disabled]
 
     def test_linear_recipe_with_data_from_elsewhere(self, tmp_path):
         """It says so in its config; no record tells where on this machine the data lay."""
