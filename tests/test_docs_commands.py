@@ -7,6 +7,7 @@ takes the place of `data/raw/arxiv.csv` and of `my_papers.csv`. docs_pages.py li
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,18 @@ RUNS_HERE = pytest.mark.skipif(
 )
 
 
+def programs(code: str) -> list[str]:
+    """The make targets, verbs and scripts that a block runs; a test that runs them has their names."""
+    named = re.findall(r"\bmake ([a-z-]+)|\barxiv-cls ([a-z-]+)|\bdvc ([a-z]+)|\b([a-z_]+)\.py\b", code)
+    return [name for groups in named for name in groups if name]
+
+
+def told_by(test: Path) -> str:
+    """The text of a test file, of its name, and of the modules beside it that hold no tests."""
+    beside = [path for path in test.parent.glob("*.py") if not path.name.startswith("test_")]
+    return "\n".join([test.stem, *(path.read_text(encoding="utf-8") for path in [test, *beside])])
+
+
 def problems_of(block: Block) -> list[str]:
     """What is wrong with a block's mark, a line each."""
     if block.language != "bash":
@@ -35,6 +48,8 @@ def problems_of(block: Block) -> list[str]:
             return [f"{block.where}: {block.run_by} is no test file"]
         if block.speed == "slow" and "pytest.mark.slow" not in test.read_text(encoding="utf-8"):
             return [f"{block.where}: {block.run_by} has no slow test"]
+        if silent := [name for name in programs(block.code) if not re.search(rf"\b{name}\b", told_by(test))]:
+            return [f"{block.where}: {block.run_by} never names {', '.join(silent)}"]
     if block.speed == "network" and (block.needs or block.run_by):
         return [f"{block.where}: a network block is not run, so it needs nothing"]
     return []
@@ -64,6 +79,7 @@ class TestMarks:
             ("<!-- fast -->\n```sh\ntrue\n```", "a.md:2: write ```bash"),
             ("<!-- slow: run by tests/none.py -->\n```bash\ntrue\n```", "tests/none.py is no test file"),
             ("<!-- slow: run by tests/test_docs_names.py -->\n```bash\ntrue\n```", "has no slow test"),
+            ("<!-- slow: run by tests/test_demo.py -->\n```bash\nmake deploy\n```", "never names deploy"),
             ("<!-- network: needs outputs/a -->\n```bash\ntrue\n```", "is not run"),
         ],
     )

@@ -38,9 +38,9 @@ class Clone:
         """Runs DVC there."""
         return self.run(sys.executable, "-m", "dvc", *arguments)
 
-    def reproduce(self, *arguments: str, status: int = 0) -> str:
-        """What `make reproduce` runs."""
-        return self.run(sys.executable, "-m", "arxiv_cls.reproduce", *arguments, status=status)
+    def reproduce(self, recipe: str, *variables: str, status: int = 0) -> str:
+        """`make reproduce RECIPE=... [variables]`."""
+        return self.run("make", "reproduce", f"RECIPE={recipe}", *variables, status=status)
 
     def commit(self, message: str) -> str:
         """Commits every change of tracked files and every new file; gives back the commit's id."""
@@ -64,11 +64,17 @@ def make_clone(tmp_path: Path) -> Callable[[], Clone]:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, root / name)
         (root / "dvc.lock").unlink(missing_ok=True)
-        environment = os.environ | {
+        (root / ".venv").symlink_to(sys.prefix)
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+        }
+        environment = inherited | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(root),
             "HF_DATASETS_CACHE": str(tmp_path / "datasets"),
             "DVC_NO_ANALYTICS": "1",
+            # The environment is the one that runs this test: make has nothing to install.
+            "MAKEFLAGS": "-- READY=",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_AUTHOR_NAME": "A Person",
             "GIT_AUTHOR_EMAIL": "person@example.org",

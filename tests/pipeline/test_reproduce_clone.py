@@ -128,7 +128,7 @@ class TestPipeline:
         record = clone.root / MODEL / "run.json"
         record.write_text(record.read_text() + "\n")
         assert "OVERWRITE=1" in clone.reproduce(RECIPE, status=2)
-        clone.reproduce(RECIPE, "--overwrite")
+        clone.reproduce(RECIPE, "OVERWRITE=1")
         assert digests(clone.root / MODEL) == new
 
     def test_a_transformer(self, make_clone, write_recipe):
