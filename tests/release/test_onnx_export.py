@@ -171,6 +171,16 @@ class TestStale:
             load_predictor(folder, engine="onnx")
         assert not check_onnx(evidence_of(folder)).passed
 
+    def test_another_file(self, exported: Path, tmp_path: Path) -> None:
+        """A file that was never measured is refused, also where the weights are not beside it."""
+        folder = copy_of(exported, tmp_path / "model")
+        (folder / "model.safetensors").unlink()
+        load_predictor(folder, engine="onnx")
+        shutil.copy(folder / "onnx" / "model.onnx", folder / "onnx" / "model_int8.onnx")
+        with pytest.raises(UserError, match=r"is not the file that parity\.json was measured on") as refused:
+            load_predictor(folder, engine="int8")
+        assert "arxiv-cls export" in refused.value.hint
+
     def test_gate_passes_a_true_export(self, exported: Path) -> None:
         """The record of a real export satisfies the check that reads it."""
         verdict = check_onnx(evidence_of(exported))
@@ -183,6 +193,9 @@ class TestStale:
         with pytest.raises(UserError, match=r"no onnx/model_int8\.onnx.*\n.*arxiv-cls export"):
             load_predictor(folder, engine="int8")
         (folder / "onnx" / "model.onnx").write_bytes(b"not a graph")
+        with pytest.raises(UserError, match=r"is not the file that parity\.json was measured on"):
+            load_predictor(folder, engine="onnx")
+        (folder / "onnx" / "parity.json").unlink()
         with pytest.raises(UserError, match="cannot be loaded"):
             load_predictor(folder, engine="onnx")
         with pytest.raises(UserError, match="no engine 'tensorrt'"):
