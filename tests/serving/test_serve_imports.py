@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+from served_models import write_onnx_model
+from server_process import Server, free_port
 
+from arxiv_cls.models.cascade import file_sha256
+
+ROOT = Path(__file__).resolve().parents[2]
+BASELINE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"
+TRAINING = {"torch", "transformers", "wandb", "dvc", "datasets", "evaluate"}
 HEAVY = ("torch", "transformers", "wandb", "dvc", "datasets", "evaluate", "sklearn", "pandas", "pyarrow")
 ANSWER_ONE = """
 import json, sys, time
@@ -21,6 +32,34 @@ with TestClient(app) as client:
     code = client.post("/predict", json={"text": "vision"}).json()["code"]
 print(json.dumps({"code": code, "modules": sorted(sys.modules)}))
 """
+
+# `arxiv-cls serve`, which tells at its end what it has imported.
+SERVE_AND_TELL = """
+import atexit, json, sys
+atexit.register(lambda: print("modules", json.dumps(sorted(sys.modules)), flush=True))
+from arxiv_cls.cli import main
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+def serve_one(directory: Path, output: Path, *options: object) -> tuple[dict, set[str], float]:
+    """A real server's answer to one text, its modules, and the seconds from its start to the answer."""
+    port = free_port()
+    command = [sys.executable, "-c", SERVE_AND_TELL, directory, "--port", port, "--threads", 2, *options]
+    began = time.monotonic()
+    with output.open("w") as file:
+        process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+    server = Server(process, f"http://127.0.0.1:{port}", output)
+    try:
+        server.wait_until_ready()
+        status, reply, _ = server.call("/predict", {"text": "computer vision"})
+        took = time.monotonic() - began
+        assert status == 200
+    finally:
+        stopped = server.stop()
+    assert stopped == 0, output.read_text()
+    (told,) = [line for line in output.read_text().splitlines() if line.startswith("modules ")]
+    return reply, set(json.loads(told.removeprefix("modules "))), took
 
 
 class TestImports:
@@ -38,7 +77,34 @@ class TestImports:
     @pytest.mark.slow
     def test_baseline(self, run_python):
         """A baseline answers without torch, transformers, trackers and datasets."""
-        done = run_python("-c", ANSWER_ONE, "tests/fixtures/releases/v0.1.0/tiny-tfidf")
+        done = run_python("-c", ANSWER_ONE, BASELINE)
         assert done.returncode == 0, done.stderr
-        modules = set(json.loads(done.stdout.splitlines()[-1])["modules"])
-        assert not {"torch", "transformers", "wandb", "dvc", "datasets", "evaluate"} & modules
+        assert not TRAINING & set(json.loads(done.stdout.splitlines()[-1])["modules"])
+
+    @pytest.mark.slow
+    def test_cascade(self, tmp_path):
+        """The real server, a baseline before the transformer: both answer, without what training needs."""
+        model = write_onnx_model(tmp_path / "tiny")
+        record = {
+            "schema_version": 1,
+            "engine": "onnx",
+            "threshold": 0.0,
+            "max_tokens": 16,
+            "set_threshold": 0.2,
+            "transformer_sha256": file_sha256(model / "onnx" / "model.onnx"),
+            "baseline_sha256": file_sha256(BASELINE / "model.skops"),
+        }
+        for threshold, answered_by in ((0.0, "tfidf"), (1.1, "onnx")):
+            (model / "eval" / "cascade.json").write_text(json.dumps(record | {"threshold": threshold}))
+            reply, modules, _ = serve_one(model, tmp_path / "output.txt", "--cascade", BASELINE)
+            assert reply["answered_by"] == answered_by
+            assert not TRAINING & modules
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("engine", ["onnx", "int8"])
+    def test_first_answer_of_a_real_model(self, real_model, tmp_path, engine):
+        """Imports of the real server, and the time that a person waits for it, printed (pytest -s)."""
+        reply, modules, took = serve_one(real_model.directory, tmp_path / "output.txt", "--engine", engine)
+        print(f"\n{engine}: {took:.2f} s from the start of the process to its first answer")
+        assert reply["answered_by"] == engine
+        assert not set(HEAVY) & modules
