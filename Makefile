@@ -70,10 +70,11 @@ coverage: $(READY)  ## Run all tests and report which lines they reach (threshol
 bench: $(READY)  ## Ours and the stock way side by side, as ratios [BENCH="corpus baseline training predict serving"]
 	@$(PYTHON) -m benchmarks $(BENCH)
 
-push-model: $(READY)  ## Release a model to the Hub: gate, one commit, a tag [MODEL= REPO= VERSION= OVERRIDE= CREATE_PR=1]
+push-model: $(READY)  ## Release a model to the Hub: gate, one commit, a tag [MODEL= REPO= VERSION= OVERRIDE= CSV= CREATE_PR=1]
 	@$(CLI) push-model '$(or $(MODEL),$(error push-model needs MODEL=outputs/name))' \
 	  --repo '$(or $(REPO),$(error push-model needs REPO=user/name))' $(if $(VERSION),--version '$(VERSION)') \
-	  $(foreach check,$(subst $(comma), ,$(OVERRIDE)),--override '$(check)') $(if $(CREATE_PR),--create-pr)
+	  $(foreach check,$(subst $(comma), ,$(OVERRIDE)),--override '$(check)') $(if $(CREATE_PR),--create-pr) \
+	  $(if $(CSV),--csv '$(CSV)')
 
 push-dataset: $(READY)  ## Release the corpus to the Hub as Parquet with its card [REPO= VERSION= CSV=]
 	@$(CLI) push-dataset --repo '$(or $(REPO),$(error push-dataset needs REPO=user/name))' \

@@ -7,7 +7,11 @@ A room's `commands.py` has `register(subparsers)`; it imports nothing heavy at m
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import logging
+import sys
+from collections.abc import Iterator
 
 from arxiv_cls import __version__
 from arxiv_cls.errors import run_main
@@ -35,7 +39,28 @@ def main(argv: list[str]) -> int | None:
         UserError: on bad input; `run_main` prints it.
     """
     arguments = build_parser().parse_args(argv)
-    return arguments.run(arguments)
+    if not getattr(arguments, "narrated", False):
+        return arguments.run(arguments)
+    with narration():
+        return arguments.run(arguments)
+
+
+@contextlib.contextmanager
+def narration() -> Iterator[None]:
+    """Shows on stderr what this package says about its work, and nothing of the libraries below it.
+
+    For verbs that set `narrated`: a person waits for them, and has to know what is fetched or scored again.
+    """
+    logger, handler = logging.getLogger("arxiv_cls"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def entry_point() -> None:

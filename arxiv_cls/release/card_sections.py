@@ -13,6 +13,7 @@ from arxiv_cls.release.manifest import PREDICTION_SETS, SCOPE, SCOPE_PLOT
 SLICE_HEADERS = {"year": "year of publication", "words": "words of title and abstract"}
 ENOUGH_PAPERS = 30
 """A slice with fewer papers says too little to be called the weakest or the strongest."""
+ARCHIVES_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,17 @@ class PredictionSets:
 
 
 @dataclass(frozen=True)
+class ArchiveCaught:
+    """How many papers of one archive the out-of-scope rule catches."""
+
+    archive: str
+    papers: Shown
+    caught: Shown
+
+
+@dataclass(frozen=True)
 class Scope:
-    """How papers outside the categories are told apart, and whether there is a plot of it."""
+    """How papers outside the categories are told apart, which of them badly, and whether there is a plot."""
 
     rule: str
     papers: Shown
@@ -53,6 +63,7 @@ class Scope:
     kept: Shown
     caught: Shown
     plot: bool
+    worst_archives: list[ArchiveCaught]
 
 
 @dataclass(frozen=True)
@@ -184,4 +195,26 @@ def scope(evidence: Evidence) -> Scope | None:
         kept=kept,
         caught=caught,
         plot=(evidence.model_dir / SCOPE_PLOT).is_file(),
+        worst_archives=_worst_archives(record),
     )
+
+
+def _worst_archives(record: Mapping[str, Any]) -> list[ArchiveCaught]:
+    """The archives of which the rule catches less than of all papers, the worst first.
+
+    Archives with fewer than `ENOUGH_PAPERS` papers are left out, as are records of earlier versions, which do
+    not tell archives apart.
+    """
+    below = [
+        (part["caught"], archive, part["n"])
+        for archive, part in (record.get("caught_by_archive") or {}).items()
+        if part["n"] >= ENOUGH_PAPERS and part["caught"] < record["out_of_scope_caught"]
+    ]
+    return [
+        ArchiveCaught(
+            archive,
+            papers=count(f"scope.caught_by_archive.{archive}.n", papers),
+            caught=Shown(f"scope.caught_by_archive.{archive}.caught", f"{caught:.1%}"),
+        )
+        for caught, archive, papers in sorted(below)[:ARCHIVES_SHOWN]
+    ]

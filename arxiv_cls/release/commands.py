@@ -60,7 +60,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     push.add_argument("--create-pr", action="store_true", help="open a pull request; run again once merged")
     push.add_argument("--csv", help="data to score both models with, where their predictions do not pair")
-    push.set_defaults(run=run_push_model)
+    push.set_defaults(run=run_push_model, narrated=True)
 
     dataset = _parser(subparsers, "push-dataset", "release the corpus to the Hub as Parquet with its card")
     _add_push_arguments(dataset)
@@ -71,7 +71,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         choices=CONFIGS,
         help="a label set to publish (repeatable; default: all of them)",
     )
-    dataset.set_defaults(run=run_push_dataset)
+    dataset.set_defaults(run=run_push_dataset, narrated=True)
 
     space = _parser(subparsers, "push-space", "show a model of the Hub in a Gradio Space")
     space.add_argument("model", metavar="MODEL", help="Hub id of the model, also user/name@v0.1.0")
@@ -98,7 +98,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         default=5e-4,
         help="largest difference that is put down to rounding on other hardware (default: %(default)s)",
     )
-    verify.set_defaults(run=run_verify)
+    verify.set_defaults(run=run_verify, narrated=True)
 
     deploy_commands.register(subparsers)
 

@@ -12,6 +12,7 @@ import yaml
 from tqdm import tqdm
 
 from arxiv_cls.release.atomic_commit import ReleaseResult, plan_release, publish
+from arxiv_cls.release.card_run import is_synthetic
 from arxiv_cls.release.card_templates import template
 from arxiv_cls.release.hub_client import check_repo_id, connect, parse_version
 from arxiv_cls.release.hub_push import ensure_repository
@@ -84,13 +85,15 @@ def render_dataset_card(
         seed: of the split.
     """
     papers = max(sum(config.sizes.values()) for config in configs)
+    synthetic = is_synthetic({"csv": data.csv})
     metadata = {
         "language": ["en"],
-        "license": "cc0-1.0",
-        "pretty_name": "arXiv papers by category",
+        # The sample was written for this project and is under its licence.
+        "license": "apache-2.0" if synthetic else "cc0-1.0",
+        "pretty_name": f"{'Synthetic' if synthetic else 'arXiv'} papers by category",
         "task_categories": ["text-classification"],
         "task_ids": ["multi-class-classification"],
-        "tags": ["arxiv", "scientific-papers"],
+        "tags": ["arxiv", "scientific-papers", *(["synthetic"] if synthetic else [])],
         "size_categories": [_size_category(papers)],
         "configs": [
             {
@@ -118,6 +121,7 @@ def render_dataset_card(
         repo_id=repo_id,
         version=version,
         papers=f"{papers:,}",
+        synthetic=synthetic,
         configs=[
             {
                 "name": config.name,

@@ -107,6 +107,12 @@ def push_model(
             folder, current=current, current_version=current_version or "", csv=csv, overrides=overrides
         )
         report.raise_if_refused()
+        if not (evidence.recipe.get("release") or {}).get("dataset"):
+            logger.info(
+                "the card names no dataset: write `dataset: user/name` into the recipe's release group, then "
+                "`arxiv-cls card %s --recipe FILE`",
+                folder,
+            )
         rendered = _render(folder, repo_id, plan.version, report)
         # Listed again: where other weights were overridden, the card had the examples made now.
         listing = release_files(folder, evidence.kind)

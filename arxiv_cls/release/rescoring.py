@@ -99,13 +99,14 @@ def remeasure_scope(model_dir: Path, split: RescoredSplit) -> dict[str, Any]:
     Raises:
         UserError: when the rule or the data cannot be read.
     """
-    from arxiv_cls.scoring.scope_fitting import PAPERS_A_SIDE, auroc, outside_papers
+    from arxiv_cls.scoring.scope_fitting import PAPERS_A_SIDE, auroc, caught_by_archive, outside_papers
 
     rule = load_scope(model_dir)
     if rule is None:
         return {}
     inside = rule.scores(list(split.corpus.splits["test"]["text"][:PAPERS_A_SIDE]))
-    outside = rule.scores(outside_papers(split.corpus.labels, split.options).test)
+    papers = outside_papers(split.corpus.labels, split.options)
+    outside = rule.scores(papers.test)
     area, low, high = auroc(inside, outside)
     return {
         "auroc": area,
@@ -113,4 +114,5 @@ def remeasure_scope(model_dir: Path, split: RescoredSplit) -> dict[str, Any]:
         "in_scope_kept": float((inside >= rule.threshold).mean()),
         "out_of_scope_caught": float((outside < rule.threshold).mean()),
         "out_of_scope_papers": len(outside),
+        "caught_by_archive": caught_by_archive(outside < rule.threshold, papers.test_archives),
     }

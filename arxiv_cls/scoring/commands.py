@@ -39,7 +39,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         metavar="DIR",
         help="also write headline figures and predictions as `dvc metrics` and `dvc plots` read them",
     )
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=_evaluate, narrated=True)
 
     compare = subparsers.add_parser("compare", help="two models on the same papers")
     compare.add_argument("a", metavar="A", help="model directory, Hub id or predictions.parquet")
@@ -49,7 +49,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     _add_data(compare)
     compare.add_argument("--json", metavar="FILE", help="also write everything to this file")
-    compare.set_defaults(run=_compare)
+    compare.set_defaults(run=_compare, narrated=True)
 
     visualize = subparsers.add_parser("visualize", help="map of the embeddings; terms of a baseline")
     visualize.add_argument("model", metavar="MODEL", help="model directory or Hub id")
@@ -70,7 +70,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     _add_data(visualize)
     visualize.add_argument("--out", metavar="DIR", help="folder (default: MODEL/eval)")
-    visualize.set_defaults(run=_visualize)
+    visualize.set_defaults(run=_visualize, narrated=True)
     _register_cascade(subparsers)
 
 

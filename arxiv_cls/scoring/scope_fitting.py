@@ -137,6 +137,22 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float, float]
     return area, float(max(0.0, area - error)), float(min(1.0, area + error))
 
 
+def caught_by_archive(caught: np.ndarray, archives: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Papers outside the labels, `n`, and the share of them that the rule catches, by archive.
+
+    Args:
+        caught: (n,) bool, the rule calls the paper out of scope.
+        archives: (n,) archive of each paper.
+    """
+    return {
+        str(archive): {
+            "n": int((archives == archive).sum()),
+            "caught": float(caught[archives == archive].mean()),
+        }
+        for archive in np.unique(archives)
+    }
+
+
 def fit_scope(
     train: list[str], validation: list[str], test: list[str], outside: OutsidePapers
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
@@ -170,13 +186,7 @@ def fit_scope(
         "out_of_scope_caught": float(caught.mean()),
         "in_scope_papers": len(test),
         "out_of_scope_papers": len(outside.test),
-        "caught_by_archive": {
-            str(archive): {
-                "n": int((outside.test_archives == archive).sum()),
-                "caught": float(caught[outside.test_archives == archive].mean()),
-            }
-            for archive in np.unique(outside.test_archives)
-        },
+        "caught_by_archive": caught_by_archive(caught, outside.test_archives),
         "intercept": intercept,
         "weights": weights,
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from model_dirs import TFIDF, TRANSFORMER, change_json, make_model_dir, write_json
+from model_dirs import TFIDF, TRANSFORMER, add_every_section, change_json, make_model_dir, write_json
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.card import render_model_card, write_model_card
@@ -188,6 +188,46 @@ class TestText:
         """Each example text comes with labels and scores."""
         (example,) = front_matter(render_model_card(make_model_dir(tmp_path / "m")))["widget"]
         assert example["output"][0] == {"label": "cs.CV", "score": 0.7}
+
+    def test_metadata_is_complete(self, tmp_path: Path) -> None:
+        """Every key that the Hub reads, when the recipe names base model and dataset."""
+        folder = make_model_dir(tmp_path / "m")
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+        assert "datasets" not in front_matter(render_model_card(folder))
+        recipe["release"] |= {"dataset": "user/arxiv-papers"}
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        metadata = front_matter(render_model_card(folder, repo_id="user/m", version="v0.1.0"))
+        assert set(metadata) == {
+            "license", "library_name", "pipeline_tag", "base_model", "datasets", "metrics", "language",
+            "tags", "widget", "model-index",
+        }  # fmt: skip
+        assert metadata["datasets"] == ["user/arxiv-papers"]
+        assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == "user/arxiv-papers"
+        assert all(example["output"] for example in metadata["widget"])
+
+    def test_what_the_test_papers_were_not_used_for(self, tmp_path: Path) -> None:
+        """Said of the test split only: a card of another split, by an override, must not claim it."""
+        folder = make_model_dir(tmp_path / "m")
+        claim = "that the run used neither for training nor for its choices"
+        assert claim in render_model_card(folder)
+        change_json(folder / "eval/metrics.json", split="validation")
+        assert claim not in render_model_card(folder)
+
+    def test_archives_that_are_caught_badly(self, tmp_path: Path) -> None:
+        """Worst first, those below the average only, and none of a handful of papers."""
+        folder = add_every_section(make_model_dir(tmp_path / "m"))
+        assert "It catches least" not in render_model_card(folder)
+        caught = {
+            "econ": {"n": 41, "caught": 0.561},
+            "eess": {"n": 1200, "caught": 0.402},
+            "math": {"n": 9000, "caught": 0.95},
+            "q-fin": {"n": 12, "caught": 0.1},
+        }
+        change_json(folder / "eval/scope.json", caught_by_archive=caught)
+        assert (
+            "It catches least among `eess` (40.2% of 1,200 papers), `econ` (56.1% of 41 papers): such"
+            in render_model_card(folder)
+        )
 
     def test_overrides_stand_on_the_card(self, tmp_path: Path) -> None:
         """And nothing is said where there are none."""

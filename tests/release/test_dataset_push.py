@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import io
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from local_hub import LocalHub
 
+from arxiv_cls.corpus.papers import DataVersion
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.dataset_push import push_dataset
+from arxiv_cls.release.dataset_push import ConfigFiles, push_dataset, render_dataset_card
 
 REPO = "user/arxiv-papers"
 
@@ -50,6 +54,63 @@ class TestDatasetPush:
         before = hub.repository(REPO, "datasets").state()
         assert push_dataset(REPO, csv=sample_csv, configs=["archive", "top5"]).state == "present"
         assert hub.repository(REPO, "datasets").state() == before
+
+    def test_numbers_on_the_card(self, pushed: dict[str, bytes], sample_csv: Path) -> None:
+        """Rows, md5, labels and papers, worked out from the CSV and the Parquet files without our code."""
+        card = pushed["README.md"].decode()
+        content = sample_csv.read_bytes()
+        rows = list(csv.DictReader(io.StringIO(content.decode())))
+        assert f"`{sample_csv.name}`, {len(rows):,} rows" in card
+        assert f"md5 `{hashlib.md5(content).hexdigest()}`" in card
+        assert f"sha256 `{hashlib.sha256(content).hexdigest()}`" in card
+        tables = {
+            path: pq.read_table(io.BytesIO(data))
+            for path, data in pushed.items()
+            if path.endswith(".parquet")
+        }
+        for config in ("top5", "archive"):
+            sizes, labels = [], set()
+            for split in ("train", "validation", "test"):
+                table = tables[f"{config}/{split}-00000-of-00001.parquet"]
+                sizes.append(table.num_rows)
+                labels |= set(table["label"].to_pylist())
+            line = next(line for line in card.splitlines() if line.startswith(f"| `{config}`"))
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            assert cells[1:] == [str(len(labels)), *(f"{size:,}" for size in sizes)]
+        # Every paper of the sample has an archive, so this label set holds them all.
+        every = pa.concat_tables(table for path, table in tables.items() if path.startswith("archive/"))
+        assert len(set(every["arxiv_id"].to_pylist())) == every.num_rows
+        assert f"Titles and abstracts of {every.num_rows:,} synthetic papers" in card
+        # Newest version of each paper, and of papers with one text in two splits only one copy.
+        newest = {}
+        for row in sorted(rows, key=lambda row: int(row["id"].rpartition("v")[2])):
+            newest[row["id"].rpartition("v")[0]] = f"{row['title']} {row['summary']}".lower().split()
+        texts = {" ".join(words) for words in newest.values()}
+        assert (len(rows), len(newest)) == (925, 859)
+        assert len(texts) <= every.num_rows <= len(newest)
+
+    def test_synthetic_papers_are_called_so(self, pushed: dict[str, bytes]) -> None:
+        """Nobody may take the generated sample for papers on arXiv."""
+        card = pushed["README.md"].decode()
+        assert "> **Synthetic papers.**" in card
+        assert "arXiv metadata is in the public domain" not in card
+        metadata = yaml.safe_load(card.split("---\n")[1])
+        assert metadata["pretty_name"] == "Synthetic papers by category"
+        assert metadata["license"] == "apache-2.0"
+        assert "synthetic" in metadata["tags"]
+
+    def test_papers_of_arxiv(self) -> None:
+        """A card of the real file has no such notice; its numbers stand where they belong."""
+        sizes = {"train": 15_176, "validation": 3_294, "test": 3_324}
+        config = ConfigFiles("top5", ["cs.AI", "cs.CL"], sizes, [], {})
+        data = DataVersion("data/raw/arxiv.csv", "0" * 32, "1" * 64, 152_544_933, 136_238)
+        card = render_dataset_card("user/arxiv-papers", "v1.0.0", [config], data, 42)
+        assert "ynthetic" not in card
+        assert "Titles and abstracts of 21,794 arXiv papers" in card
+        assert "`arxiv.csv`, 136,238 rows of arXiv metadata" in card
+        assert "| 2 | 15,176 | 3,294 | 3,324 |" in card
+        assert "  note  = {made with arxiv_cls from arXiv metadata}" in card
+        assert yaml.safe_load(card.split("---\n")[1])["size_categories"] == ["10K<n<100K"]
 
     def test_failed_commit_leaves_nothing_and_a_rerun_completes(
         self, hub: LocalHub, sample_csv: Path

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from local_hub import TOKEN, LocalHub
 from model_dirs import TFIDF, TRANSFORMER, change_json, make_model_dir
 from test_released import BASELINE
 
+from arxiv_cls import cli
 from arxiv_cls.errors import UserError
 from arxiv_cls.release import hub_push
 from arxiv_cls.release.commands import register
@@ -207,6 +210,24 @@ class TestPush:
 
 class TestCommands:
     """The verbs as a person types them."""
+
+    def test_what_is_told_meanwhile(
+        self, hub: LocalHub, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """On stderr: which release is fetched, and how the card gets a dataset; nothing of the libraries."""
+        cli.main(["push-model", str(model), "--repo", REPO])
+        told = capsys.readouterr().err
+        assert "the card names no dataset: write `dataset: user/name`" in told
+        recipe = yaml.safe_load((model / "recipe.yaml").read_text())
+        recipe["release"]["dataset"] = "user/arxiv-papers"
+        (model / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        cli.main(["push-model", str(model), "--repo", REPO])
+        told = [
+            line for line in capsys.readouterr().err.splitlines() if "it/s" not in line and "%|" not in line
+        ]
+        assert told == [f"fetching {REPO}@v0.1.0 to compare with"]
+        logger = logging.getLogger("arxiv_cls")
+        assert (logger.handlers, logger.level) == ([], logging.NOTSET)
 
     def test_push_list_and_roll_back(
         self, hub: LocalHub, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
