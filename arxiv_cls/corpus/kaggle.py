@@ -8,6 +8,7 @@ and renamed when its checksum is one of the two known ones.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -18,6 +19,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,10 @@ _BY_HAND = (
     f"download it in a browser from https://www.kaggle.com/datasets/{DATASET}, unpack the CSV to "
     f"{KAGGLE_CSV} and run this again: it will be checked; or `make data REMOTE=<directory or url>`"
 )
+
+
+class ConnectionBroke(Exception):
+    """The server or the way to it failed, while the disk did not; the message is for a person."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +160,8 @@ def _download(url: str, archive: Path) -> bool:
                     f"{url}: the server answers {error.code} {error.reason}", _BY_HAND, UNREACHABLE
                 ) from None
             problem = f"the server answers {error.code} {error.reason}"
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            reason = getattr(error, "reason", None) or error
-            problem = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+        except ConnectionBroke as error:
+            problem = str(error)
             if before == 0 and not archive.is_file():
                 raise UserError(f"{url} cannot be reached: {problem}", _BY_HAND, UNREACHABLE) from None
         here = archive.stat().st_size if archive.is_file() else 0
@@ -170,8 +175,32 @@ def _download(url: str, archive: Path) -> bool:
         time.sleep(min(0.2 * 2**fruitless, 5.0) if fruitless else 0)
 
 
+@contextlib.contextmanager
+def _network() -> Iterator[None]:
+    """Tells the errors of a connection from those of the disk: both are `OSError`, TLS and routing too.
+
+    Raises:
+        ConnectionBroke: in place of them; an answer with an error status goes through as it is.
+    """
+    try:
+        yield
+    except urllib.error.HTTPError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ConnectionBroke(
+            getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+        ) from error
+
+
 def _download_once(url: str, archive: Path) -> bool:
-    """One request from where the file ends; returns whether the archive is whole now."""
+    """One request from where the file ends; returns whether the archive is whole now.
+
+    Raises:
+        ConnectionBroke: the connection could not be made, or was lost.
+        HTTPError: the server answers with an error status.
+        OSError: the disk does not take what came.
+    """
     have = archive.stat().st_size if archive.is_file() else 0
     notes = _notes(archive)
     if have and have == notes.get("total"):
@@ -181,7 +210,9 @@ def _download_once(url: str, archive: Path) -> bool:
         request.add_header("Range", f"bytes={have}-")
         if notes.get("etag"):
             request.add_header("If-Range", notes["etag"])
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+    with _network():
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    with contextlib.closing(response):
         if response.status != 206:
             have = 0  # the whole of it comes: the server knows no ranges, or its file is another one now
         length = response.headers.get("Content-Length")
@@ -195,7 +226,11 @@ def _download_once(url: str, archive: Path) -> bool:
             tqdm(total=total, initial=have, unit="B", unit_scale=True, desc="kaggle", delay=1) as bar,
         ):
             stream.seek(have)
-            while chunk := response.read1(CHUNK):
+            while True:
+                with _network():
+                    chunk = response.read1(CHUNK)
+                if not chunk:
+                    break
                 stream.write(chunk)
                 bar.update(len(chunk))
             return total is None or stream.tell() >= total

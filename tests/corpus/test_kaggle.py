@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
 import io
 import os
 import random
+import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import urllib.error
 import zipfile
 from pathlib import Path
 
@@ -217,6 +222,58 @@ class TestRefused:
             fetch_from_kaggle(csv, url, EXPECTED)
         assert caught.value.exit_code == 3
         assert_nothing_left(csv)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] decryption failed"),
+            OSError(errno.ENETUNREACH, "Network is unreachable"),
+            OSError(errno.EHOSTUNREACH, "No route to host"),
+        ],
+        ids=["TLS", "no network", "no route"],
+    )
+    def test_network_errors_are_tried_again(self, server, csv, monkeypatch, error):
+        """They are `OSError`s like those of a full disk, and are not told as such."""
+        read, broken = http.client.HTTPResponse.read1, []
+
+        def read1(response, size):
+            if len(broken) < 2:
+                broken.append(size)
+                raise error
+            return read(response, size)
+
+        monkeypatch.setattr(http.client.HTTPResponse, "read1", read1)
+        fetch(csv, server)
+        assert csv.read_bytes() == CRLF
+        monkeypatch.setattr(kaggle, "ATTEMPTS", 2)
+        csv.unlink()
+        broken.clear()
+        with pytest.raises(UserError, match=re.escape(f"{error.strerror}, 2 times in a row")) as caught:
+            fetch(csv, server)
+        assert caught.value.exit_code == 3
+
+    def test_no_network_at_the_start(self, csv, monkeypatch):
+        """Nothing was there yet: said at once, and nothing is left behind."""
+
+        def unreachable(*arguments, **options):
+            raise urllib.error.URLError(OSError(errno.ENETUNREACH, "Network is unreachable"))
+
+        monkeypatch.setattr("urllib.request.urlopen", unreachable)
+        with pytest.raises(UserError, match="cannot be reached: Network is unreachable") as caught:
+            fetch_from_kaggle(csv, "https://example.org/data", EXPECTED)
+        assert caught.value.exit_code == 3
+        assert_nothing_left(csv)
+
+    def test_full_disk_is_told_as_such(self, server, csv, monkeypatch):
+        """An error while writing is the disk's."""
+
+        def full(archive, *arguments, **options):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(kaggle, "_unpack", full)
+        with pytest.raises(UserError, match=r"cannot write .*No space left on device") as caught:
+            fetch(csv, server)
+        assert caught.value.exit_code == 2
 
     def test_folder_in_the_way(self, server, csv):
         csv.mkdir(parents=True)
