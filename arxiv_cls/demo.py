@@ -103,6 +103,18 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def next_commands() -> str:
+    """What a person types next, as it works in a new shell: from the environment to predictions."""
+    accelerate = "accelerate launch --config_file recipes/accelerate/cpu.yaml"
+    return (
+        "Next, on real papers:\n\n"
+        "  . .venv/bin/activate\n"
+        "  make data SOURCE=kaggle    # or REMOTE=<a DVC remote: directory or url>, into data/raw/arxiv.csv\n"
+        f"  {accelerate} arxiv_cls/train.py recipes/minilm.yaml --data.csv data/raw/arxiv_kaggle.csv\n"
+        "  arxiv-cls predict outputs/minilm --csv data/raw/arxiv_kaggle.csv --out scores.csv\n"
+    )
+
+
 def main(argv: list[str]) -> None:
     """Runs the road and prints the results.
 
@@ -125,12 +137,7 @@ def main(argv: list[str]) -> None:
         result_row("TF-IDF + XGBoost", BASELINE),
     ]
     print(f"\nResults on the synthetic sample ({time.monotonic() - started:.0f} s in all)\n\n{table(rows)}")
-    print(
-        f"\nThe model is in {TRANSFORMER}, its evaluation in {TRANSFORMER}/eval. Next, on real papers:\n\n"
-        "  make data\n"
-        "  accelerate launch arxiv_cls/train.py recipes/minilm.yaml\n"
-        f"  arxiv-cls predict {TRANSFORMER} --csv my_papers.csv --out scores.csv\n"
-    )
+    print(f"\nThe model is in {TRANSFORMER}, its evaluation in {TRANSFORMER}/eval. {next_commands()}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ import pytest
 
 from arxiv_cls import demo
 from arxiv_cls.cli import build_parser
+from arxiv_cls.corpus.kaggle import KAGGLE_CSV
 from arxiv_cls.errors import UserError
+from arxiv_cls.recipe import load_recipe
+from arxiv_cls.recipe_transformer import TransformerRecipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +41,26 @@ class TestSteps:
         trainings = [step for step in demo.steps() if any("arxiv_cls/train" in word for word in step.command)]
         assert len(trainings) == 2
         assert all("--overwrite" in step.command for step in trainings)
+
+
+class TestNextCommands:
+    """What is printed at the end works as it stands."""
+
+    def test_each_command(self):
+        """The environment first; then a source of data that anybody reaches, a recipe, and its own model."""
+        lines = [line.split("#")[0].split() for line in demo.next_commands().splitlines()[2:]]
+        activate, data, train, predict = [line for line in lines if line]
+        assert activate == [".", ".venv/bin/activate"]
+        assert data == ["make", "data", "SOURCE=kaggle"]
+        csv = str(KAGGLE_CSV)
+        script = train.index("arxiv_cls/train.py")
+        assert train[:3] == ["accelerate", "launch", "--config_file"]
+        assert all((ROOT / train[place]).is_file() for place in (3, script, script + 1))
+        recipe = load_recipe(ROOT / train[script + 1], train[script + 2 :], TransformerRecipe)
+        assert recipe.data.csv == csv
+        arguments = build_parser().parse_args(predict[1:])
+        assert (str(arguments.model), str(arguments.csv)) == (f"outputs/{recipe.name}", csv)
+        assert "REMOTE=" in demo.next_commands()
 
 
 class TestRun:
