@@ -136,7 +136,9 @@ def check_predictions(evidence: Evidence) -> CheckResult:
     reason = f"all {len(measured)} figures of {METRICS} are those of {PREDICTIONS}"
     if wrong:
         reason = f"not the figures of {PREDICTIONS} in {METRICS}: {listed(wrong)}"
-    return CheckResult("predictions", not wrong, f"{name} {found}", wanted, reason)
+    # A card with a hole in it is not written.
+    complete = all(_is_number(recorded.get(name)) for name in measured)
+    return CheckResult("predictions", not wrong, f"{name} {found}", wanted, reason, complete)
 
 
 def _figures(metrics: Mapping[str, Any], papers: Any) -> Iterator[tuple[str, Any]]:
@@ -147,8 +149,12 @@ def _figures(metrics: Mapping[str, Any], papers: Any) -> Iterator[tuple[str, Any
         yield from ((f"{name} of {label}", value) for name, value in scores.items())
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _same(recorded: Any, measured: Any) -> bool:
-    numbers = all(isinstance(value, int | float) for value in (recorded, measured))
+    numbers = _is_number(recorded) and _is_number(measured)
     return numbers and math.isclose(recorded, measured, abs_tol=1e-9)
 
 

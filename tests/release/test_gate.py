@@ -177,6 +177,7 @@ class TestLocalChecks:
         (refused,) = run_gate(model).refused
         assert refused.check == "predictions"
         assert "brier_score, precision of cs.CV" in refused.reason
+        assert failed(run_gate(model, overrides=["predictions"])) == ["predictions"]
 
     @pytest.mark.parametrize(
         ("git", "check"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from arxiv_cls.release.manifest import release_files
 from arxiv_cls.release.releases import format_releases, list_releases, rollback
 
 REPO = "user/arxiv-tiny"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(argv: list[str]) -> None:
@@ -210,6 +213,23 @@ class TestPush:
 
 class TestCommands:
     """The verbs as a person types them."""
+
+    @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+    def test_make_passes_every_option(self) -> None:
+        """What a refusal advises for make is what make understands."""
+        given = ["MODEL=m", f"REPO={REPO}", "CSV=my papers.csv", "OVERRIDE=quality,commit", "CREATE_PR=1"]
+        run = subprocess.run(
+            ["make", "-n", "push-model", *given, "READY="],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        words = shlex.split(run.stdout.replace("\\\n", ""))
+        assert words[words.index("push-model") :] == [
+            "push-model", "m", "--repo", REPO, "--override", "quality", "--override", "commit", "--create-pr",
+            "--csv", "my papers.csv",
+        ]  # fmt: skip
 
     def test_what_is_told_meanwhile(
         self, hub: LocalHub, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
