@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from arxiv_cls import train
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.local_distilbert import write_local_distilbert
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.release.manifest import MANIFEST, TRANSFORMER
 from arxiv_cls.scoring.evaluation import file_sha256
@@ -237,3 +238,39 @@ class TestRecipes:
         train.main([str(path), *(str(word) for key, value in words.items() for word in (f"--{key}", value))])
         assert (out / "model.safetensors").is_file()
         assert json.loads((out / "run.json").read_text())["training"]["steps"] == 2
+
+    def test_local_distilbert(self, tmp_path, tiny_encoder, sample_csv):
+        """What `arxiv-cls local-distilbert` writes is a start for the DistilBERT recipe."""
+        start = write_local_distilbert(tmp_path / "start", str(tiny_encoder))
+        words = {
+            "model.name_or_path": start, "model.max_length": 32,
+            "data.csv": sample_csv, "data.max_samples": 40,
+            "trainer.output_dir": tmp_path / "model", "trainer.max_steps": 2, "trainer.use_cpu": True,
+            "trainer.per_device_train_batch_size": 4, "trainer.cpu_threads": 1, "trainer.teacher_weight": 0,
+        }  # fmt: skip
+        options = [str(word) for key, value in words.items() for word in (f"--{key}", value)]
+        train.main([str(RECIPES / "distilbert.yaml"), *options, "--no-evaluate"])
+        assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "distilbert"
+        assert json.loads((tmp_path / "model" / "run.json").read_text())["training"]["steps"] == 2
+
+
+class TestMachines:
+    """The files under recipes/accelerate/."""
+
+    @pytest.mark.parametrize(
+        ("name", "kind", "machines", "processes"),
+        [("cpu", "NO", 1, 1), ("one_gpu", "NO", 1, 1), ("multi_gpu", "MULTI_GPU", 1, 8),
+         ("multi_host", "MULTI_GPU", 2, 16)],
+    )  # fmt: skip
+    def test_accelerate_reads_them(self, name, kind, machines, processes):
+        """By its own loader, which refuses a key that it does not know."""
+        from accelerate.commands.config.config_args import load_config_from_file
+
+        config = load_config_from_file(str(RECIPES / "accelerate" / f"{name}.yaml"))
+        assert config.distributed_type == kind
+        assert (config.num_machines, config.num_processes) == (machines, processes)
+        assert config.use_cpu is (name == "cpu")
+
+    def test_all_of_them_are_tested(self):
+        """A new file needs a line above."""
+        assert len(list((RECIPES / "accelerate").glob("*.yaml"))) == 4
