@@ -4,9 +4,9 @@
 
 Stock is a common setting of TfidfVectorizer and XGBClassifier (10,000 features, English stop words, 1-3
 grams, depth 8), cut to 120 trees per label at a learning rate of 0.3; as it was set, 1,000 trees at 0.043,
-it takes most of an hour. LinearSVC on 1-2 grams (200,000 features, sublinear tf) is the figure to beat in
-quality; its scores are no probabilities. `--scale` takes that share of the training papers, in hash order, and at most a
-quarter of it of validation and test papers. Each run is a process of its own. Seconds are from the texts to
+it takes most of an hour. LinearSVC on 1-2 grams (200,000 features, sublinear tf) is the other figure to beat;
+its scores are no probabilities. `--scale` takes that share of the training papers, in hash order, and at most
+a quarter of it of validation and test papers. Each run is a process of its own. Seconds are from the texts to
 the fitted model, vectorising and early stopping included, without imports and reading; CPU seconds are those
 of all threads together, which tells a busy machine from a slow program; memory is the peak of the whole
 process.
