@@ -32,7 +32,7 @@ NOT_IN_THE_WEIGHTS = (
                                        "prediction_sets", "predictor", "scope", "transformer")),
     *(f"scoring/{name}.py" for name in ("bootstrap", "csv_evaluation", "evaluation", "map_plots",
                                         "model_data", "plots", "prediction_set_fitting", "report", "rules",
-                                        "scope_fitting", "scored_papers", "slices")),
+                                        "scope_fitting", "scored_papers", "seen_papers", "slices")),
     *(f"training/{name}.py" for name in ("finishing", "run_folder", "tracking")),
 )  # fmt: skip
 
