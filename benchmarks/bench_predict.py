@@ -8,8 +8,9 @@ BASELINE`); the last line is the named fast mode, ENGINE=int8 CASCADE=BASELINE. 
 has loaded its model before the clock starts. Blocks of papers of the test split go to all sides in turn, so
 that a machine that gets busier slows all of them alike. Seconds are from texts to predictions, tokenising
 included; CPU seconds are those of all threads. The ratio is to the faster of the two ways to call
-`pipeline()`, the gain to the side that differs in one thing only. They hold on a machine that has nothing else to do: where other programs want the cores,
-`pipeline()`, whose threads wait for each other after every product, loses far more than we do.
+`pipeline()`, the gain to the side that differs in one thing only. They hold on a machine that has nothing
+else to do: where other programs want the cores, `pipeline()`, whose threads wait for each other after every
+product, loses far more than we do.
 """
 
 from __future__ import annotations
@@ -181,10 +182,10 @@ def report(sides: list[Side], truth: list[str]) -> None:
         drawn = np.random.default_rng(0).integers(papers, size=(2000, papers))
         low, high = np.quantile(difference[drawn].mean(axis=1), [0.025, 0.975])
         ratio, of_cpu = sum(stock.seconds) / seconds[side.name], sum(stock.cpu) / sum(side.cpu)
-        before = seconds.get(STEP_BEFORE.get(side.name, ""))
+        before, speed = seconds.get(STEP_BEFORE.get(side.name, "")), papers / seconds[side.name]
         gain = f"{before / seconds[side.name]:7.2f}" if before else f"{'':7}"
         print(
-            f"{side.name:<13}{papers / seconds[side.name]:9.1f}{ratio:7.2f}{gain}{of_cpu:10.2f}{right.mean():10.4f}"
+            f"{side.name:<13}{speed:9.1f}{ratio:7.2f}{gain}{of_cpu:10.2f}{right.mean():10.4f}"
             f"   {difference.mean():+.4f} ({low:+.4f} to {high:+.4f})   {SIDES[side.name]}"
         )
     fast = sides[-1]

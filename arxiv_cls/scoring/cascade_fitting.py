@@ -27,7 +27,7 @@ from arxiv_cls.scoring.scored_papers import write_json
 # Below even odds a baseline is not sure of anything; above 1 it never answers.
 NEVER = 1.01
 THRESHOLDS = (*np.round(np.arange(0.5, 0.976, 0.025), 3).tolist(), 0.99, NEVER)
-TOKEN_BUDGETS = (64, 96, 128, 160, 192)
+TOKEN_BUDGETS = (64, 96, 128, 160, 192, 224, 256, 320)
 DEFAULT_MAX_ACCURACY_LOSS = 0.002
 
 
