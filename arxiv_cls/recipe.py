@@ -70,6 +70,9 @@ class DataConfig:
         None, "For `split: time`: the first day of validation and the first day of test, ISO dates."
     )
     seed: int = option(42, "Seed of the split by paper.", minimum=0)
+    near_duplicates: Literal["keep", "drop"] = option(
+        "keep", "`drop`: papers with a near-duplicate in a later split go, those of training first."
+    )
     max_samples: int | None = option(
         None, "At most N training papers, and N/4 each of validation and test, in hash order.", minimum=4
     )

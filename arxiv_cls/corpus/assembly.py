@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from arxiv_cls.corpus.duplicates import find_duplicates
 from arxiv_cls.corpus.labels import label_indices, label_names
 from arxiv_cls.corpus.merging import keep_newest_versions
+from arxiv_cls.corpus.near_duplicates import THRESHOLD, search
 from arxiv_cls.corpus.papers import Papers
 from arxiv_cls.corpus.report import BuildReport, DroppedDuplicate
 from arxiv_cls.corpus.splits import (
@@ -56,6 +57,10 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
     keep = np.ones(len(merged), dtype=bool)
     keep[[duplicate.dropped for duplicate in duplicates]] = False
 
+    near_duplicates = []
+    if config.near_duplicates == "drop":
+        near_duplicates = _drop_near_duplicates(merged, base_ids, splits, keep)
+
     order = np.lexsort((np.asarray(base_ids, dtype=object), positions))
     tables, counts, left_out = {}, {}, 0
     for number, split in enumerate(SPLITS):
@@ -91,8 +96,26 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
         ],
         left_out=left_out,
         splits=counts,
+        near_duplicates=near_duplicates,
     )
     return tables, report
+
+
+def _drop_near_duplicates(
+    papers: pa.Table, base_ids: list[str], splits: np.ndarray, keep: np.ndarray
+) -> list[DroppedDuplicate]:
+    """Takes the copy that is further from the test split out of `keep`, and says which and why."""
+    places = np.flatnonzero(keep)
+    kept = papers.select(["title", "abstract"]).take(pa.array(places))
+    texts = pc.binary_join_element_wise(kept["title"], kept["abstract"], "\n\n").to_pylist()
+    # Of several reasons to drop a paper the most similar one is told.
+    pairs = sorted(search(texts, splits[places], THRESHOLD), key=lambda pair: pair[2])
+    reasons = {int(places[first]): int(places[second]) for first, second, _ in pairs}
+    keep[list(reasons)] = False
+    return [
+        DroppedDuplicate(base_ids[dropped], SPLITS[splits[dropped]], base_ids[same], SPLITS[splits[same]])
+        for dropped, same in sorted(reasons.items())
+    ]
 
 
 def _features(papers: pa.Table, labels: np.ndarray) -> pa.Table:

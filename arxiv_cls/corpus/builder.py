@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import datasets
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow as pa
 from arxiv_cls.corpus.assembly import build_splits
 from arxiv_cls.corpus.csv_reading import read_bytes
 from arxiv_cls.corpus.labels import CONFIGS
+from arxiv_cls.corpus.near_duplicates import method
 from arxiv_cls.corpus.papers import Papers, read_papers, write_rejects
 from arxiv_cls.corpus.splits import parse_time_boundaries
 from arxiv_cls.errors import UserError
@@ -40,6 +41,7 @@ class ArxivConfig(datasets.BuilderConfig):
     split: str = "paper"  # "paper" or "time"
     seed: int = 42
     time_boundaries: tuple[str, ...] = ()  # ISO dates, for "time"
+    near_duplicates: str = "keep"  # or "drop"
     max_samples: int = 0  # papers to train on, 0 for all
 
 
@@ -52,7 +54,7 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         split: "paper" or "time".
         seed: seed of the split by paper and of the order of papers.
         time_boundaries: first day of validation and first day of test, ISO; None for the defaults.
-        max_samples: see `load_arxiv`.
+        near_duplicates, max_samples: see `build_corpus`.
         cache_dir: where to build; None for the cache of `datasets`.
 
     Raises:
@@ -74,6 +76,7 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         split: str = "paper",
         seed: int = 42,
         time_boundaries: list[str] | None = None,
+        near_duplicates: str = "keep",
         max_samples: int | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
@@ -83,6 +86,8 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
             raise UserError(f"data.split: {split!r} is unknown", "one of paper, time")
         if split == "paper" and time_boundaries is not None:
             raise UserError("data.time_boundaries: only for data.split: time", "leave it out")
+        if near_duplicates not in ("keep", "drop"):
+            raise UserError(f"data.near_duplicates: {near_duplicates!r} is unknown", "one of keep, drop")
         if max_samples is not None and max_samples < 4:
             raise UserError(
                 f"data.max_samples: {max_samples} is too few",
@@ -90,14 +95,19 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
             )
         boundaries = tuple(str(day) for day in parse_time_boundaries(time_boundaries)) * (split == "time")
         self.csv = Path(csv)
-        options = {
+        options: dict[str, Any] = {
             "sha256": hashlib.sha256(read_bytes(self.csv)).hexdigest(),
             "split": split,
             "seed": seed,
             "time_boundaries": boundaries,
             "max_samples": max_samples or 0,
         }
-        key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
+        keyed = dict(options)
+        if near_duplicates == "drop":
+            # Named only here, so that builds from before there was a choice are found again.
+            options["near_duplicates"] = near_duplicates
+            keyed["near_duplicates"] = method()
+        key = hashlib.sha256(json.dumps(keyed, sort_keys=True).encode()).hexdigest()[:16]
         super().__init__(
             cache_dir=None if cache_dir is None else str(cache_dir),
             dataset_name="arxiv",

@@ -41,6 +41,7 @@ def load_arxiv(
     split: str = "paper",
     seed: int = 42,
     time_boundaries: list[str] | None = None,
+    near_duplicates: str = "keep",
     max_samples: int | None = None,
     cache_dir: str | Path | None = None,
 ) -> datasets.DatasetDict:
@@ -55,6 +56,7 @@ def load_arxiv(
         split=split,
         seed=seed,
         time_boundaries=time_boundaries,
+        near_duplicates=near_duplicates,
         max_samples=max_samples,
         cache_dir=cache_dir,
     ).splits
@@ -67,6 +69,7 @@ def build_corpus(
     split: str = "paper",
     seed: int = 42,
     time_boundaries: list[str] | None = None,
+    near_duplicates: str = "keep",
     max_samples: int | None = None,
     cache_dir: str | Path | None = None,
 ) -> Corpus:
@@ -78,6 +81,8 @@ def build_corpus(
         split: "paper" (70 / 15 / 15 by hash of the base id) or "time" (train before, test after a date).
         seed: seed of the hash.
         time_boundaries: ISO dates `[from_validation, from_test]` for "time"; None for those of `splits`.
+        near_duplicates: "drop" leaves out the papers of training that have a near-duplicate in validation or
+            test, and those of validation that have one in test; "keep" keeps them.
         max_samples: N takes the first N training papers in hash order, and of validation and test at most
             N // 4 each; the label set stays.
         cache_dir: None for the cache of `datasets` (`HF_DATASETS_CACHE`).
@@ -93,6 +98,7 @@ def build_corpus(
             split=split,
             seed=seed,
             time_boundaries=time_boundaries,
+            near_duplicates=near_duplicates,
             max_samples=max_samples,
             cache_dir=cache_dir,
         )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+THRESHOLD = 0.8  # of the Jaccard similarity, from which two texts count as one
 SHINGLE_WORDS = 3
 PERMUTATIONS = 128
 MISS_PROBABILITY = 0.001  # of a pair that is exactly at the threshold
@@ -59,14 +60,6 @@ class NearDuplicates:
     threshold: float
     pairs: list[NearDuplicate]  # most similar first
 
-    def ids_to_drop(self) -> set[str]:
-        """The copies on the training side: of each pair the one whose split is further from the test split.
-
-        Without them no paper of the test split has a near-duplicate elsewhere, and none of the validation
-        split has one in training.
-        """
-        return {pair.arxiv_id for pair in self.pairs}
-
     def summary(self, show: int = 20) -> str:
         """For a terminal: counts per pair of splits, then the `show` most similar pairs."""
         found = f"{len(self.pairs):>9,} near-duplicate pairs across splits among {self.papers:,} papers"
@@ -86,7 +79,12 @@ class NearDuplicates:
         return "\n".join(lines)
 
 
-def find_near_duplicates(corpus: Corpus, *, threshold: float = 0.8) -> NearDuplicates:
+def method(threshold: float = THRESHOLD) -> list[float]:
+    """What decides the pairs beside the texts: part of every cache key."""
+    return [VERSION, SHINGLE_WORDS, PERMUTATIONS, MISS_PROBABILITY, LARGEST_BUCKET, HASH_SEED, threshold]
+
+
+def find_near_duplicates(corpus: Corpus, *, threshold: float = THRESHOLD) -> NearDuplicates:
     """Near-duplicates between the splits of a corpus, from the corpus' cache folder when they are known.
 
     The folder belongs to one content of the CSV and one configuration; the file's name in it carries the
@@ -97,16 +95,7 @@ def find_near_duplicates(corpus: Corpus, *, threshold: float = 0.8) -> NearDupli
     """
     if not 0.3 <= threshold <= 1:
         raise UserError(f"threshold {threshold:g} is not within 0.3 and 1", "0.8 is a good start")
-    parameters = [
-        VERSION,
-        SHINGLE_WORDS,
-        PERMUTATIONS,
-        MISS_PROBABILITY,
-        LARGEST_BUCKET,
-        HASH_SEED,
-        threshold,
-    ]
-    key = hashlib.sha256(json.dumps(parameters).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps(method(threshold)).encode()).hexdigest()[:16]
     cache = corpus.cache_dir / f"near_duplicates-{key}.json"
     if cache.is_file():
         known = json.loads(cache.read_text(encoding="utf-8"))

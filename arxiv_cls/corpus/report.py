@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ class DroppedDuplicate:
 
 @dataclass
 class BuildReport:
-    """Counts of a build: rows_read = rejected + merged + outside_config + duplicates + left_out + papers."""
+    """Counts of a build.
+
+    rows_read = rejected + merged + outside_config + duplicates + near_duplicates + left_out + papers
+    """
 
     config: str
     split: str
@@ -36,6 +39,7 @@ class BuildReport:
     duplicates: list[DroppedDuplicate]
     left_out: int  # by max_samples
     splits: dict[str, dict[str, int]]  # split to label to papers
+    near_duplicates: list[DroppedDuplicate] = field(default_factory=list)  # with data.near_duplicates: drop
 
     @property
     def papers(self) -> int:
@@ -51,17 +55,19 @@ class BuildReport:
             "merged": self.merged,
             "outside_config": self.outside_config,
             "duplicates": len(self.duplicates),
+            "near_duplicates_dropped": len(self.near_duplicates),
             "left_out": self.left_out,
             "papers": self.papers,
         }
 
     def line(self) -> str:
         """The same in one line, for a log."""
+        near = f", {len(self.near_duplicates):,} near-duplicates dropped" if self.near_duplicates else ""
         left_out = f", {self.left_out:,} left out by max_samples" if self.left_out else ""
         return (
             f"{self.rows_read:,} rows read, {self.rejected:,} rejected, {self.merged:,} merged, "
             f"{self.outside_config:,} outside {self.config}, {len(self.duplicates):,} duplicates dropped"
-            f"{left_out}: {self.papers:,} papers"
+            f"{near}{left_out}: {self.papers:,} papers"
         )
 
     def split_sizes(self) -> dict[str, int]:
@@ -75,8 +81,10 @@ class BuildReport:
     @classmethod
     def from_dict(cls, values: dict) -> BuildReport:
         """The inverse of `to_dict`."""
-        fields = {name: values[name] for name in cls.__dataclass_fields__}
-        fields["duplicates"] = [DroppedDuplicate(**duplicate) for duplicate in values["duplicates"]]
+        # A report from before near-duplicates could be dropped does not name them.
+        fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        for name in ("duplicates", "near_duplicates"):
+            fields[name] = [DroppedDuplicate(**duplicate) for duplicate in values.get(name, [])]
         return cls(**fields)
 
     def save(self, path: Path, **more: object) -> None:
@@ -93,8 +101,10 @@ class BuildReport:
         lines.append(f"{self.merged:>9,} merged into a newer version of the same paper")
         lines.append(f"{self.outside_config:>9,} outside the label set {self.config}")
         lines.append(f"{len(self.duplicates):>9,} duplicates dropped")
-        where = Counter((d.split, d.same_as_split) for d in self.duplicates)
-        lines += [f"{n:>13,} from {a}, same text in {b}" for (a, b), n in sorted(where.items())]
+        lines += self._where(self.duplicates, "same text")
+        if self.near_duplicates:
+            lines.append(f"{len(self.near_duplicates):>9,} near-duplicates dropped")
+            lines += self._where(self.near_duplicates, "almost the same text")
         if self.left_out:
             lines.append(f"{self.left_out:>9,} left out by max_samples")
         how = f"by paper, seed {self.seed}" if self.split == "paper" else "by time"
@@ -102,6 +112,10 @@ class BuildReport:
             how += f": validation from {self.time_boundaries[0]}, test from {self.time_boundaries[1]}"
         lines += [f"{self.papers:>9,} papers, split {how}", "", *self._table()]
         return "\n".join(lines)
+
+    def _where(self, dropped: list[DroppedDuplicate], what: str) -> list[str]:
+        where = Counter((duplicate.split, duplicate.same_as_split) for duplicate in dropped)
+        return [f"{n:>13,} from {a}, {what} in {b}" for (a, b), n in sorted(where.items())]
 
     def _table(self) -> list[str]:
         """Papers per label (rows) and split (columns), with sums."""

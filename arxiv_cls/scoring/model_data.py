@@ -43,7 +43,7 @@ def data_options(model_dir: Path) -> dict[str, Any]:
     data = recipe.get("data") if isinstance(recipe, dict) else None
     if not isinstance(data, dict):
         raise UserError(f"{path} has no group `data`", hint="train the model again, or restore the file")
-    known = ("config", "csv", "split", "seed", "time_boundaries", "max_samples")
+    known = ("config", "csv", "split", "seed", "time_boundaries", "near_duplicates", "max_samples")
     return {key: data[key] for key in known if data.get(key) is not None}
 
 

@@ -26,8 +26,9 @@ COMPLETE = "complete"
 ENDED = "ended"
 STATE = "run_state.json"
 FINISHED = "run.json"
-# Runs from before this key was kept can be resumed: it is compared where both sides have it.
 STARTING_WEIGHTS = "starting weights sha256"
+# Runs from before these keys were kept can be resumed: what they had then, None where it is not known.
+BEFORE_IT_WAS_KEPT = {STARTING_WEIGHTS: None, "data.near_duplicates": "keep"}
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +173,9 @@ class RunFolder:
         except (OSError, ValueError):
             return None
         now = json.loads(json.dumps(fingerprint))
-        before.setdefault(STARTING_WEIGHTS, now.get(STARTING_WEIGHTS))
+        for key, then in BEFORE_IT_WAS_KEPT.items():
+            if key in now:
+                before.setdefault(key, now[key] if then is None else then)
         return [
             f"  - {key}: was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(set(before) | set(now))

@@ -8,11 +8,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from csv_files import COUNT, papers, write_csv
 from datasets import Dataset, DatasetDict
 
 from arxiv_cls.corpus import near_duplicates
 from arxiv_cls.corpus.duplicates import normalise
+from arxiv_cls.corpus.ids import split_position
 from arxiv_cls.corpus.near_duplicates import find_near_duplicates, search
+from arxiv_cls.corpus.report import BuildReport
+from arxiv_cls.corpus.splits import SPLITS
 from arxiv_cls.errors import UserError
 
 WORDS = [f"word{number}" for number in range(400)]
@@ -108,16 +112,15 @@ def corpus(tmp_path):
 
 
 class TestCorpus:
-    """Pairs carry their papers and splits; the copy further from the test split is the one to drop."""
+    """Pairs carry their papers and splits."""
 
-    def test_pairs_and_what_to_drop(self, corpus):
+    def test_pairs(self, corpus):
         found = find_near_duplicates(corpus)
         assert {(p.arxiv_id, p.split, p.same_as, p.same_as_split) for p in found.pairs} == {
             ("1", "train", "4", "validation"),
             ("2", "train", "6", "test"),
             ("5", "validation", "7", "test"),
         }
-        assert found.ids_to_drop() == {"1", "2", "5"}
         assert found.papers == 8
 
     def test_second_call_reads_the_cache(self, corpus, monkeypatch):
@@ -139,3 +142,63 @@ class TestCorpus:
     def test_threshold_out_of_range(self, corpus, threshold):
         with pytest.raises(UserError, match="not within"):
             find_near_duplicates(corpus, threshold=threshold)
+
+
+class TestDrop:
+    """`data.near_duplicates: drop`."""
+
+    @pytest.fixture
+    def copies(self, tmp_path):
+        """A CSV with a near-duplicate between each two splits, and the ids by split: a, b, c of each."""
+        rows = papers(COUNT)
+        numbers = {name: [] for name in SPLITS}
+        for number in range(COUNT):
+            position = split_position(f"1501.{number:05d}", 42)
+            numbers[SPLITS[0 if position < 0.70 else 1 if position < 0.85 else 2]].append(number)
+        train, validation, test = (numbers[name] for name in SPLITS)
+        for seed, (first, second) in enumerate(
+            [(train[0], validation[0]), (train[1], test[1]), (validation[2], test[2])]
+        ):
+            rows[first]["summary"] = text(seed)
+            rows[second]["summary"] = edited(text(seed), 1)
+        names = [f"1501.{number:05d}" for number in (train[0], train[1], validation[2])]
+        return write_csv(tmp_path / "papers.csv", rows), set(names)
+
+    def test_the_copy_further_from_the_test_split_goes(self, build, copies):
+        """Training before validation before test, counted and named; nothing near is left."""
+        csv, expected = copies
+        kept, dropped = build(csv=csv), build(csv=csv, near_duplicates="drop")
+        assert len(find_near_duplicates(kept).pairs) == 3
+        assert find_near_duplicates(dropped).pairs == []
+        ids = [{i for split in c.splits.values() for i in split["arxiv_id"]} for c in (kept, dropped)]
+        assert ids[0] - ids[1] == expected
+        assert kept.splits["test"]["arxiv_id"][:] == dropped.splits["test"]["arxiv_id"][:]
+        report = dropped.report
+        assert {d.arxiv_id for d in report.near_duplicates} == expected
+        assert report.rows_read == report.papers + 3 == COUNT
+        assert "3 near-duplicates dropped" in report.summary()
+        assert "1 from validation, almost the same text in test" in report.summary()
+        assert "3 near-duplicates dropped" in report.line()
+        assert BuildReport.from_dict(report.to_dict()) == report
+
+    def test_a_cache_of_its_own(self, build, copies, monkeypatch):
+        """Part of the key, with what decides the pairs; `keep` has the key of before."""
+        csv, _ = copies
+        kept, dropped = build(csv=csv, near_duplicates="keep"), build(csv=csv, near_duplicates="drop")
+        assert kept.cache_dir == build(csv=csv).cache_dir != dropped.cache_dir
+        monkeypatch.setattr("arxiv_cls.corpus.builder.read_papers", None)  # a build would call it
+        assert build(csv=csv, near_duplicates="drop").cache_dir == dropped.cache_dir
+        monkeypatch.setattr(near_duplicates, "VERSION", near_duplicates.VERSION + 1)
+        with pytest.raises(TypeError):
+            build(csv=csv, near_duplicates="drop")
+
+    def test_unknown_word(self, build, copies):
+        """The key is named."""
+        with pytest.raises(UserError, match="near_duplicates: 'some' is unknown"):
+            build(csv=copies[0], near_duplicates="some")
+
+    def test_report_of_before(self, build, copies):
+        """A cached build's report that does not know of them is read."""
+        values = build(csv=copies[0]).report.to_dict()
+        del values["near_duplicates"]
+        assert BuildReport.from_dict(values).near_duplicates == []

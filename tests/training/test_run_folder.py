@@ -78,9 +78,10 @@ class TestPrepare:
     def test_starting_weights(self, run):
         """Others are refused; a run from before they were recorded can be gone on with."""
         unfinished(run, 5)
-        assert run.prepare(SAME | {STARTING_WEIGHTS: "a"}, resume=True, overwrite=False)
+        now = {STARTING_WEIGHTS: "a", "data.near_duplicates": "keep"}
+        assert run.prepare(SAME | now, resume=True, overwrite=False)
         with pytest.raises(UserError, match="starting weights sha256: was 'a', is 'b'"):
-            run.prepare(SAME | {STARTING_WEIGHTS: "b"}, resume=True, overwrite=False)
+            run.prepare(SAME | now | {STARTING_WEIGHTS: "b"}, resume=True, overwrite=False)
 
     def test_records_stay(self, run):
         """Logs, profiles and runs that were not uploaded yet are the person's, whatever is overwritten."""
