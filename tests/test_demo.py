@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from server_process import Server, free_port
 
 from arxiv_cls import demo
 from arxiv_cls.cli import build_parser
@@ -112,17 +115,23 @@ class TestTable:
         assert demo.table([["a", "bb"], ["ccc", "d"]]) == "a    bb\nccc  d"
 
 
+@pytest.fixture(scope="module")
+def printed() -> str:
+    """What `make demo` prints; it leaves its models in outputs/."""
+    run = subprocess.run(
+        [sys.executable, "-m", "arxiv_cls.demo"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
 @pytest.mark.slow
 class TestRoad:
     """The whole demo, for real."""
 
-    def test_ends_with_a_table_for_both_models(self):
+    def test_ends_with_a_table_for_both_models(self, printed):
         """Both models are better than the largest class alone, and both model directories are there."""
-        run = subprocess.run(
-            [sys.executable, "-m", "arxiv_cls.demo"], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert run.returncode == 0, run.stderr[-3000:]
-        table = run.stdout.split("Results on the synthetic sample", 1)[1]
+        table = printed.split("Results on the synthetic sample", 1)[1]
         accuracies = [float(a) for a in re.findall(r"\d+ +(0\.\d{3}) \(0\.\d{3} to [01]\.\d{3}\)", table)]
         assert len(accuracies) == 2
         assert min(accuracies) > 0.5
@@ -130,3 +139,30 @@ class TestRoad:
         assert (ROOT / demo.TRANSFORMER / "onnx" / "model.onnx").is_file()
         assert (ROOT / demo.TRANSFORMER / "handler.py").is_file()
         assert (ROOT / demo.BASELINE / "model.skops").is_file()
+
+    def test_what_the_readme_asks_and_prints(self, printed, tmp_path):
+        """`make serve` and curl as the README has them: the same two labels first, scores near its."""
+        page = (ROOT / "README.md").read_text(encoding="utf-8")
+        serve, curl, said = re.search(
+            r"```bash\n(make serve MODEL=outputs/demo)\b.*?```bash\n(curl .*?)```\n\n```json\n(.*?)```",
+            page,
+            re.S,
+        ).groups()
+        port = free_port()
+        with (tmp_path / "output.txt").open("w") as output:
+            process = subprocess.Popen(
+                [*serve.split(), f"PORT={port}"],
+                cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        try:
+            Server(process, f"http://127.0.0.1:{port}", tmp_path / "output.txt").wait_until_ready()
+            asked = curl.replace("localhost:8000", f"127.0.0.1:{port}")
+            done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=60)
+        finally:
+            # make, its shell and the server.
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
+        answer, said = json.loads(done.stdout), json.loads(said)
+        # Training rounds differently from one processor to another.
+        assert [one["label"] for one in answer][:2] == [one["label"] for one in said][:2]
+        assert [one["score"] for one in answer] == pytest.approx([one["score"] for one in said], abs=0.15)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from local_hub import LocalHub
+from server_process import start_process
 from test_released import publish
 
 from arxiv_cls.release.hub_push import push_model
@@ -116,3 +117,24 @@ class TestCalibration:
         said = re.search(r"200 test papers, 0 labels changed .* calibration error ([\d.]+),", done.stdout)
         assert said is not None, done.stdout + done.stderr[-3000:]
         assert float(said[1]) == pytest.approx(error, abs=1e-3)
+
+
+class TestServed:
+    """`arxiv-cls serve` of the real baseline."""
+
+    def test_answers_over_http(self, real_baseline: Path, tmp_path: Path) -> None:
+        """A paper gets its category, a paper on frogs is told to be none of the model's."""
+        server = start_process(real_baseline, output=tmp_path / "output.txt")
+        try:
+            server.wait_until_ready()
+            texts = (
+                "Parsing with pretrained encoders. We fine-tune a language model for dependency parsing.",
+                "Calls of tree frogs. We recorded frogs in the rain forest and found a new species of frog.",
+            )
+            parsing, frogs = (server.call("/predict", {"text": text})[1] for text in texts)
+            assert (parsing["code"], parsing["in_scope"]) == ("cs.CL", True)
+            assert parsing["prediction_set"] == ["cs.CL"]
+            assert frogs["in_scope"] is False
+            assert server.call("/info")[1]["kind"] == "tfidf"
+        finally:
+            assert server.stop() == 0
