@@ -33,7 +33,7 @@ NOT_IN_THE_WEIGHTS = (
     *(f"scoring/{name}.py" for name in ("bootstrap", "csv_evaluation", "evaluation", "map_plots",
                                         "model_data", "plots", "prediction_set_fitting", "report", "rules",
                                         "scope_fitting", "scored_papers", "seen_papers", "slices")),
-    *(f"training/{name}.py" for name in ("finishing", "run_folder", "tracking")),
+    *(f"training/{name}.py" for name in ("finishing", "profiling", "ranks", "run_folder", "tracking")),
 )  # fmt: skip
 
 
