@@ -48,8 +48,8 @@ def problems_of(block: Block) -> list[str]:
             return [f"{block.where}: {block.run_by} is no test file"]
         if block.speed == "slow" and "pytest.mark.slow" not in test.read_text(encoding="utf-8"):
             return [f"{block.where}: {block.run_by} has no slow test"]
-        if "docs_pages" in told_by(test):
-            return []
+        if "from docs_pages import" in test.read_text(encoding="utf-8"):
+            return []  # It takes the commands from the page.
         if silent := [name for name in programs(block.code) if not re.search(rf"\b{name}\b", told_by(test))]:
             return [f"{block.where}: {block.run_by} never names {', '.join(silent)}"]
     if block.speed == "network" and (block.needs or block.run_by):
