@@ -37,9 +37,10 @@ class CountingPredictor:
 
     def predict_encoded(self, encoded, top_k=None):
         """Fails on the word `fail`."""
+        go_on = self.go_on
         self.batches.append([item.text for item in encoded])
         self.computing.set()
-        assert self.go_on.wait(30)
+        assert go_on.wait(30)
         if any(item.text == "fail" for item in encoded):
             raise RuntimeError("broken")
         return [item.text.upper() for item in encoded]
@@ -69,9 +70,7 @@ async def hold(batcher, predictor):
     return first
 
 
-async def let_go(predictor):
+def let_go(predictor):
     """Lets the text that is held be computed, and holds up the next batch."""
-    # Until the thread waits for the event: one that is set and cleared before that would be missed.
-    await asyncio.sleep(0.1)
-    predictor.go_on.set()
-    predictor.go_on.clear()
+    held, predictor.go_on = predictor.go_on, threading.Event()
+    held.set()
