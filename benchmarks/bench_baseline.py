@@ -24,6 +24,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from arxiv_cls.errors import UserError, run_main
+from arxiv_cls.models.cpu_cores import available_cores
+
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("tfidf_xgboost", "tfidf_linear")
 REFERENCES = ("stock", "linear_svc")
@@ -100,7 +103,7 @@ def run_ours(name: str, splits: dict, labels: list[str], seed: int, threads: int
 def run_side(side: str, csv: str, scale: float, seed: int) -> dict[str, Any]:
     """One side in this process."""
     splits, labels = read(csv, scale)
-    threads = os.cpu_count() or 1
+    threads = available_cores()
     cpu = time.process_time()
     if side in REFERENCES:
         run = {"stock": run_stock, "linear_svc": run_linear_svc}[side]
@@ -127,7 +130,11 @@ def measure(side: str, arguments: argparse.Namespace, seed: int) -> dict[str, An
         "--scale", str(arguments.scale), "--seeds", str(seed),
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(
+            f"the side {side!r} ended with exit status {done.returncode}", hint="its own message is above"
+        )
     result = json.loads(done.stdout.splitlines()[-1])
     print(
         f"{side:14} {seed:5d} {result['seconds']:8.1f} {result['cpu']:8.1f} {result['bytes'] / 1e9:8.2f} "
@@ -158,7 +165,7 @@ def summary(name: str, runs: list[dict[str, Any]], stock: dict[str, Any] | None)
     )
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """Runs the sides in turn and prints the ratios."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -168,7 +175,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="seeds of our runs")
     parser.add_argument("--skip-stock", action="store_true", help="only ours, without the ratios")
     parser.add_argument("--side", choices=(*REFERENCES, *OURS), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.side:
         print(json.dumps(run_side(arguments.side, arguments.csv, arguments.scale, arguments.seeds[0])))
         return 0
@@ -191,4 +198,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

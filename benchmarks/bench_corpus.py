@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from arxiv_cls.errors import UserError, run_main
 from arxiv_cls.models.peak_memory import peak_resident_bytes
 
 SIDES = ("ours", "stock")
@@ -69,18 +70,22 @@ def measure(side: str, csv: Path) -> dict:
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), *sys.path[1:]]),
         }
         command = [sys.executable, __file__, "--csv", str(csv), "--side", side, "--cache", folder]
-        done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise UserError(
+                f"the side {side!r} ended with exit status {done.returncode}", hint="its own message is above"
+            )
         return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """Runs both sides in turn and prints medians and the ratio; with `--side`, one run as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--csv", type=Path, default=Path("data/raw/arxiv.csv"))
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--cache", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if not arguments.csv.is_file():
         parser.exit(
             2, f"error: {arguments.csv}: no such file\n  get it with `make data`, or name one: --csv\n"
@@ -112,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
