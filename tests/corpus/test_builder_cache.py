@@ -121,5 +121,6 @@ class TestRefused:
     def test_cache_cannot_be_written(self, csv, tmp_path):
         """A file where the folder should be."""
         (tmp_path / "file").write_text("")
-        with pytest.raises(UserError, match="cannot be written"):
+        with pytest.raises(UserError, match="cannot be written") as error:
             build_corpus(csv=csv, cache_dir=tmp_path / "file" / "cache")
+        assert "HF_DATASETS_CACHE" in error.value.hint

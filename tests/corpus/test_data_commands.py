@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 
 import pytest
 
 from arxiv_cls.corpus import commands
+from arxiv_cls.corpus.stage_files import write_record
 from arxiv_cls.errors import UserError
 
 
@@ -82,3 +84,24 @@ class TestLight:
         )
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         assert result.stdout.strip() == "[]"
+
+
+class TestRecords:
+    """`--out FILE` of build and check."""
+
+    def test_written_whole(self, tmp_path):
+        """Folders are made, and no half-written file is left beside it."""
+        path = tmp_path / "new" / "check.json"
+        write_record({"papers": 1}, path)
+        assert json.loads(path.read_text()) == {"papers": 1}
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_place_that_cannot_be_made(self, tmp_path):
+        """Below a file, or where a folder is: one error that names it."""
+        (tmp_path / "file").touch()
+        (tmp_path / "folder").mkdir()
+        for path in (tmp_path / "file" / "check.json", tmp_path / "folder"):
+            with pytest.raises(UserError, match="cannot write") as error:
+                write_record({}, path)
+            assert str(path) in error.value.message
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]

@@ -33,6 +33,25 @@ build_corpus(csv=csv, cache_dir=cache)
 """
 
 
+PEAK_OF_A_BUILD = """
+import sys
+from arxiv_cls.corpus import load_arxiv
+from arxiv_cls.corpus.builder import ArxivBuilder
+from arxiv_cls.models.peak_memory import peak_resident_bytes
+load_arxiv("top5", csv=sys.argv[1], cache_dir=sys.argv[2])
+ArxivBuilder._split_generators = None  # a second build would call it
+load_arxiv("top5", csv=sys.argv[1], cache_dir=sys.argv[2])
+print(peak_resident_bytes())
+"""
+
+
+def test_memory_and_the_second_call(real_csv, tmp_path):
+    """A build stays under 1 GB, and the second call takes it from the cache."""
+    command = [sys.executable, "-c", PEAK_OF_A_BUILD, str(real_csv), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1_000_000_000
+
+
 def test_top5(real_csv, tmp_path):
     """15,176 / 3,294 / 3,324 papers by hash; only duplicates are missing, and none from test."""
     corpus = build_corpus("top5", csv=real_csv, cache_dir=tmp_path)
