@@ -95,8 +95,10 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
             )
         boundaries = tuple(str(day) for day in parse_time_boundaries(time_boundaries)) * (split == "time")
         self.csv = Path(csv)
+        # Kept for the build, which would read and hash the file a second time.
+        self._data: bytes | None = read_bytes(self.csv)
         options: dict[str, Any] = {
-            "sha256": hashlib.sha256(read_bytes(self.csv)).hexdigest(),
+            "sha256": hashlib.sha256(self._data).hexdigest(),
             "split": split,
             "seed": seed,
             "time_boundaries": boundaries,
@@ -126,7 +128,9 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         # must not come along.
         for leftover in output.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        papers = read_papers(self.csv)
+        data, self._data = self._data, None
+        papers = read_papers(self.csv, data=data, sha256=self.config.sha256 if data else None)
+        del data
         if papers.version.sha256 != self.config.sha256:
             raise UserError(f"{self.csv}: the file changed while it was read", "run it again")
         self._refuse_too_many_rejects(papers)

@@ -100,8 +100,9 @@ def read_csv(data: bytes, path: Path, required: Sequence[str] = FIELDS) -> RawTa
 
 def _has_stray_returns(data: bytes, start: int) -> bool:
     """Whether carriage returns stand elsewhere than in line ends; pyarrow would end a row at them."""
-    returns = data.count(b"\r", start)
-    return returns > 0 and LINE_FEED in data and returns != data.count(b"\r\n", start)
+    if data.find(b"\r", start) < 0:  # counting takes ten times as long as looking
+        return False
+    return LINE_FEED in data and data.count(b"\r", start) != data.count(b"\r\n", start)
 
 
 def _parse(body: pa.Buffer, header: Header, block: int) -> pa.Table | None:

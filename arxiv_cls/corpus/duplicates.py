@@ -29,7 +29,10 @@ class Duplicate:
 
 def normalise(text: str) -> str:
     """The form in which texts are compared, see the module's docstring."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    if text.isascii():
+        folded = text.lower()  # NFKC changes nothing there, and folding is this.
+    else:
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return _NO_LETTER_OR_DIGIT.sub(" ", folded).strip() or text
 
 

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -82,35 +82,38 @@ def _kind(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-def read_papers(csv: str | Path, *, required: Sequence[str] = FIELDS) -> Papers:
+def read_papers(
+    csv: str | Path, *, required: Sequence[str] = FIELDS, data: bytes | None = None, sha256: str | None = None
+) -> Papers:
     """Reads and checks a CSV of arXiv papers, with no label set, split or merging.
 
     Args:
         csv: path of the file, in either export's column names.
         required: those of `FIELDS` (id, title, abstract, category, published) that a row must have to be
             used; for the others a missing column or a bad value is a null.
+        data, sha256: the bytes of the file and their hash, where the caller has them already.
 
     Raises:
         UserError: the file cannot be read, or a required column is missing.
     """
     path = Path(csv)
-    data = read_bytes(path)
-    # Hashing releases the interpreter lock, so it runs beside the reading.
-    with ThreadPoolExecutor(2) as pool:
-        sha256 = pool.submit(lambda: hashlib.sha256(data).hexdigest())
-        md5 = pool.submit(lambda: hashlib.md5(data, usedforsecurity=False).hexdigest())
-        raw = read_csv(data, path, required)
-        checked = _Checks(raw, set(required), b"\0" in data)
+    content = read_bytes(path) if data is None else data
+    # Hashing and pyarrow release the interpreter lock, so they run beside each other.
+    with ThreadPoolExecutor(max(2, pa.cpu_count())) as pool:
+        md5 = pool.submit(lambda: hashlib.md5(content, usedforsecurity=False).hexdigest())
+        sha = pool.submit(lambda: sha256 or hashlib.sha256(content).hexdigest())
+        raw = read_csv(content, path, required)
+        checked = _Checks(raw, set(required), b"\0" in content, pool)
         table = checked.papers()
-        version = DataVersion(str(path), md5.result(), sha256.result(), len(data), raw.rows_read)
+        version = DataVersion(str(path), md5.result(), sha.result(), len(content), raw.rows_read)
     return Papers(table, checked.all_rejects(), raw.rows_read, version)
 
 
 class _Checks:
     """The checks of one file: the first thing wrong with a row is its reason."""
 
-    def __init__(self, raw: RawTable, required: set[str], has_nul: bool) -> None:
-        self.raw, self.required, self.has_nul = raw, required, has_nul
+    def __init__(self, raw: RawTable, required: set[str], has_nul: bool, pool: ThreadPoolExecutor) -> None:
+        self.raw, self.required, self.has_nul, self.pool = raw, required, has_nul, pool
         self.bad = np.zeros(len(raw.table), dtype=bool)
         self.rejects = [Reject(d.row, d.line, "", d.reason, d.value) for d in raw.damaged]
 
@@ -122,7 +125,7 @@ class _Checks:
         """The columns of `Papers.table`, rows with something wrong left out."""
         identifiers = self.text("id")
         self.repeated_headers(identifiers)
-        parts = pc.extract_regex(identifiers, ID_PATTERN)
+        parts = self.each_chunk(lambda chunk: pc.extract_regex(chunk, ID_PATTERN), identifiers)
         self.refuse("id", pc.is_null(parts), identifiers, BAD_ID)
         old, new = pc.struct_field(parts, "old"), pc.struct_field(parts, "new")
         slashed = pc.binary_join_element_wise(pc.struct_field(parts, "archive"), old, "/")
@@ -140,6 +143,13 @@ class _Checks:
         }
         table = pa.table(columns)
         return table.filter(pa.array(~self.bad)) if self.bad.any() else table
+
+    def each_chunk(
+        self, function: Callable[[pa.Array], pa.Array], column: pa.ChunkedArray
+    ) -> pa.ChunkedArray:
+        """A function of the columns' chunks, several at a time: pyarrow's own take one after another."""
+        chunks = column.chunks or [pa.array([], type=column.type)]
+        return pa.chunked_array(list(self.pool.map(function, chunks)))
 
     def refuse(self, field: str, mask: pa.ChunkedArray, values: pa.ChunkedArray, reason: str) -> None:
         """Rejects the rows of the mask that are still good, when the field is a required one."""
@@ -167,12 +177,11 @@ class _Checks:
         values = self.raw.table[key]
         # Trimming copies: the untrimmed column is let go, which halves the memory of the abstracts.
         self.raw.table = self.raw.table.drop_columns([key])
-        text = _decode(values)
+        text = self.each_chunk(lambda chunk: pc.utf8_trim_whitespace(_decode(chunk)), values)
         if text.null_count:
             self.refuse(field, pc.is_null(text), values, BAD_UTF8)
         if self.has_nul:
             self.refuse(field, pc.match_substring(text, "\0"), text, NUL_BYTE)
-        text = pc.utf8_trim_whitespace(text)
         empty = pc.equal(pc.binary_length(text), 0)
         self.refuse(field, empty, text, MISSING)
         if pc.any(empty).as_py():
@@ -202,15 +211,12 @@ class _Checks:
         return published
 
 
-def _decode(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def _decode(values: pa.Array) -> pa.Array:
     """Binary to string, null where the bytes are not UTF-8."""
-    chunks = []
-    for chunk in values.chunks:
-        try:
-            chunks.append(chunk.cast(pa.string()))
-        except pa.ArrowInvalid:
-            chunks.append(pa.array([_decode_one(value) for value in chunk.to_pylist()], type=pa.string()))
-    return pa.chunked_array(chunks, type=pa.string())
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([_decode_one(value) for value in values.to_pylist()], type=pa.string())
 
 
 def _decode_one(value: bytes) -> str | None:
