@@ -115,6 +115,13 @@ class TestReadiness:
             reply = opened.get(address)
             assert (reply.status_code, reply.json()["error_type"]) == (503, "Unhealthy")
 
+    def test_connections_do_not_wait_for_acknowledgements(self):
+        """Nagle's algorithm is off on what the socket accepts: a reply is two packets, head and body."""
+        with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
     def test_a_port_that_is_taken(self):
         """Said in words, with what to do."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
