@@ -78,8 +78,8 @@ def recipe_keys(dotted: str) -> str:
             else str(default)
         )
         limits = [
-            f"{words} {field.metadata[key]:g}"
-            for key, words in (("minimum", "at least"), ("above", "above"))
+            f"{words} {field.metadata[key]:.10g}"
+            for key, words in (("minimum", "at least"), ("above", "above"), ("maximum", "at most"))
             if field.metadata[key] is not None
         ]
         meaning = " ".join([field.metadata["help"], *(f"({limit})" for limit in limits)])
