@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shlex
 import shutil
 import subprocess
@@ -221,6 +222,10 @@ class TestCommands:
         run = subprocess.run(
             ["make", "-n", "push-model", *given, "READY="],
             cwd=ROOT,
+            # A make that runs these tests would have this one tell which directory it enters.
+            env={
+                name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+            },
             capture_output=True,
             text=True,
             check=True,
