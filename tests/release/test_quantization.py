@@ -8,13 +8,25 @@ import numpy as np
 import pytest
 
 from arxiv_cls.release import quantization
-from arxiv_cls.release.quantization import Agreement, Candidate, agreement, choose, limits, within_limits
+from arxiv_cls.release.quantization import (
+    Agreement,
+    Candidate,
+    agreement,
+    choose,
+    in_float32,
+    limits,
+    within_limits,
+)
 
 PER_TENSOR = Candidate(per_channel=False, reduce_range=False)
 PER_CHANNEL = Candidate(per_channel=True, reduce_range=False)
 PAPERS = 200
 LABELS = np.arange(PAPERS) % 5
 REFERENCE = np.eye(5)[LABELS] * 0.5 + 0.1
+
+
+LAYER = {"query": (4, 4), "scores": (), "out": (4, 4), "up": (4, 16), "down": (16, 4)}
+PRODUCTS = {f"{layer}.{name}": shape for layer in range(6) for name, shape in LAYER.items()}
 
 
 def compared(**changes) -> Agreement:
@@ -133,3 +145,30 @@ class TestChoice:
         candidate, kept, records = self.chosen(monkeypatch, tmp_path, engines, [1.0, 1.0])
         assert (candidate, kept, len(records)) == (None, None, 2)
         assert not (tmp_path / "int8").exists()
+
+
+class TestInFloat32:
+    """Which products a candidate leaves alone."""
+
+    @pytest.mark.parametrize(
+        ("which", "expected"),
+        [
+            ("", []),
+            ("early down", ["0.down", "1.down", "2.down"]),
+            ("down", [f"{layer}.down" for layer in range(6)]),
+            (
+                "early layers, down",
+                [f"{layer}.{name}" for layer in (0, 1) for name in ("query", "out", "up", "down")]
+                + [f"{layer}.down" for layer in range(2, 6)],
+            ),
+            ("feed-forward", [f"{layer}.up" for layer in range(6)] + [f"{layer}.down" for layer in range(6)]),
+        ],
+    )
+    def test_names(self, which, expected):
+        """Products of attention itself have no weight and are not asked about."""
+        assert in_float32(PRODUCTS, which) == expected
+
+    def test_few_layers(self):
+        """Two layers have no first third."""
+        products = {name: shape for name, shape in PRODUCTS.items() if name < "2"}
+        assert in_float32(products, "early layers, down") == ["0.down", "1.down"]
