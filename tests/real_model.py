@@ -32,12 +32,14 @@ class RealModel:
         papers: n pairs of title and abstract.
         categories: true label of each paper.
         expected: {label: score} that `pipeline()` gives each paper, highest score first.
+        unseen: texts of all test papers that the export was not measured on, those n first.
     """
 
     directory: Path
     papers: list[tuple[str, str]]
     categories: list[str]
     expected: list[dict[str, float]]
+    unseen: list[str]
 
     @property
     def texts(self) -> list[str]:
@@ -71,8 +73,9 @@ def export_real_model(source: Path, real_csv: Path, folder: Path) -> RealModel:
     directory = folder / source.name
     shutil.copytree(source, directory, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
     corpus = build_corpus("top5", csv=str(real_csv))
-    rows = corpus.splits["test"].select(range(PAPERS + EXPORT_PAPERS)).to_list()
-    asked, measured = rows[:PAPERS], rows[PAPERS:]
+    rows = corpus.splits["test"].to_list()
+    asked, measured = rows[:PAPERS], rows[PAPERS : PAPERS + EXPORT_PAPERS]
+    unseen = [row["text"] for row in asked + rows[PAPERS + EXPORT_PAPERS :]]
     _write_csv(folder / "measured.csv", measured, corpus.labels)
     export_model(directory, csv=folder / "measured.csv", search_papers=SEARCH_PAPERS)
     classify = pipeline(
@@ -87,6 +90,7 @@ def export_real_model(source: Path, real_csv: Path, folder: Path) -> RealModel:
         [(row["title"], row["abstract"]) for row in asked],
         [corpus.labels[row["label"]] for row in asked],
         [{one["label"]: one["score"] for one in answers[at]} for at in range(PAPERS)],
+        unseen,
     )
 
 

@@ -134,10 +134,20 @@ class TestTrainedModel:
             assert said.scores == pytest.approx(scores, abs=FP32_TOLERANCE)
 
     def test_int8(self, real_model: RealModel) -> None:
-        """99% of the labels: a trained model must have an int8 file that is good enough."""
-        said = load_predictor(real_model.directory, engine="int8").predict(real_model.texts)
-        same = [ours.label == label for ours, label in zip(said, real_model.labels, strict=True)]
-        assert np.mean(same) >= INT8_EQUAL_LABELS
+        """99% of the labels of fp32, on all papers that the choice did not see.
+
+        On 500 of them the share is too uncertain to say (a standard error of 0.4 points).
+        """
+        fp32, int8 = (
+            [
+                said.label
+                for said in load_predictor(real_model.directory, engine=engine).predict(real_model.unseen)
+            ]
+            for engine in ("onnx", "int8")
+        )
+        assert fp32[: len(real_model.labels)] == real_model.labels
+        assert len(fp32) > 1000
+        assert np.mean(np.array(fp32) == np.array(int8)) >= INT8_EQUAL_LABELS
 
     def test_it_is_trained(self, real_model: RealModel) -> None:
         """A model that guesses would agree with itself as well."""
