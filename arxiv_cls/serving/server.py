@@ -71,7 +71,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        # Its connections inherit this. asyncio sets it itself, but not on those of a socket that it was given:
+        # Its connections inherit this. asyncio sets it itself, but not on those of a socket it was given:
         # the body of a reply would wait up to 40 ms for the client's acknowledgement of the head.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
