@@ -38,7 +38,8 @@ TEXT_FILES = sorted(
     path
     for pattern in TEXT_PATTERNS
     for path in ROOT.glob(pattern)
-    if path.is_file() and path.suffix in TEXT_SUFFIXES
+    # What git ignores there is no part of the repository: `make coverage` leaves its data.
+    if path.is_file() and path.suffix in TEXT_SUFFIXES and not path.name.startswith((".coverage", ".env"))
 )
 
 
