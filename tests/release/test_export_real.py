@@ -13,6 +13,7 @@ from real_model import FP32_TOLERANCE, INT8_EQUAL_LABELS, RealModel
 
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.release.onnx_export import export_model
+from arxiv_cls.release.quantization import CANDIDATES, Candidate
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +112,10 @@ class TestRealPapers:
         """Every candidate was measured; an int8 file is there exactly when one was good enough."""
         folder = model_and_papers[0]
         record = json.loads((folder / "onnx" / "parity.json").read_text())
-        assert len(record["candidates"]) == 6
+        tried = [
+            Candidate(row["per_channel"], row["reduce_range"], row["float32"]) for row in record["candidates"]
+        ]
+        assert tried == list(CANDIDATES)
         for row in record["candidates"]:
             assert row["papers"] == 50
             assert row["milliseconds_per_paper"] > 0
