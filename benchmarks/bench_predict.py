@@ -158,6 +158,20 @@ def test_papers(csv: str) -> tuple[list[str], list[str]]:
     return list(papers["text"]), [corpus.labels[label] for label in papers["label"]]
 
 
+def all_there(arguments: argparse.Namespace) -> bool:
+    """Whether data, exports and cascade are there; prints what makes the first that is not."""
+    needed = {
+        arguments.csv: "make data",
+        f"{arguments.model}/onnx/model_int8.onnx": f"arxiv-cls export {arguments.model}",
+        f"{arguments.model}/eval/cascade.json": f"arxiv-cls cascade {arguments.model} {arguments.baseline}",
+    }
+    for path, command in needed.items():
+        if not Path(path).is_file():
+            print(f"error: {path} is missing\n  {command}", file=sys.stderr)
+            return False
+    return True
+
+
 def machine() -> str:
     """The cores, and how busy they were in the last minute; an idle machine is well below 0.5."""
     busy = f", load average {os.getloadavg()[0]:.1f} before the start" if hasattr(os, "getloadavg") else ""
@@ -213,15 +227,8 @@ def main() -> int:
     if arguments.side:
         run_side(arguments.side, arguments.model, arguments.baseline)
         return 0
-    needed = {
-        arguments.csv: "make data",
-        f"{arguments.model}/onnx/model_int8.onnx": f"arxiv-cls export {arguments.model}",
-        f"{arguments.model}/eval/cascade.json": f"arxiv-cls cascade {arguments.model} {arguments.baseline}",
-    }
-    for path, command in needed.items():
-        if not Path(path).is_file():
-            print(f"error: {path} is missing\n  {command}", file=sys.stderr)
-            return 2
+    if not all_there(arguments):
+        return 2
     names = [name for name in SIDES if name in arguments.sides]
     if not set(names) & set(PIPELINES):
         names.insert(0, "pipeline")

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench_predict import machine, test_papers
+from benchmarks.bench_predict import all_there, machine, test_papers
 from benchmarks.load_client import Load, request_bytes, run_load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,14 +138,8 @@ def main() -> int:
     )
     parser.add_argument("--starts", type=int, default=3, help="starts of each server")
     arguments = parser.parse_args()
-    for path, command in {
-        arguments.csv: "make data",
-        f"{arguments.model}/onnx/model_int8.onnx": f"arxiv-cls export {arguments.model}",
-        f"{arguments.model}/eval/cascade.json": f"arxiv-cls cascade {arguments.model} {arguments.baseline}",
-    }.items():
-        if not Path(path).is_file():
-            print(f"error: {path} is missing\n  {command}", file=sys.stderr)
-            return 2
+    if not all_there(arguments):
+        return 2
     texts = test_papers(arguments.csv)[0][:512]
     probe = texts[0]
     print(f"{len(texts)} papers, {arguments.rounds} rounds of {arguments.seconds:g} s, {machine()}")

@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from arxiv_cls.errors import UserError, run_main
+
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LENGTH = 256
 SIDES = {
@@ -133,31 +135,38 @@ def run_side(side: str, csv: str, papers: int) -> dict[str, Any]:
 def measure(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One side in a process of its own."""
     words = ["--side", side, "--csv", str(arguments.csv), "--papers", str(arguments.papers)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    environment["TOKENIZERS_PARALLELISM"] = "false"
     done = subprocess.run(
         [sys.executable, __file__, *words],
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"},
+        env=environment,
     )
     if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr[-2000:]}")
+        raise UserError(
+            f"the side {side!r} ended with exit status {done.returncode}", hint="its own message is above"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> int:
-    """Runs the sides one after another and prints the table."""
+def main(argv: list[str]) -> None:
+    """Runs the sides one after another and prints the table; with `--side`, one of them as JSON.
+
+    Raises:
+        UserError: when there is no CSV, or a side fails.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--csv", type=Path, default=ROOT / "data" / "raw" / "arxiv.csv")
     parser.add_argument("--papers", type=int, default=2000, help="training papers (default 2000)")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), metavar="SIDE")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.side:
         print(json.dumps(run_side(arguments.side, str(arguments.csv), arguments.papers)))
-        return 0
+        return
     if not arguments.csv.is_file():
-        print(f"error: {arguments.csv}: no such file\n  make data", file=sys.stderr)
-        return 2
+        raise UserError(f"{arguments.csv}: no such file", hint="make data")
 
     import numpy as np
 
@@ -179,8 +188,7 @@ def main() -> int:
             low, high = np.quantile(difference[drawn].mean(axis=1), [0.025, 0.975])
             line += f"   {difference.mean():+.3f} ({low:+.3f} to {high:+.3f})"
         print(f"{line}   {SIDES[side]}", flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

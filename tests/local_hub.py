@@ -13,15 +13,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from local_hub_api import RepositoryApi
 from local_hub_store import Repository
+from loopback import serving
 
 TOKEN = "hf_" + "loopback" * 4
 API = re.compile(r"^/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/(.*))?$")
@@ -62,20 +62,12 @@ class LocalHub:
 
     def __enter__(self) -> LocalHub:
         handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
+        self._server = serving(handler)
+        self.url = self._server.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server.__exit__(None, None, None)
 
     def environment(self, home: Path, *, token: str | None = TOKEN) -> dict[str, str]:
         """Variables for a process of its own: this Hub, an empty cache below `home`, this token or none."""

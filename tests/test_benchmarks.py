@@ -6,12 +6,12 @@ import pytest
 class TestFailingSide:
     """Each side is a process of its own; what it says comes first, then one line of the benchmark."""
 
-    @pytest.mark.parametrize("name", ["corpus", "baseline"])
+    @pytest.mark.parametrize("name", ["corpus", "baseline", "training"])
     def test_no_traceback(self, name, tmp_path, run_python):
         """A CSV with no rows: the side that met it is named."""
         csv = tmp_path / "papers.csv"
         csv.write_text("id,title,category_code,published_date,summary\n")
-        words = ["--repeats", "1"] if name == "corpus" else ["--seeds", "42", "--skip-stock"]
+        words = {"corpus": ["--repeats", "1"], "baseline": ["--seeds", "42", "--skip-stock"]}.get(name, [])
         done = run_python(f"benchmarks/bench_{name}.py", "--csv", csv, *words)
         assert done.returncode == 2
         assert "a header and no rows" in done.stderr
@@ -26,7 +26,8 @@ class TestOnTheSample:
     @pytest.mark.parametrize(
         ("name", "words", "printed"),
         [("corpus", ["--repeats", "1"], "ratio ours / stock"),
-         ("baseline", ["--seeds", "42", "--skip-stock"], "macro-F1")],
+         ("baseline", ["--seeds", "42", "--skip-stock"], "macro-F1"),
+         ("training", ["--papers", "32", "--sides", "stock", "ours-frozen-half"], "ours-frozen-half")],
     )  # fmt: skip
     def test_runs(self, name, words, printed, sample_csv, run_python):
         """It ends with its figures."""

@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
+from loopback import serving
 
 from arxiv_cls.container import memory_limit, out_of_memory_kills
 from arxiv_cls.healthcheck import check
@@ -144,11 +144,8 @@ def server():
         def log_message(self, *_: object) -> None:
             pass
 
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield str(httpd.server_address[1])
-    httpd.shutdown()
-    httpd.server_close()
+    with serving(Handler) as url:
+        yield url.rpartition(":")[2]
 
 
 class TestHealthcheck:

@@ -16,6 +16,7 @@ from arxiv_cls.release.rescoring import score_test_split
 from arxiv_cls.scoring.bootstrap import Difference, paired_bootstrap
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.scoring.scored_papers import Predictions, ScoredPapers, read_predictions
+from arxiv_cls.scoring.seen_papers import training_papers
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Comparison:
     Attributes:
         version: the release's.
         papers: how many papers both were scored on.
+        left_out: test papers of the candidate that the release was, or can have been, trained on.
         before: the release's metrics on them.
         after: the candidate's.
         differences: candidate less release, with 95% intervals from a paired bootstrap.
@@ -35,6 +37,7 @@ class Comparison:
 
     version: str
     papers: int = 0
+    left_out: int = 0
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
     differences: Mapping[str, Difference] = field(default_factory=dict)
@@ -57,9 +60,10 @@ def compare_with_release(
     """Compares a candidate with a downloaded release.
 
     The predictions recorded with both are paired when they are of the same papers; otherwise the release is
-    scored again on the candidate's test split. What cannot be compared, because the release is none of this
-    project, its labels are others or the data is not there, is told in the result: the person who releases
-    may decide to go on.
+    scored again on the candidate's test split, less the papers that it was trained on, which it would know
+    by heart (there are some where the two were split by other seeds, or one of them by time). What cannot be
+    compared, because the release is none of this project, its labels are others or the data is not there, is
+    told in the result: the person who releases may decide to go on.
 
     Args:
         candidate: records of an evaluated model.
@@ -89,6 +93,7 @@ def compare_with_release(
             wanted=listed(labels),
         )
     same = old is not None and set(old.arxiv_ids) == set(new.arxiv_ids)
+    known = np.zeros(len(new.labels), dtype=bool)
     if old is None or not same:
         shared = 0 if old is None else len(set(old.arxiv_ids) & set(new.arxiv_ids))
         tested = "no recorded papers" if old is None else f"{len(old.labels):,} papers of {version}"
@@ -104,11 +109,19 @@ def compare_with_release(
             old = score_test_split(
                 release_dir, recipe_dir=candidate.model_dir, csv=path, progress=True
             ).scored
+            known = _known_papers(release_dir, old, new.arxiv_ids, path)
         except UserError as error:
             reason = f"{version} was tested on other papers, and cannot be scored again: "
             reason += _without(error, release_dir)
             return Comparison(version, impossible=reason, found=found, wanted=tested)
-    return _paired(new, old, version)
+    return _paired(new, old, version, known)
+
+
+def _known_papers(release_dir: Path, scored: ScoredPapers, arxiv_ids: np.ndarray, csv: Path) -> np.ndarray:
+    """Which of the candidate's test papers, (n,) in the order of `arxiv_ids`, taught the release."""
+    found = training_papers(release_dir, scored.arxiv_ids, scored.published, csv)
+    taught = set() if found is None else set(scored.arxiv_ids[found[0]])
+    return np.fromiter((name in taught for name in arxiv_ids), bool, len(arxiv_ids))
 
 
 def _without(error: UserError, folder: Path) -> str:
@@ -116,13 +129,16 @@ def _without(error: UserError, folder: Path) -> str:
     return error.message.replace(f"{folder}/", "").replace(str(folder), "it")
 
 
-def _paired(new: Predictions, old: Predictions | ScoredPapers, version: str) -> Comparison:
+def _paired(new: Predictions, old: Predictions | ScoredPapers, version: str, known: np.ndarray) -> Comparison:
     old_ids = set(old.arxiv_ids)
-    common = np.asarray([arxiv_id in old_ids for arxiv_id in new.arxiv_ids])
+    common = np.asarray([arxiv_id in old_ids for arxiv_id in new.arxiv_ids]) & ~known
     if not common.any():
+        why = f"no test paper in common with {version}"
+        if known.any():
+            why += f", less those that it was trained on ({int(known.sum()):,} of {len(known):,})"
         return Comparison(
             version,
-            impossible=f"no test paper in common with {version}",
+            impossible=why,
             found=f"{len(new.labels):,} test papers",
             wanted=f"{len(old.labels):,} papers of {version}",
         )
@@ -131,6 +147,7 @@ def _paired(new: Predictions, old: Predictions | ScoredPapers, version: str) -> 
     return Comparison(
         version,
         papers=int(common.sum()),
+        left_out=int(known.sum()),
         before=compute_metrics(labels, before, new.label_names),
         after=compute_metrics(labels, after, new.label_names),
         differences=paired_bootstrap(labels, before, after),

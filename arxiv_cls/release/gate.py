@@ -83,6 +83,9 @@ def check_against_release(comparison: Comparison | None) -> list[CheckResult]:
             for check in ("quality", "calibration")
         ]
     results = []
+    left_out = ""
+    if comparison.left_out:
+        left_out = f" (less {comparison.left_out} that {comparison.version} was trained on)"
     for check, metric, sign in (
         ("quality", "macro_f1", 1),
         ("calibration", "expected_calibration_error", -1),
@@ -96,7 +99,7 @@ def check_against_release(comparison: Comparison | None) -> list[CheckResult]:
         passed = worst_case >= 0
         reason = (
             f"{metric} is {'not ' if passed else ''}significantly worse than {comparison.version}'s on the "
-            f"same {comparison.papers} papers: difference {difference.difference:+.4f}, "
+            f"same {comparison.papers} papers{left_out}: difference {difference.difference:+.4f}, "
             f"95% interval {difference.low:+.4f} to {difference.high:+.4f}"
         )
         results.append(CheckResult(check, passed, f"{new:.4f}", f"{old:.4f}", reason))

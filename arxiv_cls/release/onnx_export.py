@@ -219,7 +219,7 @@ def export_report(model: str | Path, record: dict[str, Any]) -> str:
         lines.append(line)
     chosen = record["exports"].get(INT8, {}).get("quantization")
     for row in record.get("candidates", []):
-        name = ", ".join(f"{key}={row[key]}" for key in ("per_channel", "reduce_range", "float32"))
+        name = ", ".join(f"{key}={row[key]}" for key in ("per_channel", "reduce_range", "smooth", "float32"))
         mark = "*" if all(row[key] == value for key, value in (chosen or {}).items()) else " "
         lines.append(
             f" {mark} {name}: {row['equal_labels']:.2%} equal, mean difference {row['mean_difference']:.4f}, "

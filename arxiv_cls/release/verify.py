@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.predictor import ONNX_FILES
 from arxiv_cls.release.card import build_model_card
 from arxiv_cls.release.card_check import CardDifference, compare_card
 from arxiv_cls.release.card_templates import layout_of
 from arxiv_cls.release.evidence import Evidence, read_evidence
 from arxiv_cls.release.gate_record import recorded_overrides
 from arxiv_cls.release.hub_client import check_repo_id, connect, download_release, parse_version
-from arxiv_cls.release.manifest import CARD, EXAMPLES, PREDICTION_SETS, SCOPE
+from arxiv_cls.release.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SETS, SCOPE
 from arxiv_cls.release.rescoring import (
     RescoredSplit,
     check_data_version,
@@ -25,6 +26,7 @@ from arxiv_cls.release.rescoring import (
 )
 from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
+from arxiv_cls.scoring.model_data import file_sha256
 from arxiv_cls.scoring.report import aligned
 
 RELEASED_AS = re.compile(r"url +=[ ]\{https://huggingface\.co/([^/}]+/[^/}]+)/tree/(v[^}]+)\}")
@@ -53,6 +55,7 @@ class VerifyReport:
         checks: every number of the evaluation.
         identity: files that are not what the records say they are, a sentence each.
         card: numbers and lines of the card that are not what the records say.
+        taken_over: what the card shows of the records and was not measured again, a phrase each.
     """
 
     target: str
@@ -60,6 +63,7 @@ class VerifyReport:
     checks: list[FieldCheck]
     identity: list[str]
     card: list[CardDifference]
+    taken_over: list[str] = field(default_factory=list)
 
     @property
     def reproduced(self) -> bool:
@@ -90,6 +94,7 @@ class VerifyReport:
         ]
         if not self.card:
             lines.append("every number on the card is the recorded one")
+        lines += [f"not measured again: {phrase}" for phrase in self.taken_over]
         lines.append("REPRODUCED" if self.reproduced else "NOT REPRODUCED")
         return "\n".join(lines)
 
@@ -172,11 +177,30 @@ def _identity_problems(evidence: Evidence) -> list[str]:
             evidence.run.get("data", {}).get("sha256"),
         ),
     }
+    exports = (evidence.optional_json(ONNX_PARITY) or {}).get("exports", {})
+    for name in set(ONNX_FILES.values()) & set(exports):
+        file = evidence.model_dir / name
+        now = file_sha256(file) if file.is_file() else None
+        records[f"{ONNX_PARITY}: sha256 of {name}"] = (exports[name].get("sha256"), now)
     return [
         f"{name} is {str(found)[:12]}, should be {str(wanted)[:12]}"
         for name, (found, wanted) in records.items()
         if found != wanted
     ]
+
+
+def _taken_over(evidence: Evidence) -> list[str]:
+    """What a second scoring of the test split cannot tell."""
+    phrases = ["how long the training took, its speed and its memory (run.json)"]
+    if (evidence.model_dir / PREDICTION_SETS).is_file() or (evidence.model_dir / SCOPE).is_file():
+        phrases.append(
+            "which thresholds the papers outside the test split gave; they were applied as recorded"
+        )
+    if (evidence.model_dir / ONNX_PARITY).is_file():
+        phrases.append(
+            f"how far the ONNX files lie from the weights ({ONNX_PARITY}); they are the files it names"
+        )
+    return phrases
 
 
 def check_card(evidence: Evidence, repo_id: str | None, version: str | None) -> list[CardDifference]:
@@ -245,4 +269,5 @@ def verify_release(
         checks=compare_evaluations(recorded, rescored, tolerance) + check_rules(evidence, split, tolerance),
         identity=_identity_problems(evidence),
         card=card,
+        taken_over=_taken_over(evidence),
     )

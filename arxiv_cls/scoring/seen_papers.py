@@ -59,10 +59,10 @@ def trained_on(
     return possible & (split_by_paper(split_positions(arxiv_ids, options.get("seed", 42))) == 0)
 
 
-def seen_papers(
+def training_papers(
     model_dir: Path, arxiv_ids: np.ndarray, published: np.ndarray, csv: str | Path
-) -> SeenPapers | None:
-    """The papers that a model was trained on.
+) -> tuple[np.ndarray, bool] | None:
+    """Which papers a model was trained on.
 
     Args:
         model_dir: the model's files.
@@ -71,7 +71,9 @@ def seen_papers(
         csv: the file they come from; it may be the one the model was trained on.
 
     Returns:
-        The count; None when the model has no recipe, so that nothing is known of its splits.
+        (n,) bool, and whether that is exact: the training data is at hand and each paper was looked up in
+        it. Else it marks every paper that can have been one. None when the model has no recipe, so that
+        nothing is known of its splits.
 
     Raises:
         UserError: when the recipe cannot be read, or the training data is there and cannot be built.
@@ -84,10 +86,21 @@ def seen_papers(
     for path in (Path(options.get("csv", DEFAULT_CSV)), Path(csv)):
         if path.is_file() and file_sha256(path) == data.get("sha256"):
             ids = _training_ids(options | {"csv": str(path)})
-            return SeenPapers(sum(name in ids for name in arxiv_ids), exact=True)
+            return np.fromiter((name in ids for name in arxiv_ids), bool, len(arxiv_ids)), True
     newest = data.get("newest_training_paper")
-    possible = trained_on(arxiv_ids, published, options, np.datetime64(newest, "D") if newest else None)
-    return SeenPapers(int(possible.sum()), exact=False)
+    return trained_on(arxiv_ids, published, options, np.datetime64(newest, "D") if newest else None), False
+
+
+def seen_papers(
+    model_dir: Path, arxiv_ids: np.ndarray, published: np.ndarray, csv: str | Path
+) -> SeenPapers | None:
+    """How many papers a model was trained on; arguments and errors as of `training_papers`.
+
+    Returns:
+        The count; None when nothing is known of the model's splits.
+    """
+    found = training_papers(model_dir, arxiv_ids, published, csv)
+    return None if found is None else SeenPapers(int(found[0].sum()), exact=found[1])
 
 
 def _training_ids(options: dict[str, Any]) -> set[str]:

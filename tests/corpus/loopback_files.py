@@ -6,7 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback import serving
 
 
 @dataclass
@@ -77,14 +79,8 @@ def serve(server: FileServer) -> Iterator[FileServer]:
             else:
                 self.wfile.write(content)
 
-    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http_server.handle_error = lambda *arguments: None  # type: ignore[method-assign]  # killed clients
-    server.url = f"http://127.0.0.1:{http_server.server_port}"
-    thread = threading.Thread(target=http_server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.go_on.set()
-        http_server.shutdown()
-        http_server.server_close()
+    with serving(Handler) as server.url:
+        try:
+            yield server
+        finally:
+            server.go_on.set()

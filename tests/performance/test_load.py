@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import http.server
 import socket
-import threading
 from pathlib import Path
 
 import pytest
+from loopback import serving
 
 RUN_LOAD = "tests/performance/run_load.py"
 MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"
@@ -44,11 +44,8 @@ class TestLoad:
             def log_message(self, *arguments):
                 """Quiet."""
 
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            host = f"http://127.0.0.1:{server.server_address[1]}"
+        with serving(Broken) as host:
             done = run_python(RUN_LOAD, "--host", host, "--users", 2, "--seconds", 2)
-            server.shutdown()
         assert done.returncode == 1
         assert "a request failed" in done.stdout
         assert "status 500" in done.stdout + done.stderr

@@ -65,7 +65,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, sampl
     recipe = {"data": {"csv": str(sample_csv), "config": "top5"}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        # Random weights leave papers between two labels; two candidates show what six would.
+        # Random weights leave papers between two labels; two candidates show what all would.
         patch.setattr(quantization, "WANTED_EQUAL_LABELS", 0.5)
         patch.setattr(quantization, "LEAST_EQUAL_LABELS", 0.5)
         patch.setattr(quantization, "LARGEST_ACCURACY_FALL", 0.5)

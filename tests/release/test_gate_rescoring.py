@@ -11,11 +11,13 @@ import yaml
 from local_hub import LocalHub
 from test_released import BASELINE, publish
 
+from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.tfidf import TfidfModel
+from arxiv_cls.release.gate import run_gate
 from arxiv_cls.release.hub_push import push_model
 from arxiv_cls.scoring.evaluation import evaluate_model
-from arxiv_cls.scoring.model_data import file_sha256
+from arxiv_cls.scoring.model_data import data_options, file_sha256
 
 REPO = "user/tiny-tfidf"
 
@@ -27,20 +29,25 @@ def without_one_category(folder: Path) -> None:
     model.save(folder)
 
 
-def evaluated(folder: Path, sample_csv: Path, *, papers: int, worse: bool = False) -> Path:
+def evaluated(
+    folder: Path, sample_csv: Path, *, papers: int | None, worse: bool = False, seed: int | None = None
+) -> Path:
     """A copy of the fixture release as a candidate, evaluated on the test papers that `max_samples` gives.
 
     Args:
         folder: where to put it.
         sample_csv: the sample.
-        papers: `data.max_samples`; a fourth of it is tested.
+        papers: `data.max_samples`; a fourth of it is tested. None for all.
         worse: with weights that never name one of the categories.
+        seed: `data.seed`, where it is not the fixture's.
     """
     shutil.copytree(BASELINE, folder)
     if worse:
         without_one_category(folder)
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["data"] |= {"max_samples": papers, "csv": str(sample_csv)}
+    if seed is not None:
+        recipe["data"]["seed"] = seed
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run = json.loads((folder / "run.json").read_text())
     run["git"]["dirty"] = False
@@ -48,6 +55,11 @@ def evaluated(folder: Path, sample_csv: Path, *, papers: int, worse: bool = Fals
     (folder / "run.json").write_text(json.dumps(run))
     evaluate_model(folder, rules=False)
     return folder
+
+
+def split_ids(folder: Path, split: str, csv: Path) -> set[str]:
+    """Papers of a model's split."""
+    return set(build_corpus(**(data_options(folder) | {"csv": str(csv)})).splits[split]["arxiv_id"])
 
 
 def macro_f1(folder: Path) -> float:
@@ -97,3 +109,18 @@ class TestRescoredRelease:
         line = next(line for line in card.splitlines() if line.startswith("> - quality: "))
         assert f"(found {macro_f1(old):.4f}, wanted {same_papers:.4f})" in line
         assert "on the same 100 papers" in line
+
+
+class TestPapersThatTheReleaseWasTrainedOn:
+    """The candidate was split with another seed: some of its test papers taught the release."""
+
+    def test_they_are_left_out(self, sample_csv: Path, tmp_path: Path) -> None:
+        """Those of the release's training split, looked up in the file; the sentence counts them."""
+        candidate = evaluated(tmp_path / "other seed", sample_csv, papers=None, seed=7)
+        tested, taught = split_ids(candidate, "test", sample_csv), split_ids(BASELINE, "train", sample_csv)
+        known = len(tested & taught)
+        assert 0 < known < len(tested)
+        report = run_gate(candidate, current=BASELINE, current_version="v0.1.0", csv=sample_csv)
+        (quality,) = [result for result in report.results if result.check == "quality"]
+        wanted = f"on the same {len(tested) - known} papers (less {known} that v0.1.0 was trained on)"
+        assert wanted in quality.reason

@@ -156,19 +156,8 @@ class TestInFloat32:
             ("", []),
             ("early down", ["0.down", "1.down", "2.down"]),
             ("down", [f"{layer}.down" for layer in range(6)]),
-            (
-                "early layers, down",
-                [f"{layer}.{name}" for layer in (0, 1) for name in ("query", "out", "up", "down")]
-                + [f"{layer}.down" for layer in range(2, 6)],
-            ),
-            ("feed-forward", [f"{layer}.up" for layer in range(6)] + [f"{layer}.down" for layer in range(6)]),
         ],
     )
     def test_names(self, which, expected):
         """Products of attention itself have no weight and are not asked about."""
         assert in_float32(PRODUCTS, which) == expected
-
-    def test_few_layers(self):
-        """Two layers have no first third."""
-        products = {name: shape for name, shape in PRODUCTS.items() if name < "2"}
-        assert in_float32(products, "early layers, down") == ["0.down", "1.down"]

@@ -81,7 +81,10 @@ class TestVerify:
         assert checked["metrics.macro_f1"] == recorded["metrics"]["macro_f1"]
         assert checked["prediction_sets.levels.0.9.coverage"] > 0
         assert len(checked) > 80
-        assert report.summary().endswith("REPRODUCED")
+        assert report.summary().endswith("\nREPRODUCED")
+        # What it does not measure, it says.
+        assert "not measured again: how long the training took" in report.summary()
+        assert ("onnx/parity.json" in report.summary()) == (folder / "onnx/parity.json").is_file()
 
     def test_number_on_the_card_changed_by_hand(self, hub: LocalHub, sample_csv: Path) -> None:
         """The field is named, with what the card says and what the record says."""
@@ -95,6 +98,19 @@ class TestVerify:
             f"metrics.macro_f1: the card says '0.999', the record {value!r}"
         ]
         assert "NOT REPRODUCED" in report.summary()
+
+    def test_another_onnx_file(self, hub: LocalHub, sample_csv: Path) -> None:
+        """It is not the one whose agreement was measured."""
+        export = {"sha256": "0" * 64, "equal_labels": 1.0, "max_difference": 0.0, "tolerance": 1e-4}
+        files = {
+            "onnx/model.onnx": b"graph",
+            "onnx/parity.json": json.dumps({"exports": {"onnx/model.onnx": export}}).encode(),
+        }
+        publish(hub, BASELINE, **files)
+        report = verify_release(TARGET, csv=sample_csv)
+        assert not report.reproduced
+        (problem,) = report.identity
+        assert problem.startswith("onnx/parity.json: sha256 of onnx/model.onnx is 000000000000, should be ")
 
     def test_number_in_the_record_changed_by_hand(self, hub: LocalHub, sample_csv: Path) -> None:
         """Scoring again tells the true one; the card disagrees with the record as well."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from loopback import serving
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving.space.arxiv_lookup import MAX_REPLY_BYTES, FoundPaper, fetch_paper, read_id
@@ -38,19 +38,16 @@ class Api:
             def log_message(self, *_: object) -> None:
                 """Keeps the test output clean."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/api/query"
+        self.handler, self.url = Handler, ""
 
 
 @pytest.fixture
 def api() -> Iterator[Api]:
     """A server for one test."""
     api = Api()
-    thread = threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield api
-    api.server.shutdown()
-    api.server.server_close()
+    with serving(api.handler) as host:
+        api.url = f"{host}/api/query"
+        yield api
 
 
 class TestIds:
@@ -116,8 +113,9 @@ class TestFetch:
         assert refusal.value.exit_code == 3
         assert "Paste" in refusal.value.hint
 
-    def test_nobody_answers(self, api: Api) -> None:
+    def test_nobody_answers(self) -> None:
         """No network."""
-        api.server.server_close()
+        with serving(Api().handler) as gone:
+            pass
         with pytest.raises(UserError, match="cannot be reached from here"):
-            fetch_paper("2301.00001", endpoint=api.url, timeout=1)
+            fetch_paper("2301.00001", endpoint=gone, timeout=1)

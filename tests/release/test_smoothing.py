@@ -1,0 +1,101 @@
+"""Smoothing changes nothing in float32 and levels the activations that int8 must hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from arxiv_cls.release.onnx_graph import FIRST_TOKEN
+from arxiv_cls.release.quantization import Candidate, quantize
+from arxiv_cls.release.smoothing import largest_values, smooth, weighted_products
+
+VOCABULARY, HIDDEN, OUTPUTS, LOUD = 40, 8, 6, 3
+IDS = [[int(token) for token in np.random.default_rng(row).integers(0, VOCABULARY, 12)] for row in range(20)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """One channel is a hundred times as loud as the others, with weights to match; three products."""
+    random = np.random.default_rng(0)
+    embeddings = random.normal(size=(VOCABULARY, HIDDEN)).astype(np.float32)
+    loudness = np.where(np.arange(HIDDEN) == LOUD, 100, 1).astype(np.float32)
+    weights = {"a": random.normal(size=(HIDDEN, OUTPUTS)), "b": random.normal(size=(HIDDEN, OUTPUTS))}
+    for weight in weights.values():
+        weight[LOUD] /= 100
+    nodes = [
+        helper.make_node("Gather", ["embeddings", "input_ids"], ["embedded"], name="embed"),
+        helper.make_node("Mul", ["embedded", "loudness"], ["hidden"], name="louder"),
+        helper.make_node("MatMul", ["hidden", "a"], ["left"], name="query"),
+        helper.make_node("MatMul", ["hidden", "b"], ["right"], name="key"),
+        helper.make_node("MatMul", ["hidden", "a"], ["extra"], name=f"{FIRST_TOKEN}_0_MatMul"),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], name="mask", to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "axis"], ["mask3"], name="widen"),
+        helper.make_node("Add", ["left", "right"], ["both"], name="both"),
+        helper.make_node("Add", ["both", "extra"], ["sum"], name="sum"),
+        helper.make_node("Mul", ["sum", "mask3"], ["logits"], name="masked"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "three products",
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
+            for name in ("input_ids", "attention_mask")
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", OUTPUTS])],
+        [
+            numpy_helper.from_array(embeddings, "embeddings"),
+            numpy_helper.from_array(loudness, "loudness"),
+            *(numpy_helper.from_array(weight.astype(np.float32), name) for name, weight in weights.items()),
+            numpy_helper.from_array(np.array([2], dtype=np.int64), "axis"),
+        ],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+    return path
+
+
+def run(path: Path) -> np.ndarray:
+    """The logits of `IDS`."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    ids = np.asarray(IDS, dtype=np.int64)
+    return session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+
+
+class TestSmooth:
+    """On a graph with one loud channel."""
+
+    def test_products(self, source: Path) -> None:
+        """Those that share an activation are together; the one of the first token stays as it is."""
+        products = weighted_products(onnx.load(str(source)).graph)
+        assert {name: [node.name for node in nodes] for name, nodes in products.items()} == {
+            "hidden": ["query", "key"]
+        }
+
+    def test_largest_values(self, source: Path) -> None:
+        """By hand, from the embeddings of the tokens that occur."""
+        graph = onnx.load(str(source)).graph
+        (embeddings,) = [numpy_helper.to_array(w) for w in graph.initializer if w.name == "embeddings"]
+        expected = np.abs(embeddings[sorted({token for row in IDS for token in row})]).max(axis=0)
+        expected[LOUD] *= 100
+        (found,) = largest_values(source, ["hidden"], IDS)
+        assert found == pytest.approx(expected)
+
+    def test_same_in_float32(self, source: Path, tmp_path: Path) -> None:
+        """Dividing the input and multiplying the weights cancel out, also for a weight that is used twice."""
+        smooth(source, tmp_path / "smooth.onnx", IDS)
+        assert run(tmp_path / "smooth.onnx") == pytest.approx(run(source), rel=1e-4, abs=1e-3)
+        onnx.checker.check_model(str(tmp_path / "smooth.onnx"))
+
+    def test_closer_in_int8(self, source: Path, tmp_path: Path) -> None:
+        """The quiet channels are told apart again."""
+        smooth(source, tmp_path / "smooth.onnx", IDS)
+        errors = []
+        for start in (source, tmp_path / "smooth.onnx"):
+            quantize(start, tmp_path / "int8.onnx", Candidate(per_channel=True, reduce_range=False))
+            errors.append(np.abs(run(tmp_path / "int8.onnx") - run(source)).mean())
+        assert errors[1] < 0.5 * errors[0]
