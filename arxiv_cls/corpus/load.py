@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 
 from arxiv_cls.corpus.builder import REPORT_FILE, ArxivBuilder
 from arxiv_cls.corpus.papers import DataVersion
@@ -104,6 +105,9 @@ def build_corpus(
         )
         with _progress_on_terminals_only():
             builder.download_and_prepare(verification_mode="no_checks")
+        # Arrow keeps what the build has freed, some 240 MB on 136,238 rows, and a training in this process
+        # would need its memory on top.
+        pa.default_memory_pool().release_unused()
     except (OSError, datasets.exceptions.DatasetGenerationError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(cause, OSError):
