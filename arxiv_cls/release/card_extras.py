@@ -10,7 +10,7 @@ from typing import Any
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.card_numbers import Shown, count, gigabytes
 from arxiv_cls.release.evidence import Evidence
-from arxiv_cls.release.manifest import HANDLER, ONNX_INT8, ONNX_PARITY, TERMS, describe
+from arxiv_cls.release.manifest import HANDLER, ONNX_INT8, TERMS, describe
 
 TERMS_SHOWN = 8
 
@@ -53,7 +53,7 @@ def exports(evidence: Evidence) -> Exports | None:
     Raises:
         UserError: when a record lacks a number that the card must show.
     """
-    recorded = (evidence.optional_json(ONNX_PARITY) or {}).get("exports", {})
+    recorded = evidence.exports
     rows = [
         _export_row(evidence, path, record)
         for path, record in recorded.items()

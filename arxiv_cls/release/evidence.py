@@ -11,7 +11,7 @@ import yaml
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import ReleaseConfig, load_group
-from arxiv_cls.release.manifest import METRICS, RECIPE, RELEASE, RUN_RECORD, WEIGHTS, model_kind
+from arxiv_cls.release.manifest import METRICS, ONNX_PARITY, RECIPE, RELEASE, RUN_RECORD, WEIGHTS, model_kind
 from arxiv_cls.scoring.model_data import file_sha256
 
 
@@ -69,6 +69,21 @@ class Evidence:
         if not path.is_file():
             raise UserError(f"{path} is missing", hint="train the model again, or restore the file")
         return file_sha256(path)
+
+    @property
+    def exports(self) -> dict[str, dict[str, Any]]:
+        """What `onnx/parity.json` says of each export, by its path; empty before an export.
+
+        Raises:
+            UserError: when the record is malformed.
+        """
+        exports = (self.optional_json(ONNX_PARITY) or {}).get("exports", {})
+        if not isinstance(exports, dict) or not all(isinstance(entry, dict) for entry in exports.values()):
+            raise UserError(
+                f"{self.model_dir / ONNX_PARITY} is not what an export writes: `exports` names no files",
+                hint="run `arxiv-cls export` again",
+            )
+        return exports
 
     def optional_json(self, path: str) -> dict[str, Any] | None:
         """An optional JSON file of the directory; None when it is not there."""

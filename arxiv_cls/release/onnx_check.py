@@ -20,7 +20,7 @@ def check_onnx(evidence: Evidence) -> CheckResult:
     if not exports:
         return CheckResult("onnx", True, "no export", "agreement of every export", "nothing exported")
     parity = evidence.optional_json(ONNX_PARITY) or {}
-    records = parity.get("exports", {})
+    records = evidence.exports
     for path in exports:
         if path in records and _excess(records[path]) == math.inf:
             reason = f"how far {path} lies from the weights was not measured: run `arxiv-cls export` again"

@@ -32,8 +32,6 @@ WANTED_EQUAL_LABELS = 0.995
 LARGEST_DIFFERENCE = 0.5
 # Of candidates that are about as fast, the one closest to fp32 is taken.
 ABOUT_AS_FAST = 1.1
-
-
 # Papers that a candidate scores in its turn.
 SEARCH_BLOCK = 50
 # Tokens per batch as the engine int8 has them: each text by itself.

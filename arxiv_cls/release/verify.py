@@ -177,7 +177,7 @@ def _identity_problems(evidence: Evidence) -> list[str]:
             evidence.run.get("data", {}).get("sha256"),
         ),
     }
-    exports = (evidence.optional_json(ONNX_PARITY) or {}).get("exports", {})
+    exports = evidence.exports
     for name in set(ONNX_FILES.values()) & set(exports):
         file = evidence.model_dir / name
         now = file_sha256(file) if file.is_file() else None

@@ -112,6 +112,13 @@ class TestVerify:
         (problem,) = report.identity
         assert problem.startswith("onnx/parity.json: sha256 of onnx/model.onnx is 000000000000, should be ")
 
+    @pytest.mark.parametrize("content", ['{"exports": []}', '{"exports": {"onnx/model.onnx": "x"}}'])
+    def test_malformed_record_of_the_exports(self, hub: LocalHub, sample_csv: Path, content: str) -> None:
+        """One error that names the file."""
+        publish(hub, BASELINE, **{"onnx/parity.json": content.encode()})
+        with pytest.raises(UserError, match=r"onnx/parity\.json is not what an export writes"):
+            verify_release(TARGET, csv=sample_csv)
+
     def test_number_in_the_record_changed_by_hand(self, hub: LocalHub, sample_csv: Path) -> None:
         """Scoring again tells the true one; the card disagrees with the record as well."""
         record = json.loads((BASELINE / METRICS).read_text())
