@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from arxiv_cls.corpus.fetch import fetch_from_dvc, is_cached
-from arxiv_cls.corpus.stage_files import recipe_data
+from arxiv_cls.corpus.stats import recipe_data
 from arxiv_cls.errors import UserError, run_main
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -52,9 +52,7 @@ def main(argv: list[str]) -> None:
         raise UserError("a sweep needs Optuna, which is not installed", "make setup EXTRAS=sweep")
     from arxiv_cls.corpus.fetch import file_md5
     from arxiv_cls.recipe import load_recipe
-    from arxiv_cls.training.sweep_file import read_sweep
-    from arxiv_cls.training.sweep_recipe import best_recipe, write_best_recipe
-    from arxiv_cls.training.sweep_study import SweepStudy
+    from arxiv_cls.training.sweeps import SweepStudy, best_recipe, read_sweep, write_best_recipe
 
     if arguments.trials is not None and arguments.trials < 1:
         raise UserError(f"--trials {arguments.trials}: at least 1")

@@ -22,13 +22,12 @@ from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import run_main
 from arxiv_cls.models.pretrained import resolve_pretrained
 from arxiv_cls.models.temperature import fold_temperature
-from arxiv_cls.recipe import load_recipe, recorded
-from arxiv_cls.recipe_transformer import TransformerRecipe
-from arxiv_cls.recipe_values import portable_path
+from arxiv_cls.recipe import load_recipe, portable_path, recorded
 from arxiv_cls.release.git_state import git_state
 from arxiv_cls.release.run_record import build_run_record, data_record
 from arxiv_cls.scoring.plots import plot_training_curve
 from arxiv_cls.training import fine_tuning
+from arxiv_cls.training.arguments import TransformerRecipe
 from arxiv_cls.training.finishing import finish_run
 from arxiv_cls.training.hardware import peak_memory_bytes, set_cpu_threads
 from arxiv_cls.training.paper_trainer import PaperTrainer

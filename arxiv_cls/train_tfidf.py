@@ -22,8 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import run_main
-from arxiv_cls.recipe import load_recipe, recorded, resolved
-from arxiv_cls.recipe_tfidf import TfidfRecipe
+from arxiv_cls.recipe import TfidfRecipe, load_recipe, recorded, resolved
 from arxiv_cls.release.git_state import git_state
 from arxiv_cls.release.run_record import build_run_record, data_record
 from arxiv_cls.scoring.evaluation import file_sha256

@@ -83,8 +83,7 @@ def run_ours(name: str, splits: dict, labels: list[str], seed: int, threads: int
     """Fits one of our recipes; returns seconds and test probabilities."""
     from scipy.special import softmax
 
-    from arxiv_cls.recipe import load_recipe
-    from arxiv_cls.recipe_tfidf import TfidfRecipe
+    from arxiv_cls.recipe import TfidfRecipe, load_recipe
     from arxiv_cls.training.tfidf_fit import Split, fit_tfidf
 
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", ["--trainer.seed", str(seed)], TfidfRecipe)

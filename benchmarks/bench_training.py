@@ -60,8 +60,8 @@ def run_side(side: str, csv: str, papers: int) -> dict[str, Any]:
     from arxiv_cls.models.pretrained import resolve_pretrained
     from arxiv_cls.models.transformer import TransformerPredictor
     from arxiv_cls.recipe import load_recipe
-    from arxiv_cls.recipe_transformer import TransformerRecipe
     from arxiv_cls.training import fine_tuning
+    from arxiv_cls.training.arguments import TransformerRecipe
     from arxiv_cls.training.hardware import set_cpu_threads
     from arxiv_cls.training.paper_trainer import PaperTrainer
     from arxiv_cls.training.tokenization import load_tokenizer, tokenize

@@ -18,7 +18,7 @@ from arxiv_cls.cli import build_parser
 from arxiv_cls.corpus.kaggle import KAGGLE_CSV
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import load_recipe
-from arxiv_cls.recipe_transformer import TransformerRecipe
+from arxiv_cls.training.arguments import TransformerRecipe
 
 ROOT = Path(__file__).resolve().parent.parent
 

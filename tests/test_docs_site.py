@@ -13,8 +13,8 @@ import pytest
 import yaml
 from docs_pages import ROOT
 
-from arxiv_cls.recipe_tfidf import TfidfRecipe
-from arxiv_cls.recipe_transformer import TransformerRecipe
+from arxiv_cls.recipe import TfidfRecipe
+from arxiv_cls.training.arguments import TransformerRecipe
 
 sys.path.insert(0, str(ROOT / "scripts"))
 

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from arxiv_cls.errors import run_main
-from arxiv_cls.missing_library import explain, extras_with
+from arxiv_cls.errors import explain, extras_with, run_main
 
 
 class TestExtras:

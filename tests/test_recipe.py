@@ -6,10 +6,8 @@ import pytest
 import yaml
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe import load_recipe, recorded, resolved
-from arxiv_cls.recipe_tfidf import TfidfRecipe
-from arxiv_cls.recipe_transformer import TransformerRecipe
-from arxiv_cls.recipe_values import portable_path
+from arxiv_cls.recipe import TfidfRecipe, load_recipe, portable_path, recorded, resolved
+from arxiv_cls.training.arguments import TransformerRecipe
 
 RECIPES = sorted(Path(__file__).parents[1].joinpath("recipes").glob("*.yaml"))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 # Loaded on first use: ids and taxonomy, which serving imports, need no third-party package.
 _HOMES = {
-    "build_corpus": "arxiv_cls.corpus.load",
-    "load_arxiv": "arxiv_cls.corpus.load",
-    "Corpus": "arxiv_cls.corpus.load",
+    "build_corpus": "arxiv_cls.corpus.builder",
+    "load_arxiv": "arxiv_cls.corpus.builder",
+    "Corpus": "arxiv_cls.corpus.builder",
     "read_papers": "arxiv_cls.corpus.papers",
 }
 

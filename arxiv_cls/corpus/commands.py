@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from arxiv_cls.errors import UserError
 
 if TYPE_CHECKING:
-    from arxiv_cls.corpus.load import Corpus
+    from arxiv_cls.corpus.builder import Corpus
 
 CONFIGS = ("top5", "top10", "top20", "archive", "all")
 
@@ -106,7 +106,7 @@ def _corpus(arguments: argparse.Namespace) -> tuple[Corpus, dict]:
 
     options = {"config": arguments.config, "csv": arguments.csv, "split": arguments.split}
     if getattr(arguments, "recipe", None):
-        from arxiv_cls.corpus.stage_files import recipe_data
+        from arxiv_cls.corpus.stats import recipe_data
 
         if arguments.csv:
             raise UserError("a recipe was named, and a CSV", "leave one of them out")
@@ -131,13 +131,13 @@ def _build(arguments: argparse.Namespace) -> None:
     corpus, options = _corpus(arguments)
     print(corpus.report.summary())
     if arguments.out:
-        from arxiv_cls.corpus.stage_files import build_record, write_record
+        from arxiv_cls.corpus.stats import build_record, write_record
 
         write_record(build_record(corpus, options), arguments.out)
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from arxiv_cls.corpus.near_duplicates import find_near_duplicates
+    from arxiv_cls.corpus.duplicates import find_near_duplicates
 
     corpus, _ = _corpus(arguments)
     print(corpus.report.summary())
@@ -145,7 +145,7 @@ def _check(arguments: argparse.Namespace) -> None:
     found = find_near_duplicates(corpus, threshold=arguments.threshold)
     print(found.summary(arguments.show))
     if arguments.out:
-        from arxiv_cls.corpus.stage_files import check_record, write_record
+        from arxiv_cls.corpus.stats import check_record, write_record
 
         write_record(check_record(corpus, found), arguments.out)
 
@@ -161,7 +161,7 @@ def _stats(arguments: argparse.Namespace) -> None:
 
 def _diff(arguments: argparse.Namespace) -> None:
     from arxiv_cls.corpus import build_corpus
-    from arxiv_cls.corpus.data_diff import compare_corpora
+    from arxiv_cls.corpus.stats import compare_corpora
 
     old, new = (build_corpus(arguments.config, csv=csv) for csv in (arguments.old, arguments.new))
     report = compare_corpora(old, new).markdown()

@@ -7,14 +7,28 @@ stands.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
+import logging
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from tqdm import tqdm
+
+from arxiv_cls.corpus.splits import SPLITS
+from arxiv_cls.errors import UserError
+
+if TYPE_CHECKING:
+    from arxiv_cls.corpus.builder import Corpus
+
 
 _NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 
@@ -68,3 +82,228 @@ def find_duplicates(
             kept, *others = sorted(copies, key=lambda copy: (-int(splits[copy]), base_ids[copy]))
             found += [Duplicate(other, kept) for other in others]
     return sorted(found, key=lambda duplicate: duplicate.dropped)
+
+
+logger = logging.getLogger(__name__)
+
+THRESHOLD = 0.8  # of the Jaccard similarity, from which two texts count as one
+SHINGLE_WORDS = 3
+PERMUTATIONS = 128
+MISS_PROBABILITY = 0.001  # of a pair that is exactly at the threshold
+LARGEST_BUCKET = 200  # texts in one bucket that are all compared with each other
+HASH_SEED = 20_070_401
+VERSION = 1  # of the method: part of the cache's key
+_TEXTS_AT_ONCE = 2_000
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """Two papers of different splits with almost the same text; the first is in the earlier split."""
+
+    arxiv_id: str
+    split: str
+    same_as: str
+    same_as_split: str
+    similarity: float  # exact Jaccard similarity of the shingle sets, 0 to 1
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """What was found among how many papers."""
+
+    papers: int
+    threshold: float
+    pairs: list[NearDuplicate]  # most similar first
+
+    def summary(self, show: int = 20) -> str:
+        """For a terminal: counts per pair of splits, then the `show` most similar pairs."""
+        found = f"{len(self.pairs):>9,} near-duplicate pairs across splits among {self.papers:,} papers"
+        lines = [f"{found} (Jaccard of {SHINGLE_WORDS}-word shingles at least {self.threshold:g})"]
+        counts: dict[tuple[str, str], int] = defaultdict(int)
+        for pair in self.pairs:
+            counts[pair.split, pair.same_as_split] += 1
+        lines += [f"{count:>13,} {first} and {second}" for (first, second), count in sorted(counts.items())]
+        if self.pairs and show > 0:
+            lines += ["", f"{'similarity':>10}  {'paper':<18} {'split':<11} {'near-duplicate of':<18} split"]
+            lines += [
+                f"{p.similarity:>10.3f}  {p.arxiv_id:<18} {p.split:<11} {p.same_as:<18} {p.same_as_split}"
+                for p in self.pairs[:show]
+            ]
+            if len(self.pairs) > show:
+                lines.append(f"{'':>10}  and {len(self.pairs) - show:,} more")
+        return "\n".join(lines)
+
+
+def method(threshold: float = THRESHOLD) -> list[float]:
+    """What decides the pairs beside the texts: part of every cache key."""
+    return [VERSION, SHINGLE_WORDS, PERMUTATIONS, MISS_PROBABILITY, LARGEST_BUCKET, HASH_SEED, threshold]
+
+
+def find_near_duplicates(corpus: Corpus, *, threshold: float = THRESHOLD) -> NearDuplicates:
+    """Near-duplicates between the splits of a corpus, from the corpus' cache folder when they are known.
+
+    The folder belongs to one content of the CSV and one configuration; the file's name in it carries the
+    parameters of the search.
+
+    Raises:
+        UserError: `threshold` is not within 0.3 and 1 (below, almost everything would be a candidate).
+    """
+    if not 0.3 <= threshold <= 1:
+        raise UserError(f"threshold {threshold:g} is not within 0.3 and 1", "0.8 is a good start")
+    key = hashlib.sha256(json.dumps(method(threshold)).encode()).hexdigest()[:16]
+    cache = corpus.cache_dir / f"near_duplicates-{key}.json"
+    if cache.is_file():
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        return NearDuplicates(known["papers"], threshold, [NearDuplicate(**pair) for pair in known["pairs"]])
+    ids: list[str] = []
+    texts: list[str] = []
+    splits: list[int] = []
+    for number, name in enumerate(SPLITS):
+        split = corpus.splits[name]
+        ids += split["arxiv_id"][:]
+        texts += split["text"][:]
+        splits += [number] * len(split)
+    pairs = [
+        NearDuplicate(ids[first], SPLITS[splits[first]], ids[second], SPLITS[splits[second]], similarity)
+        for first, second, similarity in search(texts, np.array(splits), threshold)
+    ]
+    pairs.sort(key=lambda pair: (-pair.similarity, pair.arxiv_id, pair.same_as))
+    result = NearDuplicates(len(texts), threshold, pairs)
+    _write(cache, asdict(result))
+    return result
+
+
+def _write(path: Path, content: dict) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content), encoding="utf-8")
+    part.replace(path)
+
+
+def search(texts: list[str], groups: np.ndarray, threshold: float) -> list[tuple[int, int, float]]:
+    """Pairs of texts from different groups whose similarity is at least `threshold`.
+
+    Args:
+        texts: the texts; case, punctuation and white space do not count.
+        groups: (texts,) int, group of each text.
+        threshold: exact Jaccard similarity, 0 to 1.
+
+    Returns:
+        (first, second, similarity), `first` in the lower group. A pair at the threshold is missed with a
+        probability of at most 0.001, a more similar one more rarely.
+    """
+    shingles, starts = _shingles(texts)
+    candidates: set[tuple[int, int]] = set()
+    rows = _rows_per_band(threshold)
+    signatures = _signatures(shingles, starts)
+    for first_row in range(0, PERMUTATIONS - rows + 1, rows):
+        candidates.update(_candidates(signatures[:, first_row : first_row + rows], groups))
+    ends = np.append(starts[1:], len(shingles))
+    found = []
+    for first, second in sorted(candidates):
+        left = np.unique(shingles[starts[first] : ends[first]])
+        right = np.unique(shingles[starts[second] : ends[second]])
+        common = len(np.intersect1d(left, right, assume_unique=True))
+        similarity = common / (len(left) + len(right) - common)
+        if similarity >= threshold:
+            found.append((first, second, similarity))
+    return found
+
+
+def _rows_per_band(threshold: float) -> int:
+    """The most selective band that still misses a pair at the threshold rarely enough.
+
+    A pair of similarity s shares a band of r rows with probability s^r, so it is in none of b bands with
+    (1 - s^r)^b.
+    """
+    fitting = [
+        rows
+        for rows in range(1, PERMUTATIONS + 1)
+        if (1 - threshold**rows) ** (PERMUTATIONS // rows) <= MISS_PROBABILITY
+    ]
+    return max(fitting)
+
+
+def _shingles(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """64-bit hashes of all shingles of all texts, and where each text's begin.
+
+    Returns:
+        uint64 array of shape (shingles,) and int64 array of shape (texts,). Every text has at least one:
+        it is followed by blanks, so that short texts have shingles too.
+    """
+    vocabulary: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
+    blanks = [0] * (SHINGLE_WORDS - 1)
+    shingles: list[np.ndarray] = [np.zeros(0, dtype=np.uint64)]
+    counts: list[int] = []
+    for chunk in _chunks("reading texts", len(texts)):
+        words = [normalise(text).split() or [""] for text in texts[chunk]]
+        numbers = [[vocabulary[word] for word in one] + blanks for one in words]
+        flat = np.fromiter(itertools.chain.from_iterable(numbers), dtype=np.uint64)
+        hashed = np.zeros(len(flat) - SHINGLE_WORDS + 1, dtype=np.uint64)
+        for place in range(SHINGLE_WORDS):
+            hashed = _mix(hashed + flat[place : place + len(hashed)])
+        # The windows that begin in the blanks would reach into the next text.
+        begins_in_text = np.ones(len(flat), dtype=bool)
+        ends = np.cumsum([len(one) for one in numbers])
+        for blank in range(1, SHINGLE_WORDS):
+            begins_in_text[ends - blank] = False
+        shingles.append(hashed[begins_in_text[: len(hashed)]])
+        counts += [len(one) for one in words]
+    return np.concatenate(shingles), np.cumsum(counts, dtype=np.int64) - np.array(counts, dtype=np.int64)
+
+
+def _chunks(what: str, texts: int) -> Iterator[slice]:
+    """Runs over the texts, some at a time, with a progress bar where somebody watches."""
+    with tqdm(total=texts, desc=what, unit="paper", delay=2, leave=False, disable=None) as bar:
+        for first in range(0, texts, _TEXTS_AT_ONCE):
+            last = min(first + _TEXTS_AT_ONCE, texts)
+            yield slice(first, last)
+            bar.update(last - first)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """Scrambles uint64 values, one to one: the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _signatures(shingles: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """MinHash signatures: uint64 array of shape (texts, PERMUTATIONS).
+
+    Two texts agree in a column with a probability that is their Jaccard similarity.
+    """
+    generator = np.random.default_rng(HASH_SEED)
+    keys = generator.integers(0, 2**63, size=PERMUTATIONS, dtype=np.uint64)
+    signatures = np.empty((len(starts), PERMUTATIONS), dtype=np.uint64)
+    ends = np.append(starts[1:], len(shingles))
+    for texts in _chunks("hashing", len(starts)):
+        chunk = shingles[starts[texts.start] : ends[texts.stop - 1]]
+        offsets = starts[texts] - starts[texts.start]
+        for column, key in enumerate(keys):
+            # The shingles are mixed already, so a multiplication by an odd number reorders them well enough.
+            permuted = (chunk ^ key) * (key | np.uint64(1))
+            signatures[texts, column] = np.minimum.reduceat(permuted, offsets)
+    return signatures
+
+
+def _candidates(band: np.ndarray, groups: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Pairs of different groups that agree in a whole band: (texts, rows) uint64."""
+    bucket = np.zeros(len(band), dtype=np.uint64)
+    for column in band.T:
+        bucket = _mix(bucket ^ column)
+    order = np.argsort(bucket, kind="stable")
+    # Runs of equal values, each a bucket; most hold one text.
+    begins = np.concatenate(([0], np.flatnonzero(np.diff(bucket[order])) + 1, [len(order)]))
+    for run in np.flatnonzero(np.diff(begins) > 1):
+        members = order[begins[run] : begins[run + 1]]
+        if len(members) > LARGEST_BUCKET:
+            logger.warning("%d texts look alike: each is compared with its neighbours only", len(members))
+            pairs: Iterator[tuple[int, int]] = itertools.pairwise(members.tolist())
+        else:
+            pairs = itertools.combinations(members.tolist(), 2)
+        for first, second in pairs:
+            if groups[first] < groups[second]:
+                yield first, second
+            elif groups[first] > groups[second]:
+                yield second, first

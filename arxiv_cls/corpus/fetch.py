@@ -1,10 +1,4 @@
-"""Brings the real CSV: from a DVC remote (default), or the public original from Kaggle.
-
-    arxiv-cls data fetch [--remote URL_OR_DIRECTORY] [--source dvc|kaggle]
-
-What is tracked in git names the content by checksum (`data/raw/arxiv.csv.dvc`); this module sees to it that
-the file of that name has that content, or says in one line why it cannot.
-"""
+"""One DVC command in a process of its own: its libraries print tracebacks and retry for minutes."""
 
 from __future__ import annotations
 
@@ -12,19 +6,61 @@ import hashlib
 import logging
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from tqdm import tqdm
 
-from arxiv_cls.corpus.dvc_process import run_dvc
 from arxiv_cls.errors import UserError
+
+# It ends with ours, whose end closes its standard input: an orphan would go on and hold DVC's lock.
+_DVC_PROGRAM = """
+import os, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+from dvc.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def run_dvc(
+    arguments: list[str], environment: Mapping[str, str], watch: Callable[[], None] = lambda: None
+) -> tuple[int, str]:
+    """Runs `dvc <arguments>` and waits for it.
+
+    Args:
+        arguments: the command line after `dvc`.
+        environment: all environment variables of the process.
+        watch: called ten times a second while it runs; what it raises ends the process.
+
+    Returns:
+        The exit status, and everything that was printed.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _DVC_PROGRAM, *arguments],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            while process.poll() is None:
+                watch()
+                time.sleep(0.1)
+        finally:
+            process.kill()
+            process.communicate()
+        log.seek(0)
+        return process.returncode, log.read()
+
 
 logger = logging.getLogger(__name__)
 

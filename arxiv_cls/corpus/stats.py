@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.recipe import DataConfig, load_group
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from arxiv_cls.corpus.load import Corpus
+    from arxiv_cls.corpus.builder import BuildReport, Corpus
+    from arxiv_cls.corpus.duplicates import NearDuplicates
+
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 # Past this many labels a colour each says nothing.
@@ -192,3 +200,249 @@ def _plot_words(statistics: Statistics) -> Figure:
         xlabel="words of title and abstract", ylabel="density", title=f"Text length ({statistics.config})"
     )
     return figure
+
+
+# A mix of labels has moved when the distance is this many times what chance gives, and worth a word at all.
+NOTABLE_RATIO, NOTABLE_DISTANCE = 3.0, 0.01
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What is compared of a paper."""
+
+    split: str
+    label: str
+    text: bytes  # digest of title and abstract
+
+
+@dataclass
+class DataDiff:
+    """Two builds of one label set.
+
+    Attributes:
+        old, new: the reports of the builds.
+        added, gone: base ids by split, of the papers that only one of them has.
+        moved: base ids that are in another split now.
+        relabelled, rewritten: base ids of both whose label, whose text is another.
+        added_labels: label to number of papers that only the new one has.
+    """
+
+    old: BuildReport
+    new: BuildReport
+    added: dict[str, list[str]] = field(default_factory=dict)
+    gone: dict[str, list[str]] = field(default_factory=dict)
+    moved: list[str] = field(default_factory=list)
+    relabelled: list[str] = field(default_factory=list)
+    rewritten: list[str] = field(default_factory=list)
+    added_labels: dict[str, int] = field(default_factory=dict)
+
+    def warnings(self) -> list[str]:
+        """What a person should look at before this is merged; none when there is nothing."""
+        found = []
+        before, after = _labels(self.old), _labels(self.new)
+        if before.keys() != after.keys():
+            lost, won = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
+            change = [f"without {', '.join(lost)}"] * bool(lost) + [f"with {', '.join(won)}"] * bool(won)
+            found.append(f"The label set changes: {' and '.join(change)}. Released models do not know it.")
+        if self.gone.get("test"):
+            left = len(self.gone["test"])
+            found.append(f"Papers that leave the test split: {left:,}; older figures do not compare.")
+        if self.moved:
+            found.append(f"Papers that change their split: {len(self.moved):,}.")
+        rates = [report.rejected / max(report.rows_read, 1) for report in (self.old, self.new)]
+        if rates[1] > rates[0]:
+            found.append(f"More rows are rejected: {rates[1]:.2%} after {rates[0]:.2%}.")
+        distance, chance = self.label_shift()
+        if distance > max(NOTABLE_DISTANCE, NOTABLE_RATIO * chance):
+            found.append(
+                f"The new papers have another mix of labels: distance {distance:.3f}, by chance {chance:.3f}."
+            )
+        return found
+
+    def label_shift(self) -> tuple[float, float]:
+        """How far the labels of the added papers are from those of the old ones.
+
+        Returns:
+            The total variation distance (0: the same mix, 1: no label in common), and the one to expect of
+            as many papers drawn from the old mix: half the sum of the mean absolute errors
+            sqrt(2 p (1 - p) / (pi n)) of the shares, by the normal approximation. (0, 0) without new papers.
+        """
+        before = _labels(self.old)
+        names = sorted(before.keys() | self.added_labels.keys())
+        old = np.array([before.get(name, 0) for name in names], dtype=float)
+        new = np.array([self.added_labels.get(name, 0) for name in names], dtype=float)
+        if not new.sum() or not old.sum():
+            return 0.0, 0.0
+        share = old / old.sum()
+        errors = np.sqrt(2 * share * (1 - share) / (np.pi * new.sum()))
+        return float(np.abs(new / new.sum() - share).sum() / 2), float(errors.sum() / 2)
+
+    def markdown(self) -> str:
+        """The report."""
+        warnings = self.warnings()
+        lines = [f"## Data report, label set {self.new.config}", ""]
+        lines += [f"- **{warning}**" for warning in warnings] or ["Nothing that needs a closer look."]
+        lines += ["", *self._counts(), "", *self._papers(), "", *self._label_table()]
+        return "\n".join(lines) + "\n"
+
+    def _counts(self) -> list[str]:
+        rows = [
+            ("rows read", self.old.rows_read, self.new.rows_read),
+            ("rejected", self.old.rejected, self.new.rejected),
+            ("merged into a newer version", self.old.merged, self.new.merged),
+            ("outside the label set", self.old.outside_config, self.new.outside_config),
+            ("duplicates dropped", len(self.old.duplicates), len(self.new.duplicates)),
+        ]
+        sizes = self.old.split_sizes(), self.new.split_sizes()
+        rows += [(f"papers: {split}", sizes[0].get(split, 0), size) for split, size in sizes[1].items()]
+        table = ["| | before | after | change |", "| --- | ---: | ---: | ---: |"]
+        return table + [f"| {name} | {a:,} | {b:,} | {b - a:+,} |" for name, a, b in rows]
+
+    def _papers(self) -> list[str]:
+        both = [
+            f"{len(ids):,} {what}"
+            for ids, what in ((self.relabelled, "with another label"), (self.rewritten, "with another text"))
+        ]
+        added = sum(map(len, self.added.values()))
+        gone = sum(map(len, self.gone.values()))
+        return [f"Papers: {added:,} new, {gone:,} gone, {', '.join(both)}."]
+
+    def _label_table(self) -> list[str]:
+        before, after = _labels(self.old), _labels(self.new)
+        totals = [max(sum(counts.values()), 1) for counts in (before, after)]
+        lines = [
+            "| label | before | after | change | share before | share after | shift in points |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for name in sorted(before.keys() | after.keys()):
+            a, b = before.get(name, 0), after.get(name, 0)
+            shares = a / totals[0], b / totals[1]
+            lines.append(
+                f"| {name} | {a:,} | {b:,} | {b - a:+,} | {shares[0]:.2%} | {shares[1]:.2%} "
+                f"| {100 * (shares[1] - shares[0]):+.2f} |"
+            )
+        distance, chance = self.label_shift()
+        if self.added_labels:
+            lines += [
+                "",
+                f"Labels of the new papers beside the old mix: total variation distance {distance:.3f}",
+            ]
+            lines[-1] += f", by chance {chance:.3f}."
+        return lines
+
+
+def compare_corpora(old: Corpus, new: Corpus) -> DataDiff:
+    """Compares two builds of the same label set, paper by paper."""
+    before, after = _papers(old), _papers(new)
+    diff = DataDiff(old.report, new.report)
+    for name, paper in after.items():
+        earlier = before.get(name)
+        if earlier is None:
+            diff.added.setdefault(paper.split, []).append(name)
+            diff.added_labels[paper.label] = diff.added_labels.get(paper.label, 0) + 1
+            continue
+        for changed, ids in (
+            (earlier.split != paper.split, diff.moved),
+            (earlier.label != paper.label, diff.relabelled),
+            (earlier.text != paper.text, diff.rewritten),
+        ):
+            if changed:
+                ids.append(name)
+    for name in before.keys() - after.keys():
+        diff.gone.setdefault(before[name].split, []).append(name)
+    return diff
+
+
+def _papers(corpus: Corpus) -> dict[str, Paper]:
+    """Base id to paper, of all splits."""
+    papers = {}
+    for split, rows in corpus.splits.items():
+        table = rows.with_format("arrow")[:]
+        for name, label, text in zip(
+            table["arxiv_id"].to_pylist(), table["label"].to_pylist(), table["text"].to_pylist(), strict=True
+        ):
+            papers[name] = Paper(split, corpus.labels[label], hashlib.sha256(text.encode()).digest())
+    return papers
+
+
+def _labels(report: BuildReport) -> dict[str, int]:
+    """Label to papers of all splits."""
+    counts: dict[str, int] = {}
+    for split in report.splits.values():
+        for label, papers in split.items():
+            counts[label] = counts.get(label, 0) + papers
+    return counts
+
+
+_SEPARATOR = b"\x1e"  # ends a field: in no id, label or text
+
+
+def recipe_data(recipe: str | Path) -> dict[str, Any]:
+    """The keywords of `build_corpus` that a recipe of either kind names.
+
+    Raises:
+        UserError: the file is no recipe, or its `data` group is wrong.
+    """
+    group = dataclasses.asdict(load_group(recipe, "data", DataConfig))
+    return {key: value for key, value in group.items() if value is not None}
+
+
+def check_record(corpus: Corpus, near_duplicates: NearDuplicates) -> dict[str, Any]:
+    """What became of each row of the file, as counts.
+
+    Args:
+        corpus: with the report of its build.
+        near_duplicates: found in it.
+    """
+    report = corpus.report
+    pairs = Counter(f"{pair.split} and {pair.same_as_split}" for pair in near_duplicates.pairs)
+    return {
+        "md5": corpus.data.md5,
+        **report.counts(),
+        "near_duplicates": {"threshold": near_duplicates.threshold, "pairs": dict(sorted(pairs.items()))},
+    }
+
+
+def build_record(corpus: Corpus, options: dict[str, Any]) -> dict[str, Any]:
+    """The splits: how they were made, papers per label, and a checksum of their content.
+
+    Args:
+        corpus: the built corpus.
+        options: the keywords of `build_corpus` that made it.
+    """
+    return {
+        "data": {"md5": corpus.data.md5, "sha256": corpus.data.sha256, "rows": corpus.data.rows},
+        "options": options,
+        "labels": corpus.labels,
+        "papers": corpus.report.splits,
+        "sha256": {name: _content_sha256(papers) for name, papers in corpus.splits.items()},
+    }
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    """Writes a record as JSON, whole or not at all; folders are made.
+
+    Raises:
+        UserError: the file cannot be written there.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # it may be the folder that cannot be
+            part.unlink()
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", "name another file: --out"
+        ) from None
+
+
+def _content_sha256(papers: Any) -> str:
+    digest = hashlib.sha256()
+    columns = (papers[name][:] for name in ("arxiv_id", "label", "text"))
+    for fields in zip(*columns, strict=True):
+        for value in fields:
+            digest.update(str(value).encode("utf-8"))
+            digest.update(_SEPARATOR)
+    return digest.hexdigest()

@@ -12,13 +12,7 @@ import numpy as np
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.decision_rules import DecisionRules
 from arxiv_cls.models.onnx_engine import TOKENS_PER_BATCH, OnnxEngine
-from arxiv_cls.models.predictor import (
-    ONNX_FILES,
-    EncodedText,
-    Prediction,
-    check_texts,
-    to_predictions,
-)
+from arxiv_cls.models.predictor import ONNX_FILES, EncodedText, Prediction, check_texts, to_predictions
 
 
 class OnnxPredictor:

@@ -21,13 +21,7 @@ from scipy.special import softmax
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.decision_rules import DecisionRules
-from arxiv_cls.models.predictor import (
-    TFIDF_MODEL_TYPE,
-    EncodedText,
-    Prediction,
-    check_texts,
-    to_predictions,
-)
+from arxiv_cls.models.predictor import TFIDF_MODEL_TYPE, EncodedText, Prediction, check_texts, to_predictions
 from arxiv_cls.models.tfidf_file import CONFIG_FILE, WEIGHTS_FILE, read_state, write_state
 from arxiv_cls.models.tfidf_terms import TermFeatures
 

@@ -18,13 +18,7 @@ from arxiv_cls.models.predictor import ONNX_FILES
 from arxiv_cls.release.export_papers import MeasuredPapers, csv_papers, example_papers, validation_papers
 from arxiv_cls.release.handler_file import write_handler
 from arxiv_cls.release.manifest import ONNX_PARITY, TRANSFORMER, model_kind
-from arxiv_cls.release.quantization import (
-    LARGEST_DIFFERENCE,
-    Agreement,
-    agreement,
-    choose,
-    limits,
-)
+from arxiv_cls.release.quantization import LARGEST_DIFFERENCE, Agreement, agreement, choose, limits
 from arxiv_cls.scoring.model_data import file_sha256
 from arxiv_cls.scoring.scored_papers import write_json
 

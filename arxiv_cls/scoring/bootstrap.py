@@ -14,13 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from arxiv_cls.scoring.calibration import ECE_BINS, equal_mass_cuts
-from arxiv_cls.scoring.metrics import (
-    brier_scores,
-    check_scores,
-    f1_from_counts,
-    log_losses,
-    true_label_ranks,
-)
+from arxiv_cls.scoring.metrics import brier_scores, check_scores, f1_from_counts, log_losses, true_label_ranks
 
 RESAMPLES = 1000
 _CELLS_AT_A_TIME = 300_000  # weights held at once; few enough to stay in the cache

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe_values import portable_path
+from arxiv_cls.recipe import portable_path
 
 DEFAULT_CSV = "data/raw/arxiv.csv"
 

@@ -48,16 +48,10 @@ def outside_papers(labels: list[str], options: Mapping[str, Any]) -> OutsidePape
     Raises:
         UserError: when the file cannot be read.
     """
+    from arxiv_cls.corpus.builder import DEFAULT_CSV
     from arxiv_cls.corpus.labels import label_indices
-    from arxiv_cls.corpus.load import DEFAULT_CSV
-    from arxiv_cls.corpus.merging import keep_newest_versions
-    from arxiv_cls.corpus.papers import read_papers
-    from arxiv_cls.corpus.splits import (
-        parse_time_boundaries,
-        split_by_paper,
-        split_by_time,
-        split_positions,
-    )
+    from arxiv_cls.corpus.papers import keep_newest_versions, read_papers
+    from arxiv_cls.corpus.splits import parse_time_boundaries, split_by_paper, split_by_time, split_positions
     from arxiv_cls.corpus.taxonomy import archive_of
 
     merged, _ = keep_newest_versions(read_papers(options.get("csv", DEFAULT_CSV)).table)

@@ -43,12 +43,7 @@ def trained_on(
         options: as `data_options` returns them.
         newest: when the newest training paper was published; None where that is not known.
     """
-    from arxiv_cls.corpus.splits import (
-        parse_time_boundaries,
-        split_by_paper,
-        split_by_time,
-        split_positions,
-    )
+    from arxiv_cls.corpus.splits import parse_time_boundaries, split_by_paper, split_by_time, split_positions
 
     possible = arxiv_ids != ""
     if newest is not None:

@@ -24,9 +24,9 @@ from transformers import (
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import resolved
-from arxiv_cls.recipe_transformer import TransformerModelConfig, TransformerRecipe, TransformerTrainerConfig
 from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
 from arxiv_cls.scoring.metrics import compute_metrics
+from arxiv_cls.training.arguments import TransformerModelConfig, TransformerRecipe, TransformerTrainerConfig
 from arxiv_cls.training.hardware import device_name, resolve_precision
 from arxiv_cls.training.learning_rates import HeadOnlyEpochs, freeze
 from arxiv_cls.training.paper_trainer import PaperTrainer

@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe_transformer import TransformerTrainerConfig
-from arxiv_cls.recipe_values import nearest
+from arxiv_cls.recipe import nearest
 from arxiv_cls.scoring.metrics import compute_metrics
+from arxiv_cls.training.arguments import TransformerTrainerConfig
 from arxiv_cls.training.batches import EpochDataLoader, LengthGroupedBatches, collate
 from arxiv_cls.training.learning_rates import class_weights, parameter_groups
 from arxiv_cls.training.loss import make_loss

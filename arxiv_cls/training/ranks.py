@@ -11,7 +11,7 @@ import datasets
 from accelerate.utils import broadcast_object_list
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe_transformer import TransformerTrainerConfig
+from arxiv_cls.training.arguments import TransformerTrainerConfig
 
 ResultT = TypeVar("ResultT")
 

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from arxiv_cls.models.cpu_cores import available_cores
 from arxiv_cls.models.tfidf_terms import TermFeatures
-from arxiv_cls.recipe_tfidf import TfidfModelConfig
+from arxiv_cls.recipe import TfidfModelConfig
 from arxiv_cls.scoring.calibration import softmax
 from arxiv_cls.training.tfidf_fit import combine_scores, out_of_fold_scores
 

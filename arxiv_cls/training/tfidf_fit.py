@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.tfidf import LinearScores, TfidfModel
 from arxiv_cls.models.tfidf_terms import TermFeatures
-from arxiv_cls.recipe_tfidf import TfidfModelConfig, TfidfTrainerConfig
+from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
 from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
 
 # A boosting round on 15,000 papers takes 20 ms: threads would mostly wait for each other (1.4 s alone, and

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from arxiv_cls.corpus import csv_structure
-from arxiv_cls.corpus.csv_structure import UNTERMINATED, find_records, scan_quotes
+from arxiv_cls.corpus import csv_reader as csv_structure
+from arxiv_cls.corpus.csv_reader import UNTERMINATED, find_records, scan_quotes
 
 
 def scan(data: bytes):

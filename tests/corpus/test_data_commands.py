@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from arxiv_cls.corpus import commands
-from arxiv_cls.corpus.stage_files import write_record
+from arxiv_cls.corpus.stats import write_record
 from arxiv_cls.errors import UserError
 
 

@@ -6,8 +6,8 @@ import pytest
 from csv_files import COUNT, paper, papers, write_csv
 
 from arxiv_cls.cli import main
-from arxiv_cls.corpus.data_diff import DataDiff, compare_corpora
-from arxiv_cls.corpus.report import BuildReport
+from arxiv_cls.corpus.builder import BuildReport
+from arxiv_cls.corpus.stats import DataDiff, compare_corpora
 from arxiv_cls.errors import UserError
 
 

@@ -4,7 +4,7 @@ from datetime import date
 
 import pyarrow as pa
 
-from arxiv_cls.corpus.merging import keep_newest_versions
+from arxiv_cls.corpus.papers import keep_newest_versions
 
 
 def table(*rows):

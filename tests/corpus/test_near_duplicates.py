@@ -11,11 +11,10 @@ import pytest
 from csv_files import COUNT, papers, write_csv
 from datasets import Dataset, DatasetDict
 
-from arxiv_cls.corpus import near_duplicates
-from arxiv_cls.corpus.duplicates import normalise
+from arxiv_cls.corpus import duplicates as near_duplicates
+from arxiv_cls.corpus.builder import BuildReport
+from arxiv_cls.corpus.duplicates import find_near_duplicates, normalise, search
 from arxiv_cls.corpus.ids import split_position
-from arxiv_cls.corpus.near_duplicates import find_near_duplicates, search
-from arxiv_cls.corpus.report import BuildReport
 from arxiv_cls.corpus.splits import SPLITS
 from arxiv_cls.errors import UserError
 

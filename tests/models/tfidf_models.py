@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from arxiv_cls.models.tfidf import TfidfModel
-from arxiv_cls.recipe_tfidf import TfidfModelConfig, TfidfTrainerConfig
+from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
 from arxiv_cls.training.tfidf_fit import Fitted, Split, fit_tfidf
 
 LABELS = ["cs.AI", "cs.CL", "cs.CV"]

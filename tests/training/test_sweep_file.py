@@ -9,10 +9,8 @@ import yaml
 
 from arxiv_cls import train_tfidf
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe import load_recipe
-from arxiv_cls.recipe_tfidf import TfidfRecipe
-from arxiv_cls.training.sweep_file import Parameter, override, read_sweep
-from arxiv_cls.training.sweep_recipe import best_recipe
+from arxiv_cls.recipe import TfidfRecipe, load_recipe
+from arxiv_cls.training.sweeps import Parameter, best_recipe, override, read_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.training.sweep_file import Parameter, Sweep
-from arxiv_cls.training.sweep_study import SweepStudy
+from arxiv_cls.training.sweeps import Parameter, Sweep, SweepStudy
 
 ROOT = Path(__file__).resolve().parents[2]
 COST = Parameter((), 0.05, 0.8, log=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe_tfidf import TfidfModelConfig, TfidfTrainerConfig
+from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
 from arxiv_cls.training.tfidf_fit import Split, assign_folds, fit_tfidf
 
 

@@ -5,10 +5,9 @@ import logging
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe import load_recipe
-from arxiv_cls.recipe_tfidf import TfidfRecipe
-from arxiv_cls.recipe_transformer import TransformerRecipe
+from arxiv_cls.recipe import TfidfRecipe, load_recipe
 from arxiv_cls.training import fine_tuning
+from arxiv_cls.training.arguments import TransformerRecipe
 from arxiv_cls.training.hardware import resolve_precision
 from arxiv_cls.training.paper_trainer import check_metric_name
 from arxiv_cls.training.tokenization import load_tokenizer
