@@ -23,9 +23,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import run_main
 from arxiv_cls.recipe import TfidfRecipe, load_recipe, recorded, resolved
+from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.release.git_state import git_state
 from arxiv_cls.release.run_record import build_run_record, data_record
-from arxiv_cls.scoring.evaluation import file_sha256
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.scoring.plots import plot_training_curve
 from arxiv_cls.training.finishing import finish_run

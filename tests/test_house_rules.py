@@ -151,8 +151,8 @@ class TestSource:
 
     @pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
     def test_file_is_short(self, path):
-        """A file is a chapter: at most 600 lines."""
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
+        """One file, one idea: at most 350 lines."""
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
 
     @pytest.mark.parametrize("path", MODULES, ids=relative)
     def test_public_things_have_docstrings(self, path):

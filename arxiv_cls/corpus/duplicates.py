@@ -16,7 +16,6 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from arxiv_cls.corpus.splits import SPLITS
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.writing import write_atomically
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus.builder import Corpus
@@ -169,14 +169,8 @@ def find_near_duplicates(corpus: Corpus, *, threshold: float = THRESHOLD) -> Nea
     ]
     pairs.sort(key=lambda pair: (-pair.similarity, pair.arxiv_id, pair.same_as))
     result = NearDuplicates(len(texts), threshold, pairs)
-    _write(cache, asdict(result))
+    write_atomically(cache, json.dumps(asdict(result)))
     return result
-
-
-def _write(path: Path, content: dict) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.replace(path)
 
 
 def search(texts: list[str], groups: np.ndarray, threshold: float) -> list[tuple[int, int, float]]:

@@ -29,6 +29,7 @@ from arxiv_cls.corpus.sample_vocabulary import (
     TITLES,
 )
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.writing import write_atomically
 
 HEADER = (
     "id", "title", "category", "category_code", "published_date", "updated_date",
@@ -114,13 +115,9 @@ def write_sample(
         UserError: when `papers` is too small or the file cannot be written.
     """
     content = sample_csv_bytes(papers, seed, crlf)
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        write_atomically(path, content)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {error.strerror}", "name a file in a folder you can write"
         ) from None

@@ -7,8 +7,6 @@ sha256 of both weights: a pair that nobody fitted does not answer.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +26,8 @@ from arxiv_cls.models.predictor import (
     locate_model,
     to_predictions,
 )
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.model_files import read_model_file
 
 RULE_FILE = "eval/cascade.json"
 SCHEMA_VERSION = 1
@@ -224,15 +224,10 @@ def fitted_engine(model: str | Path) -> str:
         model: directory or Hub id.
 
     Raises:
-        UserError: no such model.
+        UserError: no such model, or its record is damaged.
     """
-    path = locate_model(model, engine=DEFAULT_ENGINE) / RULE_FILE
-    try:
-        engine = json.loads(path.read_text(encoding="utf-8"))["engine"]
-    except (OSError, ValueError, KeyError, TypeError):
-        # `load_rule` says what is wrong with it.
-        return DEFAULT_ENGINE
-    return engine if engine in ONNX_FILES else DEFAULT_ENGINE
+    record = read_model_file(locate_model(model, engine=DEFAULT_ENGINE), RULE_FILE) or {}
+    return record["engine"] if record.get("engine") in ONNX_FILES else DEFAULT_ENGINE
 
 
 def load_rule(baseline: Predictor, transformer: Predictor, named: str) -> CascadeRule:
@@ -249,19 +244,14 @@ def load_rule(baseline: Predictor, transformer: Predictor, named: str) -> Cascad
     path = transformer.directory / RULE_FILE
     command = f"arxiv-cls cascade {named} --engine {transformer.engine}"
     hint = f"`{command}` fits it on the validation split"
-    if not path.is_file():
+    record = read_model_file(transformer.directory, RULE_FILE)
+    if record is None:
         raise UserError(f"{transformer.directory} has no cascade: {RULE_FILE} is missing", hint=hint)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["schema_version"] != SCHEMA_VERSION:
-            version = record["schema_version"]
-            raise UserError(f"{path} is of version {version}, this program reads version {SCHEMA_VERSION}")
-        fitted_for = [record["engine"], record["transformer_sha256"], record["baseline_sha256"]]
-        rule = CascadeRule(
-            float(record["threshold"]), int(record["max_tokens"]), float(record["set_threshold"])
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {error!r}", hint=hint) from None
+    if record["schema_version"] != SCHEMA_VERSION:
+        version = record["schema_version"]
+        raise UserError(f"{path} is of version {version}, this program reads version {SCHEMA_VERSION}")
+    fitted_for = [record["engine"], record["transformer_sha256"], record["baseline_sha256"]]
+    rule = CascadeRule(float(record["threshold"]), record["max_tokens"], float(record["set_threshold"]))
     if fitted_for[0] != transformer.engine:
         raise UserError(
             f"the cascade of {transformer.directory} was fitted for the engine {fitted_for[0]}, "
@@ -276,9 +266,3 @@ def load_rule(baseline: Predictor, transformer: Predictor, named: str) -> Cascad
             hint=hint,
         )
     return rule
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

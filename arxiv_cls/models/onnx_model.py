@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +11,10 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.decision_rules import DecisionRules
 from arxiv_cls.models.onnx_engine import TOKENS_PER_BATCH, OnnxEngine
 from arxiv_cls.models.predictor import ONNX_FILES, EncodedText, Prediction, check_texts, to_predictions
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.directory import check_directory
+from arxiv_cls.record.model_config import ClassifierConfig
+from arxiv_cls.record.model_files import check_length, read_model_file, read_record
 
 
 class OnnxPredictor:
@@ -54,10 +56,11 @@ class OnnxPredictor:
             threads: forward passes at a time, one core each; None for all cores that this process may use.
 
         Raises:
-            UserError: there is no export, it is not the one on record, it was made from other weights, or it
-                cannot be read.
+            UserError: there is no export, it is not the one on record, it was made from other weights, it
+                cannot be read, its records contradict it, or something in the directory could run code.
         """
         directory = Path(directory)
+        check_directory(directory)
         file = ONNX_FILES[engine]
         if not (directory / file).is_file():
             raise UserError(
@@ -65,6 +68,7 @@ class OnnxPredictor:
                 hint=f"`arxiv-cls export {directory}` writes it",
             )
         refuse_other_export(directory, file)
+        check_length(directory, read_record(directory / "config.json", ClassifierConfig))
         try:
             return cls(OnnxEngine(directory, file, threads), directory, engine)
         # tokenizers and onnxruntime raise bare exceptions of their own for a file that they cannot read.
@@ -142,29 +146,20 @@ def refuse_other_export(directory: Path, file: str) -> None:
         UserError: the file is another one, or the export was made from other weights.
     """
     weights, record = directory / "model.safetensors", directory / "onnx" / "parity.json"
-    if not record.is_file():
+    parity = read_model_file(directory, "onnx/parity.json")
+    if parity is None:
         return
     hint = f"`arxiv-cls export {directory}` writes it anew"
-    try:
-        parity = json.loads(record.read_text(encoding="utf-8"))
-        exported, entry = parity["weights_sha256"], parity["exports"].get(file, {})
-        recorded = entry.get("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{record} is damaged: {error!r}", hint=hint) from None
-    if weights.is_file() and (found := _sha256(weights)) != exported:
+    exported, recorded = parity.get("weights_sha256"), parity.get("exports", {}).get(file, {}).get("sha256")
+    if weights.is_file() and (found := file_sha256(weights)) != exported:
         raise UserError(
             f"{directory}/onnx was exported from other weights (sha256 {str(exported)[:12]}) than "
             f"{weights.name} (sha256 {found[:12]})",
             hint=hint,
         )
-    if (found := _sha256(directory / file)) != recorded:
+    if (found := file_sha256(directory / file)) != recorded:
         raise UserError(
             f"{directory}/{file} (sha256 {found[:12]}) is not the file that {record.name} was measured on "
             f"(sha256 {str(recorded)[:12]})",
             hint=hint,
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,13 +7,13 @@ said in `arxiv_cls.scoring.prediction_set_fitting`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.model_files import read_model_file
 
 # The level of the sets that a predictor hands out.
 SERVED_COVERAGE = "0.9"
@@ -43,14 +43,13 @@ def load_set_threshold(model_dir: str | Path, coverage: str = SERVED_COVERAGE) -
     Raises:
         UserError: when the file is damaged or of a later version.
     """
-    path = Path(model_dir) / "eval" / "prediction_sets.json"
-    if not path.is_file():
+    name = "eval/prediction_sets.json"
+    record = read_model_file(model_dir, name)
+    if record is None:
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["schema_version"] != 1:
-            raise UserError(f"{path} is of version {record['schema_version']}, this program reads version 1")
-        level = record["levels"].get(coverage)
-        return None if level is None else float(level["threshold"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {error!r}", hint="run `arxiv-cls evaluate` again") from None
+    if record["schema_version"] != 1:
+        raise UserError(
+            f"{Path(model_dir) / name} is of version {record['schema_version']}, this program reads version 1"
+        )
+    level = record["levels"].get(coverage)
+    return None if level is None else float(level["threshold"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.decision_rules import DecisionRules
-
-TFIDF_MODEL_TYPE = "arxiv_cls-tfidf"
+from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE, ClassifierConfig
+from arxiv_cls.record.model_files import read_record
 
 # What can compute a transformer; the baseline is its own engine, "tfidf".
 ENGINES = ("torch", "onnx", "int8")
@@ -210,8 +209,8 @@ def load_predictor(
             torch was set to). A baseline ignores it.
 
     Raises:
-        UserError: no such model or engine, its files are not those of a model, or an ONNX engine without
-            an export of these weights.
+        UserError: no such model or engine, its files are not those of a model or could run code, or an ONNX
+            engine without an export of these weights.
     """
     if engine is not None and engine not in ENGINES:
         raise UserError(f"no engine {engine!r}", hint=f"name one of {', '.join(ENGINES)}")
@@ -219,11 +218,7 @@ def load_predictor(
     config_file = directory / "config.json"
     if not config_file.is_file():
         raise UserError(f"{model}: no config.json, so this is not a model directory")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{config_file}: not JSON: {error}") from None
-    if config.get("model_type") == TFIDF_MODEL_TYPE:
+    if read_record(config_file, ClassifierConfig).get("model_type") == TFIDF_MODEL_TYPE:
         from arxiv_cls.models.tfidf import TfidfPredictor
 
         return TfidfPredictor.load(directory)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.directory import check_directory
 
 # Configuration and tokenizer.
 HUB_FILES = ["config.json", "tokenizer*", "vocab*", "special_tokens*"]
@@ -22,7 +23,8 @@ def resolve_pretrained(name_or_path: str, revision: str | None = None) -> Path:
         revision: branch, tag or commit of the Hub id.
 
     Raises:
-        UserError: no such directory or package, or the Hub cannot be reached (exit code 3).
+        UserError: no such directory or package, a directory that could run code, or the Hub cannot be
+            reached (exit code 3).
     """
     if name_or_path.startswith("package:"):
         return _package_folder(name_or_path)
@@ -32,6 +34,7 @@ def resolve_pretrained(name_or_path: str, revision: str | None = None) -> Path:
             raise UserError(
                 f"{name_or_path}: no config.json in this directory, so it is not a pretrained model"
             )
+        check_directory(directory)
         return directory
     # A Hub id has at most one slash; anything else can only have meant a path.
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or name_or_path.endswith("/"):
@@ -46,7 +49,7 @@ def download_from_hub(repo_id: str, revision: str | None, allow_patterns: list[s
 
     Raises:
         UserError: no such repository or revision, or the Hub cannot be reached and the cache does not
-            hold it (exit code 3).
+            hold it (exit code 3); or the snapshot could run code.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -58,7 +61,9 @@ def download_from_hub(repo_id: str, revision: str | None, allow_patterns: list[s
 
     named = f"{repo_id}@{revision}" if revision else repo_id
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=allow_patterns))
+        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=allow_patterns))
+        check_directory(snapshot)
+        return snapshot
     except HFValidationError:
         raise UserError(f"{repo_id}: neither a directory nor a Hub id") from None
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:

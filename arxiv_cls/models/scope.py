@@ -15,17 +15,17 @@ energy 0.876.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.model_files import read_model_file
+from arxiv_cls.record.schemas import Scope
 
 WORD_PATTERN = r"[a-z][a-z]+"
 _WORD = re.compile(WORD_PATTERN)
@@ -67,17 +67,17 @@ def load_scope(model_dir: str | Path) -> ScopeRule | None:
     Raises:
         UserError: when the file is damaged or of a later version.
     """
-    path = Path(model_dir) / "eval" / "scope.json"
-    if not path.is_file():
+    name = "eval/scope.json"
+    record = read_model_file(model_dir, name)
+    if record is None:
         return None
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if record["schema_version"] != 1:
-            raise UserError(f"{path} is of version {record['schema_version']}, this program reads version 1")
-        return ScopeRule(
-            {str(word): float(weight) for word, weight in record["weights"].items()},
-            float(record["intercept"]),
-            float(record["threshold"]),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {error!r}", hint="run `arxiv-cls evaluate` again") from None
+    path = Path(model_dir) / name
+    if record["schema_version"] != 1:
+        raise UserError(f"{path} is of version {record['schema_version']}, this program reads version 1")
+    if record.get("weights") is None or record.get("intercept") is None:
+        raise UserError(f"{path}: expected `weights` and `intercept`, the rule itself", hint=Scope.hint)
+    return ScopeRule(
+        {word: float(weight) for word, weight in record["weights"].items()},
+        float(record["intercept"]),
+        float(record["threshold"]),
+    )

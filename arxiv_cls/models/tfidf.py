@@ -19,11 +19,14 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.special import softmax
 
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UserError, is_out_of_memory
 from arxiv_cls.models.decision_rules import DecisionRules
-from arxiv_cls.models.predictor import TFIDF_MODEL_TYPE, EncodedText, Prediction, check_texts, to_predictions
+from arxiv_cls.models.predictor import EncodedText, Prediction, check_texts, to_predictions
 from arxiv_cls.models.tfidf_file import CONFIG_FILE, WEIGHTS_FILE, read_state, write_state
 from arxiv_cls.models.tfidf_terms import TermFeatures
+from arxiv_cls.record.directory import check_directory
+from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of
+from arxiv_cls.record.model_files import read_record
 
 if TYPE_CHECKING:
     import xgboost
@@ -137,24 +140,90 @@ class TfidfModel:
         """Reads what `save` wrote.
 
         Raises:
-            UserError: when the file is missing, damaged, of a later format, or holds a type that could run
-                code.
+            UserError: when the file is missing, damaged, of a later format, holds a type that could run code,
+                or contradicts itself or `config.json`.
         """
-        state = read_state(directory / WEIGHTS_FILE, FORMAT_VERSION)
-        booster = None
-        if state["trees"] is not None:
-            import xgboost
+        path = directory / WEIGHTS_FILE
+        state = read_state(path, FORMAT_VERSION)
+        config = read_record(directory / CONFIG_FILE, ClassifierConfig)
+        try:
+            booster = None
+            if state["trees"] is not None:
+                import xgboost
 
-            booster = xgboost.Booster(model_file=bytearray(state["trees"].tobytes()))
-        return cls(
-            labels=state["labels"],
-            terms=TermFeatures.from_state(state["terms"]),
-            linear=LinearScores(**state["linear"]),
-            component_columns=state["component_columns"],
-            components=state["components"],
-            booster=booster,
-            temperature=state["temperature"],
-        )
+                booster = xgboost.Booster(model_file=bytearray(state["trees"].tobytes()))
+            model = cls(
+                labels=state["labels"],
+                terms=TermFeatures.from_state(state["terms"]),
+                linear=LinearScores(**state["linear"]),
+                component_columns=state["component_columns"],
+                components=state["components"],
+                booster=booster,
+                temperature=state["temperature"],
+            )
+            problems = model._contradictions(config)
+        # What a damaged state makes numpy, scikit-learn and xgboost raise is not known beforehand.
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{path} does not hold a baseline: {type(error).__name__}: {reason}",
+                hint="train the model again, or download it again",
+            ) from error
+        if problems:
+            raise UserError(
+                f"{path}: {'; '.join(problems)}", hint="train the model again, or download it again"
+            )
+        return model
+
+    def _contradictions(self, config: dict[str, Any]) -> list[str]:
+        """Where the parts do not fit each other or `config.json`; one sentence each."""
+        linear, labels = self.linear, len(self.labels)
+        features, scores = linear.weights.shape[1], len(linear.bias)
+        trees = self.booster
+        read_by_trees = scores + len(self.components)
+        expected: dict[str, tuple[Any, Any]] = {
+            "labels, and those of config.json": (list(self.labels), labels_of(config)),
+            "terms, and features of config.json": (features, config.get("features", features)),
+            "components, and those of config.json": (
+                len(self.components),
+                config.get("components", len(self.components)),
+            ),
+            "classifier, and that of config.json": (
+                "linear" if trees is None else "xgboost",
+                config.get("classifier", "linear" if trees is None else "xgboost"),
+            ),
+            "terms of the vocabulary, and of the weights": (self.terms.width, features),
+            "shape of `weights`": (linear.weights.shape, (scores, features)),
+            "shape of `bias`": (linear.bias.shape, (scores,)),
+            "shape of `combination`": (linear.combination.shape, (scores, labels)),
+            "shape of `combination_bias`": (linear.combination_bias.shape, (labels,)),
+            "columns of the components": (
+                self.components.shape[1:],
+                (len(self.component_columns),) if len(self.components) else self.components.shape[1:],
+            ),
+            "columns that the components read lie among the terms": (
+                bool(np.isin(self.component_columns, np.arange(self.terms.text_terms)).all()),
+                True,
+            ),
+            "a temperature above 0": (bool(0 < self.temperature < np.inf), True),
+            "columns that the trees read": (
+                read_by_trees if trees is None else trees.num_features(),
+                read_by_trees,
+            ),
+            "classes of the trees": (_classes(trees) if trees is not None and labels > 2 else labels, labels),
+        }
+        return [
+            f"{what}: found {str(found)[:80]}, expected {str(wanted)[:80]}"
+            for what, (found, wanted) in expected.items()
+            if found != wanted
+        ]
+
+
+def _classes(booster: xgboost.Booster) -> int:
+    settings = json.loads(booster.save_config())
+    return int(settings["learner"]["learner_model_param"]["num_class"])
 
 
 class TfidfPredictor:
@@ -181,8 +250,9 @@ class TfidfPredictor:
         """Reads a model directory that `train_tfidf.py` wrote.
 
         Raises:
-            UserError: when its weights cannot be read.
+            UserError: when its weights cannot be read, or something in the directory could run code.
         """
+        check_directory(directory)
         return cls(TfidfModel.load(Path(directory)), Path(directory))
 
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:

@@ -19,12 +19,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UserError, is_out_of_memory
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.skops"
 _SCHEMA = "schema.json"
 _HINT = "train the model again, or download it again"
+# Arrays of floats shrink little; 1.9 MB of zeros unpack to 1.6 GB.
+UNPACKED_RATIO, UNPACKED_ALLOWANCE = 20, 64 << 20
+MOST_MEMBERS = 1000
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
@@ -51,8 +54,10 @@ def read_state(path: Path, known_version: int) -> dict[str, Any]:
         known_version: the newest `format_version` that the caller reads.
 
     Raises:
-        UserError: when the file is missing, damaged, of a later format, or names types that are not plain.
+        UserError: when the file is missing, damaged, far larger unpacked than a baseline is, of a later
+            format, or names types that are not plain.
     """
+    _refuse_bomb(path)
     skops_io = _import_skops_io()
     from skops.io.exceptions import UntrustedTypesFoundException
 
@@ -64,12 +69,14 @@ def read_state(path: Path, known_version: int) -> dict[str, Any]:
                 hint="a baseline's file holds plain arrays only: get it again from a source you trust",
             )
         state = skops_io.load(path, trusted=[])
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing", hint=_HINT) from None
     except UntrustedTypesFoundException as error:
         raise UserError(f"{path} was not loaded: {error}", hint=_HINT) from error
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}", hint=_HINT) from error
+    # skops builds what the file describes: a damaged description can raise anything.
+    except Exception as error:
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} cannot be read: {type(error).__name__}: {reason}", hint=_HINT) from error
     version = state.get("format_version") if isinstance(state, dict) else None
     if not isinstance(version, int):
         raise UserError(f"{path} is not a baseline's file", hint=_HINT)
@@ -79,6 +86,25 @@ def read_state(path: Path, known_version: int) -> dict[str, Any]:
             hint="upgrade arxiv_cls",
         )
     return state
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Makes sure, before anything is unpacked, that a file holds no more than a baseline of its size can."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing", hint=_HINT) from None
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}", hint=_HINT) from None
+    size = path.stat().st_size
+    unpacked, most = sum(member.file_size for member in members), UNPACKED_ALLOWANCE + UNPACKED_RATIO * size
+    if unpacked > most or len(members) > MOST_MEMBERS:
+        raise UserError(
+            f"{path}: {len(members):,} members of {unpacked:,} bytes in a file of {size:,} bytes: a baseline "
+            f"has at most {MOST_MEMBERS:,} members and {most:,} bytes; it was not read",
+            hint=_HINT,
+        )
 
 
 class _HideTorch:

@@ -83,6 +83,11 @@ class TermFeatures:
         """Number of columns of the whole text; the title's follow."""
         return len(self.text.idf_)
 
+    @property
+    def width(self) -> int:
+        """Number of columns, those of titles among them."""
+        return self.text_terms + (0 if self.title is None else len(self.title.idf_))
+
     def names(self) -> list[str]:
         """The term of each column; those of titles start with `title:`."""
         names = list(self.text.get_feature_names_out())
@@ -100,7 +105,11 @@ class TermFeatures:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> TermFeatures:
-        """The features that `state` was taken from."""
+        """The features that `state` was taken from.
+
+        Raises:
+            ValueError: the terms are not as many as their idf.
+        """
         title = state["title"]
         return cls(
             _vectorizer_from_state(state["text"]),
@@ -126,6 +135,8 @@ def _vectorizer_state(vectorizer: TfidfVectorizer) -> dict[str, Any]:
 def _vectorizer_from_state(state: dict[str, Any]) -> TfidfVectorizer:
     terms = state["terms"].tobytes().decode("utf-8").split("\n")
     vocabulary = {term: column for column, term in enumerate(terms)}
+    if not len(vocabulary) == len(terms) == len(state["idf"]):
+        raise ValueError(f"{len(vocabulary)} different terms among {len(terms)}, {len(state['idf'])} of idf")
     vectorizer = _vectorizer(ngram_range=(1, state["ngram_max"]), vocabulary=vocabulary)
     vectorizer.idf_ = state["idf"]
     return vectorizer

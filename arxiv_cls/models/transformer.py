@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from arxiv_cls.errors import UserError
 from arxiv_cls.models.decision_rules import DecisionRules
+from arxiv_cls.models.loading import load_classifier
 from arxiv_cls.models.predictor import EncodedText, Prediction, check_texts, to_predictions
 
 # Tokens of a batch, padding included: bounds the memory whatever the lengths of the texts. On a CPU larger
@@ -53,24 +53,14 @@ class TransformerPredictor:
         `threads` sets torch's CPU threads, for the whole process; None leaves them.
 
         Raises:
-            UserError: the directory holds no sequence classifier.
+            UserError: the directory holds no sequence classifier; see `load_classifier`.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
         # A bar for files that are read in a tenth of a second only tears the output apart.
         disable_progress_bar()
         directory = Path(directory)
-        try:
-            # Weights are read from safetensors only: a pickle could run code.
-            model = AutoModelForSequenceClassification.from_pretrained(
-                directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{directory}: not a text classifier: {' '.join(str(error).split())[:300]}"
-            ) from None
+        model, tokenizer = load_classifier(directory)
         if threads is not None:
             torch.set_num_threads(threads)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -11,6 +11,7 @@ import yaml
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.writing import write_atomically
 from arxiv_cls.release.card_examples import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
 from arxiv_cls.release.card_extras import Exports, TermsRow, exports, terms
 from arxiv_cls.release.card_metadata import card_metadata
@@ -252,5 +253,5 @@ def write_model_card(model_dir: str | Path, *, repo_id: str | None = None) -> Pa
         UserError: when the model was not evaluated, or a record lacks what the card must show.
     """
     path = Path(model_dir) / CARD
-    path.write_text(render_model_card(model_dir, repo_id=repo_id), encoding="utf-8")
+    write_atomically(path, render_model_card(model_dir, repo_id=repo_id))
     return path

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from arxiv_cls.record.writing import write_atomically
 from arxiv_cls.release.evidence import Evidence
 from arxiv_cls.release.manifest import EXAMPLES
 
@@ -74,7 +75,6 @@ def ensure_examples(evidence: Evidence) -> list[dict[str, Any]]:
         for paper, prediction in zip(EXAMPLE_PAPERS, predictions, strict=True)
     ]
     path = evidence.model_dir / EXAMPLES
-    path.parent.mkdir(exist_ok=True)
     content = {"weights_sha256": weights, "examples": examples}
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return examples

@@ -105,10 +105,12 @@ def temperature(run: Mapping[str, Any]) -> Temperature | None:
     return Temperature(
         value=number("run.calibration.temperature", record["temperature"]),
         before=number(
-            "run.calibration.expected_calibration_error_before", record["expected_calibration_error_before"]
+            "run.calibration.expected_calibration_error_before",
+            record.get("expected_calibration_error_before"),
         ),
         after=number(
-            "run.calibration.expected_calibration_error_after", record["expected_calibration_error_after"]
+            "run.calibration.expected_calibration_error_after",
+            record.get("expected_calibration_error_after"),
         ),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,13 @@ import yaml
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import ReleaseConfig, load_group
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.directory import refuse_outside_links
+from arxiv_cls.record.model_config import labels_of
+from arxiv_cls.record.model_files import read_model_file
+from arxiv_cls.record.released import RELEASED
+from arxiv_cls.record.writing import write_atomically
 from arxiv_cls.release.manifest import METRICS, ONNX_PARITY, RECIPE, RELEASE, RUN_RECORD, WEIGHTS, model_kind
-from arxiv_cls.scoring.model_data import file_sha256
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,8 @@ class Evidence:
 
     @property
     def labels(self) -> list[str]:
-        """Category codes in the order of the model's outputs.
-
-        Raises:
-            UserError: when `config.json` names none.
-        """
-        id2label = self.config.get("id2label")
-        if not isinstance(id2label, dict):
-            raise UserError(f"{self.model_dir / 'config.json'} has no id2label: it is no classifier of ours")
-        return [id2label[key] for key in sorted(id2label, key=int)]
+        """Category codes in the order of the model's outputs."""
+        return labels_of(self.config)
 
     def require_evaluation(self) -> dict[str, Any]:
         """`eval/metrics.json`.
@@ -77,40 +74,24 @@ class Evidence:
         Raises:
             UserError: when the record is malformed.
         """
-        exports = (self.optional_json(ONNX_PARITY) or {}).get("exports", {})
-        if not isinstance(exports, dict) or not all(isinstance(entry, dict) for entry in exports.values()):
-            raise UserError(
-                f"{self.model_dir / ONNX_PARITY} is not what an export writes: `exports` names no files",
-                hint="run `arxiv-cls export` again",
-            )
-        return exports
+        return (self.optional_json(ONNX_PARITY) or {}).get("exports", {})
 
     def optional_json(self, path: str) -> dict[str, Any] | None:
-        """An optional JSON file of the directory; None when it is not there."""
-        return _read_json(self.model_dir, path) if (self.model_dir / path).is_file() else None
+        """An optional JSON file of the directory; None when it is not there.
+
+        Raises:
+            UserError: when it is malformed.
+        """
+        return read_model_file(self.model_dir, path, RELEASED)
 
 
-def _read_json(model_dir: Path, path: str) -> dict[str, Any]:
-    file = model_dir / path
-    if not file.is_file():
+def _required(model_dir: Path, path: str) -> dict[str, Any]:
+    content = read_model_file(model_dir, path, RELEASED)
+    if content is None:
         raise UserError(
             f"{model_dir} has no {path}", hint="it is written by training; an unfinished run lacks it"
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} does not hold a JSON object")
     return content
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
-    return content if isinstance(content, dict) else {}
 
 
 def write_release_group(model_dir: str | Path, recipe: str | Path) -> Path:
@@ -129,7 +110,7 @@ def write_release_group(model_dir: str | Path, recipe: str | Path) -> Path:
     model_kind(model_dir)
     group = asdict(load_group(recipe, "release", ReleaseConfig))
     path = Path(model_dir) / RELEASE
-    path.write_text(yaml.safe_dump(group, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_atomically(path, yaml.safe_dump(group, sort_keys=False, allow_unicode=True))
     return path
 
 
@@ -137,23 +118,20 @@ def read_evidence(model_dir: str | Path) -> Evidence:
     """Reads the records of a model directory.
 
     Raises:
-        UserError: when it is no model directory, or a record is missing or malformed.
+        UserError: when it is no model directory, a record is missing or malformed, or a link leads out of it.
     """
     folder = Path(model_dir)
     kind = model_kind(folder)
-    recipe_path = folder / RECIPE
-    if not recipe_path.is_file():
-        raise UserError(
-            f"{folder} has no {RECIPE}", hint="it is written by training; an unfinished run lacks it"
-        )
-    recipe = _read_yaml(recipe_path)
-    if (folder / RELEASE).is_file():
-        recipe["release"] = _read_yaml(folder / RELEASE)
+    refuse_outside_links(folder)
+    recipe = _required(folder, RECIPE)
+    release = read_model_file(folder, RELEASE)
+    if release is not None:
+        recipe["release"] = release
     return Evidence(
         model_dir=folder,
         kind=kind,
-        config=_read_json(folder, "config.json"),
+        config=_required(folder, "config.json"),
         recipe=recipe,
-        run=_read_json(folder, RUN_RECORD),
-        evaluation=_read_json(folder, METRICS) if (folder / METRICS).is_file() else None,
+        run=_required(folder, RUN_RECORD),
+        evaluation=read_model_file(folder, METRICS, RELEASED),
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from arxiv_cls.record.pickles import is_pickle, unreadable
 from arxiv_cls.release.check_result import CheckResult, listed
 from arxiv_cls.release.evidence import Evidence
 from arxiv_cls.release.manifest import (
@@ -23,7 +24,7 @@ from arxiv_cls.release.manifest import (
     release_files,
 )
 from arxiv_cls.release.onnx_check import check_onnx
-from arxiv_cls.release.secret_scan import is_pickle, scan_files, unreadable
+from arxiv_cls.release.secret_scan import scan_files
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
 from arxiv_cls.scoring.scored_papers import read_predictions
 

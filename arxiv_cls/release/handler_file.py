@@ -10,6 +10,8 @@ import ast
 import importlib.util
 from pathlib import Path
 
+from arxiv_cls.record.writing import write_atomically
+
 HANDLER = "handler.py"
 REQUIREMENTS = "requirements.txt"
 SOURCES = (
@@ -52,5 +54,5 @@ def handler_source() -> str:
 
 def write_handler(model_dir: Path) -> None:
     """Writes `handler.py` and `requirements.txt`."""
-    (model_dir / HANDLER).write_text(handler_source(), encoding="utf-8")
-    (model_dir / REQUIREMENTS).write_text(REQUIREMENTS_TEXT, encoding="utf-8")
+    write_atomically(model_dir / HANDLER, handler_source())
+    write_atomically(model_dir / REQUIREMENTS, REQUIREMENTS_TEXT)

@@ -6,17 +6,16 @@ Which files are required depends on the kind of model: `transformer` (safetensor
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of
+from arxiv_cls.record.model_files import read_record
 
 TRANSFORMER = "transformer"
 TFIDF = "tfidf"
 BOTH = frozenset({TRANSFORMER, TFIDF})
-TFIDF_MODEL_TYPE = "arxiv_cls-tfidf"
-"""`model_type` in `config.json` of a baseline: what tells the two kinds apart on disk and on the Hub."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def model_kind(model_dir: str | Path) -> str:
         "transformer" or "tfidf".
 
     Raises:
-        UserError: when the directory or its `config.json` is missing or is not JSON.
+        UserError: when the directory or its `config.json` is missing or malformed.
     """
     path = Path(model_dir) / "config.json"
     if not path.is_file():
@@ -140,17 +139,17 @@ def model_kind(model_dir: str | Path) -> str:
             f"{model_dir} is not a model directory: it has no config.json",
             hint="name a directory that train.py or train_tfidf.py finished, such as outputs/distilbert",
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    config = read_record(path, ClassifierConfig)
     return TFIDF if config.get("model_type") == TFIDF_MODEL_TYPE else TRANSFORMER
 
 
 def model_labels(model_dir: str | Path) -> list[str]:
-    """Category codes in the order of the model's outputs, read from its `config.json`."""
-    id2label = json.loads((Path(model_dir) / "config.json").read_text(encoding="utf-8"))["id2label"]
-    return [id2label[key] for key in sorted(id2label, key=int)]
+    """Category codes in the order of the model's outputs, read from its `config.json`.
+
+    Raises:
+        UserError: when it is missing or malformed.
+    """
+    return labels_of(read_record(Path(model_dir) / "config.json", ClassifierConfig))
 
 
 def manifest_for(kind: str) -> tuple[ManifestFile, ...]:

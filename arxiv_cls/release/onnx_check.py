@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.release.check_result import CheckResult
 from arxiv_cls.release.evidence import Evidence
 from arxiv_cls.release.handler_file import HANDLER, REQUIREMENTS, REQUIREMENTS_TEXT, handler_source
 from arxiv_cls.release.manifest import ONNX_PARITY, files_in
-from arxiv_cls.scoring.model_data import file_sha256
 
 
 def check_onnx(evidence: Evidence) -> CheckResult:

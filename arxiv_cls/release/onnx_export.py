@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -15,12 +14,12 @@ from typing import Any
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.onnx_engine import OnnxEngine
 from arxiv_cls.models.predictor import ONNX_FILES
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.writing import staged, write_json
 from arxiv_cls.release.export_papers import MeasuredPapers, csv_papers, example_papers, validation_papers
 from arxiv_cls.release.handler_file import write_handler
 from arxiv_cls.release.manifest import ONNX_PARITY, TRANSFORMER, model_kind
 from arxiv_cls.release.quantization import LARGEST_DIFFERENCE, Agreement, agreement, choose, limits
-from arxiv_cls.scoring.model_data import file_sha256
-from arxiv_cls.scoring.scored_papers import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -185,10 +184,9 @@ def _installed(name: str) -> bool:
 
 
 def _place(source: Path, target: Path) -> None:
-    """Moves a file, also from another disk, so that a reader never sees half of it."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.move(source, partial)
-    partial.replace(target)
+    """Moves a file, also from another disk."""
+    with staged(target) as partial:
+        shutil.move(source, partial)
 
 
 def _has_vnni() -> bool | None:

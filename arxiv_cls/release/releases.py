@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationCopy, CommitOperationDelete, HfApi
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.release.atomic_commit import RERUN
 from arxiv_cls.release.hub_client import check_repo_id, connect, download_release, hub_errors, parse_version
 from arxiv_cls.release.hub_state import RepositoryState, read_state, remote_files
@@ -54,11 +52,6 @@ def _state_of(api: HfApi, repo_id: str) -> RepositoryState:
     return state
 
 
-def _read_json(folder: Path, path: str) -> dict[str, Any]:
-    file = folder / path
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
 def list_releases(repo_id: str) -> list[ReleaseLine]:
     """Every version of a repository, newest first.
 
@@ -70,7 +63,7 @@ def list_releases(repo_id: str) -> list[ReleaseLine]:
     lines = []
     for version, commit in reversed(state.versions.items()):
         folder = download_release(api, repo_id, commit, only=[METRICS, RUN_RECORD])
-        evaluation, run = _read_json(folder, METRICS), _read_json(folder, RUN_RECORD)
+        evaluation, run = read_model_file(folder, METRICS) or {}, read_model_file(folder, RUN_RECORD) or {}
         metrics = evaluation.get("metrics", {})
         lines.append(
             ReleaseLine(

@@ -12,7 +12,8 @@ import numpy as np
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction_sets import set_members
 from arxiv_cls.models.scope import load_scope
-from arxiv_cls.scoring.model_data import data_options, file_sha256
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.scoring.model_data import data_options
 from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers
 
 

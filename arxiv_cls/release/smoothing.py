@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from arxiv_cls.models.onnx_engine import open_session
 from arxiv_cls.release.onnx_graph import FIRST_TOKEN
 
 # a of the formula. The paper takes 0.5, and 0.75 for models whose activations spread more. Labels of fp32
@@ -53,11 +54,7 @@ def largest_values(source: Path, names: Sequence[str], ids: Sequence[Sequence[in
 
     model = onnx.load(str(source))
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(model.SerializeToString(), onnxruntime.SessionOptions())
     largest = [np.zeros(1, dtype=np.float32) for _ in names]
     for tokens in ids:
         text = np.asarray([tokens], dtype=np.int64)

@@ -10,6 +10,8 @@ from typing import Any
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import ONNX_FILES
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.directory import check_directory
 from arxiv_cls.release.card import build_model_card
 from arxiv_cls.release.card_check import CardDifference, compare_card
 from arxiv_cls.release.card_templates import layout_of
@@ -26,7 +28,6 @@ from arxiv_cls.release.rescoring import (
 )
 from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
-from arxiv_cls.scoring.model_data import file_sha256
 from arxiv_cls.scoring.report import aligned
 
 RELEASED_AS = re.compile(r"url +=[ ]\{https://huggingface\.co/([^/}]+/[^/}]+)/tree/(v[^}]+)\}")
@@ -241,7 +242,8 @@ def verify_release(
         tolerance: largest absolute difference that counts as reproduced.
 
     Raises:
-        UserError: when release or data cannot be had, or the data is another version.
+        UserError: when release or data cannot be had, the data is another version, or the release
+            could run code.
     """
     repo_id, version = None, None
     if Path(target).is_dir():
@@ -256,6 +258,7 @@ def verify_release(
             )
         parse_version(version)
         folder = download_release(connect(write=False), repo_id, version)
+    check_directory(folder)
     evidence = read_evidence(folder)
     recorded = evidence.require_evaluation()
     card = check_card(evidence, repo_id, version)

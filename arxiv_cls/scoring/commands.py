@@ -172,8 +172,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    from arxiv_cls.record.writing import write_json
     from arxiv_cls.scoring.comparison import compare_models, comparison_table
-    from arxiv_cls.scoring.scored_papers import write_json
 
     comparison = compare_models(
         arguments.a, arguments.b, papers=arguments.papers, data=arguments.data, progress=True

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.scoring.evaluation import (
     SCHEMA_VERSION,
     evaluation_of,
@@ -17,7 +18,7 @@ from arxiv_cls.scoring.evaluation import (
     library_versions,
     refuse_own_folder,
 )
-from arxiv_cls.scoring.model_data import data_record, file_sha256
+from arxiv_cls.scoring.model_data import data_record
 from arxiv_cls.scoring.scored_papers import ScoredPapers, word_counts
 from arxiv_cls.scoring.seen_papers import SeenPapers, seen_papers
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arxiv_cls.scoring.scored_papers import read_predictions, write_json
+from arxiv_cls.record.writing import write_json
+from arxiv_cls.scoring.scored_papers import read_predictions
 
 HEADLINES = ("accuracy", "macro_f1", "log_loss", "expected_calibration_error")
 

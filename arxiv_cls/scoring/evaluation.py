@@ -16,12 +16,14 @@ import numpy as np
 
 from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.writing import write_json
 from arxiv_cls.scoring.bootstrap import RESAMPLES, bootstrap_intervals
 from arxiv_cls.scoring.calibration import ECE_BINS, chance_calibration_errors
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics, confusion_matrix
-from arxiv_cls.scoring.model_data import data_record, file_sha256, load_model_and_corpus
+from arxiv_cls.scoring.model_data import data_record, load_model_and_corpus
 from arxiv_cls.scoring.plots import plot_accuracy_by_year, plot_confusion_matrix, plot_reliability
-from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers, write_json, write_predictions
+from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers, write_predictions
 from arxiv_cls.scoring.slices import slices_by_words, slices_by_year
 
 SCHEMA_VERSION = 1

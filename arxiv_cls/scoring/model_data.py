@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import portable_path
+from arxiv_cls.record.model_files import read_model_file
+from arxiv_cls.record.schemas import RecipeRecord
 
 DEFAULT_CSV = "data/raw/arxiv.csv"
 
 logger = logging.getLogger(__name__)
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def data_options(model_dir: Path) -> dict[str, Any]:
@@ -28,21 +22,15 @@ def data_options(model_dir: Path) -> dict[str, Any]:
     Raises:
         UserError: when the recipe is missing or has no `data` group.
     """
-    import yaml
-
-    path = model_dir / "recipe.yaml"
-    if not path.is_file():
+    recipe = read_model_file(model_dir, "recipe.yaml")
+    if recipe is None:
         raise UserError(
             f"{model_dir} has no recipe.yaml: which papers it was trained on is not known",
             hint="score a file of your own with --csv FILE",
         )
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
-    data = recipe.get("data") if isinstance(recipe, dict) else None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} has no group `data`", hint="train the model again, or restore the file")
+    data = recipe.get("data")
+    if data is None:
+        raise UserError(f"{model_dir / 'recipe.yaml'} has no group `data`", hint=RecipeRecord.hint)
     known = ("config", "csv", "split", "seed", "time_boundaries", "near_duplicates", "max_samples")
     return {key: data[key] for key in known if data.get(key) is not None}
 
@@ -101,8 +89,7 @@ def load_corpus(model_dir: Path, csv: str | Path | None = None) -> tuple[Any, di
 
 
 def _warn_of_other_data(model_dir: Path, sha256: str) -> None:
-    record = model_dir / "run.json"
-    trained_on = json.loads(record.read_text(encoding="utf-8")).get("data", {}) if record.is_file() else {}
+    trained_on = (read_model_file(model_dir, "run.json") or {}).get("data") or {}
     if trained_on.get("sha256") not in (None, sha256):
         logger.warning(
             "the data is not the version the model was trained on (sha256 %s, now %s)",

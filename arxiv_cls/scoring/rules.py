@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from arxiv_cls.errors import UserError
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.model_config import Record
+from arxiv_cls.record.model_files import read_record
+from arxiv_cls.record.writing import write_json
 from arxiv_cls.scoring.map_plots import plot_out_of_scope
-from arxiv_cls.scoring.model_data import file_sha256
 from arxiv_cls.scoring.prediction_set_fitting import fit_prediction_sets
 from arxiv_cls.scoring.scope_fitting import FEWEST_PAPERS, PAPERS_A_SIDE, fit_scope, outside_papers
-from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers, write_json
+from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +36,9 @@ def drop_stale_rules(folder: Path, weights_sha256: str) -> None:
         if not path.is_file():
             continue
         try:
-            fitted_for = json.loads(path.read_text(encoding="utf-8")).get("weights_sha256")
-        except (ValueError, AttributeError):
+            fitted_for = read_record(path, Record).get("weights_sha256")
+        except UserError:
+            # Whatever a damaged one was fitted for, it is of no use.
             fitted_for = None
         if fitted_for != weights_sha256:
             for name in names:

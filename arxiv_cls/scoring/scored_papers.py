@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.writing import staged
 
 
 @dataclass(frozen=True)
@@ -93,14 +92,6 @@ def score_papers(
     )
 
 
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Writes JSON beside the file and moves it into place, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def write_predictions(scored: ScoredPapers, path: Path) -> None:
     """Writes one row per paper: arxiv_id, label, predicted, score and a column per category.
 
@@ -119,10 +110,8 @@ def write_predictions(scored: ScoredPapers, path: Path) -> None:
             **{name: scored.probabilities[:, column] for column, name in enumerate(scored.label_names)},
         }
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    with staged(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 @dataclass(frozen=True)
@@ -155,6 +144,12 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(f"{path} is no table of predictions: its columns are {table.column_names}")
     names = table.column_names[4:]
     number_of = {name: number for number, name in enumerate(names)}
+    unknown = set(table["label"].to_pylist()) - set(names)
+    if unknown or not all(pa.types.is_floating(table.schema.field(name).type) for name in names):
+        raise UserError(
+            f"{path} is no table of predictions: expected a column of scores for each label",
+            hint="run `arxiv-cls evaluate` again",
+        )
     return Predictions(
         label_names=names,
         arxiv_ids=np.asarray(table["arxiv_id"].to_pylist(), dtype=object),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arxiv_cls.scoring.model_data import DEFAULT_CSV, data_options, file_sha256
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.model_files import read_model_file
+from arxiv_cls.scoring.model_data import DEFAULT_CSV, data_options
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ def training_papers(
     if not (model_dir / "recipe.yaml").is_file():
         return None
     options = data_options(model_dir)
-    record = model_dir / "run.json"
-    data = json.loads(record.read_text(encoding="utf-8")).get("data", {}) if record.is_file() else {}
+    data = (read_model_file(model_dir, "run.json") or {}).get("data") or {}
     for path in (Path(options.get("csv", DEFAULT_CSV)), Path(csv)):
         if path.is_file() and file_sha256(path) == data.get("sha256"):
             ids = _training_ids(options | {"csv": str(path)})

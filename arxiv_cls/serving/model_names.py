@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
-from arxiv_cls.release.secret_scan import is_pickle
+from arxiv_cls.record.pickles import is_pickle
 from arxiv_cls.serving.http_errors import Refused
 from arxiv_cls.serving.settings import HUB_ID
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import time
@@ -13,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.cascade import CascadePredictor, file_sha256, fitted_engine, load_cascade
+from arxiv_cls.models.cascade import CascadePredictor, fitted_engine, load_cascade
 from arxiv_cls.models.predictor import Predictor, load_predictor
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def load_model(model: str, settings: ServingSettings) -> ServedModel:
     """
     before = time.monotonic()
     predictor = _predictor(model, settings)
+    run = read_model_file(predictor.directory, "run.json") or {}
     if not predictor.predict([WARM_UP_TEXT]):
         raise UserError(f"{model}: answers nothing")
     name, version, sha256 = _identity(model, predictor)
@@ -92,7 +94,7 @@ def load_model(model: str, settings: ServingSettings) -> ServedModel:
         name=name,
         version=version,
         weights_sha256=sha256,
-        run=_run_record(predictor.directory),
+        run=run,
         loaded_in=time.monotonic() - before,
         baseline=baseline,
     )
@@ -117,17 +119,6 @@ def _predictor(model: str, settings: ServingSettings) -> Predictor:
         engine = settings.engine or fitted_engine(model)
         return load_cascade(model, settings.cascade, engine=engine, threads=settings.threads)
     return load_predictor(model, engine=settings.engine, threads=settings.threads)
-
-
-def _run_record(directory: Path) -> dict[str, Any]:
-    path = directory / "run.json"
-    if not path.is_file():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    return record if isinstance(record, dict) else {}
 
 
 class ModelSlot:

@@ -7,9 +7,9 @@ import uuid
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from arxiv_cls.errors import UserError
+from arxiv_cls.models import loading
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +23,8 @@ def load_tokenizer(directory: Path, max_length: int) -> PreTrainedTokenizerBase:
     Raises:
         UserError: the directory holds no configuration and tokenizer that transformers can load.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        positions = getattr(AutoConfig.from_pretrained(directory), "max_position_embeddings", None)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{directory}: its tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
-            hint="model.name_or_path wants a model of transformers with its tokenizer.",
-        ) from None
+    tokenizer = loading.load_tokenizer(directory)
+    positions = getattr(loading.load_encoder_config(directory), "max_position_embeddings", None)
     longest = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
     if max_length > longest:
         logger.warning(

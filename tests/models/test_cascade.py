@@ -210,11 +210,14 @@ class TestLoading:
             load_cascade("outputs/model", "outputs/baseline")
         assert "--engine onnx" in caught.value.hint
 
-    @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema_version": 2}'])
+    @pytest.mark.parametrize("content", ["{", "[]", "{}", 2, {"threshold": "high"}])
     def test_damaged(self, fitted, content):
         """One clear error."""
+        if not isinstance(content, str):
+            changes = {"schema_version": content} if isinstance(content, int) else content
+            content = json.dumps(fitted.record | changes)
         fitted.path.write_text(content)
-        with pytest.raises(UserError, match=r"cascade\.json is"):
+        with pytest.raises(UserError, match=r"cascade\.json(:| is of version 2)"):
             load_cascade("outputs/model", "outputs/baseline")
 
     def test_places(self, fitted):

@@ -82,6 +82,12 @@ class TestRows:
         rows = scored(tmp_path, "id,text\n" + "".join(f"{n},paper\n" for n in range(count)))
         assert [row["id"] for row in rows] == [str(n) for n in range(count)]
 
+    def test_formulas(self, tmp_path):
+        """A cell that is copied from the source is text to a spreadsheet, whatever it starts with."""
+        ids = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "0704.0001"]
+        rows = scored(tmp_path, "id,text\n" + "".join(f'"{name}",paper\n' for name in ids))
+        assert [row["id"] for row in rows] == [f"'{name}" for name in ids[:-1]] + ids[-1:]
+
     def test_header_alone(self, tmp_path):
         """No rows in, no rows out."""
         assert scored(tmp_path, "id,title,summary\n") == []

@@ -1,5 +1,7 @@
 """The face of all predictors: order of labels, what is refused, where a model is looked for."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -55,7 +57,11 @@ class TestLoading:
 
     @pytest.mark.parametrize(
         ("config", "expected"),
-        [(None, r"no config.json"), ("{", "not JSON"), ('{"model_type": "bert"}', "not a text classifier")],
+        [
+            (None, r"no config.json"),
+            ("{", "not JSON"),
+            ('{"model_type": "bert"}', "id2label: Field required"),
+        ],
     )
     def test_broken_directory(self, tmp_path, config, expected):
         """A folder without, with a broken, and with only a configuration."""
@@ -69,8 +75,10 @@ class TestLoading:
         for file in tiny_encoder.iterdir():
             if file.name != "model.safetensors":
                 (tmp_path / file.name).write_bytes(file.read_bytes())
+        config = json.loads((tmp_path / "config.json").read_text()) | {"id2label": {"0": "a", "1": "b"}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
         (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
-        with pytest.raises(UserError, match="not a text classifier"):
+        with pytest.raises(UserError, match="is a pickle"):
             load_predictor(tmp_path)
 
 

@@ -149,5 +149,5 @@ class TestOverrides:
     def test_broken_record(self, released: Path) -> None:
         """The file is named."""
         write_json(released / "eval/gate.json", {"overridden": [{"check": "commit"}]})
-        with pytest.raises(UserError, match=r"eval/gate\.json is no record of overridden checks"):
+        with pytest.raises(UserError, match=r"eval/gate\.json: overridden\.0\.found: Field required"):
             self.differences(released)

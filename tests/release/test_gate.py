@@ -7,6 +7,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,25 @@ from model_dirs import TFIDF, change_json, make_model_dir, scored_papers, write_
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.gate import CHECK_NAMES, GateReport, run_gate
+
+SCOPE = {
+    "schema_version": 1,
+    "threshold": 0.5,
+    "rule": "words",
+    "auroc": 0.9,
+    "auroc_interval": [0.8, 0.95],
+    "in_scope_kept": 0.9,
+    "out_of_scope_caught": 0.8,
+    "out_of_scope_papers": 100,
+}
+CASCADE = {
+    "schema_version": 1,
+    "engine": "int8",
+    "baseline_sha256": "1" * 64,
+    "threshold": 0.9,
+    "max_tokens": 64,
+    "set_threshold": 0.2,
+}
 
 
 @pytest.fixture
@@ -120,21 +140,24 @@ class TestLocalChecks:
         assert "run.json describes the training of other weights" in report.refused[0].reason
 
     @pytest.mark.parametrize(
-        ("path", "key", "verb"),
+        ("path", "key", "verb", "content"),
         [
-            ("eval/prediction_sets.json", "weights_sha256", "evaluate"),
-            ("eval/scope.json", "weights_sha256", "evaluate"),
-            ("eval/cascade.json", "transformer_sha256", "cascade"),
-            ("eval/terms.json", "weights_sha256", "visualize"),
+            ("eval/prediction_sets.json", "weights_sha256", "evaluate", {"schema_version": 1, "levels": {}}),
+            ("eval/scope.json", "weights_sha256", "evaluate", SCOPE),
+            ("eval/cascade.json", "transformer_sha256", "cascade", CASCADE),
+            ("eval/terms.json", "weights_sha256", "visualize", {"terms": {}}),
         ],
     )
-    def test_what_was_made_with_other_weights(self, model: Path, path: str, key: str, verb: str) -> None:
+    def test_what_was_made_with_other_weights(
+        self, model: Path, path: str, key: str, verb: str, content: dict[str, Any]
+    ) -> None:
         """A stored threshold of earlier weights would be released as if it were this model's."""
-        write_json(model / path, {key: "0" * 64, "levels": {}})
+        write_json(model / path, content | {key: "0" * 64})
         report = run_gate(model)
         assert failed(report) == ["weights"]
         assert f"{path} was made with other weights: run `arxiv-cls {verb}`" in str(report.refused[0])
-        write_json(model / path, {key: json.loads((model / "run.json").read_text())["weights_sha256"]})
+        weights = json.loads((model / "run.json").read_text())["weights_sha256"]
+        write_json(model / path, content | {key: weights})
         assert failed(run_gate(model)) == []
 
     @pytest.mark.parametrize("changes", [{"data_sha256": "e" * 64}, {"split": "validation"}])

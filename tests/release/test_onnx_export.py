@@ -207,7 +207,9 @@ class TestRefused:
 
     def test_baseline(self, tmp_path: Path) -> None:
         """Nothing to export."""
-        (tmp_path / "config.json").write_text('{"model_type": "arxiv_cls-tfidf"}')
+        (tmp_path / "config.json").write_text(
+            '{"model_type": "arxiv_cls-tfidf", "id2label": {"0": "a", "1": "b"}}'
+        )
         with pytest.raises(UserError, match="nothing to export"):
             main(["export", str(tmp_path)])
 

@@ -116,7 +116,7 @@ class TestVerify:
     def test_malformed_record_of_the_exports(self, hub: LocalHub, sample_csv: Path, content: str) -> None:
         """One error that names the file."""
         publish(hub, BASELINE, **{"onnx/parity.json": content.encode()})
-        with pytest.raises(UserError, match=r"onnx/parity\.json is not what an export writes"):
+        with pytest.raises(UserError, match=r"onnx/parity\.json: exports"):
             verify_release(TARGET, csv=sample_csv)
 
     def test_number_in_the_record_changed_by_hand(self, hub: LocalHub, sample_csv: Path) -> None:

@@ -15,7 +15,7 @@ from served_models import LABELS, write_onnx_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor
-from arxiv_cls.models.cascade import file_sha256
+from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.serving.model_slot import ModelSlot, load_model
 from arxiv_cls.serving.routes_status import CascadeInfo, Info, describe
 from arxiv_cls.serving.settings import ServingSettings
@@ -74,7 +74,7 @@ class TestLoadModel:
         """A run.json that is no JSON is an error, not a guess."""
         write_onnx_model(tmp_path / "tiny")
         (tmp_path / "tiny" / "run.json").write_text("{")
-        with pytest.raises(UserError, match=r"run\.json cannot be read"):
+        with pytest.raises(UserError, match=r"run\.json: not JSON"):
             load_model(str(tmp_path / "tiny"), ServingSettings(model="x"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +12,9 @@ from typing import Any
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.attribution import MOST_PHRASES, attribute
-from arxiv_cls.models.predictor import (
-    ONNX_FILES,
-    TFIDF_MODEL_TYPE,
-    Prediction,
-    Predictor,
-    load_predictor,
-    locate_model,
-)
+from arxiv_cls.models.predictor import ONNX_FILES, Prediction, Predictor, load_predictor, locate_model
+from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE
+from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.serving.space.facts import ModelFacts, read_facts
 from arxiv_cls.serving.space.zero_gpu import borrow_gpu, on_zero_gpu, prepare_zero_gpu
 
@@ -119,12 +113,8 @@ def choose_engine(
 
 
 def _is_baseline(directory: Path) -> bool:
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        # `load_predictor` says what is wrong with it.
-        return False
-    return isinstance(config, dict) and config.get("model_type") == TFIDF_MODEL_TYPE
+    # `load_predictor` says what is missing.
+    return (read_model_file(directory, "config.json") or {}).get("model_type") == TFIDF_MODEL_TYPE
 
 
 def compose_text(title: str | None, abstract: str | None) -> str:

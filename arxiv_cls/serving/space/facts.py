@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.model_files import read_model_file
 
 HUB = "https://huggingface.co"
 COMMIT = r"[0-9a-f]{40}"
@@ -50,8 +49,8 @@ def read_facts(model: str, directory: Path, revision: str | None = None) -> Mode
     Raises:
         UserError: a record that is damaged.
     """
-    measured = _read(directory / "eval" / "metrics.json")
-    sets = _read(directory / "eval" / "prediction_sets.json")
+    measured = read_model_file(directory, "eval/metrics.json") or {}
+    sets = read_model_file(directory, "eval/prediction_sets.json") or {}
     name, _, tag = str(model).partition("@")
     local = Path(model).expanduser().is_dir()
     try:
@@ -89,13 +88,3 @@ def read_facts(model: str, directory: Path, revision: str | None = None) -> Mode
 def _commit(directory: Path) -> str:
     # The Hub's cache keeps a snapshot in a folder named after its commit.
     return directory.name if re.fullmatch(COMMIT, directory.name) else ""
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError):
-        raise UserError(f"{path}: not JSON", hint="run `arxiv-cls evaluate` again") from None
-    return record if isinstance(record, dict) else {}
