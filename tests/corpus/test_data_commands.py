@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
 
 import pytest
 
-from arxiv_cls.corpus import commands
+from arxiv_cls.cli import main
 from arxiv_cls.corpus.stats import write_record
 from arxiv_cls.errors import UserError
 
 
 def data(*arguments: object) -> None:
-    """Runs `data <arguments>` through the real parser."""
-    parser = argparse.ArgumentParser()
-    commands.register(parser.add_subparsers())
-    parsed = parser.parse_args(["data", *map(str, arguments)])
-    parsed.run(parsed)
+    """Runs `arxiv-cls data <arguments>`."""
+    main(["data", *map(str, arguments)])
 
 
 @pytest.fixture(autouse=True)
@@ -51,39 +45,9 @@ class TestVerbs:
         assert str(tmp_path / "plots" / "years.png") in out
         assert len(list((tmp_path / "plots").iterdir())) == 3
 
-    def test_sample_as_committed(self, sample_csv, tmp_path, capsys):
-        data("sample", tmp_path / "again.csv")
-        assert (tmp_path / "again.csv").read_bytes() == sample_csv.read_bytes()
-        assert "synthetic" in capsys.readouterr().out
-
-    def test_sample_with_windows_line_ends_gives_the_same_report(self, tmp_path, capsys):
-        data("sample", tmp_path / "unix.csv", "--papers", 120, "--seed", 3)
-        data("sample", tmp_path / "windows.csv", "--papers", 120, "--seed", 3, "--crlf")
-        assert (tmp_path / "windows.csv").stat().st_size > (tmp_path / "unix.csv").stat().st_size
-        capsys.readouterr()
-        reports = []
-        for name in ("unix.csv", "windows.csv"):
-            data("build", "--csv", tmp_path / name)
-            reports.append(capsys.readouterr().out)
-        assert reports[0] == reports[1]
-
     def test_fetch_takes_one_source(self):
         with pytest.raises(UserError, match="Kaggle as the source"):
             data("fetch", "--source", "kaggle", "--remote", "somewhere")
-
-
-class TestLight:
-    """The help answers at once: registering the verbs imports no library for data."""
-
-    def test_imports_nothing_heavy(self):
-        program = (
-            "import argparse, sys; from arxiv_cls.corpus import commands;"
-            "commands.register(argparse.ArgumentParser().add_subparsers());"
-            "heavy = ('numpy', 'pyarrow', 'datasets', 'dvc', 'matplotlib', 'torch');"
-            "print([name for name in heavy if name in sys.modules])"
-        )
-        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        assert result.stdout.strip() == "[]"
 
 
 class TestRecords:

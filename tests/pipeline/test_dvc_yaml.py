@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import parsed
 
 from arxiv_cls import train_tfidf
-from arxiv_cls.cli import build_parser
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import GROUPS
 from arxiv_cls.release.manifest import MANIFEST, manifest_for
@@ -146,11 +145,10 @@ class TestStages:
 
     def test_commands(self):
         """The verbs and scripts of every stage take the arguments that it gives them."""
-        parser = build_parser()
         for stage, _, name, definition in EVERY:
             program, *words = definition["cmd"].split()
             if program == "arxiv-cls":
-                assert isinstance(parser.parse_args(words), argparse.Namespace)
+                assert parsed(words)
             else:
                 script = next(word for word in words if word.endswith(".py"))
                 assert (ROOT / script).is_file(), stage

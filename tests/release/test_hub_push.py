@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -18,23 +17,15 @@ from model_dirs import TFIDF, TRANSFORMER, change_json, make_model_dir
 from test_released import BASELINE
 
 from arxiv_cls import cli
+from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
 from arxiv_cls.release import hub_push
-from arxiv_cls.release.commands import register
 from arxiv_cls.release.hub_push import push_model
 from arxiv_cls.release.manifest import release_files
 from arxiv_cls.release.releases import format_releases, list_releases, rollback
 
 REPO = "user/arxiv-tiny"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def main(argv: list[str]) -> None:
-    """This room's verbs, without the other rooms'."""
-    parser = argparse.ArgumentParser()
-    register(parser.add_subparsers(required=True))
-    arguments = parser.parse_args(argv)
-    arguments.run(arguments)
 
 
 @pytest.fixture

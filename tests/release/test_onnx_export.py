@@ -229,7 +229,7 @@ class TestRefused:
         """A Hub id or a missing folder; a count below one."""
         with pytest.raises(UserError, match="no such model directory"):
             main(["export", "user/name"])
-        with pytest.raises(UserError, match="--papers 0 is below 1"):
+        with pytest.raises(UserError, match="greater than or equal to 1"):
             main(["export", str(tmp_path), "--papers", "0"])
 
     def test_graph_that_differs(self, exported: Path, tmp_path: Path, monkeypatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import logging
@@ -10,6 +9,7 @@ import logging
 import pytest
 
 import arxiv_cls.scoring.csv_evaluation as csv_evaluation
+from arxiv_cls.cli import main
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.scoring.csv_evaluation import evaluate_csv, true_columns
@@ -110,14 +110,9 @@ class TestOutput:
             evaluate_csv(model.home, file, out=model.home / "eval")
 
     def test_command(self, model, tmp_path, capsys, caplog):
-        from arxiv_cls.scoring.commands import register
-
         caplog.set_level(logging.ERROR)
         file = write_rows(tmp_path / "papers.csv", ROWS)
-        parser = argparse.ArgumentParser()
-        register(parser.add_subparsers())
-        arguments = parser.parse_args(["evaluate", str(model.home), "--csv", str(file)])
-        arguments.run(arguments)
+        main(["evaluate", str(model.home), "--csv", str(file)])
         assert "2 papers" in capsys.readouterr().out
 
 

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import threading
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,7 +123,7 @@ class TestCascade:
         assert load_model(str(pair[0]), settings).predictor.engine == "tfidf+onnx"
         (pair[0] / "onnx" / "model_int8.onnx").write_bytes((pair[0] / "onnx" / "model.onnx").read_bytes())
         with pytest.raises(UserError, match="fitted for the engine onnx, not int8"):
-            load_model(str(pair[0]), replace(settings, engine="int8"))
+            load_model(str(pair[0]), settings.model_copy(update={"engine": "int8"}))
 
     def test_without_a_record(self, pair):
         """The engine that `arxiv-cls cascade` fits by default is the one that is asked for."""
