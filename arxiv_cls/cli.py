@@ -13,12 +13,12 @@ from typing import Annotated
 
 import typer
 
+import arxiv_cls.cloud.commands
 import arxiv_cls.corpus.commands
 import arxiv_cls.release.commands
-import arxiv_cls.release.deploy_commands
 import arxiv_cls.scoring.commands
 import arxiv_cls.serving.commands
-import arxiv_cls.serving.space.commands
+import arxiv_cls.space.commands
 from arxiv_cls import __version__
 from arxiv_cls.errors import UserError, run_main
 
@@ -69,8 +69,8 @@ for commands in (
     arxiv_cls.scoring.commands,
     arxiv_cls.release.commands,
     arxiv_cls.serving.commands,
-    arxiv_cls.serving.space.commands,
-    arxiv_cls.release.deploy_commands,
+    arxiv_cls.space.commands,
+    arxiv_cls.cloud.commands,
 ):
     app.add_typer(commands.app)
 

@@ -24,13 +24,12 @@ from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import run_main
 from arxiv_cls.recipe import TfidfRecipe, load_recipe, recorded, resolved
 from arxiv_cls.record.checksums import file_sha256
-from arxiv_cls.release.git_state import git_state
-from arxiv_cls.release.run_record import build_run_record, data_record
+from arxiv_cls.record.run_record import build_run_record, data_record, git_state
+from arxiv_cls.release.finish_run import finish_run
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.scoring.plots import plot_training_curve
-from arxiv_cls.training.finishing import finish_run
-from arxiv_cls.training.hardware import device_name, peak_memory_bytes, set_cpu_threads
-from arxiv_cls.training.run_folder import RunFolder
+from arxiv_cls.training.distributed import device_name, peak_memory_bytes, set_cpu_threads
+from arxiv_cls.training.run_directory import RunFolder
 from arxiv_cls.training.tfidf_fit import Split, fit_tfidf
 from arxiv_cls.training.tracking import Trackers, log_to_file
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from arxiv_cls.errors import UserError, run_main
-from arxiv_cls.models.cpu_cores import available_cores
+from arxiv_cls.models.hardware import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("tfidf_xgboost", "tfidf_linear")
@@ -110,7 +110,7 @@ def run_side(side: str, csv: str, scale: float, seed: int) -> dict[str, Any]:
     else:
         seconds, probabilities = run_ours(side, splits, labels, seed, threads)
     cpu = time.process_time() - cpu
-    from arxiv_cls.models.peak_memory import peak_resident_bytes
+    from arxiv_cls.models.hardware import peak_resident_bytes
     from arxiv_cls.scoring.metrics import compute_metrics
 
     metrics = compute_metrics(splits["test"][1], probabilities, labels)

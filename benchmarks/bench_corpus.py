@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from arxiv_cls.errors import UserError, run_main
-from arxiv_cls.models.peak_memory import peak_resident_bytes
+from arxiv_cls.models.hardware import peak_resident_bytes
 
 SIDES = ("ours", "stock")
 NAMES = {"ours": "load_arxiv", "stock": 'load_dataset("csv") + filter + map'}

@@ -142,7 +142,7 @@ def rooms_table(_: str) -> str:
 
 def model_directory(_: str) -> str:
     """The files of a model directory, as the manifest lists them."""
-    from arxiv_cls.release.manifest import BOTH, MANIFEST, TFIDF
+    from arxiv_cls.record.manifest import BOTH, MANIFEST, TFIDF
 
     names = {True: "both", False: "transformer"}
     rows = [

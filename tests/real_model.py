@@ -68,7 +68,7 @@ def export_real_model(source: Path, real_csv: Path, folder: Path) -> RealModel:
     from transformers import pipeline
 
     from arxiv_cls.corpus import build_corpus
-    from arxiv_cls.release.onnx_export import export_model
+    from arxiv_cls.export.onnx_export import export_model
 
     directory = folder / source.name
     shutil.copytree(source, directory, ignore=shutil.ignore_patterns(*LEFT_BEHIND))

@@ -12,7 +12,7 @@ from docs_pages import PAGES, ROOT, Command, commands, inline_code, text, words_
 from arxiv_cls.cli import build_parser
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import TfidfRecipe, load_recipe
-from arxiv_cls.release.manifest import MANIFEST
+from arxiv_cls.record.manifest import MANIFEST
 from arxiv_cls.training.arguments import TransformerRecipe
 
 # What a command makes or fetches, what is only an example, and ids on a hub: no files of the repository.

@@ -140,10 +140,12 @@ class TestRooms:
         """Lazy imports and imports by name count."""
         path = tmp_path / "module.py"
         path.write_text(
-            "import importlib\nfrom arxiv_cls import cli\n\ndef f():\n    import arxiv_cls.training.loss\n"
+            "import importlib\nfrom arxiv_cls import cli\n\ndef f():\n    import arxiv_cls.training.trainer\n"
             "    importlib.import_module('arxiv_cls.serving.app')\n"
         )
-        assert {"arxiv_cls.cli", "arxiv_cls.training.loss", "arxiv_cls.serving.app"} <= imported_modules(path)
+        assert {"arxiv_cls.cli", "arxiv_cls.training.trainer", "arxiv_cls.serving.app"} <= imported_modules(
+            path
+        )
 
 
 class TestSource:

@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.decision_rules import DecisionRules
-from arxiv_cls.models.predictor import (
+from arxiv_cls.models.prediction import (
     ONNX_FILES,
+    DecisionRules,
     EncodedText,
     Prediction,
     Predictor,
     check_texts,
-    load_predictor,
-    locate_model,
     to_predictions,
 )
+from arxiv_cls.models.predictor import load_predictor, locate_model
 from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.model_files import read_model_file
 

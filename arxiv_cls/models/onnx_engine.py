@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from arxiv_cls.models.cpu_cores import available_cores
+from arxiv_cls.models.hardware import available_cores
 
 # Tokens of one forward pass, padding included: about one abstract. Larger batches are slower on a CPU, since
 # their activations fall out of the cache: MiniLM on two cores of a Zen 5 scored 80 papers a second in fp32

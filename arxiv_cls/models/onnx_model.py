@@ -8,9 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.decision_rules import DecisionRules
 from arxiv_cls.models.onnx_engine import TOKENS_PER_BATCH, OnnxEngine
-from arxiv_cls.models.predictor import ONNX_FILES, EncodedText, Prediction, check_texts, to_predictions
+from arxiv_cls.models.prediction import (
+    ONNX_FILES,
+    DecisionRules,
+    EncodedText,
+    Prediction,
+    check_texts,
+    to_predictions,
+)
 from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.directory import check_directory
 from arxiv_cls.record.model_config import ClassifierConfig

@@ -7,13 +7,7 @@ from typing import Annotated
 
 import typer
 
-from arxiv_cls.options import (
-    DataOption,
-    DirectoryArgument,
-    PrivateOption,
-    RepoOption,
-    VersionOption,
-)
+from arxiv_cls.options import DataOption, DirectoryArgument, PrivateOption, RepoOption, VersionOption
 
 app = typer.Typer()
 
@@ -38,7 +32,7 @@ def card(
     from arxiv_cls.release.card import write_model_card
 
     if recipe:
-        from arxiv_cls.release.evidence import write_release_group
+        from arxiv_cls.record.model_directory import write_release_group
 
         write_release_group(model, recipe)
     print(write_model_card(model, repo_id=repo))
@@ -71,7 +65,7 @@ def export(
       arxiv-cls export outputs/minilm
       arxiv-cls export outputs/minilm --no-int8
     """
-    from arxiv_cls.release.onnx_export import export_model, export_report
+    from arxiv_cls.export.onnx_export import export_model, export_report
 
     record = export_model(
         model,
@@ -115,7 +109,7 @@ def push_model(
       arxiv-cls push-model outputs/minilm --repo user/arxiv-minilm
       arxiv-cls push-model outputs/minilm --repo user/arxiv-minilm --version v1.2.0 --create-pr
     """
-    from arxiv_cls.release.hub_push import push_model as push
+    from arxiv_cls.release.push_model import push_model as push
 
     outcome = push(
         model, repo, version=version, overrides=override or [], create_pr=create_pr, private=private, csv=csv
@@ -139,7 +133,7 @@ def push_dataset(
 ) -> None:
     """Release the corpus to the Hub as Parquet."""
     from arxiv_cls.corpus.labels import CONFIGS
-    from arxiv_cls.release.dataset_push import push_dataset as push
+    from arxiv_cls.release.push_dataset import push_dataset as push
 
     print(push(repo, csv=csv, configs=config or CONFIGS, version=version, private=private).describe())
 
@@ -154,7 +148,7 @@ def push_space(
     private: PrivateOption = False,
 ) -> None:
     """Show a model of the Hub in a Gradio Space."""
-    from arxiv_cls.release.space_push import push_space as push
+    from arxiv_cls.release.push_space import push_space as push
 
     print(push(repo, model, torch=torch, private=private).describe())
 
@@ -162,7 +156,7 @@ def push_space(
 @app.command()
 def releases(repo: HubModel) -> None:
     """List the released versions of a model."""
-    from arxiv_cls.release.releases import format_releases, list_releases
+    from arxiv_cls.release.hub_commit import format_releases, list_releases
 
     lines = list_releases(repo)
     print(format_releases(lines) if lines else f"{repo} has no releases")
@@ -173,7 +167,7 @@ def rollback(
     repo: HubModel, version: Annotated[str, typer.Argument(metavar="VERSION", help="Such as v1.2.0.")]
 ) -> None:
     """Make an older version current, with a new commit."""
-    from arxiv_cls.release.releases import rollback as roll_back
+    from arxiv_cls.release.hub_commit import rollback as roll_back
 
     commit = roll_back(repo, version)
     print(f"{repo} serves {version} now (commit {commit[:12]})")

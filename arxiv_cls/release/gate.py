@@ -1,21 +1,61 @@
-"""The gate: what a model directory must be before it may be released.
-
-Each check has a name, compares two values, and can be overridden by its name, unless the card could not be
-written then; an override that was needed is written on the card. All checks run, so that one run shows
-everything that stands in the way.
-"""
+"""The overridden checks of a release, `eval/gate.json`: what the notice on its card is held against."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.check_result import CheckResult
+from arxiv_cls.record.manifest import GATE_RECORD
+from arxiv_cls.record.model_directory import Evidence, read_evidence
+from arxiv_cls.release.card_data import Shown
 from arxiv_cls.release.comparison import Comparison, compare_with_release
-from arxiv_cls.release.evidence import read_evidence
-from arxiv_cls.release.gate_checks import LOCAL_CHECKS
+from arxiv_cls.release.gate_checks import LOCAL_CHECKS, CheckResult
+
+SCHEMA_VERSION = 1
+
+
+def gate_record(overridden: Sequence[CheckResult], version: str) -> bytes:
+    """The content of `eval/gate.json`.
+
+    Args:
+        overridden: the checks that failed and were overridden.
+        version: the release's tag.
+    """
+    checks = [
+        {"check": result.check, "found": result.found, "wanted": result.wanted, "reason": result.reason}
+        for result in overridden
+    ]
+    record = {"schema_version": SCHEMA_VERSION, "version": version, "overridden": checks}
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def shown_overrides(overridden: Sequence[CheckResult]) -> list[Shown]:
+    """The sentences of the notice on the card, each under the name of its check."""
+    return [Shown(f"gate.{result.check}", str(result)) for result in overridden]
+
+
+def recorded_overrides(evidence: Evidence) -> list[Shown]:
+    """The sentences that the card of a release must show; none where nothing was overridden.
+
+    Raises:
+        UserError: when the record is not what a release writes.
+    """
+    record = evidence.optional_json(GATE_RECORD) or {"overridden": []}
+    checks = [
+        CheckResult(
+            check=entry["check"],
+            passed=False,
+            found=entry["found"],
+            wanted=entry["wanted"],
+            reason=entry["reason"],
+        )
+        for entry in record["overridden"]
+    ]
+    return shown_overrides(checks)
+
 
 CHECK_NAMES = (
     "files", "pickles", "secrets", "weights", "data", "predictions", "commit", "clean-tree", "onnx",

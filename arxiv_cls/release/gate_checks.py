@@ -1,18 +1,21 @@
-"""The checks of the gate that need only the model directory; each is one function that gives a verdict."""
+"""The verdict of one check of the gate."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from arxiv_cls.record.pickles import is_pickle, unreadable
-from arxiv_cls.release.check_result import CheckResult, listed
-from arxiv_cls.release.evidence import Evidence
-from arxiv_cls.release.manifest import (
+from arxiv_cls.export.handler_file import HANDLER, REQUIREMENTS, REQUIREMENTS_TEXT, handler_source
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.manifest import (
     CARD,
     CASCADE,
     METRICS,
+    ONNX_PARITY,
     PREDICTION_SETS,
     PREDICTIONS,
     RUN_RECORD,
@@ -23,10 +26,109 @@ from arxiv_cls.release.manifest import (
     missing_files,
     release_files,
 )
-from arxiv_cls.release.onnx_check import check_onnx
+from arxiv_cls.record.model_directory import Evidence
+from arxiv_cls.record.pickles import is_pickle, unreadable
 from arxiv_cls.release.secret_scan import scan_files
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
 from arxiv_cls.scoring.scored_papers import read_predictions
+
+SHOWN_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check's verdict.
+
+    Attributes:
+        check: its name, which `--override` takes.
+        passed: whether the model may pass.
+        found: what the model has.
+        wanted: what it is held against.
+        reason: one sentence for the person who releases.
+        overridable: False where a release could not be made whatever the person decides, because the card
+            would lack a number.
+    """
+
+    check: str
+    passed: bool
+    found: str
+    wanted: str
+    reason: str
+    overridable: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.check}: {self.reason} (found {self.found}, wanted {self.wanted})"
+
+
+def listed(items: Sequence[object]) -> str:
+    """The first few of a list, and how many more there are."""
+    shown = ", ".join(str(item) for item in items[:SHOWN_AT_MOST])
+    return f"{shown} and {len(items) - SHOWN_AT_MOST} more" if len(items) > SHOWN_AT_MOST else shown
+
+
+def check_onnx(evidence: Evidence) -> CheckResult:
+    """Every ONNX export was checked as it is, and agrees with the weights; nothing to check before one."""
+    exports = [path for path in files_in(evidence.model_dir) if path.endswith(".onnx")]
+    if not exports:
+        return CheckResult("onnx", True, "no export", "agreement of every export", "nothing exported")
+    parity = evidence.optional_json(ONNX_PARITY) or {}
+    records = evidence.exports
+    for path in exports:
+        if path in records and _excess(records[path]) == math.inf:
+            reason = f"how far {path} lies from the weights was not measured: run `arxiv-cls export` again"
+            found = str(records[path].get("max_difference"))
+            return CheckResult("onnx", False, found, "a finite difference", reason, overridable=False)
+    if parity.get("weights_sha256") != evidence.weights_sha256():
+        found = str(parity.get("weights_sha256"))[:12]
+        reason = "the export was not checked against these weights: run `arxiv-cls export` again"
+        return CheckResult("onnx", False, found, evidence.weights_sha256()[:12], reason)
+    for path in exports:
+        checked, found = records.get(path, {}).get("sha256"), file_sha256(evidence.model_dir / path)
+        if checked != found:
+            reason = f"{path} is not the file that was checked: run `arxiv-cls export` again"
+            return CheckResult("onnx", False, found[:12], str(checked)[:12], reason)
+        if kept := _labels_lost(records[path]):
+            return CheckResult("onnx", False, kept[0], kept[1], f"{path} loses too much of the model")
+    excess, path = max((_excess(records[path]), path) for path in exports)
+    found, wanted = str(records[path].get("max_difference")), f"at most {records[path].get('tolerance')}"
+    if excess > 0:
+        return CheckResult("onnx", False, found, wanted, f"{path} differs from the weights")
+    if stale := _stale_handler(evidence.model_dir):
+        return stale
+    return CheckResult("onnx", True, found, wanted, f"{path} agrees")
+
+
+def _stale_handler(model_dir: Path) -> CheckResult | None:
+    """A refusal where what Inference Endpoints would run is not what `arxiv-cls export` writes now."""
+    for name, content in ((HANDLER, handler_source()), (REQUIREMENTS, REQUIREMENTS_TEXT)):
+        path = model_dir / name
+        found = path.read_bytes() if path.is_file() else None
+        if found == content.encode():
+            continue
+        shown = "no file" if found is None else hashlib.sha256(found).hexdigest()[:12]
+        wanted = hashlib.sha256(content.encode()).hexdigest()[:12]
+        reason = f"{name} is not the one that belongs to the export: run `arxiv-cls export` again"
+        return CheckResult("onnx", False, shown, wanted, reason)
+    return None
+
+
+def _labels_lost(record: dict[str, Any]) -> tuple[str, str] | None:
+    """What an export keeps and what it had to keep, where that is less; limits that it does not name hold."""
+    equal, least = record.get("equal_labels"), record.get("least_equal_labels", 0.0)
+    fall, largest = record.get("accuracy_fall"), record.get("largest_accuracy_fall", math.inf)
+    if least > 0 and (equal is None or equal < least):
+        return f"{equal} of the labels", f"at least {least}"
+    if fall is not None and fall > largest:
+        return f"{fall:.4f} of accuracy lost", f"at most {largest}"
+    return None
+
+
+def _excess(record: dict[str, Any]) -> float:
+    difference, tolerance = record.get("max_difference"), record.get("tolerance")
+    if difference is None or tolerance is None or not math.isfinite(difference):
+        return math.inf
+    return difference - tolerance
+
 
 # What is measured or fitted for one set of weights: file, where it names them, what makes it anew.
 MADE_FOR_WEIGHTS = (

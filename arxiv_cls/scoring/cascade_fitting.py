@@ -19,11 +19,11 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import DEFAULT_ENGINE, RULE_FILE, SCHEMA_VERSION, baseline_columns, load_pair
-from arxiv_cls.models.prediction_sets import SERVED_COVERAGE
+from arxiv_cls.models.prediction import SERVED_COVERAGE
 from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.writing import write_json
-from arxiv_cls.scoring.model_data import data_options, load_model_and_corpus
-from arxiv_cls.scoring.prediction_set_fitting import coverage_threshold
+from arxiv_cls.scoring.decision_rules import coverage_threshold
+from arxiv_cls.scoring.scored_papers import data_options, load_model_and_corpus
 
 # Below even odds a baseline is not sure of anything; above 1 it never answers.
 NEVER = 1.01

@@ -126,7 +126,7 @@ def evaluate(
     )
     print(evaluation_table(evaluation))
     if dvc:
-        from arxiv_cls.scoring.dvc_files import write_dvc_files
+        from arxiv_cls.scoring.report import write_dvc_files
 
         write_dvc_files(evaluation, model, dvc)
     own = csv is None and split in (None, "test") and Path(model).is_dir()
@@ -244,7 +244,7 @@ def local_distilbert(
     """Make a DistilBERT from MiniLM's weights.
 
     Works without the Hub; --source names the weights of another BERT."""
-    from arxiv_cls.models.local_distilbert import DEFAULT_SOURCE, write_local_distilbert
+    from arxiv_cls.models.pretrained import DEFAULT_SOURCE, write_local_distilbert
 
     written = write_local_distilbert(out, source or DEFAULT_SOURCE, overwrite=overwrite)
     print(f"{written}: a DistilBERT; train it with --model.name_or_path {written}")

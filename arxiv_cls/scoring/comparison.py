@@ -12,11 +12,10 @@ import numpy as np
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.scoring.bootstrap import RESAMPLES, Difference, mcnemar, paired_bootstrap
+from arxiv_cls.scoring.intervals import RESAMPLES, Difference, mcnemar, paired_bootstrap
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
-from arxiv_cls.scoring.model_data import load_model_and_corpus
 from arxiv_cls.scoring.report import aligned
-from arxiv_cls.scoring.scored_papers import Predictions, read_predictions, score_papers
+from arxiv_cls.scoring.scored_papers import Predictions, load_model_and_corpus, read_predictions, score_papers
 
 logger = logging.getLogger(__name__)
 

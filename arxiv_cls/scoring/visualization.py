@@ -14,8 +14,8 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.writing import write_json
 from arxiv_cls.scoring.evaluation import SPLITS
-from arxiv_cls.scoring.map_plots import plot_map
-from arxiv_cls.scoring.model_data import load_model_and_corpus
+from arxiv_cls.scoring.plots import plot_map
+from arxiv_cls.scoring.scored_papers import load_model_and_corpus
 
 # A legend with more names than this is a wall of text: papers are then grouped by archive.
 MOST_GROUPS = 24

@@ -26,11 +26,9 @@ from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.arguments import TransformerModelConfig, TransformerRecipe, TransformerTrainerConfig
-from arxiv_cls.training.hardware import device_name, resolve_precision
-from arxiv_cls.training.learning_rates import HeadOnlyEpochs, freeze
-from arxiv_cls.training.paper_trainer import PaperTrainer
-from arxiv_cls.training.profiling import ProfileSteps
-from arxiv_cls.training.run_folder import STARTING_WEIGHTS
+from arxiv_cls.training.distributed import device_name, resolve_precision
+from arxiv_cls.training.run_directory import STARTING_WEIGHTS
+from arxiv_cls.training.trainer import HeadOnlyEpochs, PaperTrainer, ProfileSteps, freeze
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.decision_rules import DecisionRules
 from arxiv_cls.models.predict_csv import ROWS_AT_A_TIME, predict_csv
-from arxiv_cls.models.predictor import EncodedText, to_predictions
-from arxiv_cls.models.scope import ScopeRule
+from arxiv_cls.models.prediction import DecisionRules, EncodedText, ScopeRule, to_predictions
 
 
 class LengthPredictor:

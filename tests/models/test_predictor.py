@@ -7,10 +7,9 @@ import pytest
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.decision_rules import DecisionRules
-from arxiv_cls.models.predictor import EncodedText, load_predictor, to_predictions
-from arxiv_cls.models.scope import ScopeRule
-from arxiv_cls.models.temperature import fold_temperature
+from arxiv_cls.models.prediction import DecisionRules, EncodedText, ScopeRule, to_predictions
+from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.models.transformer import fold_temperature
 
 
 class TestPredictions:

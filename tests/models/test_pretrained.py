@@ -8,9 +8,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.local_distilbert import write_local_distilbert
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.models.pretrained import resolve_pretrained
+from arxiv_cls.models.pretrained import resolve_pretrained, write_local_distilbert
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
 

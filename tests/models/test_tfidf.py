@@ -14,8 +14,7 @@ from tfidf_models import LABELS, make_split, small_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.models.tfidf import TfidfPredictor
-from arxiv_cls.models.tfidf_terms import TermFeatures, title_of
+from arxiv_cls.models.tfidf import TermFeatures, TfidfPredictor, title_of
 
 TEXTS = make_split(20, 5).texts
 

@@ -13,7 +13,7 @@ from command_line import parsed
 from arxiv_cls import train_tfidf
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import GROUPS
-from arxiv_cls.release.manifest import MANIFEST, manifest_for
+from arxiv_cls.record.manifest import MANIFEST, manifest_for
 from arxiv_cls.reproduce import KINDS, parse_arguments, pipeline_entry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,12 +180,12 @@ class TestStages:
         """Each module that the export reaches, by itself or with its room."""
         wanted = {
             path
-            for path in import_closure("arxiv_cls/release/onnx_export.py")
+            for path in import_closure("arxiv_cls/export/onnx_export.py")
             # The papers it measures on are those of splits.json, or for the toy the examples of the card.
             if not path.endswith(("__init__.py", "errors.py", "missing_library.py"))
             and not path.startswith(("arxiv_cls/corpus/", "arxiv_cls/recipe", "arxiv_cls/record/"))
-            and path not in ("arxiv_cls/release/card_examples.py", "arxiv_cls/release/evidence.py")
+            and path not in ("arxiv_cls/scoring/example_papers.py", "arxiv_cls/record/model_directory.py")
         }
-        assert "arxiv_cls/release/quantization.py" in wanted
+        assert "arxiv_cls/export/quantization.py" in wanted
         listed = tuple(STAGES["export"]["do"]["deps"])
         assert {path for path in wanted if not path.startswith(listed)} == set()

@@ -8,7 +8,7 @@ import pytest
 from docs_pages import blocks
 from local_hub import LocalHub
 
-from arxiv_cls.release.manifest import TRANSFORMER, release_files
+from arxiv_cls.record.manifest import TRANSFORMER, release_files
 
 pytestmark = pytest.mark.slow
 

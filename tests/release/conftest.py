@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from local_hub import TOKEN, LocalHub
 
-from arxiv_cls.release import atomic_commit
+from arxiv_cls.release import hub_commit as atomic_commit
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, sampl
     from exported_models import classifier
     from transformers import AutoTokenizer
 
-    from arxiv_cls.release import quantization
-    from arxiv_cls.release.onnx_export import export_model
+    from arxiv_cls.export import quantization
+    from arxiv_cls.export.onnx_export import export_model
 
     folder = tmp_path_factory.mktemp("exported") / "model"
     classifier("bert", tiny_encoder).save_pretrained(folder)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from arxiv_cls.record.manifest import TFIDF, TRANSFORMER, WEIGHTS
 from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE
-from arxiv_cls.release.manifest import TFIDF, TRANSFORMER, WEIGHTS
 from arxiv_cls.scoring.evaluation import evaluation_of
 from arxiv_cls.scoring.scored_papers import ScoredPapers, write_predictions
 

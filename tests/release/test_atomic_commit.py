@@ -7,10 +7,8 @@ from local_hub import TOKEN, LocalHub
 from local_hub_store import Blob
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.atomic_commit import ReleaseResult, plan_release, publish
-from arxiv_cls.release.hub_client import connect
-from arxiv_cls.release.hub_state import Content, read_state
-from arxiv_cls.release.releases import rollback
+from arxiv_cls.release.hub import Content, connect, read_state
+from arxiv_cls.release.hub_commit import ReleaseResult, plan_release, publish, rollback
 
 REPO = "user/model"
 FIRST: dict[str, Content] = {

@@ -18,11 +18,9 @@ from model_dirs import (
 )
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.card import build_model_card, render, render_model_card
-from arxiv_cls.release.card_check import compare_card
-from arxiv_cls.release.card_templates import LAYOUT, layout_of
-from arxiv_cls.release.evidence import read_evidence
-from arxiv_cls.release.verify import check_card
+from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.release.card import LAYOUT, build_model_card, layout_of, render, render_model_card
+from arxiv_cls.release.verify import check_card, compare_card
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 RELEASES = sorted(path.parent for path in FIXTURES.glob("releases/v*/*/config.json"))

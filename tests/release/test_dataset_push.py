@@ -18,7 +18,7 @@ from local_hub import LocalHub
 
 from arxiv_cls.corpus.papers import DataVersion
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.dataset_push import ConfigFiles, push_dataset, render_dataset_card
+from arxiv_cls.release.push_dataset import ConfigFiles, push_dataset, render_dataset_card
 
 REPO = "user/arxiv-papers"
 

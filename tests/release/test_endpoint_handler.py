@@ -16,9 +16,9 @@ from exported_models import TEXTS, TOP5
 from local_hub import LocalHub
 from model_dirs import change_json, make_model_dir, scored_papers
 
+from arxiv_cls.export.handler_file import handler_source
 from arxiv_cls.models.predictor import load_predictor, locate_model
-from arxiv_cls.release.handler_file import handler_source
-from arxiv_cls.release.hub_push import push_model
+from arxiv_cls.release.push_model import push_model
 
 REPO = "user/arxiv-tiny"
 CALL = """
@@ -105,7 +105,7 @@ class TestHandler:
     )
     def test_refused(self, exported: Path, request_: dict, expected: str) -> None:
         """What is wrong is said; nothing is guessed."""
-        from arxiv_cls.release.endpoint_handler import EndpointHandler
+        from arxiv_cls.export.endpoint_handler import EndpointHandler
 
         with pytest.raises(ValueError, match=expected):
             EndpointHandler(str(exported))(request_)

@@ -16,9 +16,9 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.tfidf import TfidfModel
 from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.release.gate import run_gate
-from arxiv_cls.release.hub_push import push_model
+from arxiv_cls.release.push_model import push_model
 from arxiv_cls.scoring.evaluation import evaluate_model
-from arxiv_cls.scoring.model_data import data_options
+from arxiv_cls.scoring.scored_papers import data_options
 
 REPO = "user/tiny-tfidf"
 

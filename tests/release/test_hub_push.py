@@ -19,10 +19,10 @@ from test_released import BASELINE
 from arxiv_cls import cli
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.release import hub_push
-from arxiv_cls.release.hub_push import push_model
-from arxiv_cls.release.manifest import release_files
-from arxiv_cls.release.releases import format_releases, list_releases, rollback
+from arxiv_cls.record.manifest import release_files
+from arxiv_cls.release import push_model as hub_push
+from arxiv_cls.release.hub_commit import format_releases, list_releases, rollback
+from arxiv_cls.release.push_model import push_model
 
 REPO = "user/arxiv-tiny"
 ROOT = Path(__file__).resolve().parents[2]

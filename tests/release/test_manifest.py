@@ -8,7 +8,7 @@ import pytest
 from model_dirs import make_model_dir
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.manifest import (
+from arxiv_cls.record.manifest import (
     MANIFEST,
     TFIDF,
     TRANSFORMER,

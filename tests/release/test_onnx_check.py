@@ -10,8 +10,8 @@ import pytest
 from model_dirs import change_json, make_model_dir, write_json
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.export.handler_file import write_handler
 from arxiv_cls.release.gate import GateReport, run_gate
-from arxiv_cls.release.handler_file import write_handler
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from exported_models import TEXTS, TOP5, classifier
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
+from arxiv_cls.export import onnx_export
+from arxiv_cls.export.onnx_graph import write_onnx
 from arxiv_cls.models.onnx_engine import OnnxEngine
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.release import onnx_export
 from arxiv_cls.release.gate_checks import check_onnx
-from arxiv_cls.release.onnx_graph import write_onnx
 
 BLOCKED = """
 import sys
@@ -236,7 +236,7 @@ class TestRefused:
         """Scores beyond the tolerance: an error, and what was there stays as it was."""
         folder = copy_of(exported, tmp_path / "model")
         # The export that is there stands for one that torch's exporter got wrong.
-        monkeypatch.setattr("arxiv_cls.release.onnx_graph.write_onnx", write_another_graph(exported))
+        monkeypatch.setattr("arxiv_cls.export.onnx_graph.write_onnx", write_another_graph(exported))
         before = (folder / "onnx" / "parity.json").read_bytes()
         with pytest.raises(UserError, match="does not give torch's scores"):
             onnx_export.export_model(folder, papers=4)
@@ -261,7 +261,7 @@ def write_another_graph(exported: Path):
 
 def evidence_of(folder: Path):
     """What the gate's check of exports reads of a directory."""
-    from arxiv_cls.release.evidence import Evidence
+    from arxiv_cls.record.model_directory import Evidence
 
     config = json.loads((folder / "config.json").read_text())
     return Evidence(folder, "transformer", config, recipe={}, run={}, evaluation=None)

@@ -14,7 +14,7 @@ from arxiv_cls import __version__
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.release.manifest import CARD, METRICS, foreign_files, missing_files, model_kind
+from arxiv_cls.record.manifest import CARD, METRICS, foreign_files, missing_files, model_kind
 from arxiv_cls.release.verify import verify_release
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases"

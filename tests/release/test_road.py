@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from local_hub import LocalHub
 
-from arxiv_cls.release.manifest import TFIDF, TRANSFORMER, release_files
+from arxiv_cls.record.manifest import TFIDF, TRANSFORMER, release_files
 
 ROOT = Path(__file__).resolve().parents[2]
 

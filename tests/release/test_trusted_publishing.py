@@ -12,7 +12,7 @@ from local_hub import TOKEN, LocalHub
 from model_dirs import make_model_dir
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.hub_push import push_model
+from arxiv_cls.release.push_model import push_model
 
 REPO = "user/arxiv-tiny"
 ID_TOKEN = "the-job-s-identity"

@@ -7,15 +7,15 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-import arxiv_cls.scoring.bootstrap as bootstrap
-from arxiv_cls.scoring.bootstrap import (
+import arxiv_cls.scoring.intervals as bootstrap
+from arxiv_cls.scoring.calibration import softmax
+from arxiv_cls.scoring.intervals import (
     bootstrap_intervals,
     bootstrap_metrics,
     mcnemar,
     paired_bootstrap,
     resample_weights,
 )
-from arxiv_cls.scoring.calibration import softmax
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
 
 NAMES = ["a", "b", "c", "d"]

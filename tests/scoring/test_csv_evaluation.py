@@ -8,11 +8,11 @@ import logging
 
 import pytest
 
-import arxiv_cls.scoring.csv_evaluation as csv_evaluation
+import arxiv_cls.scoring.evaluation as csv_evaluation
 from arxiv_cls.cli import main
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
-from arxiv_cls.scoring.csv_evaluation import evaluate_csv, true_columns
+from arxiv_cls.scoring.evaluation import evaluate_csv, true_columns
 
 COLUMNS = ["id", "title", "category_code", "published_date", "summary"]
 

@@ -130,7 +130,7 @@ class TestMetricOfEvaluate:
 def test_light_import():
     """Metrics import neither torch nor evaluate: they run at each evaluation and beside the ONNX path."""
     code = (
-        "import sys, arxiv_cls.scoring.metrics, arxiv_cls.scoring.bootstrap;"
+        "import sys, arxiv_cls.scoring.metrics, arxiv_cls.scoring.intervals;"
         "print([name for name in ('torch', 'evaluate', 'datasets', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction_sets import load_set_threshold, prediction_set, set_members
+from arxiv_cls.models.prediction import load_set_threshold, prediction_set, set_members
 from arxiv_cls.scoring.calibration import softmax
-from arxiv_cls.scoring.prediction_set_fitting import COVERAGES, coverage_threshold, fit_prediction_sets
+from arxiv_cls.scoring.decision_rules import COVERAGES, coverage_threshold, fit_prediction_sets
 
 
 def drawn(seed: int, papers: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,10 +13,10 @@ from sklearn.metrics import roc_auc_score
 
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.scope import ScopeRule, load_scope
+from arxiv_cls.models.prediction import ScopeRule, load_scope
+from arxiv_cls.scoring.decision_rules import OutsidePapers, auroc, fit_scope, outside_papers
 from arxiv_cls.scoring.evaluation import evaluate_model
 from arxiv_cls.scoring.report import evaluation_table
-from arxiv_cls.scoring.scope_fitting import OutsidePapers, auroc, fit_scope, outside_papers
 
 RULE = ScopeRule({"vision": 2.0, "image": 1.0, "frogs": -3.0}, intercept=-0.5, threshold=0.5)
 
@@ -40,7 +40,7 @@ class TestRule:
 
     def test_serving_needs_neither_scikit_learn_nor_torch(self):
         code = (
-            "import sys; from arxiv_cls.models import scope, prediction_sets;"
+            "import sys; from arxiv_cls.models import prediction;"
             "print([m for m in ('sklearn', 'scipy', 'torch', 'datasets', 'pyarrow') if m in sys.modules])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -155,7 +155,7 @@ class TestWithAnEvaluation:
         assert not (model.home / "eval" / "prediction_sets.json").exists()
 
     def test_old_rule_goes_when_there_is_no_new_one(self, model, monkeypatch):
-        import arxiv_cls.scoring.rules as rules
+        import arxiv_cls.scoring.decision_rules as rules
 
         folder = model.home / "eval"
         folder.mkdir()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from arxiv_cls.corpus import build_corpus
-from arxiv_cls.release.run_record import data_record
-from arxiv_cls.scoring.csv_evaluation import evaluate_csv
-from arxiv_cls.scoring.seen_papers import trained_on
+from arxiv_cls.record.run_record import data_record
+from arxiv_cls.scoring.evaluation import evaluate_csv
+from arxiv_cls.scoring.scored_papers import trained_on
 
 COLUMNS = ["id", "title", "category_code", "published_date", "summary"]
 

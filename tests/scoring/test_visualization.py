@@ -11,7 +11,7 @@ import pytest
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
-from arxiv_cls.scoring.map_plots import plot_map, plot_out_of_scope
+from arxiv_cls.scoring.plots import plot_map, plot_out_of_scope
 from arxiv_cls.scoring.visualization import legend_groups, place_on_a_plane, visualize_model
 
 

@@ -13,7 +13,7 @@ from served_models import write_onnx_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.release.evidence import read_evidence
+from arxiv_cls.record.model_directory import read_evidence
 from arxiv_cls.serving.model_slot import load_model
 from arxiv_cls.serving.settings import ServingSettings
 

@@ -23,10 +23,9 @@ from arxiv_cls import cli, train
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.serving.http_errors import Refused
-from arxiv_cls.serving.model_names import allowed_model
-from arxiv_cls.serving.model_slot import load_model
+from arxiv_cls.serving.model_slot import allowed_model, load_model
 from arxiv_cls.serving.settings import ServingSettings
-from arxiv_cls.serving.space.answers import load_space_model
+from arxiv_cls.space.predictions import load_space_model
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASES = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0"
@@ -328,7 +327,7 @@ OWNERS = {
     r"trust_remote_code=(?!False)": set(),
     r"\b(torch\.load|pickle\.loads?|joblib\.load|shelve\.open|yaml\.(unsafe_|full_)load)\(": set(),
     r"allow_pickle=True|np\.load\(": set(),
-    r"\bskops_io\.load|skops\.io\.load": {"models/tfidf_file.py"},
+    r"\bskops_io\.load|skops\.io\.load": {"models/tfidf.py"},
     r"InferenceSession\(|Tokenizer\.from_(file|str|buffer)\(": {"models/onnx_engine.py"},
     r"\bsafe_open\(": {"models/loading.py"},
     r"def file_sha256\(": {"record/checksums.py"},

@@ -16,7 +16,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor
 from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.serving.model_slot import ModelSlot, load_model
-from arxiv_cls.serving.routes_status import CascadeInfo, Info, describe
+from arxiv_cls.serving.routes import CascadeInfo, Info, describe
 from arxiv_cls.serving.settings import ServingSettings
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"

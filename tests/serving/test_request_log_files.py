@@ -11,7 +11,7 @@ import pytest
 from log_lines import lines_in
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.serving.request_log_files import BucketFiles, DirectoryFiles, open_log_files
+from arxiv_cls.serving.request_log import BucketFiles, DirectoryFiles, open_log_files
 
 
 class NearlyFull:

@@ -45,7 +45,7 @@ def test_an_exported_release(tmp_path: Path, sample_csv: Path) -> None:
     """The transformer of an old release, exported here, on 500 papers of the sample."""
     from transformers import AutoModelForSequenceClassification, pipeline
 
-    from arxiv_cls.release.onnx_graph import write_onnx
+    from arxiv_cls.export.onnx_graph import write_onnx
 
     model = shutil.copytree(RELEASE, tmp_path / "tiny-transformer")
     (model / "onnx").mkdir()

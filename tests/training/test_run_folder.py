@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.training.run_folder import COMPLETE, STARTING_WEIGHTS, MarkComplete, RunFolder
+from arxiv_cls.training.run_directory import COMPLETE, STARTING_WEIGHTS, MarkComplete, RunFolder
 
 SAME = {"trainer.learning_rate": 0.1, "data sha256": "abc", "processes": 1}
 
@@ -121,7 +121,7 @@ class TestAtWork:
     def test_a_killed_run_holds_nothing(self, run):
         """Its lock goes with its process, whatever it left in the folder."""
         code = (
-            "import os, sys; from arxiv_cls.training.run_folder import RunFolder\n"
+            "import os, sys; from arxiv_cls.training.run_directory import RunFolder\n"
             "with RunFolder(sys.argv[1]).at_work():\n    os.kill(os.getpid(), 9)\n"
         )
         done = subprocess.run([sys.executable, "-c", code, run.model_dir], check=False)

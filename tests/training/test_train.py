@@ -10,12 +10,12 @@ from safetensors.numpy import load_file
 
 from arxiv_cls import train
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.local_distilbert import write_local_distilbert
 from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.models.pretrained import write_local_distilbert
 from arxiv_cls.record.checksums import file_sha256
-from arxiv_cls.release.manifest import MANIFEST, TRANSFORMER
+from arxiv_cls.record.manifest import MANIFEST, TRANSFORMER
 from arxiv_cls.training import fine_tuning
-from arxiv_cls.training.run_folder import MarkComplete
+from arxiv_cls.training.run_directory import MarkComplete
 
 TOP5 = ["cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML"]
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from arxiv_cls import train_tfidf
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.release.manifest import files_in, foreign_files, missing_files
+from arxiv_cls.record.manifest import files_in, foreign_files, missing_files
 from arxiv_cls.scoring.evaluation import evaluate_model
 
 ROOT = Path(__file__).resolve().parents[2]
