@@ -22,7 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arxiv_cls.errors import UserError, run_main
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from arxiv_cls.errors import UserError
+from benchmarks.children import run_benchmark, run_child
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LENGTH = 256
@@ -137,7 +140,7 @@ def measure(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
     words = ["--side", side, "--csv", str(arguments.csv), "--papers", str(arguments.papers)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     environment["TOKENIZERS_PARALLELISM"] = "false"
-    done = subprocess.run(
+    done = run_child(
         [sys.executable, __file__, *words],
         stdout=subprocess.PIPE,
         text=True,
@@ -191,4 +194,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_benchmark(main)
