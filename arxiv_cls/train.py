@@ -107,13 +107,13 @@ def main(argv: list[str]) -> None:
         work.enter_context(trackers)
         fine_tune(
             recipe, recipe_as_run, run, corpus, data, pretrained, start, checkpoint, threads, trackers,
-            evaluate=not arguments.no_evaluate,
+            overrides, evaluate=not arguments.no_evaluate,
         )  # fmt: skip
 
 
 def fine_tune(
     recipe, recipe_as_run: dict, run, corpus, data: dict, pretrained: Path, start: dict,
-    checkpoint: Path | None, threads: int, trackers: Trackers, *, evaluate: bool,
+    checkpoint: Path | None, threads: int, trackers: Trackers, overrides: list[str], *, evaluate: bool,
 ) -> None:  # fmt: skip
     """Trains, calibrates, saves, evaluates, and puts the finished directory in its place."""
     git = git_state()
@@ -154,7 +154,7 @@ def fine_tune(
         device=fine_tuning.device_record(args, precision, threads), started=started,
         duration_seconds=seconds, papers_per_second=training["papers_seen"] / seconds,
         peak_memory_bytes=memory, calibration=calibration, weights_sha256=weights_sha256,
-        training=training, metrics={"validation": validation},
+        overrides=overrides, training=training, metrics={"validation": validation},
     )  # fmt: skip
     finish_run(run, record, trackers, recipe.data.csv, evaluate=evaluate)
 

@@ -85,12 +85,14 @@ def main(argv: list[str]) -> None:
             if arguments.resume:
                 logger.info("--resume: a baseline keeps no checkpoints, the run starts from the beginning")
             logger.info("%s", corpus.report_line())
-            fit_and_evaluate(recipe, run, corpus, data, threads, trackers, evaluate=not arguments.no_evaluate)
+            fit_and_evaluate(
+                recipe, run, corpus, data, threads, trackers, overrides, evaluate=not arguments.no_evaluate
+            )
 
 
 def fit_and_evaluate(
     recipe: TfidfRecipe, run: RunFolder, corpus: Corpus, data: dict, threads: int, trackers: Trackers,
-    *, evaluate: bool,
+    overrides: list[str], *, evaluate: bool,
 ) -> None:  # fmt: skip
     """Fits, calibrates, saves, evaluates, and puts the finished directory in its place."""
     git = git_state()
@@ -138,7 +140,7 @@ def fit_and_evaluate(
         peak_memory_bytes=peak_memory_bytes(cpu), calibration=fitted.calibration,
         weights_sha256=file_sha256(run.staging / "model.skops"),
         training={"rounds": fitted.rounds, "papers_seen": len(train.texts)},
-        metrics={"validation": metrics},
+        metrics={"validation": metrics}, overrides=overrides,
     )  # fmt: skip
     finish_run(run, record, trackers, recipe.data.csv, evaluate=evaluate)
 

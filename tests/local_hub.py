@@ -34,16 +34,19 @@ class Fault:
     """One way to fail: where, how (an HTTP status, or the connection dropped) and how many times.
 
     Attributes:
-        operation: "commit", "tag", "upload", "preupload", "create", "whoami" or "download".
+        operation: "commit", "tag", "upload", "preupload", "create", "whoami", "read" or "download";
+            "short" answers a download with half of the file.
         status: the HTTP status to answer with; None drops the connection.
         times: how many requests fail before all is well again.
         after: do the work first, and fail only the answer (the client never learns that it succeeded).
+        headers: of the answer, such as Retry-After.
     """
 
     operation: str
     status: int | None = 500
     times: int = 1
     after: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class DroppedConnection(Exception):
@@ -76,9 +79,12 @@ class LocalHub:
         variables |= {"HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
         return kept | variables | ({"HF_TOKEN": token} if token else {})
 
-    def fail(self, operation: str, status: int | None = 500, *, times: int = 1, after: bool = False) -> None:
+    def fail(
+        self, operation: str, status: int | None = 500, *, times: int = 1, after: bool = False, **headers: str
+    ) -> None:
         """Makes the next `times` requests of this operation fail."""
-        self.faults.append(Fault(operation, status, times, after))
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.faults.append(Fault(operation, status, times, after, named))
 
     def repository(self, repo_id: str, kind: str = "models") -> Repository:
         """The repository, as the server holds it."""
@@ -141,7 +147,7 @@ class _Handler(RepositoryApi, BaseHTTPRequestHandler):
         waiting.times -= 1
         if waiting.status is None:
             raise DroppedConnection
-        self._reply({"error": "injected fault"}, waiting.status)
+        self._reply({"error": "injected fault"}, waiting.status, waiting.headers)
         return True
 
     def _authorised(self) -> bool:
@@ -217,6 +223,10 @@ class _Handler(RepositoryApi, BaseHTTPRequestHandler):
                 start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
                 headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
                 content, status = content[start : end + 1], 206
+            short = next((f for f in self.hub.faults if f.operation == "short" and f.times > 0), None)
+            if short is not None and self.command == "GET" and len(content) > 1:
+                short.times -= 1
+                content = content[: len(content) // 2]
             self._reply(content, status, headers)
 
     def _api(self, repo_id: str, repository: Repository, rest: str, body: bytes) -> None:
@@ -233,7 +243,8 @@ class _Handler(RepositoryApi, BaseHTTPRequestHandler):
             if not self._fails("tag"):
                 self._tag(repository, unquote(tail), json.loads(body))
         elif verb == "refs":
-            self._refs(repository)
+            if not self._fails("read"):
+                self._refs(repository)
         elif verb == "discussions":
             self._discussions(repo_id, repository)
         else:

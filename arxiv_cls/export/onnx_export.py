@@ -18,9 +18,9 @@ from arxiv_cls.export.handler_file import write_handler
 from arxiv_cls.export.quantization import LARGEST_DIFFERENCE, Agreement, agreement, choose, limits
 from arxiv_cls.models.onnx_engine import OnnxEngine
 from arxiv_cls.models.prediction import ONNX_FILES
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.checksums import file_sha256, write_step_record
 from arxiv_cls.record.manifest import ONNX_PARITY, TRANSFORMER, model_kind
-from arxiv_cls.record.writing import staged, write_json
+from arxiv_cls.record.writing import staged
 
 
 @dataclass(frozen=True)
@@ -158,12 +158,14 @@ def export_model(
         (folder / "onnx").mkdir(exist_ok=True)
         # Without its record an export counts as unchecked, so the record goes first and comes back last.
         (folder / ONNX_PARITY).unlink(missing_ok=True)
-        (folder / INT8).unlink(missing_ok=True)
+        # An export that was killed leaves what it was moving.
+        for path in (INT8, *(f"onnx/{file.name}" for file in (folder / "onnx").glob(".model*.onnx.*"))):
+            (folder / path).unlink(missing_ok=True)
         for path in record["exports"]:
             _place(staging / Path(path).name, folder / path)
     write_handler(folder)
-    write_json(record, folder / ONNX_PARITY)
-    return record
+    known = {path: entry["sha256"] for path, entry in record["exports"].items()}
+    return write_step_record(record, folder, ONNX_PARITY, known)
 
 
 def _export(

@@ -56,6 +56,7 @@ CASCADE = "eval/cascade.json"
 EXAMPLES = "eval/examples.json"
 GATE_RECORD = "eval/gate.json"
 MAP_PLOT = "eval/embeddings.png"
+MAP_RECORD = "eval/embeddings.json"
 TERMS = "eval/terms.json"
 CARD = "README.md"
 RECIPE = "recipe.yaml"
@@ -105,6 +106,7 @@ MANIFEST: tuple[ManifestFile, ...] = (
     _evaluation(EXAMPLES, "example texts with their scores, for the card"),
     _evaluation(SCOPE_PLOT, "scores of papers inside and outside the label set"),
     _evaluation(MAP_PLOT, "t-SNE or UMAP map of the embeddings"),
+    _evaluation(MAP_RECORD, "how the map was made, and the sha256 of map and terms"),
     _evaluation(TERMS, "for the baseline: the terms that speak for each category"),
     _evaluation(GATE_RECORD, "checks of the release gate that were overridden, where any were"),
     ManifestFile(CARD, "model card", evaluated=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import yaml
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import ReleaseConfig, load_group
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.checksums import file_sha256, with_checksum_line
 from arxiv_cls.record.directory import refuse_outside_links
 from arxiv_cls.record.manifest import METRICS, ONNX_PARITY, RECIPE, RELEASE, RUN_RECORD, WEIGHTS, model_kind
 from arxiv_cls.record.model_config import labels_of
@@ -38,6 +38,7 @@ class Evidence:
     recipe: dict[str, Any]
     run: dict[str, Any]
     evaluation: dict[str, Any] | None
+    _checksums: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def labels(self) -> list[str]:
@@ -65,7 +66,13 @@ class Evidence:
         path = self.model_dir / WEIGHTS[self.kind]
         if not path.is_file():
             raise UserError(f"{path} is missing", hint="train the model again, or restore the file")
-        return file_sha256(path)
+        return self.sha256(WEIGHTS[self.kind])
+
+    def sha256(self, path: str) -> str:
+        """The sha256 of a file of the directory; each is read once."""
+        if path not in self._checksums:
+            self._checksums[path] = file_sha256(self.model_dir / path)
+        return self._checksums[path]
 
     @property
     def exports(self) -> dict[str, dict[str, Any]]:
@@ -110,7 +117,8 @@ def write_release_group(model_dir: str | Path, recipe: str | Path) -> Path:
     model_kind(model_dir)
     group = asdict(load_group(recipe, "release", ReleaseConfig))
     path = Path(model_dir) / RELEASE
-    write_atomically(path, yaml.safe_dump(group, sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(group, sort_keys=False, allow_unicode=True)
+    write_atomically(path, with_checksum_line(text))
     return path
 
 

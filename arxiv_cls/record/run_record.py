@@ -7,10 +7,41 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 COMMIT_VARIABLE = "ARXIV_CLS_COMMIT"
+
+
+def run_git(*arguments: str, directory: Path | None = None) -> str | None:
+    """What git prints in the folder of this package; None when it fails or is not there."""
+    package = directory or Path(__file__).resolve().parents[1]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def commit_exists(commit: str, directory: Path | None = None) -> bool | None:
+    """Whether a commit is one of this project; None where its history is not at hand.
+
+    Args:
+        commit: 40 hexadecimal digits.
+        directory: as of `git_state`.
+    """
+    if git_state(directory)["commit"] == commit:
+        return True
+    if run_git("ls-files", "--error-unmatch", "__init__.py", directory=directory) is None:
+        return None
+    if re.fullmatch(r"[0-9a-f]{40}", commit) is None:
+        return False
+    if run_git("cat-file", "-e", f"{commit}^{{commit}}", directory=directory) is not None:
+        return True
+    return None if run_git("rev-parse", "--is-shallow-repository", directory=directory) == "true" else False
 
 
 def git_state(directory: Path | None = None) -> dict[str, Any]:
@@ -29,20 +60,9 @@ def git_state(directory: Path | None = None) -> dict[str, Any]:
     Returns:
         `{"commit": 40 hex digits or None, "dirty": bool or None}`; None where nobody can tell.
     """
-    package = directory or Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(package), *arguments],
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=True,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
+        return run_git(*arguments, directory=directory)
 
     if git("ls-files", "--error-unmatch", "__init__.py") is None:
         named = os.environ.get(COMMIT_VARIABLE, "")
@@ -135,6 +155,7 @@ def build_run_record(
     calibration: dict[str, float],
     weights_sha256: str,
     metrics: dict[str, Any],
+    overrides: Sequence[str] = (),
     training: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of `run.json`.
@@ -153,12 +174,14 @@ def build_run_record(
         calibration: temperature, expected_calibration_error_before and _after, on validation.
         weights_sha256: of the weights as saved.
         metrics: by split.
+        overrides: words of the command line that changed the recipe; the names of the keys are recorded.
         training: what else the kind of model records, such as steps and the best epoch.
     """
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "recipe": recipe,
+        "overrides": [word[2:].partition("=")[0] for word in overrides if word.startswith("--")],
         "data": data,
         "git": state_of_run(git, git_state()),
         "versions": library_versions(),

@@ -295,14 +295,14 @@ def render(card: ModelCard, *, layout: int = LAYOUT, mark: bool = False) -> str:
 
 
 def render_model_card(
-    model_dir: str | Path,
+    model: str | Path | Evidence,
     *,
     repo_id: str | None = None,
     version: str | None = None,
     overrides: Sequence[str] = (),
 ) -> str:
-    """The text of a model directory's card; see `build_model_card` for the arguments."""
-    evidence = read_evidence(model_dir)
+    """The text of the card of a model directory or its records; arguments as of `build_model_card`."""
+    evidence = model if isinstance(model, Evidence) else read_evidence(model)
     evidence.require_evaluation()
     examples = ensure_examples(evidence)
     return render(build_model_card(evidence, examples, repo_id=repo_id, version=version, overrides=overrides))

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from arxiv_cls.record.checksums import update_file
 from arxiv_cls.release.card import write_model_card
 from arxiv_cls.scoring.evaluation import evaluate_model
 from arxiv_cls.scoring.report import evaluation_table
@@ -43,6 +44,7 @@ def finish_run(
     evaluation = evaluate_model(run.staging, split="test", data=csv, progress=True)
     record["metrics"]["test"] = evaluation["metrics"]
     _write_record(record, run.staging)
+    update_file(run.staging, "run.json")
     write_model_card(run.staging)
     trackers.log_final(evaluation, run.staging)
     run.publish()

@@ -6,12 +6,15 @@ The token comes from the environment (`HF_TOKEN`) or from the Hub's own login, a
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, constants, get_token, snapshot_download
@@ -31,6 +34,9 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import HUB_OWN_FILES, RENDERED
 from arxiv_cls.release.secret_scan import redact
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 VERSION_PATTERN = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 UNREACHABLE = 3
 NETWORK_ERRORS = (httpx2.TransportError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError)
@@ -41,9 +47,13 @@ STATUS_MESSAGES = {
     ),
     403: ("the token may not do this", "use a token that has write access to the repository"),
     409: ("it conflicts with what is there", "`arxiv-cls releases REPO` shows what is there"),
-    412: ("somebody else changed the repository meanwhile", "run the same command again"),
-    429: ("too many requests", "wait a few minutes, then run the same command again"),
+    412: ("somebody else changed the repository meanwhile", ""),
+    429: ("too many requests", "wait a few minutes"),
 }
+AGAIN = "run the same command again"
+# A busy Hub is asked so often in all; it may ask for this many seconds each time, more is left to the person.
+ATTEMPTS = 4
+LONGEST_WAIT = 60.0
 
 
 def parse_version(version: str) -> tuple[int, int, int]:
@@ -105,12 +115,14 @@ def hub_errors(doing: str, *, unless_done: str = "") -> Iterator[None]:
         answered = _cause(error, (HfHubHTTPError,))
         if isinstance(answered, HfHubHTTPError):
             raise _http_error(answered, doing, unless_done) from None
+        if _arrived_short(error):
+            raise UserError(f"a file arrived incomplete while {doing}", AGAIN, UNREACHABLE) from None
         if _cause(error, NETWORK_ERRORS) is None:
             raise
         reason = "HF_HUB_OFFLINE is set" if _cause(error, (OfflineModeIsEnabled,)) else "no connection"
         raise UserError(
             f"cannot reach the Hub at {constants.ENDPOINT} while {doing} ({reason})",
-            hint=unless_done or "check the network, then run the same command again",
+            hint=f"check the network; {unless_done or AGAIN}",
             exit_code=UNREACHABLE,
         ) from None
 
@@ -127,10 +139,66 @@ def _http_error(error: HfHubHTTPError, doing: str, unless_done: str) -> UserErro
     message, hint = STATUS_MESSAGES.get(status, ("", ""))
     if not message:
         message = redact(str(error.server_message or "")) or "no reason given"
-        hint = "wait a little, then run the same command again"
+        hint = "wait a little"
+    if asked := _retry_after(error):
+        hint = f"the Hub asks to wait {asked:.0f} s"
     exit_code = UNREACHABLE if status >= 500 or status == 429 else 2
-    hint = f"{hint}; {unless_done}" if unless_done else hint
+    hint = f"{hint}; {unless_done or AGAIN}" if hint else unless_done or AGAIN
     return UserError(f"the Hub answered {status} while {doing}: {message}", hint=hint, exit_code=exit_code)
+
+
+def _arrived_short(error: Exception) -> bool:
+    """Whether the client found fewer bytes than were announced."""
+    return isinstance(error, OSError) and "Consistency check failed" in str(error)
+
+
+def _retry_after(error: HfHubHTTPError) -> float | None:
+    """The seconds that the Hub asks to wait; None where it names none."""
+    value = error.response.headers.get("Retry-After", "")
+    return float(value) if value.isdigit() else None
+
+
+def hub_call(doing: str, call: Callable[[], T], *, unless_done: str = "", attempts: int = ATTEMPTS) -> T:
+    """Calls the Hub, and again where it is busy, fails or drops the connection; waits as it asks.
+
+    Args:
+        doing, unless_done: as of `hub_errors`.
+        call: something that may be repeated.
+        attempts: how often in all.
+
+    Raises:
+        UserError: as `hub_errors`.
+    """
+    with hub_errors(doing, unless_done=unless_done):
+        for attempt in range(1, attempts):
+            try:
+                return call()
+            except Exception as error:
+                wait, why = _patience(error, attempt)
+                if wait is None:
+                    raise
+            logger.info("%s: %s, waiting %.0f s (attempt %d of %d)", doing, why, wait, attempt, attempts)
+            time.sleep(wait)
+        return call()
+
+
+def _patience(error: Exception, attempt: int) -> tuple[float | None, str]:
+    """Seconds to wait before the next attempt and why; None where another one would not help."""
+    answered = _cause(error, (HfHubHTTPError,))
+    wait = 2.0 ** (attempt - 1)
+    if isinstance(answered, HfHubHTTPError):
+        status = answered.response.status_code
+        asked = _retry_after(answered)
+        wait = wait if asked is None else asked
+        busy = status == 429 or status >= 500
+        return (wait if busy and wait <= LONGEST_WAIT else None), f"the Hub answered {status}"
+    if _arrived_short(error):
+        return wait, "a file arrived incomplete"
+    dropped = _cause(error, (httpx2.TransportError, ConnectionError))
+    # Nobody listens, or no such address: that does not pass in seconds.
+    if dropped is None or isinstance(dropped, httpx2.ConnectError):
+        return None, ""
+    return wait, "the connection was lost"
 
 
 def connect(*, write: bool) -> HfApi:
@@ -163,8 +231,7 @@ def connect(*, write: bool) -> HfApi:
         raise UserError("no token for the Hub", hint="set HF_TOKEN, or log in once with `hf auth login`")
     # A token of trusted publishing was made a moment ago for one repository; it stands for no user.
     if not os.environ.get("HF_OIDC_RESOURCE"):
-        with hub_errors("checking the token"):
-            api.whoami()
+        hub_call("checking the token", api.whoami)
     return api
 
 
@@ -183,8 +250,12 @@ def download_release(api: HfApi, repo_id: str, revision: str, *, only: list[str]
     Raises:
         UserError: when the repository or the version does not exist, or the Hub cannot be reached.
     """
-    with hub_errors(f"downloading {repo_id}@{revision}"):
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=only, endpoint=api.endpoint))
+    return hub_call(
+        f"downloading {repo_id}@{revision}",
+        lambda: Path(
+            snapshot_download(repo_id, revision=revision, allow_patterns=only, endpoint=api.endpoint)
+        ),
+    )
 
 
 FIRST_VERSION = "v0.1.0"
@@ -262,12 +333,18 @@ def read_state(api: HfApi, repo_id: str, repo_type: str = "model") -> Repository
     Raises:
         UserError: when the Hub cannot be reached or refuses.
     """
-    with hub_errors(f"reading {repo_id}"):
+
+    def read() -> tuple[Any, Any] | None:
         try:
             refs = api.list_repo_refs(repo_id, repo_type=repo_type)
         except RepositoryNotFoundError:
             return None
-        commits = api.list_repo_commits(repo_id, repo_type=repo_type)
+        return refs, api.list_repo_commits(repo_id, repo_type=repo_type)
+
+    found = hub_call(f"reading {repo_id}", read)
+    if found is None:
+        return None
+    refs, commits = found
     tags = {tag.name: tag.target_commit for tag in refs.tags if VERSION_PATTERN.fullmatch(tag.name)}
     return RepositoryState(
         head=commits[0].commit_id,
@@ -282,8 +359,10 @@ def remote_files(api: HfApi, repo_id: str, revision: str, repo_type: str = "mode
     Raises:
         UserError: when the revision does not exist or the Hub cannot be reached.
     """
-    with hub_errors(f"reading {repo_id}@{revision}"):
-        entries = list(api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type))
+    entries = hub_call(
+        f"reading {repo_id}@{revision}",
+        lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type)),
+    )
     return {
         entry.path: RemoteFile(entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
         for entry in entries
@@ -308,16 +387,18 @@ def open_request(
     Raises:
         UserError: when the Hub cannot be reached or refuses.
     """
-    with hub_errors(f"reading the pull requests of {repo_id}"):
-        found = [
-            request
-            for request in api.get_repo_discussions(
+    found = hub_call(
+        f"reading the pull requests of {repo_id}",
+        lambda: list(
+            api.get_repo_discussions(
                 repo_id, repo_type=repo_type, discussion_type="pull_request", discussion_status="open"
             )
-            if request.title == title
-        ]
+        ),
+    )
     for request in found:
-        if same_release(remote_files(api, repo_id, f"refs/pr/{request.num}", repo_type), files):
+        if request.title == title and same_release(
+            remote_files(api, repo_id, f"refs/pr/{request.num}", repo_type), files
+        ):
             return request.url
     return None
 

@@ -7,9 +7,8 @@ that a commit whose answer was lost, or whose tag is missing, is recognised and 
 from __future__ import annotations
 
 import logging
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
@@ -19,7 +18,8 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import METRICS, RUN_RECORD
 from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.release.hub import (
-    NETWORK_ERRORS,
+    AGAIN,
+    ATTEMPTS,
     RELEASE_TITLE,
     ROLLBACK_TITLE,
     Content,
@@ -27,6 +27,7 @@ from arxiv_cls.release.hub import (
     check_repo_id,
     connect,
     download_release,
+    hub_call,
     hub_errors,
     open_request,
     parse_version,
@@ -37,8 +38,7 @@ from arxiv_cls.release.hub import (
 
 logger = logging.getLogger(__name__)
 
-RERUN = "run the same command again: it finishes what was begun, and nothing is sent twice"
-TAG_ATTEMPTS = 3
+RERUN = f"{AGAIN}: it finishes what was begun, and nothing is sent twice"
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ def publish(
     repo_type: str = "model",
     create_pr: bool = False,
     description: str = "",
+    created: bool = False,
 ) -> ReleaseResult:
     """Makes the commit and the tag that the plan still lacks.
 
@@ -158,6 +159,7 @@ def publish(
         repo_type: "model" or "dataset".
         create_pr: open a pull request instead; the same command tags it once it is merged.
         description: the commit's body.
+        created: the repository was made for this release and holds nothing yet.
 
     Raises:
         UserError: when the Hub refuses, fails or cannot be reached, or main has moved since.
@@ -170,10 +172,12 @@ def publish(
     title = f"Release {plan.version}"
     if commit is None and create_pr:
         request = open_request(api, repo_id, title, files, repo_type)
-        request = request or _commit(api, repo_id, title, files, parent, repo_type, description, True)
+        request = request or _commit(
+            api, repo_id, title, files, parent, repo_type, description, True, created
+        )
         return ReleaseResult(repo_id, plan.version, None, "proposed", request)
     if commit is None:
-        commit = _commit(api, repo_id, title, files, parent, repo_type, description, False)
+        commit = _commit(api, repo_id, title, files, parent, repo_type, description, False, created)
     _tag(api, repo_id, plan.version, commit, repo_type)
     state = "finished" if finished else "released"
     return ReleaseResult(repo_id, plan.version, commit, state, f"{url}/tree/{plan.version}")
@@ -188,6 +192,7 @@ def _commit(
     repo_type: str,
     description: str,
     create_pr: bool,
+    created: bool,
 ) -> str:
     """Sends the commit; returns its id, or the URL of the pull request."""
     present = remote_files(api, repo_id, parent, repo_type)
@@ -195,9 +200,8 @@ def _commit(
         CommitOperationAdd(path, content) for path, content in files.items()
     ]
     operations += [CommitOperationDelete(path) for path in present if path not in files]
-    with hub_errors(f"committing to {repo_id}", unless_done=RERUN), warnings.catch_warnings():
-        # The predictions belong to the evaluation that the model carries.
-        warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+
+    def commit() -> str:
         try:
             info = api.create_commit(
                 repo_id,
@@ -214,7 +218,20 @@ def _commit(
                 raise
             logger.info("the commit is on the Hub although its answer was lost (%s)", type(error).__name__)
             return committed
-    return info.pr_url if create_pr else info.oid
+        return info.pr_url if create_pr else info.oid
+
+    again = RERUN
+    if created:
+        kind = "" if repo_type == "model" else f" --type {repo_type}"
+        again += (
+            f"\n  {repo_id} was created for it and is empty: `hf repos delete {repo_id}{kind}` removes it"
+        )
+    with warnings.catch_warnings():
+        # The predictions belong to the evaluation that the model carries.
+        warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+        # A second commit on the same parent is refused; a second pull request would be opened.
+        attempts = 1 if create_pr else ATTEMPTS
+        return hub_call(f"committing to {repo_id}", commit, unless_done=again, attempts=attempts)
 
 
 def _landed(
@@ -231,9 +248,9 @@ def _landed(
 
 
 def _tag(api: HfApi, repo_id: str, version: str, commit: str, repo_type: str) -> None:
-    with hub_errors(f"tagging {version}", unless_done=RERUN):
+    def tag() -> None:
         try:
-            retry(lambda: api.create_tag(repo_id, tag=version, revision=commit, repo_type=repo_type))
+            api.create_tag(repo_id, tag=version, revision=commit, repo_type=repo_type)
         except HfHubHTTPError as error:
             # A tag whose answer was lost is there at the second attempt; somebody else's is not ours.
             if error.response.status_code != 409:
@@ -242,26 +259,7 @@ def _tag(api: HfApi, repo_id: str, version: str, commit: str, repo_type: str) ->
             if state is None or state.versions.get(version) != commit:
                 raise
 
-
-def retry(call: Callable[[], None], *, attempts: int = TAG_ATTEMPTS, wait: float = 1.0) -> None:
-    """Calls again after a server error or a lost connection, with doubling waits.
-
-    Args:
-        call: something that may be repeated.
-        attempts: how often in all.
-        wait: seconds before the second attempt.
-    """
-    for attempt in range(attempts):
-        try:
-            call()
-            return
-        except HfHubHTTPError as error:
-            if error.response.status_code < 500 or attempt == attempts - 1:
-                raise
-        except NETWORK_ERRORS:
-            if attempt == attempts - 1:
-                raise
-        time.sleep(wait * 2**attempt)
+    hub_call(f"tagging {version}", tag, unless_done=RERUN)
 
 
 @dataclass(frozen=True)

@@ -191,5 +191,5 @@ def push_dataset(
         files: dict[str, Content] = {path: file for config in written for path, file in config.files.items()}
         plan = plan_release(api, repo_id, state, version, files, "dataset")
         files[CARD] = render_dataset_card(repo_id, plan.version, written, data, seed).encode()
-        state = ensure_repository(api, repo_id, state, "dataset", private)
-        return publish(api, repo_id, plan, files, parent=state.head, repo_type="dataset")
+        created, state = state is None, ensure_repository(api, repo_id, state, "dataset", private)
+        return publish(api, repo_id, plan, files, parent=state.head, repo_type="dataset", created=created)

@@ -11,17 +11,19 @@ from huggingface_hub import HfApi
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import CARD, GATE_RECORD, RENDERED, release_files
-from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.record.model_directory import Evidence, read_evidence
+from arxiv_cls.record.writing import write_atomically
 from arxiv_cls.release.card import render_model_card
+from arxiv_cls.release.check_result import CheckResult, listed
 from arxiv_cls.release.gate import GateReport, check_names_known, gate_record, run_gate, shown_overrides
-from arxiv_cls.release.gate_checks import CheckResult, check_weights_evaluated, listed
+from arxiv_cls.release.gate_checks import check_weights_evaluated
 from arxiv_cls.release.hub import (
     Content,
     RepositoryState,
     check_repo_id,
     connect,
     download_release,
-    hub_errors,
+    hub_call,
     parse_version,
     read_state,
 )
@@ -56,11 +58,18 @@ def ensure_repository(
     """
     if state is not None:
         return state
-    with hub_errors(f"creating {repo_id}", unless_done=RERUN):
-        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=space_sdk)
+    hub_call(
+        f"creating {repo_id}",
+        lambda: api.create_repo(
+            repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=space_sdk
+        ),
+        unless_done=RERUN,
+    )
     created = read_state(api, repo_id, repo_type)
     if created is None:
         raise UserError(f"{repo_id} was created, and the Hub does not show it yet", hint=RERUN, exit_code=3)
+    if created.versions or len(created.history) > 1:
+        raise UserError(f"somebody else created {repo_id} meanwhile and wrote to it", hint=RERUN)
     return created
 
 
@@ -110,7 +119,7 @@ def push_model(
             logger.info("fetching %s@%s to compare with", repo_id, current_version)
             current = download_release(api, repo_id, current_version)
         report = run_gate(
-            folder, current=current, current_version=current_version or "", csv=csv, overrides=overrides
+            evidence, current=current, current_version=current_version or "", csv=csv, overrides=overrides
         )
         report.raise_if_refused()
         if not (evidence.recipe.get("release") or {}).get("dataset"):
@@ -119,21 +128,21 @@ def push_model(
                 "`arxiv-cls card %s --recipe FILE`",
                 folder,
             )
-        rendered = _render(folder, repo_id, plan.version, report)
+        rendered = _render(evidence, repo_id, plan.version, report)
         # Listed again: where other weights were overridden, the card had the examples made now.
         listing = release_files(folder, evidence.kind)
         files = {path: folder / path for path in listing if path not in RENDERED} | rendered
-    state = ensure_repository(api, repo_id, state, "model", private)
-    release = publish(api, repo_id, plan, files, parent=state.head, create_pr=create_pr)
+    created, state = state is None, ensure_repository(api, repo_id, state, "model", private)
+    release = publish(api, repo_id, plan, files, parent=state.head, create_pr=create_pr, created=created)
     if report is not None:
-        for path in RENDERED:
+        for path in RENDERED - set(rendered):
             (folder / path).unlink(missing_ok=True)
         for path, content in rendered.items():
-            (folder / path).write_bytes(content)
+            write_atomically(folder / path, content)
     return PushOutcome(release, report)
 
 
-def _render(folder: Path, repo_id: str, version: str, report: GateReport) -> dict[str, bytes]:
+def _render(evidence: Evidence, repo_id: str, version: str, report: GateReport) -> dict[str, bytes]:
     """What this release writes itself: the card, and the record of the overridden checks where there are any.
 
     Raises:
@@ -142,7 +151,7 @@ def _render(folder: Path, repo_id: str, version: str, report: GateReport) -> dic
 
     def card(overridden: list[CheckResult]) -> str:
         lines = shown_overrides(overridden)
-        return render_model_card(folder, repo_id=repo_id, version=version, overrides=lines)
+        return render_model_card(evidence, repo_id=repo_id, version=version, overrides=lines)
 
     overridden = report.overridden
     text = card(overridden)

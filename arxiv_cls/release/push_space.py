@@ -22,7 +22,7 @@ import arxiv_cls
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ONNX_FILES
 from arxiv_cls.record.manifest import CARD, METRICS, PREDICTION_SETS, SCOPE, TFIDF, TRANSFORMER, WEIGHTS
-from arxiv_cls.release.hub import Content, check_repo_id, connect, hub_errors, read_state, remote_files
+from arxiv_cls.release.hub import Content, check_repo_id, connect, hub_call, read_state, remote_files
 from arxiv_cls.release.hub_commit import ReleaseResult, plan_release, publish
 from arxiv_cls.release.push_model import ensure_repository
 
@@ -238,8 +238,7 @@ def find_model(api: HfApi, model: str, *, torch: bool = False) -> HubModel:
             hint="release it first: make push-model MODEL=... REPO=" + repo_id,
         )
     version = asked or state.current_version
-    with hub_errors(f"reading {repo_id}"):
-        info = api.model_info(repo_id, revision=version or state.head)
+    info = hub_call(f"reading {repo_id}", lambda: api.model_info(repo_id, revision=version or state.head))
     commit = str(info.sha)
     present = set(remote_files(api, repo_id, commit))
     if WEIGHTS[TFIDF] in present:
@@ -300,6 +299,7 @@ def push_space(
             there = remote_files(api, repo_id, plan.commit, REPO_TYPE).get(CARD)
             if there is None or not there.equals(files[CARD]):
                 plan = replace(plan, version=state.next_version(), commit=None, tagged=False)
+        created = state is None
         state = ensure_repository(api, repo_id, state, REPO_TYPE, private, space_sdk=SDK)
         return publish(
             api,
@@ -309,4 +309,5 @@ def push_space(
             parent=state.head,
             repo_type=REPO_TYPE,
             description=f"Shows {found.repo_id} {found.version or found.commit}.",
+            created=created,
         )

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import ONNX_FILES
-from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.directory import check_directory
-from arxiv_cls.record.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SETS, SCOPE
+from arxiv_cls.record.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SETS, PREDICTIONS, SCOPE
 from arxiv_cls.record.model_directory import Evidence, read_evidence
 from arxiv_cls.release.card import (
     FIELD_END,
@@ -26,18 +25,32 @@ from arxiv_cls.release.card import (
     layout_of,
     render,
 )
+from arxiv_cls.release.check_result import CheckResult
 from arxiv_cls.release.comparison import (
+    SCORE_TOLERANCE,
+    RebuiltData,
     RescoredSplit,
-    check_data_version,
+    rebuild_data,
     remeasure_prediction_sets,
     remeasure_scope,
     score_test_split,
 )
 from arxiv_cls.release.gate import recorded_overrides
+from arxiv_cls.release.gate_checks import (
+    check_checksums,
+    check_commit,
+    check_corpus,
+    check_data_evaluated,
+    check_exports,
+    check_recipe,
+    check_weights_evaluated,
+    engine_answers,
+)
 from arxiv_cls.release.hub import check_repo_id, connect, download_release, parse_version
 from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
 from arxiv_cls.scoring.report import aligned
+from arxiv_cls.scoring.scored_papers import read_predictions
 
 FIELD = re.compile(f"{FIELD_START}(.*?){FIELD_NAMED}(.*?){FIELD_END}", re.DOTALL)
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -178,21 +191,23 @@ class VerifyReport:
         target: what was verified.
         papers: how many papers were scored again.
         checks: every number of the evaluation.
-        identity: files that are not what the records say they are, a sentence each.
+        passed: how many further checks passed: files, provenance, recorded predictions, engines.
+        identity: what is not as the records say, a sentence each.
         card: numbers and lines of the card that are not what the records say.
-        taken_over: what the card shows of the records and was not measured again, a phrase each.
+        not_checked: what could not be checked, or was not, a phrase each.
     """
 
     target: str
     papers: int
     checks: list[FieldCheck]
+    passed: int
     identity: list[str]
     card: list[CardDifference]
-    taken_over: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
 
     @property
     def reproduced(self) -> bool:
-        """Whether everything is as released."""
+        """Whether everything that was checked is as released."""
         return not self.identity and not self.card and all(check.reproduced for check in self.checks)
 
     def summary(self) -> str:
@@ -219,8 +234,10 @@ class VerifyReport:
         ]
         if not self.card:
             lines.append("every number on the card is the recorded one")
-        lines += [f"not measured again: {phrase}" for phrase in self.taken_over]
-        lines.append("REPRODUCED" if self.reproduced else "NOT REPRODUCED")
+        count = len(self.checks) + self.passed
+        verdict = f"REPRODUCED ({count} checks)" if self.reproduced else "NOT REPRODUCED"
+        left = "".join(f"\n  - {phrase}" for phrase in self.not_checked)
+        lines.append(verdict + (f", NOT CHECKED:{left}" if left else ""))
         return "\n".join(lines)
 
 
@@ -291,30 +308,39 @@ def check_rules(evidence: Evidence, split: RescoredSplit, tolerance: float) -> l
     return checks
 
 
-def _identity_problems(evidence: Evidence) -> list[str]:
-    """Hashes that should be equal and are not."""
-    weights, evaluation = evidence.weights_sha256(), evidence.require_evaluation()
-    records = {
-        "run.json: weights_sha256": (evidence.run.get("weights_sha256"), weights),
-        "eval/metrics.json: weights_sha256": (evaluation.get("weights_sha256"), weights),
-        "eval/metrics.json: data_sha256": (
-            evaluation.get("data_sha256"),
-            evidence.run.get("data", {}).get("sha256"),
-        ),
-    }
-    exports = evidence.exports
-    for name in set(ONNX_FILES.values()) & set(exports):
-        file = evidence.model_dir / name
-        now = file_sha256(file) if file.is_file() else None
-        records[f"{ONNX_PARITY}: sha256 of {name}"] = (exports[name].get("sha256"), now)
-    return [
-        f"{name} is {str(found)[:12]}, should be {str(wanted)[:12]}"
-        for name, (found, wanted) in records.items()
-        if found != wanted
-    ]
+def check_identity(evidence: Evidence, data: RebuiltData, split: RescoredSplit) -> list[CheckResult]:
+    """Files, provenance, recorded predictions and the answers of every engine.
+
+    Args:
+        evidence: the records of the release.
+        data: the corpus, rebuilt.
+        split: the test split, scored again.
+    """
+    results = [check(evidence) for check in (check_checksums, check_weights_evaluated, check_data_evaluated)]
+    results += [check_exports(evidence), check_commit(evidence), check_recipe(evidence)]
+    corpus = check_corpus(evidence, data)
+    results += [corpus, _check_recorded_predictions(evidence, split)] if corpus.passed else [corpus]
+    for answer in engine_answers(evidence, data):
+        found = answer.problem or "as recorded"
+        passed, name = not answer.problem, f"answers of {answer.engine}"
+        results.append(CheckResult(name, passed, found, "the recorded scores", found, checked=answer.checked))
+    return results
 
 
-def _taken_over(evidence: Evidence) -> list[str]:
+def _check_recorded_predictions(evidence: Evidence, split: RescoredSplit) -> CheckResult:
+    recorded, scored = read_predictions(evidence.model_dir / PREDICTIONS), split.scored
+    row_of = {name: row for row, name in enumerate(recorded.arxiv_ids)}
+    columns = [recorded.label_names.index(label) for label in scored.label_names]
+    before = recorded.probabilities[[row_of[name] for name in scored.arxiv_ids]][:, columns]
+    difference = float(np.abs(before - scored.probabilities).max())
+    passed, wanted = difference <= SCORE_TOLERANCE, f"at most {SCORE_TOLERANCE:g}"
+    reason = f"the scores of {PREDICTIONS} are those of the weights"
+    if not passed:
+        reason = f"the scores of {PREDICTIONS} are not those of the weights"
+    return CheckResult("predictions", passed, f"{difference:.2g}", wanted, reason)
+
+
+def _not_measured(evidence: Evidence) -> list[str]:
     """What a second scoring of the test split cannot tell."""
     phrases = ["how long the training took, its speed and its memory (run.json)"]
     if (evidence.model_dir / PREDICTION_SETS).is_file() or (evidence.model_dir / SCOPE).is_file():
@@ -322,9 +348,7 @@ def _taken_over(evidence: Evidence) -> list[str]:
             "which thresholds the papers outside the test split gave; they were applied as recorded"
         )
     if (evidence.model_dir / ONNX_PARITY).is_file():
-        phrases.append(
-            f"how far the ONNX files lie from the weights ({ONNX_PARITY}); they are the files it names"
-        )
+        phrases.append(f"the agreement of the ONNX files on all the papers that {ONNX_PARITY} names")
     return phrases
 
 
@@ -386,15 +410,17 @@ def verify_release(
     evidence = read_evidence(folder)
     recorded = evidence.require_evaluation()
     card = check_card(evidence, repo_id, version)
-    path = Path(csv or (evidence.recipe.get("data") or {}).get("csv", "data/raw/arxiv.csv"))
-    check_data_version(path, evidence.run.get("data", {}))
-    split = score_test_split(folder, csv=path, progress=True)
+    data = rebuild_data(evidence, csv)
+    split = score_test_split(folder, data=data, progress=True)
     rescored = evaluation_of(split.scored, recorded.get("seed", BOOTSTRAP_SEED), recorded["resamples"])
+    results = check_identity(evidence, data, split)
     return VerifyReport(
         target=target,
         papers=len(split.scored),
         checks=compare_evaluations(recorded, rescored, tolerance) + check_rules(evidence, split, tolerance),
-        identity=_identity_problems(evidence),
+        passed=sum(result.passed and result.checked for result in results),
+        identity=[str(result) for result in results if result.checked and not result.passed],
         card=card,
-        taken_over=_taken_over(evidence),
+        not_checked=[f"{result.check}: {result.reason}" for result in results if not result.checked]
+        + _not_measured(evidence),
     )

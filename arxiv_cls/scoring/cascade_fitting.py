@@ -20,8 +20,7 @@ import numpy as np
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import DEFAULT_ENGINE, RULE_FILE, SCHEMA_VERSION, baseline_columns, load_pair
 from arxiv_cls.models.prediction import SERVED_COVERAGE
-from arxiv_cls.record.checksums import file_sha256
-from arxiv_cls.record.writing import write_json
+from arxiv_cls.record.checksums import file_sha256, write_record
 from arxiv_cls.scoring.decision_rules import coverage_threshold
 from arxiv_cls.scoring.scored_papers import data_options, load_model_and_corpus
 
@@ -115,8 +114,7 @@ def fit_cascade(
             "thresholds": rows,
         },
     }
-    write_json(record, second.directory / RULE_FILE)
-    return record
+    return write_record(record, second.directory / RULE_FILE)
 
 
 def refuse_other_splits(baseline: Path, model: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.checksums import METRICS, file_sha256, write_step_record
 from arxiv_cls.record.writing import write_json
 from arxiv_cls.scoring.calibration import ECE_BINS, chance_calibration_errors
 from arxiv_cls.scoring.intervals import RESAMPLES, bootstrap_intervals
@@ -191,7 +191,9 @@ def log_to_wandb(evaluation: dict[str, Any], plots: list[Path]) -> None:
         run.log({f"{name}/{path.stem}": wandb.Image(str(path)) for path in plots})
 
 
-def hand_over(evaluation: dict[str, Any], scored: ScoredPapers, folder: Path | None) -> None:
+def hand_over(
+    evaluation: dict[str, Any], scored: ScoredPapers, folder: Path | None, *, record: bool = True
+) -> None:
     """Gives an evaluation to the open W&B run, if any, and writes it where there is a folder.
 
     Predictions and plots are written first and `metrics.json` last: when it is there, the rest is.
@@ -200,12 +202,14 @@ def hand_over(evaluation: dict[str, Any], scored: ScoredPapers, folder: Path | N
         evaluation: what `metrics.json` holds.
         scored: the papers.
         folder: None writes nothing.
+        record: False leaves `metrics.json` to the caller, who writes more files before it.
     """
     plots = []
     if folder is not None:
         write_predictions(scored, folder / "predictions.parquet")
         plots = write_plots(scored, evaluation["slices"], folder)
-        write_json(evaluation, folder / "metrics.json")
+        if record:
+            write_json(evaluation, folder / "metrics.json")
     log_to_wandb(evaluation, plots)
 
 
@@ -284,14 +288,17 @@ def evaluate_model(
     }
     own_folder = split == "test" and out is None and Path(model).is_dir() and computes_the_weights(predictor)
     folder = Path(model) / "eval" if own_folder else Path(out) if out is not None else None
-    hand_over(evaluation, scored, folder)
-    if own_folder and folder is not None:
-        from arxiv_cls.scoring.decision_rules import drop_stale_rules, fit_rules
+    if not own_folder or folder is None:
+        hand_over(evaluation, scored, folder)
+        return evaluation
+    from arxiv_cls.scoring.decision_rules import drop_stale_rules, fit_rules
 
-        drop_stale_rules(folder, evaluation["weights_sha256"])
-        if rules:
-            evaluation["rules"] = fit_rules(predictor, corpus, options, scored, folder, progress=progress)
-    return evaluation
+    hand_over(evaluation, scored, folder, record=False)
+    drop_stale_rules(folder, evaluation["weights_sha256"])
+    fitted = fit_rules(predictor, corpus, options, scored, folder, progress=progress) if rules else None
+    known = {Path(predictor.weights_path).name: evaluation["weights_sha256"]}
+    evaluation = write_step_record(evaluation, folder.parent, METRICS, known)
+    return evaluation | ({} if fitted is None else {"rules": fitted})
 
 
 logger = logging.getLogger(__name__)

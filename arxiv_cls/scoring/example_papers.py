@@ -5,13 +5,12 @@ The papers are made up, so that no test paper is singled out and nobody's text i
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from arxiv_cls.record.checksums import write_record
 from arxiv_cls.record.manifest import EXAMPLES
 from arxiv_cls.record.model_directory import Evidence
-from arxiv_cls.record.writing import write_atomically
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def ensure_examples(evidence: Evidence) -> list[dict[str, Any]]:
     """
     weights = evidence.weights_sha256()
     recorded = evidence.optional_json(EXAMPLES)
-    if recorded and recorded.get("weights_sha256") == weights:
+    if recorded and recorded.get("weights_sha256") == weights and "record_sha256" in recorded:
         return recorded["examples"]
     from arxiv_cls.models.predictor import load_predictor
 
@@ -74,7 +73,5 @@ def ensure_examples(evidence: Evidence) -> list[dict[str, Any]]:
         {"title": paper.title, "text": paper.text, "scores": prediction.scores}
         for paper, prediction in zip(EXAMPLE_PAPERS, predictions, strict=True)
     ]
-    path = evidence.model_dir / EXAMPLES
-    content = {"weights_sha256": weights, "examples": examples}
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_record({"weights_sha256": weights, "examples": examples}, evidence.model_dir / EXAMPLES)
     return examples

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from arxiv_cls.record.manifest import TFIDF, TRANSFORMER, WEIGHTS
+from arxiv_cls.record.checksums import FILES, write_record, write_step_record
+from arxiv_cls.record.manifest import METRICS, TFIDF, TRANSFORMER, WEIGHTS
 from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE
+from arxiv_cls.record.run_record import git_state
 from arxiv_cls.scoring.evaluation import evaluation_of
 from arxiv_cls.scoring.scored_papers import ScoredPapers, write_predictions
 
@@ -79,7 +81,7 @@ def run_record(kind: str, weights_sha256: str) -> dict[str, Any]:
             "splits": {"train": 1400, "validation": 300, "test": 400},
             "labels": LABELS,
         },
-        "git": {"commit": "c" * 40, "dirty": False},
+        "git": {"commit": git_state()["commit"], "dirty": False},
         "versions": {"python": "3.11.9", "torch": "2.13.0"},
         "seed": 7,
         "device": {
@@ -110,9 +112,27 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
+def record_again(folder: Path) -> Path:
+    """Records the files as they are now, as if the steps that write them had written them so."""
+    for record in FILES:
+        path = folder / record
+        if record != METRICS and FILES[record] and any((folder / name).is_file() for name in FILES[record]):
+            weights = json.loads((folder / "run.json").read_text(encoding="utf-8"))["weights_sha256"]
+            path.is_file() or write_json(path, {"weights_sha256": weights})
+        if path.suffix == ".json" and path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if FILES[record]:
+                write_step_record(content, folder, record)
+            else:
+                write_record(content, path)
+    return folder
+
+
 def change_json(path: Path, **changes: Any) -> None:
-    """Replaces top-level keys of a JSON file."""
+    """Replaces top-level keys of a JSON file; `run.json` counts as written so by the training."""
     write_json(path, json.loads(path.read_text(encoding="utf-8")) | changes)
+    if path.name == "run.json":
+        record_again(path.parent)
 
 
 def make_model_dir(
@@ -156,7 +176,7 @@ def make_model_dir(
     write_json(folder / "eval/examples.json", {"weights_sha256": sha256, "examples": examples})
     for path in PLOTS:
         (folder / path).write_bytes(PNG)
-    return folder
+    return record_again(folder)
 
 
 def add_every_section(folder: Path) -> Path:
@@ -182,7 +202,7 @@ def add_every_section(folder: Path) -> Path:
     }
     write_json(folder / "eval/scope.json", rules | scope)
     (folder / "eval/out_of_scope.png").write_bytes(PNG)
-    return folder
+    return record_again(folder)
 
 
 def add_export(folder: Path, difference: float | None = 3.2e-7, tolerance: float = 1e-4) -> Path:
@@ -195,10 +215,10 @@ def add_export(folder: Path, difference: float | None = 3.2e-7, tolerance: float
     record |= {"papers": 3293, "equal_labels": 1.0, "accuracy_fall": 0.0}
     parity = {"weights_sha256": weights, "exports": {"onnx/model.onnx": record}}
     write_json(folder / "onnx/parity.json", parity)
-    return folder
+    return record_again(folder)
 
 
 __all__ = [
     "LABELS", "TFIDF", "TRANSFORMER", "add_every_section", "add_export", "change_json", "make_model_dir",
-    "scored_papers", "write_json",
+    "record_again", "scored_papers", "write_json",
 ]  # fmt: skip

@@ -116,7 +116,7 @@ class TestDatasetPush:
         self, hub: LocalHub, sample_csv: Path
     ) -> None:
         """As with a model."""
-        hub.fail("commit", 500)
+        hub.fail("commit", 500, times=4)
         with pytest.raises(UserError, match="answered 500"):
             push_dataset(REPO, csv=sample_csv, configs=["top5"])
         assert not hub.repository(REPO, "datasets").tags

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from exported_models import TEXTS, TOP5
 from local_hub import LocalHub
-from model_dirs import change_json, make_model_dir, scored_papers
+from model_dirs import change_json, make_model_dir, record_again, scored_papers
 
 from arxiv_cls.export.handler_file import handler_source
 from arxiv_cls.models.predictor import load_predictor, locate_model
@@ -60,7 +60,7 @@ def snapshot(hub: LocalHub, exported: Path, tmp_path: Path) -> Path:
     content = json.loads((folder / "onnx/parity.json").read_text())
     content["exports"]["onnx/model_int8.onnx"] |= {"least_equal_labels": 0.5, "largest_accuracy_fall": 0.5}
     change_json(folder / "onnx/parity.json", exports=content["exports"])
-    push_model(folder, REPO)
+    push_model(record_again(folder), REPO)
     files = ["config.json", "tokenizer*", "onnx/model.onnx", "handler.py", "requirements.txt"]
     return Path(snapshot_download(REPO, allow_patterns=files, cache_dir=tmp_path / "endpoint"))
 

@@ -15,6 +15,7 @@ from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.tfidf import TfidfModel
 from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.run_record import data_record
 from arxiv_cls.release.gate import run_gate
 from arxiv_cls.release.push_model import push_model
 from arxiv_cls.scoring.evaluation import evaluate_model
@@ -53,6 +54,8 @@ def evaluated(
     run = json.loads((folder / "run.json").read_text())
     run["git"]["dirty"] = False
     run["weights_sha256"] = file_sha256(folder / "model.skops")
+    options = {"config": "top5"} | data_options(folder)
+    run["data"] = data_record(build_corpus(**options), options)
     (folder / "run.json").write_text(json.dumps(run))
     evaluate_model(folder, rules=False)
     return folder

@@ -175,7 +175,7 @@ class TestRefusals:
     def test_failed_commit_leaves_nothing_and_a_rerun_completes(self, hub: LocalHub) -> None:
         """As with a model: the shared road, here with a Space."""
         release_model(hub, EXPORTED)
-        hub.fail("commit", 500)
+        hub.fail("commit", 500, times=4)
         with pytest.raises(UserError, match="answered 500"):
             push_space(SPACE, MODEL)
         assert not hub.repository(SPACE, "spaces").tags
