@@ -191,6 +191,13 @@ class Terms(Record):
     terms: dict[Label, dict[str, float]]
 
 
+class Embeddings(Record):
+    """`eval/embeddings.json`: the checksums of what `visualize` wrote."""
+
+    hint: ClassVar[str] = "run `arxiv-cls visualize` again"
+    weights_sha256: str | None = None
+
+
 class Override(Record):
     """A check of the gate that failed and was overridden."""
 
@@ -239,6 +246,7 @@ SCHEMAS: dict[str, type[Record]] = {
     "eval/cascade.json": Cascade,
     "eval/examples.json": Examples,
     "eval/terms.json": Terms,
+    "eval/embeddings.json": Embeddings,
     "eval/gate.json": GateRecord,
     "onnx/parity.json": Parity,
 }

@@ -96,7 +96,11 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
             patch.setattr(module, "FEWEST_PAPERS", 5)
         evaluate_model(folder)
     visualize_model(folder, max_papers=20)
-    write_record({"transformer_sha256": weights}, folder / "eval/cascade.json")
+    cascade = {
+        "schema_version": 1, "engine": "onnx", "transformer_sha256": weights, "baseline_sha256": "0" * 64,
+        "threshold": 0.9, "max_tokens": 64, "set_threshold": 0.9,
+    }  # fmt: skip
+    write_record(cascade, folder / "eval/cascade.json")
     write_release_group(folder, folder / "recipe.yaml")
     ensure_examples(read_evidence(folder))
     return folder
