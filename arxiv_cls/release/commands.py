@@ -187,7 +187,8 @@ def verify(
 ) -> int:
     """Score a release again and compare its numbers.
 
-    The exit status is 1 when a number differs."""
+    The exit status is 1 when a number differs.
+    """
     from arxiv_cls.release.verify import verify_release
 
     report = verify_release(release, csv=csv, tolerance=tolerance)

@@ -243,7 +243,8 @@ def local_distilbert(
 ) -> None:
     """Make a DistilBERT from MiniLM's weights.
 
-    Works without the Hub; --source names the weights of another BERT."""
+    Works without the Hub; --source names the weights of another BERT.
+    """
     from arxiv_cls.models.pretrained import DEFAULT_SOURCE, write_local_distilbert
 
     written = write_local_distilbert(out, source or DEFAULT_SOURCE, overwrite=overwrite)

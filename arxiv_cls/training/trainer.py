@@ -74,8 +74,7 @@ def is_head(name: str, model: PreTrainedModel) -> bool:
 
 
 def depth(name: str, model: PreTrainedModel) -> int:
-    """Layers between a parameter and the top of the encoder: 0 for the last layer and what follows it,
-    the number of layers for the embeddings."""
+    """Layers above a parameter: 0 for the last layer and the head, all of them for the embeddings."""
     layers = model.config.num_hidden_layers
     layer = _LAYER.search(name)
     if layer:

@@ -1,7 +1,7 @@
 """Fixtures of the corpus tests: a small CSV, and a build with a cache of its own."""
 
 import pytest
-from csv_files import COUNT, papers, write_csv
+from factories import COUNT, papers, write_csv
 
 from arxiv_cls.corpus import build_corpus
 

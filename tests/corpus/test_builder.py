@@ -5,7 +5,7 @@ from datetime import date
 
 import datasets
 import pytest
-from csv_files import COLUMNS, COUNT, paper, papers, to_csv, write_csv
+from factories import COLUMNS, COUNT, paper, papers, to_csv, write_csv
 
 from arxiv_cls.corpus import load_arxiv
 from arxiv_cls.corpus.ids import split_position

@@ -1,7 +1,7 @@
 """Holds when a corpus is built again, and what stops a build."""
 
 import pytest
-from csv_files import COUNT, paper, papers, write_csv
+from factories import COUNT, paper, papers, write_csv
 
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.corpus.builder import ArxivBuilder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from csv_files import COUNT, paper, papers, write_csv
+from factories import COUNT, paper, papers, write_csv
 
 from arxiv_cls.cli import main
 from arxiv_cls.corpus.builder import BuildReport

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback_files import FileServer, serve
+from local_servers import FileServer, serve
 
 from arxiv_cls.corpus.fetch import TRACKED_CSV, fetch_from_dvc, file_md5, read_dvc_file
 from arxiv_cls.corpus.sample import sample_csv_bytes

@@ -19,7 +19,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from loopback_files import FileServer, serve
+from local_servers import FileServer, serve
 
 from arxiv_cls.corpus import kaggle
 from arxiv_cls.corpus.kaggle import ExpectedCsv, fetch_from_kaggle

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from csv_files import COUNT, papers, write_csv
 from datasets import Dataset, DatasetDict
+from factories import COUNT, papers, write_csv
 
 from arxiv_cls.corpus import duplicates as near_duplicates
 from arxiv_cls.corpus.builder import BuildReport

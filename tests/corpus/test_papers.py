@@ -3,7 +3,7 @@
 from datetime import date
 
 import pytest
-from csv_files import paper, papers, to_csv, write_csv
+from factories import paper, papers, to_csv, write_csv
 
 from arxiv_cls.corpus.papers import read_papers, write_rejects
 

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 
 import pytest
-from csv_files import papers, write_csv
+from factories import papers, write_csv
 
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.corpus.duplicates import normalise

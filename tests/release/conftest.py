@@ -10,10 +10,10 @@ from subprocess import CompletedProcess
 from types import SimpleNamespace
 
 import pytest
+from factories import DATA_SHA256
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from local_hub import TOKEN, LocalHub
-from model_dirs import DATA_SHA256
 
 from arxiv_cls.release import gate
 from arxiv_cls.release import hub as hub_client
@@ -68,7 +68,7 @@ def real_baseline(
 @pytest.fixture(scope="session")
 def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model of `exported` with every file that a release may hold; tests change copies of it."""
-    from model_dirs import PNG, run_record, write_json
+    from factories import PNG, run_record, write_json
 
     from arxiv_cls.corpus import build_corpus
     from arxiv_cls.record.checksums import file_sha256, write_record
@@ -103,31 +103,4 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     write_record(cascade, folder / "eval/cascade.json")
     write_release_group(folder, folder / "recipe.yaml")
     ensure_examples(read_evidence(folder))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, sample_csv: Path) -> Path:
-    """A tiny BERT classifier with its recipe, exported on 40 papers of the sample; tests do not change it."""
-    import yaml
-    from exported_models import classifier
-    from transformers import AutoTokenizer
-
-    from arxiv_cls.export import quantization
-    from arxiv_cls.export.onnx_export import export_model
-
-    folder = tmp_path_factory.mktemp("exported") / "model"
-    classifier("bert", tiny_encoder).save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
-    tokenizer.model_max_length = 64
-    tokenizer.save_pretrained(folder)
-    recipe = {"data": {"csv": str(sample_csv), "config": "top5"}}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        # Random weights leave papers between two labels; two candidates show what all would.
-        patch.setattr(quantization, "WANTED_EQUAL_LABELS", 0.5)
-        patch.setattr(quantization, "LEAST_EQUAL_LABELS", 0.5)
-        patch.setattr(quantization, "LARGEST_ACCURACY_FALL", 0.5)
-        patch.setattr(quantization, "CANDIDATES", quantization.CANDIDATES[1:3])
-        export_model(folder, papers=40, search_papers=20)
     return folder

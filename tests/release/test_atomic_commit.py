@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from local_hub import TOKEN, LocalHub
-from local_hub_store import Blob
+from local_hub import TOKEN, Blob, LocalHub
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.hub import Content, connect, download_release, read_state

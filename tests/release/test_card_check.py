@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from factories import change_json, make_model_dir, write_json
 from local_hub import LocalHub
-from model_dirs import change_json, make_model_dir, write_json
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.model_directory import read_evidence

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from model_dirs import (
+from factories import (
     PNG,
     TFIDF,
     TRANSFORMER,

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from local_cloud_run import LocalCloudRun
+from local_servers import LocalCloudRun
 
 from arxiv_cls.cli import main
 from arxiv_cls.cloud.cloud_run import ENDPOINT_VARIABLE, service_path

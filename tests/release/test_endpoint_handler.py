@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported_models import TEXTS, TOP5
+from factories import LABELS as TOP5
+from factories import TEXTS, change_json, make_model_dir, record_again, scored_papers
 from local_hub import LocalHub
-from model_dirs import change_json, make_model_dir, record_again, scored_papers
 
 from arxiv_cls.export.handler_file import handler_source
 from arxiv_cls.models.predictor import load_predictor, locate_model

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from model_dirs import TFIDF, change_json, make_model_dir, record_again, scored_papers, write_json
+from factories import TFIDF, change_json, make_model_dir, record_again, scored_papers, write_json
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.run_record import git_state

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from factories import change_json, record_again
 from local_hub import LocalHub
-from model_dirs import change_json, record_again
 from test_gate_rescoring import evaluated
 from test_released import publish
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from model_dirs import change_json, make_model_dir, record_again, write_json
+from factories import change_json, make_model_dir, record_again, write_json
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.export.handler_file import write_handler

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from exported_models import TEXTS, TOP5, classifier
+from factories import LABELS as TOP5
+from factories import TEXTS, classifier
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from local_hub import LocalHub
-from server_process import start_process
+from local_servers import start_process
 from test_released import publish
 
 from arxiv_cls.record.manifest import CARD

@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from local_hub import LocalHub
-from local_hub_api import LFS_SUFFIXES
-from local_hub_store import Blob, Repository
+from local_hub import LFS_SUFFIXES, Blob, LocalHub, Repository
 
 from arxiv_cls import __version__
 from arxiv_cls.cli import main

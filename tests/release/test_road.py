@@ -143,7 +143,7 @@ class TestRoad:
 
     def test_wrong_token_is_one_line(self, hub: LocalHub, tmp_path: Path) -> None:
         """No traceback, and the token is in neither stream."""
-        from model_dirs import make_model_dir
+        from factories import make_model_dir
 
         wrong = "hf_" + "wrongtoken" * 3
         hub.token = "another"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_dirs import make_model_dir
+from factories import make_model_dir
 
 from arxiv_cls.record.manifest import files_in
 from arxiv_cls.record.pickles import is_pickle, unreadable

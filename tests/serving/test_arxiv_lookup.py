@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 
 import pytest
-from loopback import serving
+from local_servers import serving
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.space.arxiv_lookup import MAX_REPLY_BYTES, FoundPaper, fetch_paper, read_id

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served_models import write_onnx_model
+from factories import write_onnx_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor

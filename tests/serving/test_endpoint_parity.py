@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from real_model import FP32_TOLERANCE, PAPERS
+from factories import FP32_TOLERANCE, PAPERS
 
 pytestmark = pytest.mark.slow
 

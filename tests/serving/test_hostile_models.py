@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
-from served_models import write_onnx_model
+from factories import write_onnx_model
 
 from arxiv_cls import cli, train
 from arxiv_cls.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from served_models import LABELS, write_onnx_model
+from factories import LABELS, write_onnx_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 
-from log_lines import lines_in
+from local_servers import lines_in
 
 from arxiv_cls.models.prediction import Prediction
 from arxiv_cls.serving import request_log

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from served_models import write_onnx_model
-from server_process import Server, free_port
+from factories import write_onnx_model
+from local_servers import Server, free_port
 
 from arxiv_cls.record.checksums import file_sha256
 

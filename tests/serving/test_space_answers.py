@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from served_models import LABELS, SURE, write_onnx_model
+from factories import LABELS, SURE, write_onnx_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import Prediction

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from local_hub import LocalHub
-from space_page import SpaceProcess
+from local_servers import SpaceProcess
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from real_model import FP32_TOLERANCE, PAPERS, RealModel
-from space_page import SpaceProcess
+from factories import FP32_TOLERANCE, PAPERS, RealModel
+from local_servers import SpaceProcess
 
 pytestmark = pytest.mark.slow
 
