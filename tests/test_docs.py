@@ -131,8 +131,8 @@ def help_of(*words: str) -> str:
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
         try:
             status = main([*words, "--help"])
-        except SystemExit as ended:
-            status = ended.code
+        except UserError as error:
+            status = error.exit_code
     return "" if status else printed.getvalue()
 
 
