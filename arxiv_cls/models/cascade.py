@@ -17,11 +17,11 @@ import numpy as np
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import (
     ONNX_FILES,
-    DecisionRules,
     EncodedText,
     Prediction,
     Predictor,
     check_texts,
+    prediction_set,
     to_predictions,
 )
 from arxiv_cls.models.predictor import load_predictor, locate_model
@@ -48,8 +48,8 @@ class CascadeRule:
     set_threshold: float
 
 
-class CascadePredictor:
-    """Two predictors as one; see `Predictor` for the face.
+class CascadePredictor(Predictor):
+    """Two predictors as one.
 
     The baseline scores a text when it is encoded, so that a queue knows before the computation which texts
     the transformer will have to read.
@@ -69,11 +69,14 @@ class CascadePredictor:
         self.baseline, self.transformer, self.rule = baseline, transformer, rule
         self._columns = baseline_columns(baseline, transformer)
         transformer.limit_tokens(rule.max_tokens)
-        self.engine = f"{baseline.engine}+{transformer.engine}"
-        self.labels = list(transformer.labels)
-        self.directory, self.weights_path = transformer.directory, transformer.weights_path
-        self.max_length: int | None = transformer.max_length
-        self.rules = replace(DecisionRules.load(transformer.directory), set_threshold=rule.set_threshold)
+        super().__init__(
+            transformer.labels,
+            transformer.directory,
+            str(transformer.weights_path.relative_to(transformer.directory)),
+            f"{baseline.engine}+{transformer.engine}",
+            transformer.max_length,
+        )
+        self.set_threshold = rule.set_threshold
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Each text with the baseline's scores, or with the tokens that the transformer will read.
@@ -109,7 +112,8 @@ class CascadePredictor:
                 [encoded[position] for position in sure],
                 top_k,
                 answered_by=self.baseline.engine,
-                rules=self.rules,
+                set_threshold=self.set_threshold,
+                scope_rule=self.scope_rule,
             )
             predictions.update(zip(sure, said, strict=True))
         said = self.transformer.predict_encoded([encoded[position].payload for position in rest])
@@ -117,17 +121,13 @@ class CascadePredictor:
             predictions[position] = replace(
                 prediction,
                 scores=dict(list(prediction.scores.items())[:top_k]),
-                prediction_set=self.rules.set_of(prediction.scores),
+                prediction_set=tuple(prediction_set(prediction.scores, self.rule.set_threshold)),
             )
         return [predictions[position] for position in range(len(encoded))]
 
-    def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Prediction]:
-        """One prediction per text, in the same order.
-
-        Raises:
-            UserError: an empty or blank text.
-        """
-        return self.predict_encoded(self.encode(texts), top_k)
+    def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
+        answers = self.predict_encoded(encoded)
+        return np.array([[answer.scores[label] for label in self.labels] for answer in answers])
 
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""

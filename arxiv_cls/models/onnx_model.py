@@ -9,22 +9,15 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.onnx_engine import TOKENS_PER_BATCH, OnnxEngine
-from arxiv_cls.models.prediction import (
-    ONNX_FILES,
-    DecisionRules,
-    EncodedText,
-    Prediction,
-    check_texts,
-    to_predictions,
-)
+from arxiv_cls.models.prediction import ONNX_FILES, EncodedText, Predictor, check_texts
 from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.directory import check_directory
 from arxiv_cls.record.model_config import ClassifierConfig
 from arxiv_cls.record.model_files import check_length, read_model_file, read_record
 
 
-class OnnxPredictor:
-    """Scores texts with an ONNX export of a model; see `Predictor` for the face.
+class OnnxPredictor(Predictor):
+    """Scores texts with an ONNX export of a model.
 
     Args:
         session: tokenizer and network.
@@ -43,14 +36,11 @@ class OnnxPredictor:
         engine: str = "onnx",
         tokens_per_batch: int | None = None,
     ) -> None:
-        self.session, self.directory, self.engine = session, directory, engine
-        self.labels = session.labels
-        self.weights_path = directory / ONNX_FILES[engine]
-        self.max_length: int | None = session.max_length
+        super().__init__(session.labels, directory, ONNX_FILES[engine], engine, session.max_length)
+        self.session = session
         # int8 takes the range of its activations from the whole batch: alone, a text gets the same answer
         # whatever is asked with it (in company its score moved by up to 0.05).
         self.tokens_per_batch = tokens_per_batch or (1 if engine == "int8" else TOKENS_PER_BATCH)
-        self.rules = DecisionRules.load(directory)
 
     @classmethod
     def load(cls, directory: str | Path, engine: str = "onnx", threads: int | None = None) -> OnnxPredictor:
@@ -105,21 +95,8 @@ class OnnxPredictor:
             for text, (ids, truncated) in zip(texts, tokenized, strict=True)
         ]
 
-    def predict_encoded(self, encoded: Sequence[EncodedText], top_k: int | None = None) -> list[Prediction]:
-        """One prediction per encoded text, in the same order."""
-        ids = [item.payload for item in encoded]
-        probabilities = self.session.probabilities(ids, self.tokens_per_batch)
-        return to_predictions(
-            probabilities, self.labels, encoded, top_k, answered_by=self.engine, rules=self.rules
-        )
-
-    def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Prediction]:
-        """One prediction per text, in the same order.
-
-        Raises:
-            UserError: an empty or blank text.
-        """
-        return self.predict_encoded(self.encode(texts), top_k)
+    def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
+        return self.session.probabilities([item.payload for item in encoded], self.tokens_per_batch)
 
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""

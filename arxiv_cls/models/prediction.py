@@ -1,18 +1,19 @@
-"""Prediction sets: labels enough to hold the right one with a chosen probability.
+"""What a predictor answers, and what all predictors share.
 
-Applies the thresholds in `eval/prediction_sets.json`. A set is every label whose score reaches the threshold,
-and the highest label in any case, so that no set is empty. How the thresholds are fitted, and after whom, is
-said in `arxiv_cls.scoring.decision_rules`.
+`Predictor` is the base class of every kind of model on every engine. Beside the scores, a model directory may
+hold two rules: prediction sets (`eval/prediction_sets.json`: every label whose score reaches a threshold, and
+the highest label in any case) and out-of-scope detection (`eval/scope.json`). `arxiv_cls.scoring` fits both.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.record.schemas import Scope
 
-# The level of the sets that a predictor hands out.
+# Coverage of the sets that a predictor answers with.
 SERVED_COVERAGE = "0.9"
 
 
@@ -42,21 +43,23 @@ def prediction_set(scores: Mapping[str, float], threshold: float) -> list[str]:
     return ordered[:1] + [label for label in ordered[1:] if scores[label] >= threshold]
 
 
+def _read_rule(model_dir: str | Path, name: str) -> dict[str, Any] | None:
+    record = read_model_file(model_dir, name)
+    if record is not None and record["schema_version"] != 1:
+        raise UserError(
+            f"{Path(model_dir) / name} is of version {record['schema_version']}, this program reads version 1"
+        )
+    return record
+
+
 def load_set_threshold(model_dir: str | Path, coverage: str = SERVED_COVERAGE) -> float | None:
     """The score from which a label is in a set of this coverage; None when the model has no such sets.
 
     Raises:
         UserError: when the file is damaged or of a later version.
     """
-    name = "eval/prediction_sets.json"
-    record = read_model_file(model_dir, name)
-    if record is None:
-        return None
-    if record["schema_version"] != 1:
-        raise UserError(
-            f"{Path(model_dir) / name} is of version {record['schema_version']}, this program reads version 1"
-        )
-    level = record["levels"].get(coverage)
+    record = _read_rule(model_dir, "eval/prediction_sets.json")
+    level = record["levels"].get(coverage) if record else None
     return None if level is None else float(level["threshold"])
 
 
@@ -100,14 +103,11 @@ def load_scope(model_dir: str | Path) -> ScopeRule | None:
     Raises:
         UserError: when the file is damaged or of a later version.
     """
-    name = "eval/scope.json"
-    record = read_model_file(model_dir, name)
+    record = _read_rule(model_dir, "eval/scope.json")
     if record is None:
         return None
-    path = Path(model_dir) / name
-    if record["schema_version"] != 1:
-        raise UserError(f"{path} is of version {record['schema_version']}, this program reads version 1")
     if record.get("weights") is None or record.get("intercept") is None:
+        path = Path(model_dir) / "eval/scope.json"
         raise UserError(f"{path}: expected `weights` and `intercept`, the rule itself", hint=Scope.hint)
     return ScopeRule(
         {word: float(weight) for word, weight in record["weights"].items()},
@@ -116,49 +116,12 @@ def load_scope(model_dir: str | Path) -> ScopeRule | None:
     )
 
 
-@dataclass(frozen=True)
-class DecisionRules:
-    """The rules of one model; a rule that it does not have is None and answers None.
-
-    Attributes:
-        set_threshold: score from which a label is in the 90% prediction set.
-        scope: tells papers inside the model's categories from others.
-    """
-
-    set_threshold: float | None = None
-    scope: ScopeRule | None = None
-
-    @classmethod
-    def load(cls, model_dir: str | Path) -> DecisionRules:
-        """Reads `eval/prediction_sets.json` and `eval/scope.json` where they are.
-
-        Raises:
-            UserError: when one is damaged or of a later version.
-        """
-        return cls(load_set_threshold(model_dir), load_scope(model_dir))
-
-    def set_of(self, scores: Mapping[str, float]) -> tuple[str, ...] | None:
-        """The prediction set of one paper, highest score first.
-
-        Args:
-            scores: {label: score} of all labels.
-        """
-        return None if self.set_threshold is None else tuple(prediction_set(scores, self.set_threshold))
-
-    def scope_of(self, text: str) -> tuple[bool | None, float | None]:
-        """Whether a text is in scope, and its score between 0 (outside) and 1 (inside)."""
-        if self.scope is None:
-            return None, None
-        score = self.scope.score(text)
-        return score >= self.scope.threshold, score
-
-
 ONNX_FILES = {"onnx": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one text.
+    """What a model answers for one text.
 
     Attributes:
         label: category code with the highest score.
@@ -202,25 +165,38 @@ class EncodedText:
     answered: bool = False
 
 
-class Predictor(Protocol):
-    """What every kind of model can do on every engine.
+class Predictor(ABC):
+    """A model of any kind on any engine.
+
+    Args:
+        labels: category codes, in the order of the columns of `predict_proba`.
+        directory: the model directory; its prediction sets and out-of-scope rule are read.
+        weights: path in it of the file that holds the weights this engine computes with.
+        engine: "torch", "onnx", "int8", "tfidf", or two of them, "tfidf+int8".
+        max_length: tokens that the model reads of a text; None when there is no limit.
 
     Attributes:
         kind: "transformer", "tfidf" or "cascade".
-        engine: "torch", "onnx", "int8", "tfidf", or two of them, "tfidf+int8".
-        labels: category codes, in the order of the columns of `predict_proba`.
-        directory: the model directory.
-        weights_path: the file that holds the weights this engine computes with.
-        max_length: tokens that the model reads of a text; None when there is no limit.
+        set_threshold: score from which a label is in the 90% prediction set; None for a model without.
+        scope_rule: tells papers inside the model's categories from others; None for a model without.
     """
 
     kind: str
-    engine: str
-    labels: list[str]
-    directory: Path
-    weights_path: Path
-    max_length: int | None
 
+    def __init__(
+        self, labels: Sequence[str], directory: Path, weights: str, engine: str, max_length: int | None = None
+    ) -> None:
+        self.labels, self.directory, self.engine, self.max_length = (
+            list(labels),
+            directory,
+            engine,
+            max_length,
+        )
+        self.weights_path = directory / weights
+        self.set_threshold = load_set_threshold(directory)
+        self.scope_rule = load_scope(directory)
+
+    @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Each text as the engine reads it.
 
@@ -228,8 +204,28 @@ class Predictor(Protocol):
             UserError: an empty or blank text.
         """
 
+    @abstractmethod
+    def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """The model's own features of each text, (texts, features) float32.
+
+        Raises:
+            UserError: the engine gives none.
+        """
+
+    @abstractmethod
+    def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
+        """`predict_proba` of texts that this predictor encoded."""
+
     def predict_encoded(self, encoded: Sequence[EncodedText], top_k: int | None = None) -> list[Prediction]:
         """One prediction per encoded text of this predictor, in the same order."""
+        return to_predictions(
+            self._encoded_proba(encoded), self.labels, encoded, top_k,
+            answered_by=self.engine, set_threshold=self.set_threshold, scope_rule=self.scope_rule,
+        )  # fmt: skip
 
     def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Prediction]:
         """One prediction per text, in the same order: `predict_encoded(encode(texts))`.
@@ -237,16 +233,7 @@ class Predictor(Protocol):
         Raises:
             UserError: an empty or blank text.
         """
-
-    def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
-
-    def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """The model's own features of each text, (texts, features) float32.
-
-        Raises:
-            UserError: the engine gives none.
-        """
+        return self.predict_encoded(self.encode(texts), top_k)
 
 
 def check_texts(texts: Sequence[str]) -> None:
@@ -269,7 +256,8 @@ def to_predictions(
     top_k: int | None = None,
     *,
     answered_by: str,
-    rules: DecisionRules | None = None,
+    set_threshold: float | None = None,
+    scope_rule: ScopeRule | None = None,
 ) -> list[Prediction]:
     """Rows of probabilities as `Prediction`s.
 
@@ -279,24 +267,27 @@ def to_predictions(
         encoded: the texts, in the order of the rows.
         top_k: how many labels to keep in `scores`; None keeps all.
         answered_by: the engine.
-        rules: prediction sets and scope; None for a model without.
+        set_threshold: of prediction sets; None for a model without.
+        scope_rule: None for a model without.
     """
-    rules = rules or DecisionRules()
     # A stable sort of the negated scores: of equal ones the first label wins, as argmax has it.
     orders = np.argsort(-probabilities, axis=1, kind="stable")
     predictions = []
     for row, order, item in zip(probabilities, orders, encoded, strict=True):
         scores = {labels[column]: float(row[column]) for column in order}
         best = labels[order[0]]
-        in_scope, scope_score = rules.scope_of(item.text)
+        scope_score = scope_rule.score(item.text) if scope_rule else None
+        members = None if set_threshold is None else tuple(prediction_set(scores, set_threshold))
         predictions.append(
             Prediction(
                 label=best,
                 score=scores[best],
                 scores=dict(list(scores.items())[:top_k]),
                 truncated=item.truncated,
-                prediction_set=rules.set_of(scores),
-                in_scope=in_scope,
+                prediction_set=None
+                if set_threshold is None
+                else tuple(prediction_set(scores, set_threshold)),
+                in_scope=scope_score >= scope_rule.threshold if scope_rule else None,
                 scope_score=scope_score,
                 answered_by=answered_by,
             )

@@ -1,4 +1,4 @@
-"""One face for every kind of model and every engine: `load_predictor(model).predict(texts)`."""
+"""Loads a model of any kind on any engine: `load_predictor(model).predict(texts)`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import (
-    ONNX_FILES,
-    Predictor,
-)
+from arxiv_cls.models.prediction import ONNX_FILES, Predictor
 from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE, ClassifierConfig
 from arxiv_cls.record.model_files import read_record
 

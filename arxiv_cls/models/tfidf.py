@@ -1,6 +1,8 @@
-"""From text to a sparse tf-idf row: words and word pairs of the whole text, then those of its title again.
+"""The TF-IDF baseline: linear models on tf-idf terms, and gradient-boosted trees that start from their score.
 
-A title says more per word than an abstract, so its terms get columns of their own.
+In order: text to sparse rows (words and word pairs of the whole text, then those of its title again, since a
+title says more per word), the weights on disk (a skops file of plain arrays without pickle or trusted types), the
+model, and its predictor.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from arxiv_cls.errors import UserError, is_out_of_memory
-from arxiv_cls.models.prediction import DecisionRules, EncodedText, Prediction, check_texts, to_predictions
+from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts
 from arxiv_cls.record.directory import check_directory
 from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of
 from arxiv_cls.record.model_files import read_record
@@ -491,8 +493,8 @@ def _classes(booster: xgboost.Booster) -> int:
     return int(settings["learner"]["learner_model_param"]["num_class"])
 
 
-class TfidfPredictor:
-    """A baseline behind the face that every model has.
+class TfidfPredictor(Predictor):
+    """A baseline as a predictor; it reads a text of any length.
 
     Args:
         model: the fitted model.
@@ -500,15 +502,10 @@ class TfidfPredictor:
     """
 
     kind = "tfidf"
-    engine = "tfidf"
-    max_length: int | None = None
 
     def __init__(self, model: TfidfModel, directory: Path) -> None:
+        super().__init__(model.labels, directory, WEIGHTS_FILE, "tfidf")
         self.model = model
-        self.labels = list(model.labels)
-        self.directory = directory
-        self.weights_path = directory / WEIGHTS_FILE
-        self.rules = DecisionRules.load(directory)
 
     @classmethod
     def load(cls, directory: str | Path) -> TfidfPredictor:
@@ -533,14 +530,6 @@ class TfidfPredictor:
         logits = self._per_chunk(texts, self.model.logits, len(self.labels), progress)
         return softmax(logits / self.model.temperature, axis=1)
 
-    def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Prediction]:
-        """The label of each text, with the scores of all labels or of the `top_k` highest.
-
-        Raises:
-            UserError: when a text is empty or blank.
-        """
-        return self.predict_encoded(self.encode(texts), top_k)
-
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Each text with the number of its words; a baseline reads a text of any length.
 
@@ -550,12 +539,8 @@ class TfidfPredictor:
         check_texts(texts)
         return [EncodedText(text, len(text.split()), truncated=False) for text in texts]
 
-    def predict_encoded(self, encoded: Sequence[EncodedText], top_k: int | None = None) -> list[Prediction]:
-        """One prediction per text, in the same order."""
-        probabilities = self.predict_proba([item.text for item in encoded])
-        return to_predictions(
-            probabilities, self.labels, encoded, top_k, answered_by=self.engine, rules=self.rules
-        )
+    def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
+        return self.predict_proba([item.text for item in encoded])
 
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """(n, d) float32: what the trees read, the linear scores and the latent semantic analysis."""

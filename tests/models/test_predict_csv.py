@@ -7,21 +7,21 @@ import pytest
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predict_csv import ROWS_AT_A_TIME, predict_csv
-from arxiv_cls.models.prediction import DecisionRules, EncodedText, ScopeRule, to_predictions
+from arxiv_cls.models.prediction import EncodedText, ScopeRule, to_predictions
 
 
 class LengthPredictor:
     """Scores by the length of the text: no model is needed to test the rows."""
 
     labels = ("cs.AI", "cs.CL")
-    rules = None
+    rules = {}
 
     def predict(self, texts, top_k=None):
         """Longer texts are more cs.CL."""
         share = np.array([min(len(text), 99) / 100 for text in texts])
         encoded = [EncodedText(text, 1, truncated=False) for text in texts]
         both = np.column_stack([1 - share, share])
-        return to_predictions(both, self.labels, encoded, top_k, answered_by="tfidf", rules=self.rules)
+        return to_predictions(both, self.labels, encoded, top_k, answered_by="tfidf", **self.rules)
 
 
 def scored(tmp_path, content: str | bytes) -> list[dict]:
@@ -51,11 +51,11 @@ class TestRows:
 
     def test_rules_of_the_model(self, tmp_path):
         """The labels of the prediction set with blanks between them, and yes or no for the scope."""
-        LengthPredictor.rules = DecisionRules(0.3, ScopeRule({"image": 1.0}, intercept=-0.5, threshold=0.5))
+        LengthPredictor.rules = {"set_threshold": 0.3, "scope_rule": ScopeRule({"image": 1.0}, -0.5, 0.5)}
         try:
             rows = scored(tmp_path, f"id,text\na,image\nb,{'word ' * 8}\nc,\n")
         finally:
-            LengthPredictor.rules = None
+            LengthPredictor.rules = {}
         assert [row["prediction_set"] for row in rows] == ["cs.AI", "cs.AI cs.CL", ""]
         assert [row["in_scope"] for row in rows] == ["yes", "no", ""]
 

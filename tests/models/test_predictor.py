@@ -7,7 +7,7 @@ import pytest
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import DecisionRules, EncodedText, ScopeRule, to_predictions
+from arxiv_cls.models.prediction import EncodedText, ScopeRule, to_predictions
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.models.transformer import fold_temperature
 
@@ -31,14 +31,15 @@ class TestPredictions:
 
     def test_rules_see_all_scores(self):
         """The set is taken from every label, also when fewer are shown; scope is asked of the text."""
-        rules = DecisionRules(0.3, ScopeRule({"image": 1.0}, intercept=-0.5, threshold=0.5))
+        rule = ScopeRule({"image": 1.0}, intercept=-0.5, threshold=0.5)
         inside, outside = to_predictions(
             np.array([[0.1, 0.5, 0.4], [0.2, 0.5, 0.3]]),
             ["a", "b", "c"],
             [EncodedText("an image", 2, False), EncodedText("a frog", 2, False)],
             top_k=1,
             answered_by="tfidf",
-            rules=rules,
+            set_threshold=0.3,
+            scope_rule=rule,
         )
         assert (list(inside.scores), inside.prediction_set, inside.in_scope) == (["b"], ("b", "c"), True)
         assert inside.scope_score == pytest.approx(1 / (1 + np.exp(-0.5)))
