@@ -284,9 +284,7 @@ def to_predictions(
                 score=scores[best],
                 scores=dict(list(scores.items())[:top_k]),
                 truncated=item.truncated,
-                prediction_set=None
-                if set_threshold is None
-                else tuple(prediction_set(scores, set_threshold)),
+                prediction_set=members,
                 in_scope=scope_score >= scope_rule.threshold if scope_rule else None,
                 scope_score=scope_score,
                 answered_by=answered_by,

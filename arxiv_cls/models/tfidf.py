@@ -1,8 +1,8 @@
 """The TF-IDF baseline: linear models on tf-idf terms, and gradient-boosted trees that start from their score.
 
 In order: text to sparse rows (words and word pairs of the whole text, then those of its title again, since a
-title says more per word), the weights on disk (a skops file of plain arrays without pickle or trusted types), the
-model, and its predictor.
+title says more per word), the weights on disk (a skops file of plain arrays), the model,
+and its predictor.
 """
 
 from __future__ import annotations
