@@ -1,6 +1,7 @@
 """`predict --csv`: a row out for every row in, in order, whatever is in it."""
 
 import csv
+from typing import ClassVar
 
 import numpy as np
 import pytest
