@@ -4,8 +4,8 @@ Run as: make sweep SWEEP=recipes/sweeps/tfidf_linear.yaml TRIALS=20
    (or: python -m arxiv_cls.sweep recipes/sweeps/tfidf_linear.yaml --trials 20)
 
 The file is a W&B sweep: `wandb sweep FILE` searches the same space with W&B's agents. Here the study is on
-disk (outputs/.sweeps/<name>): stopped by Ctrl-C or worse, the same command goes on with it. The best values
-are written out as a recipe after every trial.
+disk (outputs/.sweeps/<name>): after an interruption the same command goes on with it. The best values are
+written as a recipe after every trial.
 """
 
 from __future__ import annotations
@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 DEFAULT_SWEEP = "recipes/sweeps/tfidf_linear.yaml"
 
 
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """The file and the length of the search."""
+def main(argv: list[str]) -> None:
+    """Reads the file, goes on with its study or begins one, and writes the best recipe.
+
+    Raises:
+        UserError: the file or the recipe is wrong, the study is another's, or trials keep failing.
+        KeyboardInterrupt: the search was stopped; the study can go on.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m arxiv_cls.sweep", description="Search the keys of a recipe on the validation split."
     )
@@ -37,21 +42,10 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--trials", type=int, metavar="N", help="finished trials in all (default: run_cap of the file)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: outputs/.sweeps/<file's name>")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str]) -> None:
-    """Reads the file, goes on with its study or begins one, and writes the best recipe.
-
-    Raises:
-        UserError: the file or the recipe is wrong, the study is another's, or trials keep failing.
-        KeyboardInterrupt: the search was stopped; the study can go on.
-    """
-    arguments = parse_arguments(argv)
+    arguments = parser.parse_args(argv)
     if importlib.util.find_spec("optuna") is None:
         raise UserError("a sweep needs Optuna, which is not installed", "make setup EXTRAS=sweep")
     from arxiv_cls.corpus.fetch import file_md5
-    from arxiv_cls.recipe import load_recipe
     from arxiv_cls.record.writing import write_atomically
     from arxiv_cls.training.sweeps import SweepStudy, best_recipe, read_sweep
 
@@ -60,35 +54,39 @@ def main(argv: list[str]) -> None:
     sweep = read_sweep(arguments.sweep)
     if not Path(sweep.program).is_file():
         raise UserError(f"{sweep.program} is not there", "run this in the project's root folder")
-    trials = arguments.trials or sweep.trials
-    csv = Path(load_recipe(sweep.recipe, list(sweep.fixed), sweep.schema()).data.csv)
+    count = arguments.trials or sweep.run_cap
+    csv = Path(sweep.load_recipe(sweep.command.fixed).data.csv)
     if not csv.is_file():
-        raise UserError(f"{csv}, which {sweep.recipe} names, is not there", "make data")
+        raise UserError(f"{csv}, which {sweep.command.recipe} names, is not there", "make data")
     folder = arguments.out or Path("outputs", ".sweeps", sweep.path.stem)
     search = SweepStudy(sweep, folder, file_md5(csv))
-    best_path = folder / f"{sweep.recipe.stem}_best.yaml"
+    best_path = folder / f"{sweep.command.recipe.stem}_best.yaml"
 
     def on_trial(trial: FrozenTrial) -> None:
-        best = search.best()
+        best = search.study.best_trial
         values = "  ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
                            for key, value in trial.params.items())  # fmt: skip
         mark = " *" if best.number == trial.number else ""
-        tqdm.write(f"trial {trial.number}: {sweep.metric} {trial.value:.4f}{mark}  {values}", file=sys.stdout)
-        write_atomically(best_path, best_recipe(sweep, best.params, best.value or 0.0, search.record(best)))
+        tqdm.write(
+            f"trial {trial.number}: {sweep.metric_name} {trial.value:.4f}{mark}  {values}", file=sys.stdout
+        )
+        write_atomically(
+            best_path, best_recipe(sweep, best.params, search.study.best_value, search.record(best))
+        )
 
-    # A polite kill is a stop like Ctrl-C.
+    # SIGTERM stops the search as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        search.run(trials, on_trial)
+        search.run(count, on_trial)
     except KeyboardInterrupt:
         print(
-            f"\nstopped after {len(search.finished)} of {trials} trials; the same command goes on with them",
+            f"\nstopped after {len(search.finished)} of {count} trials; the same command goes on with them",
             file=sys.stderr,
         )
         raise
-    best = search.best()
+    best = search.study.best_trial
     print(
-        f"\n{len(search.finished)} trials; the best is number {best.number}: {sweep.metric} "
+        f"\n{len(search.finished)} trials; the best is number {best.number}: {sweep.metric_name} "
         f"{best.value:.4f} on validation\nits recipe: {best_path}\n"
         f"to keep it: copy it into recipes/, and train it: python {sweep.program} {best_path}"
     )

@@ -7,8 +7,8 @@ its place. So the documentation cannot name a key, a verb or an import that the 
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib
+import json
 import re
 import sys
 import tomllib
@@ -62,27 +62,25 @@ def type_name(hint: Any) -> str:
 
 def recipe_keys(dotted: str) -> str:
     """The keys of a recipe group, as its dataclass defines them: type, default, range, meaning."""
+    from arxiv_cls.recipe import fields_of
+
     module, _, name = dotted.rpartition(".")
-    group = getattr(importlib.import_module(module), name)
-    hints = typing.get_type_hints(group)
+    signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     rows = []
-    for field in dataclasses.fields(group):
-        # `option` writes "minimum"; the hundred fields that `trainer` inherits have their own documentation.
-        if "minimum" not in field.metadata:
+    for key, field in fields_of(getattr(importlib.import_module(module), name)).items():
+        # The hundred fields that `trainer` inherits have their own documentation.
+        if not field.description:
             continue
-        default = field.default_factory() if field.default is dataclasses.MISSING else field.default
-        shown = (
-            {None: "null", True: "true", False: "false"}.get(default)
-            if default is None or isinstance(default, bool)
-            else str(default)
-        )
+        default = field.get_default(call_default_factory=True)
+        shown = json.dumps(default) if default is None or isinstance(default, bool) else str(default)
         limits = [
-            f"{words} {field.metadata[key]:.10g}"
-            for key, words in (("minimum", "at least"), ("above", "above"), ("maximum", "at most"))
-            if field.metadata[key] is not None
+            f"({words} {getattr(limit, sign):.10g})"
+            for limit in field.metadata
+            for sign, words in signs.items()
+            if hasattr(limit, sign)
         ]
-        meaning = " ".join([field.metadata["help"], *(f"({limit})" for limit in limits)])
-        rows.append([f"`{field.name}`", type_name(hints[field.name]), f"`{shown}`", meaning])
+        meaning = " ".join([field.description, *limits])
+        rows.append([f"`{key}`", type_name(field.annotation), f"`{shown}`", meaning])
     return table(["key", "type", "default", "meaning"], rows)
 
 

@@ -15,7 +15,6 @@ takes the place of `data/raw/arxiv.csv` and of `my_papers.csv`.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
 import re
@@ -36,7 +35,7 @@ from factories import ROOT, SAMPLE
 from arxiv_cls import __version__
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe import TfidfRecipe, load_recipe
+from arxiv_cls.recipe import TfidfRecipe, fields_of, load_recipe
 from arxiv_cls.record.manifest import MANIFEST
 from arxiv_cls.training.arguments import TransformerRecipe
 
@@ -424,10 +423,10 @@ class TestSite:
             dotted = f"{hint.__module__}.{hint.__name__}"
             assert f"<!-- recipe-keys: {dotted} -->" in text("docs/recipes.md")
             made = docs_hooks.recipe_keys(dotted)
-            own = [field for field in dataclasses.fields(hint) if "minimum" in field.metadata]
+            own = {key: field for key, field in fields_of(hint).items() if field.description}
             assert own
             assert not [
-                f.name for f in own if f"| `{f.name}` |" not in made or f.metadata["help"] not in made
+                key for key, f in own.items() if f"| `{key}` |" not in made or f.description not in made
             ]
 
     @pytest.mark.slow

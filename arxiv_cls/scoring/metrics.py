@@ -26,6 +26,10 @@ SCALAR_METRICS = (
     "brier_score",
     "expected_calibration_error",
 )
+# Of all metrics of an evaluation, the Trainer's loss among them; the others are better when greater.
+LOWER_IS_BETTER = frozenset(
+    {"loss", "log_loss", "brier_score", "expected_calibration_error", "expected_calibration_error_chance"}
+)
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -2,152 +2,179 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from transformers import TrainingArguments
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from transformers import Trainer, TrainingArguments, get_scheduler
 
-from arxiv_cls.recipe import LARGEST_SEED, DataConfig, Limits, ReleaseConfig, option
+from arxiv_cls.recipe import LARGEST_SEED, DataConfig, ReleaseConfig, Tracker, tracker_names
+from arxiv_cls.scoring.metrics import LOWER_IS_BETTER
+
+# Keys of TrainingArguments that would have no effect here, or break the run; all others have their effect.
+REFUSED = {
+    "name the precision in trainer.precision": "bf16 fp16 bf16_full_eval fp16_full_eval",
+    "a release goes to the Hub by `make push-model`, after its checks": (
+        "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision"
+    ),
+    "a run is named after its recipe file; the project is WANDB_PROJECT or TRACKIO_PROJECT": (
+        "run_name project trackio_space_id trackio_bucket_id trackio_static_space_id"
+    ),
+    "train.py always trains and evaluates; it takes --resume and --no-evaluate": (
+        "do_train do_eval do_predict resume_from_checkpoint restore_callback_states_from_checkpoint"
+    ),
+    "the metrics need every prediction of the validation split": (
+        "prediction_loss_only batch_eval_metrics eval_do_concat_batches eval_use_gather_object "
+        "include_for_metrics label_names remove_unused_columns dataloader_drop_last"
+    ),
+    "a checkpoint is always whole, so that --resume goes on from it; the first process writes it": (
+        "save_only_model enable_jit_checkpoint save_on_each_node log_on_each_node"
+    ),
+    "batches are made by trainer.length_grouping and per_device_train_batch_size": (
+        "auto_find_batch_size train_sampling_strategy length_column_name accelerator_config "
+        "dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order"
+    ),
+    "`accelerate launch` starts the processes": "fsdp fsdp_config deepspeed parallelism_config local_rank",
+    "it has no effect on a text classifier": "use_cache use_liger_kernel liger_kernel_config",
+    "the optimizers that take it are not supported": "optim_target_modules",
+}
 
 
 @dataclass
 class TransformerModelConfig:
     """Which pretrained encoder, and how long a text it reads."""
 
-    name_or_path: str = option(
+    name_or_path: str = Field(
         "distilbert/distilbert-base-uncased",
-        "Hub id, directory, or package:NAME/FOLDER for weights that an installed Python package carries.",
+        description="Hub id, directory, or package:NAME/FOLDER for weights in an installed package.",
     )
-    revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
-    max_length: int = option(
-        256, "Longest input, in tokens; saved as the tokenizer's model_max_length.", minimum=8
+    revision: str | None = Field(None, description="Branch, tag or commit of the Hub id.")
+    max_length: int = Field(
+        256, ge=8, description="Longest input, in tokens; saved as the tokenizer's model_max_length."
     )
-    attention_dropout: float | None = option(
-        None, "Dropout of the attention weights, a probability; null keeps the checkpoint's.", minimum=0
+    attention_dropout: float | None = Field(
+        None, ge=0, lt=1, description="Dropout of the attention weights; null keeps the checkpoint's."
     )
-    hidden_dropout: float | None = option(
-        None, "Dropout of the hidden states, a probability; null keeps the checkpoint's.", minimum=0
+    hidden_dropout: float | None = Field(
+        None, ge=0, lt=1, description="Dropout of the hidden states; null keeps the checkpoint's."
     )
 
-    def problems(self) -> list[str]:
-        """What is wrong with the group as a whole, a sentence each."""
-        named = (("attention_dropout", self.attention_dropout), ("hidden_dropout", self.hidden_dropout))
-        return [
-            f"{name}: {value} is not below 1" for name, value in named if value is not None and value >= 1
-        ]
 
-
-@dataclass
+@dataclass(config=ConfigDict(arbitrary_types_allowed=True), kw_only=True)
 class TransformerTrainerConfig(TrainingArguments):
     """`TrainingArguments` with defaults for this task and the few fields it lacks.
 
     `output_dir` is the model directory; checkpoints are kept outside of it.
     """
 
-    # Of inherited fields; torch and numpy would refuse these values in the middle of a run.
-    LIMITS: ClassVar[dict[str, Limits]] = {
-        "learning_rate": Limits(above=0),
-        "num_train_epochs": Limits(above=0),
-        "gradient_accumulation_steps": Limits(minimum=1),
-        "label_smoothing_factor": Limits(minimum=0),
-        "weight_decay": Limits(minimum=0),
-        "adam_beta1": Limits(minimum=0, below=1),
-        "adam_beta2": Limits(minimum=0, below=1),
-        "adam_epsilon": Limits(minimum=0),
-        "warmup_steps": Limits(minimum=0),
-        "max_grad_norm": Limits(minimum=0),
-        "eval_steps": Limits(minimum=0),
-        "save_steps": Limits(minimum=0),
-        "dataloader_num_workers": Limits(minimum=0),
-        "data_seed": Limits(minimum=0, maximum=LARGEST_SEED),
+    REFUSED_KEYS: ClassVar[dict[str, str]] = {
+        key: reason for reason, keys in REFUSED.items() for key in keys.split()
     }
 
-    output_dir: str | None = option(None, "Model directory; default outputs/<recipe's file name>.")
-    per_device_train_batch_size: int = option(32, "Papers per device and step.", minimum=1)
-    per_device_eval_batch_size: int = option(64, "Papers per device and evaluation step.", minimum=1)
-    eval_strategy: Literal["no", "steps", "epoch"] = option("epoch", "When to evaluate: no, steps or epoch.")
-    save_strategy: Literal["no", "steps", "epoch"] = option(
-        "epoch", "When to write a checkpoint: no, steps or epoch."
+    output_dir: str | None = Field(None, description="Model directory; default outputs/<recipe's file name>.")
+    per_device_train_batch_size: int = Field(32, ge=1, description="Papers per device and step.")
+    per_device_eval_batch_size: int = Field(64, ge=1, description="Papers per device and evaluation step.")
+    eval_strategy: Literal["no", "steps", "epoch"] = Field("epoch", description="When to evaluate.")
+    save_strategy: Literal["no", "steps", "epoch"] = Field("epoch", description="When to write a checkpoint.")
+    save_total_limit: int | None = Field(
+        2, ge=1, description="Checkpoints that are kept beside the best one."
     )
-    save_total_limit: int | None = option(2, "How many checkpoints are kept beside the best one.", minimum=1)
-    logging_steps: float = option(
-        50, "Steps between two lines of the log; below 1 a share of the run.", minimum=0
+    logging_steps: float = Field(
+        50, ge=0, description="Steps between two lines of the log; below 1 a share of the run."
     )
-    load_best_model_at_end: bool = option(True, "Go back to the epoch with the best metric_for_best_model.")
-    metric_for_best_model: str | None = option(
-        "macro_f1", "Metric of the validation split that names the best epoch."
+    load_best_model_at_end: bool = Field(True, description="Go back to the best metric_for_best_model.")
+    metric_for_best_model: str | None = Field(
+        "macro_f1", description="Metric of the validation split that names the best epoch."
     )
-    report_to: str | list[str] = option("none", "Trackers: none, wandb, trackio, or a list of them.")
-    seed: int = option(
-        42, "Seed of the head, the dropout and the order of the batches.", minimum=0, maximum=LARGEST_SEED
+    report_to: Tracker | list[Tracker] = Field("none", description="Trackers: none, wandb, trackio, a list.")
+    seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of head, dropout and order of batches.")
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="auto: bf16 where the device computes in it (a CPU: AVX512-BF16 or AMX), else fp32.",
+    )
+    head_learning_rate: float | None = Field(None, gt=0, description="Of the head; null: learning_rate.")
+    layerwise_learning_rate_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor on the learning rate from each encoder layer to the one below it.",
+    )
+    freeze: list[str] = Field(
+        default_factory=list,
+        description="Parts that do not learn: embeddings, encoder, or layers as in layer.0.",
+    )
+    head_only_epochs: float = Field(
+        0.0, ge=0, description="Epochs at the start in which only the head learns."
+    )
+    class_weighting: Literal["none", "balanced", "sqrt"] = Field(
+        "none", description="Weight of a class in the loss: equal, 1 / count, or 1 / sqrt(count)."
+    )
+    teacher_weight: float = Field(
+        0.0, ge=0, le=1, description="Share of a target from a TF-IDF model that has not seen the paper."
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="Stop after this many evaluations without a better metric_for_best_model."
+    )
+    length_grouping: bool = Field(True, description="Batches of papers of similar length, in random order.")
+    cpu_threads: int | None = Field(
+        None, ge=1, description="Threads per process on a CPU; null: cores divided by local processes."
+    )
+    profile_steps: int = Field(
+        0, ge=0, description="Steps recorded by torch's profiler into <checkpoints>/profile; 0: none."
     )
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
-        "auto", "auto: bf16 where the device computes in it (on a CPU: AVX512-BF16 or AMX), else fp32."
-    )
-    head_learning_rate: float | None = option(
-        None, "Learning rate of the new head; null: learning_rate.", above=0
-    )
-    layerwise_learning_rate_decay: float = option(
-        1.0, "Factor on the learning rate from each encoder layer to the one below it.", above=0
-    )
-    freeze: list[str] = option(
-        [], "Parts that stay as they are: embeddings, encoder, or layer numbers as in layer.0."
-    )
-    head_only_epochs: float = option(0.0, "Epochs at the start in which only the head learns.", minimum=0)
-    class_weighting: Literal["none", "balanced", "sqrt"] = option(
-        "none", "Weight of a class in the loss: equal, inverse to its count, or to the count's square root."
-    )
-    teacher_weight: float = option(
-        0.0,
-        "Share of each training target that comes from a TF-IDF model that has not seen the paper.",
-        minimum=0,
-    )
-    early_stopping_patience: int | None = option(
-        None, "Stop after this many evaluations without a better metric_for_best_model.", minimum=1
-    )
-    length_grouping: bool = option(True, "Batches of papers of similar length, in random order.")
-    cpu_threads: int | None = option(
-        None, "Threads per process on a CPU; null: cores divided by local processes.", minimum=1
-    )
-    profile_steps: int = option(
-        0, "Steps recorded by torch's profiler into <checkpoints>/profile; 0: none.", minimum=0
-    )
+    # Inherited fields: torch and numpy would refuse some values in the middle of a run.
+    lr_scheduler_kwargs: dict[str, Any] | None = Field(None)
+    greater_is_better: bool | None = Field(None)
+    learning_rate: float = Field(TrainingArguments.learning_rate, gt=0)
+    num_train_epochs: float = Field(TrainingArguments.num_train_epochs, gt=0)
+    gradient_accumulation_steps: int = Field(TrainingArguments.gradient_accumulation_steps, ge=1)
+    label_smoothing_factor: float = Field(TrainingArguments.label_smoothing_factor, ge=0, lt=1)
+    weight_decay: float = Field(TrainingArguments.weight_decay, ge=0)
+    adam_beta1: float = Field(TrainingArguments.adam_beta1, ge=0, lt=1)
+    adam_beta2: float = Field(TrainingArguments.adam_beta2, ge=0, lt=1)
+    adam_epsilon: float = Field(TrainingArguments.adam_epsilon, ge=0)
+    warmup_steps: float = Field(TrainingArguments.warmup_steps, ge=0)
+    max_grad_norm: float = Field(TrainingArguments.max_grad_norm, ge=0)
+    eval_steps: float | None = Field(TrainingArguments.eval_steps, ge=0)
+    save_steps: float = Field(TrainingArguments.save_steps, gt=0)
+    eval_accumulation_steps: int | None = Field(TrainingArguments.eval_accumulation_steps, ge=1)
+    dataloader_num_workers: int = Field(TrainingArguments.dataloader_num_workers, ge=0)
+    data_seed: int | None = Field(TrainingArguments.data_seed, ge=0, le=LARGEST_SEED)
 
     def __post_init__(self) -> None:
-        if self.bf16 or self.fp16:
-            raise ValueError("bf16, fp16: name the precision (auto, fp32, bf16, fp16) in trainer.precision")
-        model_directory, trackers = self.output_dir, self.report_to
+        model_directory, direction = self.output_dir, self.greater_is_better
+        self.trackers = tracker_names(self.report_to)
+        metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        self.greater_is_better = metric not in LOWER_IS_BETTER
+        if direction not in (None, self.greater_is_better):
+            raise ValueError(
+                f"greater_is_better: a {'greater' if not direction else 'lower'} {metric} is better"
+            )
         super().__post_init__()
-        # The parent replaces both: None by a folder of its own, "none" by an empty list.
-        self.output_dir = model_directory
-        names = [trackers] if isinstance(trackers, str) else list(trackers)
-        self.trackers = [name for name in names if name != "none"]
-        # Runs are opened by arxiv_cls.training.tracking, which bounds the wait for the network.
-        self.report_to = []
+        # The parent sets a folder of its own; runs are opened by arxiv_cls.training.tracking.
+        self.output_dir, self.report_to = model_directory, []
+        if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+            mode = {"mode": "max" if self.greater_is_better else "min"}
+            self.lr_scheduler_kwargs = mode | (self.lr_scheduler_kwargs or {})
 
     def problems(self) -> list[str]:
         """What is wrong with the group as a whole, a sentence each."""
-        wrong = [
-            f"{key}: a release goes to the Hub by `make push-model`, after its checks"
-            for key in ("push_to_hub", "hub_token", "hub_model_id")
-            if getattr(self, key)
-        ]
-        wrong += [
-            f"report_to: {name!r} is not one of none, wandb, trackio"
-            for name in self.trackers
-            if name not in ("wandb", "trackio")
-        ]
-        if self.teacher_weight > 1:
-            wrong.append("teacher_weight: is a share, at most 1")
-        if self.layerwise_learning_rate_decay > 1:
-            wrong.append("layerwise_learning_rate_decay: must be at most 1")
+        wrong = []
         if self.head_only_epochs >= self.num_train_epochs and self.max_steps <= 0:
             wrong.append("head_only_epochs: must leave an epoch for the encoder (num_train_epochs)")
         if self.early_stopping_patience and not self.load_best_model_at_end:
             wrong.append("early_stopping_patience: needs load_best_model_at_end: true")
-        if not 0 <= self.label_smoothing_factor < 1:
-            wrong.append("label_smoothing_factor: must be at least 0 and below 1")
+        key = "optim"
+        try:
+            kind, options = Trainer.get_optimizer_cls_and_kwargs(self)
+            optimizer = kind([torch.zeros(1, requires_grad=True)], **options)
+            key = "lr_scheduler_type, lr_scheduler_kwargs"
+            get_scheduler(self.lr_scheduler_type, optimizer, 1, 10, self.lr_scheduler_kwargs)
+        except (ImportError, TypeError, ValueError, RuntimeError) as error:
+            wrong.append(f"{key}: {' '.join(str(error).split())}")
         return wrong
 
 

@@ -1,124 +1,159 @@
-"""Sweep files: the syntax of Weights & Biases, of which this reads the part that a local search needs.
+"""Sweeps: a file of Weights & Biases, searched on this machine by an Optuna study.
 
 One file, two readers: `wandb sweep FILE` and `make sweep SWEEP=FILE`. The keys are those of
-https://docs.wandb.ai/guides/sweeps/sweep-config-keys; what this reader leaves out (nested parameters,
+https://docs.wandb.ai/guides/sweeps/sweep-config-keys; what is not supported here (nested parameters,
 probabilities, normal distributions) is refused by name, so that both search the same space.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import optuna
-import psutil
 import yaml
+from filelock import FileLock, Timeout
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import (
     GROUPS,
-    MISMATCH,
-    coerce,
+    TfidfRecipe,
     load_recipe,
     nearest,
     raise_problems,
+    read_value,
     read_yaml_mapping,
     resolved,
 )
 from arxiv_cls.record.manifest import RUN_RECORD
-from arxiv_cls.record.model_files import read_record
-from arxiv_cls.record.schemas import RunRecord
-from arxiv_cls.scoring.metrics import SCALAR_METRICS
+from arxiv_cls.scoring.metrics import LOWER_IS_BETTER, SCALAR_METRICS
 
 SHAPE = "a sweep file is a mapping with program, method, metric, parameters and command"
-KEYS = ("program", "method", "metric", "run_cap", "parameters", "command", "name", "description", "project",
-        "entity", "early_terminate")  # fmt: skip
-METHODS = ("grid", "random", "bayes")
-PROGRAMS = ("arxiv_cls/train.py", "arxiv_cls/train_tfidf.py")
 SWITCHES = ("--overwrite", "--no-evaluate", "--resume")
-DISTRIBUTIONS = ("constant", "categorical", "int_uniform", "uniform", "q_uniform", "log_uniform_values")
+RANGES = ("int_uniform", "uniform", "q_uniform", "log_uniform_values")
 PARAMETER_KEYS = ("value", "values", "min", "max", "q", "distribution")
 SPLIT = "validation/"
-DEFAULT_TRIALS = 20
+SEED = 42
+MOST_FAILURES_IN_A_ROW = 3
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """The values that one key of the recipe may take.
+class Command(NamedTuple):
+    """What a trial runs: the recipe and the overrides of every trial, as `--group.key=value`."""
 
-    Attributes:
-        choices: the values themselves; empty where there is a range.
-        low, high: ends of a range, both included.
-        whole: only whole numbers.
-        log: even on a logarithmic scale.
-        step: distance of two values; None for any.
-    """
-
-    choices: tuple[Any, ...] = ()
-    low: float = 0.0
-    high: float = 0.0
-    whole: bool = False
-    log: bool = False
-    step: float | None = None
-
-    def extremes(self) -> tuple[Any, ...]:
-        """The values that show whether the recipe takes all of them."""
-        return self.choices or (self.low, self.high)
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A search as its file says.
-
-    Attributes:
-        path: the file.
-        program: the entry script that a trial runs.
-        recipe: the recipe that every trial starts from.
-        fixed: overrides that every trial has, as `--group.key=value`.
-        method: grid, random or bayes.
-        metric: of the validation split, such as macro_f1.
-        maximize: whether more of it is better.
-        trials: finished trials after which the search ends.
-        parameters: by key of the recipe, `group.key`.
-    """
-
-    path: Path
-    program: str
     recipe: Path
     fixed: tuple[str, ...]
-    method: str
-    metric: str
-    maximize: bool
-    trials: int
-    parameters: dict[str, Parameter]
-
-    def schema(self) -> type:
-        """The dataclass of the recipe's kind."""
-        return recipe_schema(self.program)
 
 
-def recipe_schema(program: str) -> type:
-    """The dataclass of the recipes that an entry script reads; a transformer's takes seconds to import."""
-    if program == PROGRAMS[0]:
-        from arxiv_cls.training.arguments import TransformerRecipe
+def read_command(words: Any) -> Command:
+    """The `command` of a sweep file; folder and tracker are those of W&B's agent and are left out."""
+    words = words if isinstance(words, list) else []
+    if "${program}" not in words or words[-1:] != ["${args}"]:
+        raise ValueError("a list with ${program}, then the recipe, and ${args} as its end")
+    recipe, *rest = [*words[words.index("${program}") + 1 : -1], "-"]
+    overrides = [word for word in rest[:-1] if word not in SWITCHES]
+    fixed = [w for w in overrides if not w.startswith(("--trainer.output_dir=", "--trainer.report_to="))]
+    problems = [
+        f"{word!r}: write an override as --group.key=value"
+        for word in fixed
+        if not word.startswith("--") or "=" not in word
+    ]
+    if recipe.startswith("-"):
+        problems.append("the recipe comes right after ${program}")
+    if "--no-evaluate" not in rest:
+        problems.append("--no-evaluate is missing: a search may not look at the test split")
+    if "--overwrite" in rest and not any(word.startswith("--trainer.output_dir=") for word in rest):
+        problems.append("--overwrite without --trainer.output_dir=... would replace the recipe's own model")
+    if problems:
+        raise ValueError("; ".join(problems))
+    return Command(Path(recipe), tuple(fixed))
 
-        return TransformerRecipe
-    from arxiv_cls.recipe import TfidfRecipe
 
-    return TfidfRecipe
+def read_distribution(space: Any) -> CategoricalDistribution | FloatDistribution | IntDistribution:
+    """One of the `parameters` of a sweep file as Optuna knows it; a ValueError says what is wrong."""
+    if not isinstance(space, dict):
+        raise ValueError("a mapping with value, values, or min and max")
+    unknown = [key for key in space if key not in PARAMETER_KEYS]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: not supported; there are {', '.join(PARAMETER_KEYS)}")
+    given = [key for key in ("value", "values", "min") if key in space]
+    if len(given) != 1 or ("min" in space) != ("max" in space):
+        raise ValueError("either value, or values, or min and max")
+    kind = space.get("distribution")
+    if given != ["min"]:
+        choices = space["values"] if given == ["values"] else [space["value"]]
+        if not isinstance(choices, list) or not choices or not all(isinstance(item, str) for item in choices):
+            raise ValueError("values: a list of numbers and strings; null and lists are not supported")
+        if kind not in (None, "categorical", "constant") or "q" in space:
+            raise ValueError("values come with no other distribution than categorical")
+        plain = [read_value(choice, Any) for choice in choices]
+        # A number whose text would change on the way, such as 007, stays a string.
+        return CategoricalDistribution(
+            [n if str(n) == text else text for n, text in zip(plain, choices, strict=True)]
+        )
+    low, high, step = (read_value(space.get(key, "1"), Any) for key in ("min", "max", "q"))
+    if not all(isinstance(end, int | float) for end in (low, high, step)) or not low < high or step <= 0:
+        raise ValueError(f"min {low!r}, max {high!r}: two numbers, min below max, and q above 0")
+    whole = isinstance(low, int) and isinstance(high, int)
+    kind = kind or ("int_uniform" if whole else "uniform")
+    if kind == "int_uniform" and whole:
+        return IntDistribution(low, high)
+    if kind == "uniform":
+        return FloatDistribution(low, high)
+    if kind == "log_uniform_values":
+        return FloatDistribution(low, high, log=True)
+    if kind != "q_uniform":
+        raise ValueError(f"{kind!r} is not supported for {low} to {high}; there are {', '.join(RANGES)}")
+    if not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9):
+        raise ValueError(f"q: {step} must divide the distance from min to max")
+    return FloatDistribution(low, high, step=step)
+
+
+class Metric(BaseModel, extra="forbid"):
+    """What is searched for; the test split chooses nothing."""
+
+    name: Literal[tuple(SPLIT + name for name in SCALAR_METRICS)]  # type: ignore[valid-type]
+    goal: Literal["minimize", "maximize"] = "minimize"
+
+
+class Sweep(BaseModel):
+    """A sweep file that has been read; the keys without a type are only W&B's."""
+
+    path: Path
+    program: Literal["arxiv_cls/train.py", "arxiv_cls/train_tfidf.py"]
+    method: Literal["grid", "random", "bayes"]
+    metric: Metric
+    run_cap: int = Field(20, ge=1)
+    parameters: dict[str, Annotated[Any, BeforeValidator(read_distribution)]]
+    command: Annotated[Command, BeforeValidator(read_command)]
+    name: Any = None
+    description: Any = None
+    project: Any = None
+    entity: Any = None
+    early_terminate: Any = None
+
+    @property
+    def metric_name(self) -> str:
+        """The metric of the validation split, such as macro_f1."""
+        return self.metric.name.removeprefix(SPLIT)
+
+    def load_recipe(self, overrides: Iterable[str]) -> Any:
+        """The recipe of every trial with overrides; a transformer's takes seconds to import."""
+        if self.program == "arxiv_cls/train.py":
+            from arxiv_cls.training.arguments import TransformerRecipe
+
+            return load_recipe(self.command.recipe, list(overrides), TransformerRecipe)
+        return load_recipe(self.command.recipe, list(overrides), TfidfRecipe)
 
 
 def override(key: str, value: Any) -> str:
@@ -127,7 +162,7 @@ def override(key: str, value: Any) -> str:
 
 
 def read_sweep(path: str | Path) -> Sweep:
-    """Reads a sweep file and holds every value it can try against the recipe.
+    """Reads a sweep file and checks the values it can try by the recipe's own checks.
 
     Raises:
         UserError: one for the whole file, a line per problem.
@@ -136,172 +171,60 @@ def read_sweep(path: str | Path) -> Sweep:
     if not path.is_file():
         raise UserError(f"{path}: no such sweep file", "the project's sweeps are in recipes/sweeps/")
     content = read_yaml_mapping(path, SHAPE)
-    problems = [f"{key}: unknown key{nearest(str(key), KEYS)}" for key in content if key not in KEYS]
-    program = _one_of(content, "program", PROGRAMS, problems)
-    method = _one_of(content, "method", METHODS, problems)
-    metric, maximize = _read_metric(content.get("metric"), problems)
-    trials = content.get("run_cap", DEFAULT_TRIALS)
-    if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
-        problems.append(f"run_cap: {trials!r}, expected a whole number from 1")
-    recipe, fixed = _read_command(content.get("command"), problems)
-    parameters = _read_parameters(content.get("parameters"), problems)
-    if method == "grid":
-        problems += [
-            f"parameters.{key}: method grid needs `values`, not a range"
-            for key, parameter in parameters.items()
-            if not parameter.choices
-        ]
-    if program and recipe:
-        problems += _recipe_problems(program, recipe, fixed, parameters)
-    raise_problems(path, problems)
-    return Sweep(path, program, Path(recipe), tuple(fixed), method, metric, maximize, trials, parameters)
-
-
-def _one_of(content: dict, key: str, allowed: tuple[str, ...], problems: list[str]) -> str:
-    if content.get(key) in allowed:
-        return str(content[key])
-    given = f"{content[key]!r} is not" if key in content else "missing; it is"
-    problems.append(f"{key}: {given} one of {', '.join(allowed)}")
-    return ""
-
-
-def _read_metric(metric: Any, problems: list[str]) -> tuple[str, bool]:
-    name = metric.get("name") if isinstance(metric, dict) else None
-    goal = metric.get("goal", "minimize") if isinstance(metric, dict) else None
-    known = [SPLIT + metric_name for metric_name in SCALAR_METRICS]
-    if isinstance(name, str) and name.startswith("test/"):
-        problems.append(f"metric.name: {name}: the test split chooses nothing; one of {', '.join(known)}")
-    elif name not in known:
-        problems.append(f"metric.name: {name!r} is not one of {', '.join(known)}")
-    if goal not in ("maximize", "minimize"):
-        problems.append(f"metric.goal: {goal!r} is neither maximize nor minimize")
-    return str(name).removeprefix(SPLIT), goal == "maximize"
-
-
-def _read_command(command: Any, problems: list[str]) -> tuple[str, list[str]]:
-    """The recipe and the overrides of every trial; folder and tracker are those of W&B's agent, and go."""
-    words = [str(word) for word in command] if isinstance(command, list) else []
-    if "${program}" not in words or words[-1:] != ["${args}"]:
-        problems.append("command: a list with ${program}, then the recipe, and ${args} as its end")
-        return "", []
-    recipe, *rest = [*words[words.index("${program}") + 1 : -1], ""]
-    if not recipe or recipe.startswith("-"):
-        problems.append("command: the recipe comes right after ${program}")
-        return "", []
-    fixed, agent_keys = [], []
-    for word in filter(None, rest):
-        key, equals, _ = word.removeprefix("--").partition("=")
-        if word in SWITCHES:
-            continue
-        if not word.startswith("--") or not equals:
-            problems.append(f"command: {word!r}: write an override as --group.key=value")
-        elif key in ("trainer.output_dir", "trainer.report_to"):
-            agent_keys.append(key)
-        else:
-            fixed.append(word)
-    if "--no-evaluate" not in rest:
-        problems.append("command: --no-evaluate is missing: a search may not look at the test split")
-    if "--overwrite" in rest and "trainer.output_dir" not in agent_keys:
-        problems.append(
-            "command: --overwrite without --trainer.output_dir=... would replace the recipe's own model"
-        )
-    return recipe, fixed
-
-
-def _read_parameters(given: Any, problems: list[str]) -> dict[str, Parameter]:
-    if not isinstance(given, dict) or not given:
-        problems.append("parameters: a mapping from keys of the recipe, such as trainer.learning_rate")
-        return {}
-    parameters = {}
-    for key, space in given.items():
-        group, dot, _ = str(key).partition(".")
-        if not dot or group not in GROUPS:
-            problems.append(f"parameters.{key}: name the group too, as in trainer.learning_rate")
-            continue
+    known = {key: field for key, field in Sweep.model_fields.items() if key != "path"}
+    problems = [f"{key}: unknown key{nearest(key, known)}" for key in content if key not in known]
+    read: dict[str, Any] = {}
+    for key, field in known.items():
         try:
-            parameters[str(key)] = _read_parameter(space)
-        except ValueError as error:
-            problems.append(f"parameters.{key}: {error}")
-    return parameters
+            if key in content:
+                reader: TypeAdapter = TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])
+                read[key] = reader.validate_python(content[key])
+            elif field.is_required():
+                problems.append(f"{key}: missing")
+        except ValidationError as error:
+            for wrong in error.errors():
+                place, message = ".".join(map(str, (key, *wrong["loc"]))), wrong["msg"]
+                message = message.replace("Input", repr(wrong["input"])[:200]).removeprefix("Value error, ")
+                problems.append(f"{place}: {message}")
+    sweep = Sweep.model_construct(path=path, **read)
+    if read.keys() >= {"program", "command"}:
+        problems += _recipe_problems(sweep, read.get("parameters", {}))
+    for key, space in read.get("parameters", {}).items():
+        if read.get("method") == "grid" and not isinstance(space, CategoricalDistribution):
+            problems.append(f"parameters.{key}: method grid needs `values`, not a range")
+    if "metric" in read and (sweep.metric.goal == "minimize") != (sweep.metric_name in LOWER_IS_BETTER):
+        other = "maximize" if sweep.metric.goal == "minimize" else "minimize"
+        problems.append(f"metric.goal: {sweep.metric.goal!r}, for {sweep.metric_name} write {other}")
+    raise_problems(path, problems)
+    return sweep
 
 
-def _read_parameter(space: Any) -> Parameter:
-    """One entry of `parameters`; a ValueError says what is wrong with it."""
-    if not isinstance(space, dict):
-        raise ValueError("a mapping with value, values, or min and max")
-    unknown = [key for key in space if key not in PARAMETER_KEYS]
-    if unknown:
-        raise ValueError(
-            f"{', '.join(map(str, unknown))}: not read here; there are {', '.join(PARAMETER_KEYS)}"
-        )
-    ways = [way for way in ("value", "values", "min") if way in space]
-    if len(ways) != 1 or ("min" in space) != ("max" in space):
-        raise ValueError("either value, or values, or min and max")
-    if ways != ["min"]:
-        choices = space["values"] if ways == ["values"] else [space["value"]]
-        if not isinstance(choices, list) or not choices:
-            raise ValueError("values: a list with at least one value")
-        if not all(isinstance(choice, str | int | float) for choice in choices):
-            raise ValueError("values: numbers, strings, true and false; null and lists are not read here")
-        if space.get("distribution", "categorical") not in ("categorical", "constant") or "q" in space:
-            raise ValueError("values come with no other distribution than categorical")
-        return Parameter(choices=tuple(choices))
-    return _read_range(space)
-
-
-def _read_range(space: dict) -> Parameter:
-    ends = [coerce(space[end], float)[0] for end in ("min", "max")]
-    if MISMATCH in ends or not ends[0] < ends[1]:
-        raise ValueError(f"min {space['min']!r} and max {space['max']!r}: two numbers, min below max")
-    whole = all(isinstance(space[end], int) for end in ("min", "max"))
-    kind = space.get("distribution", "int_uniform" if whole else "uniform")
-    if kind == "log_uniform":
-        raise ValueError("log_uniform takes exponents; write log_uniform_values, which takes the values")
-    if kind not in DISTRIBUTIONS or kind in ("constant", "categorical"):
-        raise ValueError(
-            f"distribution {kind!r} is not read here; for a range: {', '.join(DISTRIBUTIONS[2:])}"
-        )
-    if kind == "int_uniform" and not whole:
-        raise ValueError("int_uniform: min and max must be whole numbers")
-    if kind == "log_uniform_values" and ends[0] <= 0:
-        raise ValueError(f"log_uniform_values: min {ends[0]:g} must be greater than 0")
-    step = None
-    if kind == "q_uniform":
-        step = coerce(space.get("q", 1), float)[0]
-        steps = 0.5 if step is MISMATCH or step <= 0 else (ends[1] - ends[0]) / step
-        if not math.isclose(steps, round(steps), abs_tol=1e-9):
-            raise ValueError(f"q: {space.get('q', 1)!r} must divide the distance from min to max")
-    low, high = (int(end) if kind == "int_uniform" else end for end in ends)
-    return Parameter((), low, high, kind == "int_uniform", kind == "log_uniform_values", step)
-
-
-def _recipe_problems(
-    program: str, recipe: str, fixed: list[str], parameters: dict[str, Parameter]
-) -> list[str]:
-    """What the recipe's own checks say of every value at an end of the space, each problem once."""
-    schema = recipe_schema(program)
-    try:
-        load_recipe(recipe, fixed, schema)
-    except UserError as error:
-        return [f"command: {line.strip().removeprefix('- ')}" for line in error.message.splitlines()]
-    problems = []
-    for key, parameter in parameters.items():
-        for value in parameter.extremes():
-            try:
-                load_recipe(recipe, [*fixed, override(key, value)], schema)
-            except UserError as error:
-                lines = [line.strip() for line in error.message.splitlines()]
-                problems += [f"parameters.{key}: {line[2:]}" for line in lines if line.startswith("- ")]
-    return list(dict.fromkeys(problems))
+def _recipe_problems(sweep: Sweep, parameters: Mapping[str, Any]) -> list[str]:
+    """What the recipe says of its own file and of the values at the ends of the space."""
+    problems = [] if parameters else ["parameters: keys of the recipe, such as trainer.learning_rate"]
+    tried = {"command": ""}
+    for key, space in parameters.items():
+        ends = space.choices if isinstance(space, CategoricalDistribution) else (space.low, space.high)
+        if key.partition(".")[0] not in GROUPS:
+            problems.append(f"parameters.{key}: name the group too, as in trainer.learning_rate")
+        else:
+            tried |= {f"parameters.{key}={value}": override(key, value) for value in ends}
+    for place, word in tried.items():
+        try:
+            sweep.load_recipe([*sweep.command.fixed, word] if word else sweep.command.fixed)
+        except UserError as error:
+            first, *lines = error.message.splitlines()
+            problems += [f"{place}: {line.strip().removeprefix('- ')}" for line in lines or [first]]
+            if not word:
+                break
+    return problems
 
 
 def best_recipe(sweep: Sweep, values: Mapping[str, Any], value: float, record: Mapping[str, Any]) -> str:
     """The recipe of the sweep with the best values in it, and comments that say where they come from.
 
-    The fixed overrides of the search (fewer papers, fewer epochs) are left out and named.
-
     Args:
-        sweep: the search.
+        sweep: the search; its fixed overrides (fewer papers, fewer epochs) are left out and named.
         values: of the best trial, by `group.key`.
         value: its metric on the validation split.
         record: its `run.json`.
@@ -309,47 +232,21 @@ def best_recipe(sweep: Sweep, values: Mapping[str, Any], value: float, record: M
     Returns:
         YAML text.
     """
-    base = load_recipe(sweep.recipe, [], sweep.schema())
+    base, best = sweep.load_recipe([]), sweep.load_recipe(override(key, item) for key, item in values.items())
     data, commit = record["data"], record["git"]["commit"]
     lines = [
-        f"# The best of {sweep.path.as_posix()}: {sweep.metric} {value:.4f} on the validation split",
+        f"# The best of {sweep.path.as_posix()}: {sweep.metric_name} {value:.4f} on the validation split",
         f"# of {data['csv']} (md5 {data['md5']}), one seed, code of commit {str(commit)[:12]}.",
-        f"# Everything else is as in {sweep.recipe.as_posix()}. Not measured on the test split.",
+        f"# Everything else is as in {sweep.command.recipe.as_posix()}. Not measured on the test split.",
     ]
-    if sweep.fixed:
-        lines.append(f"# Searched with {' '.join(sweep.fixed)}, which is not part of this recipe.")
-    for group in GROUPS:
-        section = dict(base.given[group])
-        section |= {
-            key.partition(".")[2]: best for key, best in values.items() if key.startswith(f"{group}.")
-        }
-        if not section:
-            continue
-        lines += ["", f"{group}:"]
-        for key, item in section.items():
-            # A mapping in flow style is the line of a key, whatever its value is, between braces.
-            text = yaml.safe_dump({key: item}, default_flow_style=True, allow_unicode=True, width=10_000)
-            text = text.strip()[1:-1]
-            if f"{group}.{key}" in values:
-                text += f"  # swept, was {getattr(getattr(base, group), key)}"
-            lines.append(f"  {text}")
-    return "\n".join(lines) + "\n"
-
-
-SEED = 42
-MOST_FAILURES_IN_A_ROW = 3
-_STOP_SECONDS = 20.0
-
-
-def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
-    """A parameter as Optuna knows it."""
-    if parameter.choices:
-        return optuna.distributions.CategoricalDistribution(parameter.choices)
-    if parameter.whole:
-        return optuna.distributions.IntDistribution(int(parameter.low), int(parameter.high))
-    return optuna.distributions.FloatDistribution(
-        parameter.low, parameter.high, log=parameter.log, step=parameter.step
-    )
+    if sweep.command.fixed:
+        lines.append(f"# Searched with {' '.join(sweep.command.fixed)}, which is not part of this recipe.")
+    for key in values:
+        group, _, name = key.partition(".")
+        lines.append(f"# {key}: swept, was {getattr(getattr(base, group), name)}")
+    plain = resolved(best)
+    sections = {group: {key: plain[group][key] for key in keys} for group, keys in best.given.items() if keys}
+    return "\n".join(lines) + "\n" + yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
 
 
 class SweepStudy:
@@ -361,42 +258,41 @@ class SweepStudy:
         data_md5: of the CSV that the trials train on.
 
     Raises:
-        UserError: the folder holds a study of another space, recipe or data, or it is being run now.
+        UserError: the folder holds a study of another space, recipe or data.
     """
 
     def __init__(self, sweep: Sweep, folder: Path, data_md5: str) -> None:
         self.sweep, self.folder = sweep, folder
-        self.distributions = {key: distribution(value) for key, value in sweep.parameters.items()}
         folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.study = optuna.create_study(
             storage=f"sqlite:///{(folder / 'study.db').resolve().as_posix()}",
             study_name=sweep.path.stem,
-            direction="maximize" if sweep.maximize else "minimize",
+            direction=sweep.metric.goal,
             load_if_exists=True,
         )
         self._check_same(data_md5)
         # A sampler that starts from the same seed again would propose the first trials a second time.
         seed = SEED + len(self.study.trials)
-        bayes = sweep.method == "bayes"
+        samplers = optuna.samplers
         self.study.sampler = (
-            optuna.samplers.TPESampler(seed=seed) if bayes else optuna.samplers.RandomSampler(seed)
+            samplers.TPESampler(seed=seed) if sweep.method == "bayes" else samplers.RandomSampler(seed)
         )
+
+    def trials(self, state: TrialState) -> list[FrozenTrial]:
+        """The trials of a state, oldest first."""
+        return self.study.get_trials(deepcopy=False, states=(state,))
 
     @property
     def finished(self) -> list[FrozenTrial]:
         """The trials that were trained and measured, oldest first."""
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return self.trials(TrialState.COMPLETE)
 
-    def best(self) -> FrozenTrial:
-        """The best finished trial; there must be one."""
-        return self.study.best_trial
-
-    def run(self, trials: int, on_trial: Callable[[FrozenTrial], None]) -> None:
+    def run(self, count: int, on_trial: Callable[[FrozenTrial], None]) -> None:
         """Trains until so many trials are finished in all, earlier ones counted.
 
         Args:
-            trials: of the study; a grid ends when it is through.
+            count: trials of the study; a grid ends when each point was tried.
             on_trial: called after every finished trial.
 
         Raises:
@@ -404,187 +300,138 @@ class SweepStudy:
                 process runs this study.
             KeyboardInterrupt: Ctrl-C; the trial under way is trained anew when the study goes on.
         """
-        with self._only_runner():
-            self._take_up_interrupted()
-            if self.sweep.method == "grid":
-                trials = min(trials, self._enqueue_grid())
+        try:
+            lock = FileLock(self.folder / "running.lock", timeout=0).acquire()
+        except Timeout:
+            raise UserError(
+                f"{self.folder}: another process runs this study", "wait for it, or end it"
+            ) from None
+        with lock:
+            self._enqueue_interrupted()
+            grid = self.sweep.method == "grid"
+            if grid:
+                count = min(count, self._enqueue_grid())
             elif not self.study.trials:
                 self._enqueue_recipe_itself()
             failures = 0
-            done = len(self.finished)
-            with tqdm(
-                total=trials, initial=min(done, trials), unit="trial", desc=self.sweep.path.stem
-            ) as bar:
+            done = min(len(self.finished), count)
+            with tqdm(total=count, initial=done, unit="trial", desc=self.sweep.path.stem) as bar:
                 # A point of a grid that failed is not asked for again, and nothing takes its place.
-                while len(self.finished) < trials and (self.sweep.method != "grid" or self._waiting()):
-                    finished = self._run_trial()
-                    failures = 0 if finished else failures + 1
-                    if finished is not None:
+                while len(self.finished) < count and (not grid or self.trials(TrialState.WAITING)):
+                    trial = self.study.ask(self.sweep.parameters)
+                    error = self._train(trial)
+                    if error:
+                        failures += 1
+                        self.study.tell(trial, state=TrialState.FAIL)
+                        tqdm.write(f"trial {trial.number} failed: {error}", file=sys.stderr)
+                    else:
+                        failures = 0
                         bar.update()
-                        bar.set_postfix(best=f"{self.best().value:.4f}")
-                        on_trial(finished)
-                    elif failures == MOST_FAILURES_IN_A_ROW:
+                        bar.set_postfix(best=f"{self.study.best_value:.4f}")
+                        on_trial(self.study.get_trials(deepcopy=False)[trial.number])
+                    if failures == MOST_FAILURES_IN_A_ROW:
                         raise UserError(
-                            f"{failures} trials in a row failed; the last one: {self._last_error()}",
+                            f"{failures} trials in a row failed; the last one: {error}",
                             f"their logs are in {self.folder}",
                         )
-            if len(self.finished) < trials:
-                failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-                done = [trial.params for trial in self.finished]
-                points = {str(trial.params): trial.params for trial in failed if trial.params not in done}
+            finished = [trial.params for trial in self.finished]
+            if len(finished) < count:
+                failed = [trial.params for trial in self.trials(TrialState.FAIL)]
+                points = dict.fromkeys(str(point) for point in failed if point not in finished)
                 raise UserError(
-                    f"{len(points)} of {trials} points of the grid failed: {', '.join(points)}",
+                    f"{len(points)} of {count} points of the grid failed: {', '.join(points)}",
                     f"their logs are in {self.folder}; the same command tries them again",
                 )
 
-    def _waiting(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    def _model(self, number: int) -> Path:
+        return self.folder / f"trial-{number:04}"
 
     def record(self, trial: FrozenTrial) -> dict[str, Any]:
         """The `run.json` of a finished trial."""
-        path = self.folder / f"trial-{trial.number:04}.json"
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(self._model(trial.number).with_suffix(".json").read_text(encoding="utf-8"))
 
-    def _run_trial(self) -> FrozenTrial | None:
-        """Asks for values, trains with them and tells the outcome; None when the training failed."""
-        trial = self.study.ask(self.distributions)
-        model = self.folder / f"trial-{trial.number:04}"
-        log = model.with_suffix(".log")
+    def _train(self, trial: optuna.Trial) -> str:
+        """Trains with the trial's values and tells the study the metric; returns why that failed, or ""."""
+        model = self._model(trial.number)
         command = [
-            sys.executable, self.sweep.program, str(self.sweep.recipe), *self.sweep.fixed,
+            sys.executable, self.sweep.program, str(self.sweep.command.recipe), *self.sweep.command.fixed,
             *(override(key, value) for key, value in trial.params.items()),
             f"--trainer.output_dir={model}", "--trainer.report_to=none", "--overwrite", "--no-evaluate",
         ]  # fmt: skip
-        started = time.monotonic()
-        status = _run_logged(command, log)
-        if status:
-            self.study.tell(trial, state=TrialState.FAIL)
-            tqdm.write(f"trial {trial.number} failed: {self._last_error(log)}", file=sys.stderr)
-            return None
-        run = read_record(model / RUN_RECORD, RunRecord)
-        trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
+        with model.with_suffix(".log").open("w+", encoding="utf-8", errors="replace") as log:
+            done = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
+            )
+            if done.returncode:
+                log.seek(0)
+                lines = log.read().strip().splitlines() or ["nothing was printed"]
+                errors = [line.removeprefix("error: ") for line in lines if line.startswith("error:")]
+                return (errors or lines)[-1]
         # The record stays, the weights go: the best recipe makes them again.
         (model / RUN_RECORD).replace(model.with_suffix(".json"))
-        shutil.rmtree(model)
-        shutil.rmtree(self.folder / ".checkpoints" / model.name, ignore_errors=True)
-        value = run["metrics"]["validation"][self.sweep.metric]
+        self._remove(trial.number)
+        value = self.record(trial)["metrics"]["validation"][self.sweep.metric_name]
         if not math.isfinite(value):
-            self.study.tell(trial, state=TrialState.FAIL)
-            tqdm.write(f"trial {trial.number} failed: its {self.sweep.metric} is {value}", file=sys.stderr)
-            return None
-        return self.study.tell(trial, value)
+            return f"its {self.sweep.metric_name} is {value}"
+        self.study.tell(trial, value)
+        return ""
+
+    def _remove(self, number: int) -> None:
+        for folder in (self.folder, self.folder / ".checkpoints"):
+            shutil.rmtree(folder / self._model(number).name, ignore_errors=True)
 
     def _check_same(self, data_md5: str) -> None:
-        recipe = load_recipe(self.sweep.recipe, list(self.sweep.fixed), self.sweep.schema())
-        now = {
-            "program": self.sweep.program,
-            "metric": self.sweep.metric,
-            "goal": "maximize" if self.sweep.maximize else "minimize",
-            "parameters": {key: repr(value) for key, value in self.sweep.parameters.items()},
-            "recipe": {
-                f"{group}.{key}": value
-                for group, keys in resolved(recipe).items()
-                if group != "release"
-                for key, value in keys.items()
-            },
-            "data md5": data_md5,
-        }
-        now = json.loads(json.dumps(now))
+        sweep = self.sweep
+        recipe = resolved(sweep.load_recipe(sweep.command.fixed))
+        now = {"program": sweep.program, "metric": sweep.metric.name, "data md5": data_md5}
+        now |= {f"parameters.{key}": str(space) for key, space in sweep.parameters.items()}
+        for group in ("model", "data", "trainer"):
+            now |= {f"recipe.{group}.{key}": json.dumps(value) for key, value in recipe[group].items()}
         before = self.study.user_attrs.get("search")
         if before is None:
             self.study.set_user_attr("search", now)
-            return
-        changed = [
-            f"  - {name}{f'.{key}' if key else ''}: was {old!r}, is {new!r}"
-            for name in now
-            for key, old, new in _differences(before.get(name), now[name])
-        ]
-        if changed:
+        elif before != now:
+            changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+            lines = [f"\n  - {key}: was {before.get(key)}, is {now.get(key)}" for key in changed]
             raise UserError(
-                f"{self.folder} holds a study that this sweep cannot go on with:\n" + "\n".join(changed),
+                f"{self.folder} holds a study that this sweep cannot go on with:" + "".join(lines),
                 f"undo the change to go on, or start again: move {self.folder} away",
             )
 
-    def _take_up_interrupted(self) -> None:
+    def _enqueue_interrupted(self) -> None:
         """Trials that never ended, because the process did, are trained anew with the same values."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self.trials(TrialState.RUNNING):
             self.study.tell(trial.number, state=TrialState.FAIL)
             self.study.enqueue_trial(trial.params, skip_if_exists=False)
-            shutil.rmtree(self.folder / f"trial-{trial.number:04}", ignore_errors=True)
-            shutil.rmtree(self.folder / ".checkpoints" / f"trial-{trial.number:04}", ignore_errors=True)
+            self._remove(trial.number)
 
     def _enqueue_recipe_itself(self) -> None:
-        """The first trial is the recipe as it stands, where the space holds it: what the others must beat."""
-        recipe = load_recipe(self.sweep.recipe, list(self.sweep.fixed), self.sweep.schema())
+        """The first trial is the recipe as it stands, where the space holds it."""
+        recipe = self.sweep.load_recipe(self.sweep.command.fixed)
         values = {}
-        for key, space in self.distributions.items():
+        for key, space in self.sweep.parameters.items():
             group, _, name = key.partition(".")
             value = getattr(getattr(recipe, group), name)
-            if value is None or not _holds(space, value):
-                return
-            values[key] = value
-        self.study.enqueue_trial(values)
+            if isinstance(space, CategoricalDistribution):
+                values[key] = next(
+                    (c for c in space.choices if c == value or str(c) == str(value).lower()), None
+                )
+            elif value is not None and space.low <= value <= space.high:
+                steps = (value - space.low) / space.step if space.step else 0.0
+                values[key] = value if math.isclose(steps, round(steps), abs_tol=1e-9) else None
+        if len(values) == len(self.sweep.parameters) and None not in values.values():
+            self.study.enqueue_trial(values)
 
     def _enqueue_grid(self) -> int:
-        """Every point of the grid, once over all runs; gives back how many there are."""
-        keys = list(self.sweep.parameters)
-        points = list(itertools.product(*(self.sweep.parameters[key].choices for key in keys)))
+        """Every point of the grid, once over all runs; returns how many there are."""
+        spaces = self.sweep.parameters
+        points = [
+            dict(zip(spaces, point, strict=True))
+            for point in itertools.product(*(space.choices for space in spaces.values()))
+        ]
         tried = [trial.params for trial in self.finished]
-        tried += [trial.system_attrs.get("fixed_params", {}) for trial in self._waiting()]
+        tried += [trial.system_attrs.get("fixed_params", {}) for trial in self.trials(TrialState.WAITING)]
         for point in points:
-            values = dict(zip(keys, point, strict=True))
-            if values not in tried:
-                self.study.enqueue_trial(values)
+            if point not in tried:
+                self.study.enqueue_trial(point)
         return len(points)
-
-    @contextlib.contextmanager
-    def _only_runner(self) -> Iterator[None]:
-        mark = self.folder / "running"
-        if mark.is_file():
-            pid = mark.read_text(encoding="utf-8").strip()
-            if pid.isdigit() and int(pid) != os.getpid() and psutil.pid_exists(int(pid)):
-                raise UserError(f"{self.folder}: the process {pid} runs this study", "wait for it, or end it")
-        mark.write_text(str(os.getpid()), encoding="utf-8")
-        try:
-            yield
-        finally:
-            mark.unlink(missing_ok=True)
-
-    def _last_error(self, log: Path | None = None) -> str:
-        logs = sorted(self.folder.glob("trial-*.log"), key=lambda path: path.stat().st_mtime)
-        lines = (log or logs[-1]).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        errors = [line for line in lines if line.startswith("error:")]
-        return (errors or lines or ["nothing was printed"])[-1].removeprefix("error: ")
-
-
-def _differences(before: Any, now: Any) -> list[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted(set(before) | set(now))
-        return [(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)]
-    return [] if before == now else [("", before, now)]
-
-
-def _holds(space: optuna.distributions.BaseDistribution, value: Any) -> bool:
-    if isinstance(space, optuna.distributions.CategoricalDistribution):
-        return value in space.choices
-    if isinstance(space, optuna.distributions.FloatDistribution | optuna.distributions.IntDistribution):
-        steps = (value - space.low) / space.step if space.step else 0.0
-        return space.low <= value <= space.high and math.isclose(steps, round(steps), abs_tol=1e-9)
-    return False
-
-
-def _run_logged(command: list[str], log: Path) -> int:
-    """Runs a command, its output going to a file; its process ends with this one's interruption."""
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_STOP_SECONDS)
-            raise
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()

@@ -1,4 +1,4 @@
-"""What a run refuses or mends before its first step: metric, precision, length, seeds, pinned memory."""
+"""What a run refuses or changes before its first step: metric, precision, length, pinned memory."""
 
 import logging
 
