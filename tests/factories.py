@@ -269,7 +269,13 @@ SURE = math.exp(WEIGHT) / (math.exp(WEIGHT) + 4)
 
 
 def write_onnx_model(
-    directory: Path, *, turned: int = 0, busy: int = 0, max_length: int = MAX_LENGTH, seed: int = 0
+    directory: Path,
+    *,
+    turned: int = 0,
+    busy: int = 0,
+    max_length: int = MAX_LENGTH,
+    seed: float = 0,
+    positions: int | None = None,
 ) -> Path:
     """Writes a model directory as `arxiv-cls export` leaves it, less the torch weights.
 
@@ -278,7 +284,8 @@ def write_onnx_model(
         turned: by how many labels the answers are shifted, to tell two models apart.
         busy: products with a 256 x 256 matrix per token that change nothing but the time an answer takes.
         max_length: tokens that the model reads.
-        seed: changes the bytes of the weights and nothing else.
+        seed: changes the bytes of the weights and nothing else; NaN makes every answer one.
+        positions: rows of a table of positions, which fails on a longer text; None for no such table.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -320,6 +327,15 @@ def write_onnx_model(
             helper.make_node("Add", ["no_seed", "no_work"], ["no_change"]),
         ]
         last = "no_change"
+    if positions:
+        constants["positions"] = np.zeros(positions, dtype=np.float32)
+        nodes += [
+            helper.make_node("Shape", ["input_ids"], ["shape"]),
+            helper.make_node("Gather", ["shape", "one"], ["length"]),
+            helper.make_node("Gather", ["positions", "length"], ["position"]),
+            helper.make_node("Add", [last, "position"], ["placed"]),
+        ]
+        last = "placed"
     nodes.append(helper.make_node("Add", ["mean", last], ["logits"]))
     graph = helper.make_graph(
         nodes,

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from arxiv_cls import __version__
 from arxiv_cls.serving.endpoint import Endpoint
@@ -20,6 +21,23 @@ DESCRIPTION = """Names the arXiv category of a paper from its title and abstract
 
 `POST /predict` answers in the schema that the keys of the request name; `POST /` speaks Hugging Face's
 inference schema. Every error has the shape `{"error", "error_type"}`."""
+
+
+class HeadAsGet:
+    """ASGI middleware: HEAD is answered as GET; the server leaves the body out.
+
+    Args:
+        app: what is called with the request.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self.app(scope, receive, send)
 
 
 def create_app(
@@ -57,6 +75,7 @@ def create_app(
     app.include_router(load_router())
     install_error_handlers(app)
     # The last one that is added sees a request first.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimits, max_body=settings.max_body, timeout=settings.body_timeout)
     endpoint.metrics.instrument(app)
     if settings.cors_origins:

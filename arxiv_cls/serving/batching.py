@@ -164,6 +164,7 @@ class Batcher:
         self.max_batch_tokens, self.max_queue, self.max_wait = max_batch_tokens, max_queue, max_wait
         self._on_batch = on_batch
         self._jobs: deque[Job] = deque()
+        self._accepted: set[Job] = set()
         self._changed = threading.Condition()
         self._places = 0
         # Decayed sums: many cheap texts and few dear ones count by what they are, not batch by batch.
@@ -217,6 +218,7 @@ class Batcher:
             job = Job(list(texts), predictor, loop.create_future(), loop, check, time.monotonic(), len(texts))
             self._places += job.places
             self._jobs.append(job)
+            self._accepted.add(job)
             self._changed.notify()
         try:
             return await job.future
@@ -234,10 +236,20 @@ class Batcher:
     def _give_back(self, job: Job) -> None:
         # An answered job, a cancelled one and a refused one all come by here, exactly once.
         with self._changed:
+            self._accepted.discard(job)
             self._places -= job.places
             job.places = 0
             if not job.future.done() or job.future.cancelled():
                 job.cancelled = True
+
+    def refuse_accepted(self) -> None:
+        """Answers every request that still waits or is computed with `Closed`, and takes no more."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            accepted = list(self._accepted)
+        for job in accepted:
+            self._fail(job, Closed())
 
     async def close(self, timeout: float) -> bool:
         """Takes no more requests and waits until those that were accepted are answered.

@@ -15,7 +15,7 @@ from fastapi import Request
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText
 from arxiv_cls.serving.batching import Answer, Batcher, Closed, QueueFull
-from arxiv_cls.serving.http_errors import Refused
+from arxiv_cls.serving.http_errors import Refused, too_many_texts
 from arxiv_cls.serving.model_slot import ModelSlot, ServedModel, load_model
 from arxiv_cls.serving.observability import Metrics
 from arxiv_cls.serving.request_log import RequestLog, log_record, open_log_files
@@ -34,6 +34,7 @@ class Endpoint:
     Attributes:
         ending: the server takes no more requests.
         failure: why the first model could not be loaded; None while all is well.
+        seconds_to_stop: that are left for the end.
 
     Args:
         settings: of the endpoint.
@@ -59,6 +60,7 @@ class Endpoint:
         )
         self.request_log = self._request_log()
         self.ending = False
+        self.seconds_to_stop = settings.shutdown_timeout
         self.failure: Exception | None = None
         self._first_load: asyncio.Task[None] | None = None
 
@@ -88,6 +90,7 @@ class Endpoint:
         try:
             await self.switch(self.settings.model)
         except Exception as error:
+            logger.error("the model cannot be loaded", extra={"reason": str(error)})
             self.failure = error
 
     async def switch(self, model: str) -> ServedModel | None:
@@ -104,12 +107,12 @@ class Endpoint:
     async def stop(self) -> None:
         """Answers what was accepted and closes the request log."""
         self.ending = True
-        if not await self.batcher.close(self.settings.shutdown_timeout):
+        if not await self.batcher.close(self.seconds_to_stop):
             logger.warning("accepted requests were not answered within the shutdown timeout")
         if self._first_load:
             self._first_load.cancel()
         if self.request_log:
-            await asyncio.to_thread(self.request_log.close, self.settings.shutdown_timeout)
+            await asyncio.to_thread(self.request_log.close, self.seconds_to_stop)
 
     def ready_model(self) -> ServedModel:
         """The model that answers.
@@ -171,9 +174,7 @@ class Endpoint:
     def _check_limits(self, texts: Sequence[str]) -> None:
         settings = self.settings
         if len(texts) > settings.texts_per_request:
-            raise Refused(
-                422, f"{len(texts)} texts in one request; at most {settings.texts_per_request} are allowed"
-            )
+            raise Refused(422, too_many_texts(len(texts), settings.texts_per_request))
         longest = max(map(len, texts))
         if longest > settings.max_characters:
             raise Refused(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import time
 import zipfile
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from arxiv_cls.errors import UserError
@@ -20,6 +23,8 @@ from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.record.pickles import is_pickle
 from arxiv_cls.serving.http_errors import Refused
+from arxiv_cls.serving.model_info import Info, describe
+from arxiv_cls.serving.schemas import Paper, paper_reply
 from arxiv_cls.serving.settings import HUB_ID, ServingSettings
 
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -81,13 +86,16 @@ def _holds_pickle(path: Path, shown: str) -> bool:
     try:
         return is_pickle(path)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise Refused(424, f"not loaded, the old model stays: {shown} cannot be read: {error}") from None
+        # What the system says of a file names its path.
+        told = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+        raise Refused(424, f"not loaded, the old model stays: {shown} cannot be read: {told}") from None
 
 
 logger = logging.getLogger(__name__)
 
 RELEASE_TAG = re.compile(r"v?\d+(\.\d+)+\S*")
-WARM_UP_TEXT = "Warm-up of the engine. The first computation allocates its memory."
+# The first computation of an engine allocates its memory. Of some texts a tokenizer leaves next to nothing.
+WARM_UP_TEXTS = ("Warm-up of the engine.", ".", "\u200b")
 
 
 @dataclass(frozen=True)
@@ -134,20 +142,34 @@ class ServedModel:
 
 
 def load_model(model: str, settings: ServingSettings) -> ServedModel:
-    """Loads a model as the settings say, and computes one text with it.
+    """Loads a model as the settings say, and lets it answer a few texts.
 
     Args:
         model: directory or Hub id.
         settings: of the endpoint: engine, threads, cascade.
 
     Raises:
-        UserError: no such model, or its files are not those of a model.
+        UserError: no such model, or its files are not those of a model that can answer.
     """
     before = time.monotonic()
+    try:
+        served = _load(model, settings)
+        _answer_once(served, settings)
+    except (UserError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # A panic in the tokenizers' Rust is no `Exception`.
+        logger.warning("a model cannot be loaded", exc_info=error)
+        told = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{model}: its files are not those of a model that works: {type(error).__name__}: {told}",
+            hint="Download or export the model again.",
+        ) from error
+    return replace(served, loaded_in=time.monotonic() - before)
+
+
+def _load(model: str, settings: ServingSettings) -> ServedModel:
     predictor = _predictor(model, settings)
-    run = read_model_file(predictor.directory, "run.json") or {}
-    if not predictor.predict([WARM_UP_TEXT]):
-        raise UserError(f"{model}: answers nothing")
     name, version, sha256 = _identity(model, predictor)
     baseline = None
     if isinstance(predictor, CascadePredictor):
@@ -155,15 +177,18 @@ def load_model(model: str, settings: ServingSettings) -> ServedModel:
         baseline = ServedBaseline(*first, predictor.rule.threshold, predictor.rule.max_tokens)
         # An answer depends on both, whichever gave it.
         version = f"{version}+{baseline.version}"
-    return ServedModel(
-        predictor=predictor,
-        name=name,
-        version=version,
-        weights_sha256=sha256,
-        run=run,
-        loaded_in=time.monotonic() - before,
-        baseline=baseline,
-    )
+    run = read_model_file(predictor.directory, "run.json") or {}
+    return ServedModel(predictor, name, version, sha256, run, loaded_in=0.0, baseline=baseline)
+
+
+def _answer_once(model: ServedModel, settings: ServingSettings) -> None:
+    """Does what requests do, so that a model which cannot is refused here and not by each of them."""
+    texts = [*WARM_UP_TEXTS, "a " * max(1, settings.max_characters // 2)]
+    for prediction in model.predictor.predict(texts):
+        # JSON has no NaN, which damaged weights give.
+        reply = json.dumps(paper_reply(prediction, model, top_k=None), allow_nan=False)
+        Paper.model_validate_json(reply, strict=True)
+    Info.model_validate_json(json.dumps(describe(model, settings), allow_nan=False), strict=True)
 
 
 def _identity(model: str, predictor: Predictor) -> tuple[str, str, str]:
@@ -200,7 +225,13 @@ class ModelSlot:
     def __init__(self, load: Callable[[str], ServedModel]) -> None:
         self._load = load
         self._switch: asyncio.Task[ServedModel] | None = None
+        self._thread: Thread | None = None
         self.current: ServedModel | None = None
+
+    @property
+    def loading(self) -> bool:
+        """Whether a thread still loads a model."""
+        return self._thread is not None and self._thread.is_alive()
 
     async def switch(self, model: str) -> ServedModel | None:
         """Loads a model and puts it in the place of the old one; the old one stays when that fails.
@@ -221,7 +252,19 @@ class ModelSlot:
         return await asyncio.shield(self._switch)
 
     async def _replace(self, model: str) -> ServedModel:
-        loaded = await asyncio.to_thread(self._load, model)
+        future: Future[ServedModel] = Future()
+        future.set_running_or_notify_cancel()
+
+        def work() -> None:
+            try:
+                future.set_result(self._load(model))
+            except BaseException as error:
+                future.set_exception(error)
+
+        # Not a thread of asyncio's: its end would wait for a download, which cannot be interrupted.
+        self._thread = Thread(target=work, name="load", daemon=True)
+        self._thread.start()
+        loaded = await asyncio.wrap_future(future)
         self.current = loaded
         logger.info(
             "model loaded",

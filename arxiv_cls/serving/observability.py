@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
+from prometheus_fastapi_instrumentator.metrics import Info, default
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +30,8 @@ from arxiv_cls.serving.model_slot import ServedModel
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+# Characters of a method or a path that a line shows.
+MAX_SHOWN = 500
 # Attributes that every record has; what else is on one was passed as `extra`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -47,21 +51,31 @@ class JsonFormatter(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _PLAIN}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        # ASCII: what ends a line for some reader (U+0085, U+2028) or turns its direction is escaped.
+        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
 def configure_logging(level: str) -> None:
-    """Sends this program's and uvicorn's records to standard error as JSON lines.
+    """Sends all records, Python's warnings and the failures of threads to standard error as JSON lines.
 
     Args:
-        level: debug, info, warning or error.
+        level: of this program's and uvicorn's records: debug, info, warning or error. Others log warnings.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
     for name in ("arxiv_cls", "uvicorn"):
-        source = logging.getLogger(name)
-        source.handlers, source.propagate = [handler], False
-        source.setLevel(level.upper())
+        logging.getLogger(name).setLevel(level.upper())
+    logging.captureWarnings(True)
+    threading.excepthook = _log_failure
+
+
+def _log_failure(failed: threading.ExceptHookArgs) -> None:
+    name = failed.thread.name if failed.thread else "unknown"
+    info = (failed.exc_type, failed.exc_value or failed.exc_type(), failed.exc_traceback)
+    logger.error("the thread %s has ended by an exception", name, exc_info=info)
 
 
 class RequestLines:
@@ -107,8 +121,8 @@ class RequestLines:
             fine = status and status < 400
             line = {
                 "request_id": request_id,
-                "method": scope["method"],
-                "path": scope["path"],
+                "method": scope["method"][:MAX_SHOWN],
+                "path": scope["path"][:MAX_SHOWN],
                 # 499 is nginx's number for a client that did not wait for the answer.
                 "status": status or 499,
                 "milliseconds": round((time.monotonic() - before) * 1000, 1),
@@ -119,7 +133,9 @@ class RequestLines:
 
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-REFUSALS = ("queue_full", "ending", "not_loaded", "disconnected")
+REFUSALS = ("queue_full", "ending", "not_loaded", "disconnected", "connections", "malformed")
+# Whatever else a client calls a method is one label: each new label is kept until the process ends.
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
 class Metrics:
@@ -181,9 +197,16 @@ class Metrics:
 
     def instrument(self, app: FastAPI) -> None:
         """Counts and times the requests of an app by route, method and status."""
+        note = default(registry=self.registry)
+
+        def note_known(info: Info) -> None:
+            if info.method not in METHODS:
+                info.method = "other"
+            note(info)  # type: ignore[misc]  # None only for a registry that has these counters already
+
         Instrumentator(
             registry=self.registry, should_group_status_codes=False, excluded_handlers=["^/metrics$"]
-        ).instrument(app)
+        ).add(note_known).instrument(app)
 
     def note_model(self, model: ServedModel) -> None:
         """A model has taken its place."""

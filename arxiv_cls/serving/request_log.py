@@ -342,8 +342,9 @@ class RequestLog:
         return taken, size
 
     def _write(self, records: list[Record]) -> None:
-        lines = [json.dumps(record(), ensure_ascii=False) + "\n" for record in records]
-        self._files.write("".join(lines).encode("utf-8", "replace"))
+        # ASCII: a text's own line separators (U+0085, U+2028) are escaped, so that no reader splits there.
+        lines = [json.dumps(record()) + "\n" for record in records]
+        self._files.write("".join(lines).encode("ascii"))
 
     def _guarded(self, action: Callable[[], Any], records: int = 0, last: bool = False) -> None:
         """Does something with the files, and tells how many records became safe by it, or were lost."""

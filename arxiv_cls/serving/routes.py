@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,8 @@ from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText
 from arxiv_cls.serving.endpoint import ClientGone, Endpoint
-from arxiv_cls.serving.http_errors import Refused, documented, explain
+from arxiv_cls.serving.http_errors import CountedRoute, Refused, documented, explain, parse_json
+from arxiv_cls.serving.model_info import Info, describe
 from arxiv_cls.serving.model_slot import ServedModel, allowed_model
 from arxiv_cls.serving.schemas import (
     HuggingFaceReply,
@@ -55,7 +56,7 @@ KEYS = {
     "inputs": {"inputs"},
     "instances": {"instances"},
 }
-ERRORS = documented(400, 408, 413, 422, 429, 503)
+ERRORS = documented(400, 408, 413, 415, 422, 429, 503)
 
 
 def schema_of(body: Any) -> str | None:
@@ -87,7 +88,7 @@ def predict_router(settings_predict_route: str) -> APIRouter:
     Args:
         settings_predict_route: one more address of Vertex AI's schema; "/predict" adds none.
     """
-    router = APIRouter(tags=["classify"])
+    router = APIRouter(tags=["classify"], route_class=CountedRoute)
 
     @router.post(
         "/predict",
@@ -179,7 +180,8 @@ def _refuse_truncation(encoded: Sequence[EncodedText]) -> None:
             )
 
 
-logger = logging.getLogger(__name__)
+# The directories of an absolute path; no part of an address.
+_DIRECTORIES = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\",;()]+/)+")
 
 
 class LoadRequest(BaseModel):
@@ -213,7 +215,7 @@ def load_router() -> APIRouter:
         "/load",
         summary="Switch the model",
         response_model=LoadReply,
-        responses=documented(401, 403, 404, 408, 409, 413, 422, 424),
+        responses=documented(401, 403, 404, 408, 409, 413, 415, 422, 424),
         # The body is read by hand, so that who has no token learns nothing from how it is judged.
         openapi_extra={
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
@@ -226,7 +228,7 @@ def load_router() -> APIRouter:
         endpoint = request.app.state.endpoint
         _check_token(credentials, endpoint.settings.token)
         try:
-            wanted = LoadRequest.model_validate_json(await request.body())
+            wanted = LoadRequest.model_validate(await parse_json(await request.body(), max_texts=1))
         except ValidationError as error:
             raise Refused(422, explain(error.errors())) from None
         settings = endpoint.settings
@@ -238,13 +240,8 @@ def load_router() -> APIRouter:
         try:
             loaded = await endpoint.switch(model)
         except UserError as error:
-            # Where the models lie on this machine is nobody's business, not even that of who has the token.
-            told = error.message.replace(f"{settings.models_directory}/", "").replace(model, wanted.model)
+            told = without_paths(error.message.replace(model, wanted.model), settings.models_directory)
             raise Refused(424, f"not loaded, the old model stays: {told}") from None
-        except Exception as error:
-            logger.exception("a model could not be loaded")
-            told = f"not loaded, the old model stays: {type(error).__name__} while reading its files"
-            raise Refused(424, told) from None
         if loaded is None:
             raise Refused(409, "another model is being loaded")
         return {
@@ -256,6 +253,19 @@ def load_router() -> APIRouter:
         }
 
     return router
+
+
+def without_paths(told: str, models_directory: Path | None) -> str:
+    """An error without the directories of this machine, which are not even told to who has the token.
+
+    Args:
+        told: the error.
+        models_directory: whose path may hold white space; of other paths only the file's name is left.
+    """
+    if models_directory:
+        for root in (models_directory.resolve(), models_directory):
+            told = told.replace(f"{root}/", "")
+    return _DIRECTORIES.sub("", told)
 
 
 def _check_token(credentials: HTTPAuthorizationCredentials | None, token: str | None) -> None:
@@ -303,48 +313,6 @@ class Live(BaseModel):
     status: str
 
 
-class Limits(BaseModel):
-    """What a request may ask for."""
-
-    max_texts: int = Field(description="texts in one request")
-    max_characters: int = Field(description="characters in one text")
-    max_body: int = Field(description="bytes in one request")
-    max_tokens: int | None = Field(description="tokens that the model reads of a text; null for no limit")
-    max_queue: int = Field(description="texts that wait or are computed")
-    max_wait: float = Field(description="longest wait in the queue, seconds")
-    max_batch_tokens: int = Field(description="tokens that are computed together")
-
-
-class CascadeInfo(BaseModel):
-    """The baseline that answers first, and when it does."""
-
-    baseline: str
-    baseline_version: str
-    baseline_sha: str = Field(description="sha256 of its weights")
-    threshold: float = Field(description="top score of the baseline from which it answers alone")
-    max_tokens: int = Field(description="tokens that the transformer reads of the other texts")
-
-
-class Info(BaseModel):
-    """The model, its data and the limits; the names of Text Embeddings Inference where it has one."""
-
-    model_id: str
-    model_sha: str = Field(description="sha256 of the weights that the engine computes with")
-    model_version: str
-    model_type: dict[str, Any] = Field(description="classifier with id2label and label2id")
-    kind: str = Field(description="transformer, tfidf or cascade")
-    engine: str
-    cascade: CascadeInfo | None = Field(description="null for a model by itself")
-    labels: list[str]
-    data: dict[str, Any] = Field(description="what the model was trained on, from its run.json")
-    test_metrics: dict[str, float] = Field(description="scores on the test split, from its run.json")
-    max_input_length: int | None
-    max_client_batch_size: int
-    auto_truncate: bool
-    limits: Limits
-    version: str = Field(description="of the program")
-
-
 def status_router(health_route: str) -> APIRouter:
     """The routes.
 
@@ -383,7 +351,7 @@ def status_router(health_route: str) -> APIRouter:
     @router.get("/info", summary="Model and limits", response_model=Info, responses=documented(503))
     async def info(request: Request) -> dict[str, Any]:
         """The model, its data and the limits of requests."""
-        return describe(_ready(request), _endpoint(request))
+        return describe(_ready(request), _endpoint(request).settings)
 
     @router.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
@@ -405,51 +373,6 @@ def status_router(health_route: str) -> APIRouter:
         return HTMLResponse(docs_page(), headers={"Content-Security-Policy": SECURITY_POLICY})
 
     return router
-
-
-def describe(model: ServedModel, endpoint: Endpoint) -> dict[str, Any]:
-    """The fields of `Info`."""
-    settings, predictor = endpoint.settings, model.predictor
-    labels = {str(number): label for number, label in enumerate(predictor.labels)}
-    baseline = model.baseline
-    test = model.run.get("metrics", {}).get("test", {})
-    return {
-        "model_id": model.name,
-        "model_sha": model.weights_sha256,
-        "model_version": model.version,
-        "model_type": {
-            "classifier": {
-                "id2label": labels,
-                "label2id": {label: number for number, label in labels.items()},
-            }
-        },
-        "kind": predictor.kind,
-        "engine": predictor.engine,
-        "cascade": baseline
-        and {
-            "baseline": baseline.name,
-            "baseline_version": baseline.version,
-            "baseline_sha": baseline.weights_sha256,
-            "threshold": baseline.threshold,
-            "max_tokens": baseline.max_tokens,
-        },
-        "labels": predictor.labels,
-        "data": model.run.get("data", {}),
-        "test_metrics": {name: value for name, value in test.items() if isinstance(value, int | float)},
-        "max_input_length": predictor.max_length,
-        "max_client_batch_size": settings.texts_per_request,
-        "auto_truncate": True,
-        "limits": {
-            "max_texts": settings.texts_per_request,
-            "max_characters": settings.max_characters,
-            "max_body": settings.max_body,
-            "max_tokens": predictor.max_length,
-            "max_queue": settings.max_queue,
-            "max_wait": settings.max_wait,
-            "max_batch_tokens": settings.max_batch_tokens,
-        },
-        "version": __version__,
-    }
 
 
 def _ready(request: Request) -> ServedModel:

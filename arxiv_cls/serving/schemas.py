@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -10,24 +10,25 @@ from pydantic_core import PydanticCustomError
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.models.prediction import Prediction
 from arxiv_cls.serving.http_errors import EMPTY_TEXT
-from arxiv_cls.serving.model_slot import ServedModel
+
+if TYPE_CHECKING:
+    from arxiv_cls.serving.model_slot import ServedModel
+
 
 EXAMPLE_TITLE = "Segmenting tumours in volumetric scans"
 EXAMPLE_ABSTRACT = "A convolutional network labels every voxel of a scan from a few annotated slices."
 
 
-def _sound(text: str) -> str:
+def _not_blank(text: str) -> str:
     if not text.strip():
         raise PydanticCustomError(EMPTY_TEXT, "the text is empty")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise PydanticCustomError("not_unicode", "the text holds half of a surrogate pair")
     return text
 
 
 # White space as Python has it (which `str.strip` removes), so that document and check agree.
 NotBlank = Annotated[
     str,
-    AfterValidator(_sound),
+    AfterValidator(_not_blank),
     WithJsonSchema({"type": "string", "minLength": 1, "pattern": r"[^\s\x1c-\x1f\x85\ufeff]"}),
 ]
 
@@ -110,7 +111,7 @@ class VertexRequest(BaseModel):
     """Vertex AI's schema: a batch of instances."""
 
     model_config = STRICT | {"json_schema_extra": {"examples": [{"instances": [EXAMPLE_TITLE]}]}}
-    instances: Annotated[list[NotBlank | TextInstance | PaperInstance], Field(min_length=1)]
+    instances: Annotated[list[NotBlank | TextInstance | PaperInstance], Field(min_length=1, fail_fast=True)]
     parameters: VertexParameters | None = None
 
     def texts(self) -> list[str]:
@@ -185,14 +186,14 @@ def paper_reply(prediction: Prediction, model: ServedModel, top_k: int | None) -
 
 
 # A list of one text is that text, a list of two is a pair: here a title and its abstract.
-Sequence = Annotated[list[NotBlank], Field(min_length=1, max_length=2)]
+Sequence = Annotated[list[NotBlank], Field(min_length=1, max_length=2, fail_fast=True)]
 
 
 class TeiRequest(BaseModel):
     """Text Embeddings Inference: a text, a pair `["title", "abstract"]`, or a batch `[["a"], ["b"]]`."""
 
     model_config = STRICT | {"json_schema_extra": {"examples": [{"inputs": EXAMPLE_TITLE}]}}
-    inputs: NotBlank | Sequence | Annotated[list[Sequence], Field(min_length=1)]
+    inputs: NotBlank | Sequence | Annotated[list[Sequence], Field(min_length=1, fail_fast=True)]
     truncate: Flag | None = Field(
         None, description="false refuses a text that is longer than the model reads; else it is cut"
     )
@@ -229,7 +230,7 @@ class HuggingFaceRequest(BaseModel):
 
     # Clients add keys of their own (`options`), which change nothing here.
     model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"inputs": EXAMPLE_TITLE}]})
-    inputs: NotBlank | Annotated[list[NotBlank], Field(min_length=1)]
+    inputs: NotBlank | Annotated[list[NotBlank], Field(min_length=1, fail_fast=True)]
     parameters: HuggingFaceParameters | None = None
 
     def texts(self) -> list[str]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
+import sys
 import time
 from types import FrameType
-from typing import Any
 
 import uvicorn
-from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving.app import create_app
 from arxiv_cls.serving.endpoint import Endpoint
-from arxiv_cls.serving.http_errors import error_reply
+from arxiv_cls.serving.http_protocol import limited_protocol
 from arxiv_cls.serving.observability import configure_logging
 from arxiv_cls.serving.settings import ServingSettings
 
@@ -47,19 +46,28 @@ def serve(settings: ServingSettings) -> int:
     listener = _listen(settings.host, settings.port)
     config = uvicorn.Config(
         app,
-        http=impatient_protocol(settings.body_timeout, settings.max_connections),
+        http=limited_protocol(
+            seconds=settings.body_timeout,
+            max_connections=settings.max_connections,
+            on_refused=lambda reason: endpoint.metrics.refused.labels(reason).inc(),
+        ),
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
     )
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{shown_host}:{listener.getsockname()[1]}"
     logger.info("listening", extra={"url": url, "settings": settings.public()})
     print(f"Serving {settings.model} at {url} (documentation: {url}/docs)", flush=True)
     _Server(config, endpoint).run(sockets=[listener])
+    if endpoint.slot.loading:
+        # A model that is still loaded, or downloaded by threads that Python would wait for, is not needed.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
     if isinstance(endpoint.failure, UserError):
         raise endpoint.failure
     if endpoint.failure is not None:
@@ -107,58 +115,9 @@ class _Server(uvicorn.Server):
             if passed > limit or (passed > LINGER_SECONDS and not self.endpoint.batcher.depth):
                 break
             await asyncio.sleep(0.05)
+        # Whatever waits behind the limit, the process ends: its requests are told so.
+        self.endpoint.batcher.refuse_accepted()
+        left = max(1, round(limit - (time.monotonic() - before)))
+        self.config.timeout_graceful_shutdown = self.endpoint.seconds_to_stop = left
         await super().shutdown(sockets)
         logger.info("ended", extra={"seconds": round(time.monotonic() - before, 2)})
-
-
-async def _crowded(scope: Scope, receive: Receive, send: Send) -> None:
-    reply = error_reply(503, "too many connections are open", {"Connection": "close", "Retry-After": "1"})
-    await reply(scope, receive, send)
-
-
-def impatient_protocol(seconds: float, max_connections: int) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol, but a connection that does not send the head of a request in time is closed.
-
-    Args:
-        seconds: from the connection, or from the first byte of a later request, to the end of its head.
-        max_connections: that may be open; the requests of more are answered 503. uvicorn's own limit counts
-            the same, but answers in plain text.
-    """
-
-    class ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
-        timer: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > max_connections:
-                self.app = _crowded
-            self._wait_for_head()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self._in_request():
-                self._stop_waiting()
-            elif self.timer is None and not self.transport.is_closing():
-                self._wait_for_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_waiting()
-            super().connection_lost(exc)
-
-        def _in_request(self) -> bool:
-            return self.cycle is not None and not self.cycle.response_complete
-
-        def _wait_for_head(self) -> None:
-            self.timer = self.loop.call_later(seconds, self._give_up)
-
-        def _stop_waiting(self) -> None:
-            if self.timer is not None:
-                self.timer.cancel()
-                self.timer = None
-
-        def _give_up(self) -> None:
-            self.timer = None
-            if not self._in_request():
-                self.transport.close()
-
-    return ImpatientProtocol

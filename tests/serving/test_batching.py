@@ -207,6 +207,23 @@ class TestClose:
 
         run(test, max_wait=0.1)
 
+    def test_what_is_accepted_can_be_refused(self):
+        """When the time to end is over: what waits and what is computed is told, at once and for good."""
+
+        async def test(batcher, predictor):
+            asked = [await hold(batcher, predictor)]
+            asked += [asyncio.ensure_future(batcher.answer([f"w{n}"], predictor)) for n in range(3)]
+            await asyncio.sleep(0)
+            batcher.refuse_accepted()
+            told = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+            assert [type(error) for error in told] == [Closed] * 4
+            assert batcher.depth == 0
+            predictor.go_on.set()
+            assert await batcher.close(30)
+            assert predictor.batches == [["held"]]
+
+        run(test)
+
     def test_a_thread_that_hangs_is_reported(self):
         """`close` says so when what was accepted was not answered in time."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -73,6 +74,31 @@ class TestSize:
     def test_a_length_that_is_no_number_proves_nothing(self):
         """The bytes count, not the header."""
         assert ask([b"x" * 10], headers=[(b"content-length", b"-1")])[:2] == (200, b"10")
+
+
+class TestGzip:
+    """A compressed body is unpacked, never beyond the limit."""
+
+    @pytest.mark.parametrize(
+        ("body", "status"),
+        [
+            (gzip.compress(b"x" * LIMIT), 200),
+            (gzip.compress(b"x" * (LIMIT + 1)), 413),
+            (gzip.compress(b"x" * 60_000), 413),
+            (gzip.compress(b"x" * LIMIT)[:-1], 422),
+            (gzip.compress(b"x") + b"more", 422),
+            (b"x" * LIMIT, 422),
+            (b"", 422),
+        ],
+    )
+    def test_unpacked(self, body, status):
+        """Whole files only; what is too large is refused by the size that it unpacks to."""
+        answered, received, _ = ask([body], headers=[(b"content-encoding", b"gzip")])
+        assert (answered, received if status == 200 else b"") == (status, b"100" if status == 200 else b"")
+
+    def test_another_coding(self):
+        """415 for what is not understood."""
+        assert ask([b"x"], headers=[(b"content-encoding", b"br")])[0] == 415
 
 
 class TestTime:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from factories import write_onnx_model
 from local_servers import TOKEN
 from starlette.testclient import TestClient
 
@@ -18,6 +19,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.serving import settings
 from arxiv_cls.serving.app import create_app
 from arxiv_cls.serving.model_slot import load_model
+from arxiv_cls.serving.routes import without_paths
 from arxiv_cls.serving.server import _listen
 from arxiv_cls.serving.settings import ServingSettings
 
@@ -212,6 +214,32 @@ class TestRefusals:
         """JSON has one kind of number."""
         assert len(plain.post("/predict", json={"text": "x", "top_k": top_k}).json()["top_k"]) == 2
 
+    def test_where_the_models_lie_is_not_told(self, application, models_dir, monkeypatch, tmp_path):
+        """A relative models directory is told as little as an absolute one, whoever raises the error."""
+        write_onnx_model(tmp_path / "my models" / "broken")
+        (tmp_path / "my models" / "broken" / "onnx" / "model.onnx").write_bytes(b"no model")
+        monkeypatch.chdir(tmp_path)
+        opened = application(models_dir="my models", token=TOKEN)
+        reply = opened.post("/load", json={"model": "broken"}, headers={"Authorization": f"Bearer {TOKEN}"})
+        assert reply.status_code == 424
+        assert "broken" in reply.json()["error"]
+        assert not [part for part in tmp_path.parts[1:] if part in reply.json()["error"]]
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        ("Load model from /srv/models/x/onnx/model.onnx failed", "Load model from model.onnx failed"),
+        ("[Errno 13] Permission denied: '/root/.cache/a b/c'", "[Errno 13] Permission denied: 'a b/c'"),
+        ("/a/my models/x/config.json: not JSON", "x/config.json: not JSON"),
+        ("https://huggingface.co/user/name answers 404", "https://huggingface.co/user/name answers 404"),
+        ("user/name: onnx/model.onnx is missing, 3/4", "user/name: onnx/model.onnx is missing, 3/4"),
+    ],
+)
+def test_without_paths(told, left):
+    """Of an absolute path the file's name is left; addresses, Hub ids and relative paths stay."""
+    assert without_paths(told, Path("/a/my models")) == left
+
 
 class TestOverload:
     """A full queue, and a client that hangs up."""
@@ -338,9 +366,11 @@ class TestSwitches:
             time.sleep(0.05)
 
     def test_texts_in_the_request_log(self, application, tmp_path):
-        """Only when asked; everything is written when the server ends."""
+        """Only when asked, on one line whatever they hold; everything is written when the server ends."""
         opened = application(request_log=str(tmp_path), request_log_texts=True)
-        opened.post("/predict", json={"text": "vision of mine"})
+        text = "vision\u2028\u2029\x85\x0b\x1c\u202e of mine"
+        opened.post("/predict", json={"text": text})
         asyncio.run(asyncio.to_thread(opened.app.state.endpoint.request_log.close, 60))
         (file,) = tmp_path.iterdir()
-        assert json.loads(file.read_text())["text"] == "vision of mine"
+        (line,) = file.read_text().splitlines()
+        assert json.loads(line)["text"] == text

@@ -223,6 +223,24 @@ class TestEnd:
         assert answered == sum(outcome.status == 200 for outcome in outcomes)
         assert not [line for line in server.log_lines() if line["severity"] in ("ERROR", "WARNING")]
 
+    def test_more_than_can_be_answered_in_time(self, start_server, busy_model):
+        """What is not answered when the limit is over gets 503; the process ends without a traceback."""
+        options = ("--threads", 1, "--max-wait", 60, "--shutdown-timeout", 1)
+        server = start_server(busy_model, *options)
+        with ThreadPoolExecutor(50) as threads:
+            body = {"instances": [TEXT] * 5}
+            asking = [threads.submit(lambda: server.call("/predict", body)[:2]) for _ in range(50)]
+            while metric(server, "arxiv_cls_queue_texts") < 200:
+                time.sleep(0.01)
+            signalled = time.monotonic()
+            assert server.stop() == 0
+            # The limit, the batch that is computed, and the pauses between the steps of the end.
+            assert time.monotonic() - signalled < 10
+            answers = [one.result() for one in asking]
+        assert {status for status, _ in answers} == {200, 503}
+        assert {reply["error_type"] for status, reply in answers if status == 503} == {"Unhealthy"}
+        assert not [line for line in server.log_lines() if line["severity"] == "ERROR"]
+
 
 class TestSlowAndGone:
     """Clients that trickle, and clients that hang up."""

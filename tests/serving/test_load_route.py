@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import pickle
 import shutil
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -14,6 +17,27 @@ from factories import write_onnx_model
 from local_servers import TOKEN
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
+NUMBERS = json.dumps({"id2label": {str(number): number for number in range(5)}, "pad_token_id": 0})
+# A model's name, the file that is damaged, and what it holds then.
+DAMAGES = {
+    "unlabelled": ("config.json", "{}"),
+    "numbers-for-labels": ("config.json", NUMBERS),
+    "labels-in-a-list": ("config.json", '{"id2label": ["cs.CV"]}'),
+    "too-few-labels": ("config.json", '{"id2label": {"0": "cs.CV"}}'),
+    "no-object": ("config.json", "[]"),
+    "run-is-a-list": ("run.json", "[]"),
+    "metrics-are-a-list": ("run.json", '{"metrics": []}'),
+    "data-is-a-number": ("run.json", '{"data": 1}'),
+    "no-tokenizer": ("tokenizer.json", "{}"),
+    "no-limit": ("tokenizer_config.json", '{"model_max_length": "long"}'),
+    "negative-limit": ("tokenizer_config.json", '{"model_max_length": -1}'),
+    "scope-is-a-list": ("eval/scope.json", "[]"),
+    "sets-are-a-list": ("eval/prediction_sets.json", "[]"),
+    "weights-in-a-list": (
+        "eval/scope.json",
+        '{"schema_version": 1, "weights": ["vision"], "intercept": 0, "threshold": 0.5}',
+    ),
+}
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -25,10 +49,12 @@ def switching(start_server, tmp_path_factory):
     write_onnx_model(root / "second", turned=1)
     write_onnx_model(root / "broken")
     (root / "broken" / "onnx" / "model.onnx").write_bytes(b"this is no model")
-    write_onnx_model(root / "unlabelled")
-    (root / "unlabelled" / "config.json").write_text("{}")
     write_onnx_model(root / "pickled")
     (root / "pickled" / "extra.bin").write_bytes(pickle.dumps(print))
+    for name, (file, content) in DAMAGES.items():
+        (write_onnx_model(root / name) / file).write_text(content)
+    write_onnx_model(root / "no-numbers", seed=math.nan)
+    write_onnx_model(root / "short", positions=16)
     (root / "empty").mkdir()
     (root / "cut-off").mkdir()
     baseline = RELEASES / "tiny-tfidf"
@@ -88,9 +114,11 @@ class TestWhat:
             ("missing", 404),
             ("broken", 424),
             ("empty", 424),
-            ("unlabelled", 424),
             ("cut-off", 424),
+            ("no-numbers", 424),
+            ("short", 424),
             ("", 422),
+            *((name, 424) for name in DAMAGES),
         ],
     )
     def test_refused(self, switching, model, status):
@@ -98,9 +126,13 @@ class TestWhat:
         answered, reply, _ = switching.call("/load", {"model": model}, BEARER)
         assert answered == status, reply
         assert set(reply) == {"error", "error_type"}
+        assert "/tmp" not in reply["error"]
         assert str(switching.models) not in reply["error"]
         assert answers_as(switching) == "cs.CV"
         assert switching.call("/health")[1]["model"] == "first"
+        # No library writes between the JSON lines; the one other line is on standard output.
+        plain = [line for line in switching.output.read_text().splitlines() if not line.startswith("{")]
+        assert [line.partition(" ")[0] for line in plain] == ["Serving"]
 
     def test_an_absolute_path(self, switching):
         """403 also when it leads to a good model."""
@@ -161,3 +193,13 @@ class TestFirstModel:
         last = failed.output.read_text().splitlines()[-2:]
         assert "error: " in last[0]
         assert "arxiv-cls export" in last[1]
+
+    def test_the_signal_while_it_is_loaded(self, start_server, tmp_path):
+        """SIGTERM ends a process whose download gets no answer, and cannot be interrupted."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            env = {"HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path)}
+            server = start_server("user/name", env=env, ready=False)
+            asked, _ = silent.accept()
+            with asked:
+                assert server.stop(seconds=15) == 0

@@ -15,8 +15,8 @@ from factories import LABELS, write_onnx_model
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor
 from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.serving.model_info import CascadeInfo, Info, describe
 from arxiv_cls.serving.model_slot import ModelSlot, load_model
-from arxiv_cls.serving.routes import CascadeInfo, Info, describe
 from arxiv_cls.serving.settings import ServingSettings
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
@@ -108,7 +108,7 @@ class TestCascade:
         )
         assert model.baseline.weights_sha256 == file_sha256(baseline / "model.skops")
         assert model.baseline.version == model.baseline.weights_sha256[:12]
-        info = describe(model, SimpleNamespace(settings=ServingSettings(model="x")))
+        info = describe(model, ServingSettings(model="x"))
         assert Info(**info).cascade == CascadeInfo(
             baseline="tiny-tfidf",
             baseline_version=model.baseline.version,

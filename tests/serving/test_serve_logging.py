@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 
 from arxiv_cls.serving.observability import JsonFormatter, RequestLines
 
@@ -59,6 +61,27 @@ class TestLines:
         text = JsonFormatter().format(record)
         assert "\n" not in text
         assert "ValueError: broken" in json.loads(text)["traceback"]
+
+
+FAILING = """
+import logging, threading, warnings
+from arxiv_cls.serving.observability import configure_logging
+
+configure_logging("info")
+warnings.warn("a warning")
+logging.getLogger("another.library").warning("another record")
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+"""
+
+
+def test_nothing_but_json_on_standard_error():
+    """Also what other libraries log, Python's warnings, and a thread that fails."""
+    ended = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [line["severity"] for line in lines] == ["WARNING", "WARNING", "ERROR"]
+    assert "ZeroDivisionError" in lines[2]["traceback"]
 
 
 class TestRequestLines:

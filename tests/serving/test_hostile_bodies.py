@@ -1,0 +1,125 @@
+"""Bodies as large as the limit allows that hold as much as they can of one thing: refused in no time."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from local_servers import TOKEN
+
+MAX_BODY = 2 * 1024 * 1024
+# The issue's limit. What is measured here is below 0.2 s on a slow core.
+CPU_SECONDS = 0.5
+
+
+def filled(head: bytes, part: bytes, tail: bytes, between: bytes = b",") -> bytes:
+    """`head part,part,...,part tail`, as long as the limit allows."""
+    count = (MAX_BODY - len(head) - len(tail) + len(between)) // (len(part) + len(between))
+    return head + between.join([part] * count) + tail
+
+
+def keys(head: bytes, tail: bytes) -> bytes:
+    """An object of 160,000 different keys."""
+    return head + b"{" + b",".join(b'"k%d":1' % number for number in range(160_000)) + b"}" + tail
+
+
+NESTED = b"[" * 150 + b"]" * 150
+BODIES = {
+    "numbers": filled(b'{"instances":[', b"1", b"]}"),
+    "empty texts": filled(b'{"inputs":[', b'""', b"]}"),
+    "empty lists": filled(b'{"instances":[', b"[]", b"]}"),
+    "empty objects": filled(b'{"instances":[', b"{}", b"]}"),
+    "pairs": filled(b'{"inputs":[', b'["a","b"]', b"]}"),
+    "64 long lists": b'{"inputs":[' + b",".join([filled(b"[", b"1", b"]")[:32_000] + b"1]"] * 64) + b"]}",
+    "64 wrong objects": b'{"instances":['
+    + b",".join([b"{" + b",".join(b'"%d":1' % key for key in range(32)) + b"}"] * 64)
+    + b"]}",
+    "top level list": filled(b"[", b"1", b"]"),
+    "nested lists": filled(b"[", NESTED, b"]"),
+    "unclosed lists": b"[" * MAX_BODY,
+    "unclosed objects": filled(b"", b'{"text":', b"", b" "),
+    "different keys": keys(b"", b""),
+    "keys of an item": keys(b'{"instances":[', b"]}"),
+    "keys of parameters": keys(b'{"instances":["x"],"parameters":', b"}"),
+    "one key again and again": filled(b"{", b'"text":1', b"}"),
+    "long key": b'{"text":"x","' + b"k" * (MAX_BODY - 20) + b'":1}',
+    "long number": b'{"text":' + b"9" * (MAX_BODY - 9) + b"}",
+    "long numbers": filled(b'{"instances":[', b"9" * 4000, b"]}"),
+    "long fraction": b'{"text":0.' + b"9" * (MAX_BODY - 11) + b"}",
+    "long text": b'{"text":"' + b"x" * (MAX_BODY - 11) + b'"}',
+    "long text that is not ASCII": filled(b'{"inputs":"', "é".encode(), b'"}', b""),
+    "line separators": filled(b'{"inputs":"', b"\\u2028", b'"}', b""),
+    "halves of surrogate pairs": filled(b'{"text":"', b"\\ud800", b'"}', b""),
+    "no UTF-8": filled(b'{"text":"', b"\xff", b'"}', b""),
+    "nothing but spaces": b" " * MAX_BODY,
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_answered_at_once(server, body):
+    """Every route refuses it within the CPU time, in a short answer; health is answered meanwhile."""
+    assert len(body) <= MAX_BODY
+    process = psutil.Process(server.process.pid)
+    seen: list[tuple[int, float]] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not (ended.wait(0.01) and seen):
+            asked = time.monotonic()
+            seen.append((server.call("/health")[0], time.monotonic() - asked))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for path in ("/predict", "/", "/load"):
+            before = process.cpu_times()
+            status, reply, _ = server.call(path, body, {"Authorization": f"Bearer {TOKEN}"})
+            after = process.cpu_times()
+            assert after.user + after.system - before.user - before.system < CPU_SECONDS
+            assert status in (400, 422)
+            assert len(reply["error"]) < 2000
+    finally:
+        ended.set()
+        watcher.join()
+    assert {status for status, _ in seen} == {200}
+    # Generous: other programs share the cores.
+    assert max(seconds for _, seconds in seen) < 5
+
+
+def test_chunks_of_one_byte(server):
+    """They are refused when their sizes alone are more than a request may have around its body."""
+    process = psutil.Process(server.process.pid)
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    before = process.cpu_times()
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    # The server may have closed the connection before everything is sent.
+    with socket.create_connection(address, 60) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1_000_000)
+    assert server.call("/health")[0] == 200
+    after = process.cpu_times()
+    assert after.user + after.system - before.user - before.system < CPU_SECONDS
+
+
+@pytest.mark.slow
+def test_the_signal_is_heard(start_server, models_dir):
+    """SIGTERM ends a process that gets nothing but such bodies."""
+    server = start_server(models_dir / "tiny", "--threads", 1)
+
+    def ask() -> int:
+        try:
+            return server.call("/predict", BODIES["nested lists"])[0]
+        except OSError:
+            return 0
+
+    with ThreadPoolExecutor(8) as clients:
+        asking = [clients.submit(ask) for _ in range(32)]
+        while not any(one.done() for one in asking):
+            time.sleep(0.01)
+        assert server.stop(seconds=30) == 0
+    # Some were answered, the last ones found no server.
+    assert {one.result() for one in asking} == {422, 0}
