@@ -263,9 +263,7 @@ def option(
 class DataConfig:
     """Which papers, with which labels, in which splits."""
 
-    config: Literal["top5", "top10", "top20", "archive", "all"] = option(
-        "top5", "Label set of the builder: top5, top10, top20, archive or all."
-    )
+    config: str = option("top5", "Label set, one of `corpus/labels.py`: top5, top10, top20, archive or all.")
     csv: str = option("data/raw/arxiv.csv", "Path of the CSV file.")
     split: Literal["paper", "time"] = option(
         "paper", "`paper`: by the hash of the arXiv id; `time`: train before a date, test after one."

@@ -1,4 +1,4 @@
-"""The verbs of this room: `arxiv-cls data fetch|build|check|stats|diff|sample`."""
+"""The commands `arxiv-cls data fetch|build|check|stats|diff`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arxiv_cls.corpus.labels import DEFAULT_LABEL_SET, LABEL_SETS
 from arxiv_cls.errors import UserError
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus.builder import Corpus
 
-CONFIGS = ("top5", "top10", "top20", "archive", "all")
-
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    """Adds `data` and its verbs."""
+    """Adds `data` and its commands."""
     data = subparsers.add_parser("data", help="fetch, build, check and describe the corpus")
     verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
 
@@ -29,7 +28,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--source",
         choices=("dvc", "kaggle"),
         default="dvc",
-        help="kaggle: the public original, into data/raw/arxiv_kaggle.csv (default: %(default)s)",
+        help="kaggle: the public original, as data/raw/arxiv_kaggle.csv and, if there is none, as "
+        "data/raw/arxiv.csv (default: %(default)s)",
     )
     fetch.add_argument(
         "--force", action="store_true", help="replace a data/raw/arxiv.csv that DVC does not know"
@@ -72,21 +72,18 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     diff = verbs.add_parser("diff", help="what changes between two CSV files: counts, papers, label shift")
     diff.add_argument("old", metavar="OLD", help="the CSV of before")
     diff.add_argument("new", metavar="NEW", help="the CSV of after")
-    diff.add_argument("--config", choices=CONFIGS, default="top5", help="label set (default: %(default)s)")
+    diff.add_argument(
+        "--config", choices=LABEL_SETS, default=DEFAULT_LABEL_SET, help="label set (default: %(default)s)"
+    )
     diff.add_argument("--out", type=Path, metavar="FILE", help="write the Markdown there, not to the screen")
     diff.set_defaults(run=_diff)
-
-    sample = verbs.add_parser("sample", help="write the synthetic sample CSV")
-    sample.add_argument("out", type=Path, metavar="OUT", help="the CSV file to write")
-    sample.add_argument("--papers", type=int, metavar="N", help="different papers (default: as committed)")
-    sample.add_argument("--seed", type=int, metavar="S", help="seed of the generator (default: as committed)")
-    sample.add_argument("--crlf", action="store_true", help="end lines as Windows does")
-    sample.set_defaults(run=_sample)
 
 
 def _add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", metavar="FILE", help="the CSV (default: data/raw/arxiv.csv)")
-    parser.add_argument("--config", choices=CONFIGS, default="top5", help="label set (default: %(default)s)")
+    parser.add_argument(
+        "--config", choices=LABEL_SETS, default=DEFAULT_LABEL_SET, help="label set (default: %(default)s)"
+    )
     parser.add_argument(
         "--split",
         choices=("paper", "time"),
@@ -118,7 +115,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
     if arguments.source == "kaggle":
         if arguments.remote:
             raise UserError("a remote was named, and Kaggle as the source", "leave one of them out")
-        from arxiv_cls.corpus.kaggle import fetch_from_kaggle
+        from arxiv_cls.corpus.fetch import fetch_from_kaggle
 
         print(fetch_from_kaggle())
     else:
@@ -137,7 +134,7 @@ def _build(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from arxiv_cls.corpus.duplicates import find_near_duplicates
+    from arxiv_cls.corpus.stats import find_near_duplicates
 
     corpus, _ = _corpus(arguments)
     print(corpus.report.summary())
@@ -151,11 +148,12 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _stats(arguments: argparse.Namespace) -> None:
-    from arxiv_cls.corpus.stats import describe, write_plots
+    from arxiv_cls.corpus.stats import paper_table, summary, write_plots
 
-    statistics = describe(_corpus(arguments)[0])
-    print(statistics.summary())
-    for path in write_plots(statistics, arguments.out):
+    corpus, _ = _corpus(arguments)
+    table = paper_table(corpus)
+    print(summary(table))
+    for path in write_plots(table, corpus.report.config, arguments.out):
         print(path)
 
 
@@ -172,12 +170,3 @@ def _diff(arguments: argparse.Namespace) -> None:
         arguments.out.write_text(report, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {arguments.out}: {error.strerror}", "name another file") from None
-
-
-def _sample(arguments: argparse.Namespace) -> None:
-    from arxiv_cls.corpus.sample import DEFAULT_PAPERS, DEFAULT_SEED, write_sample
-
-    papers = DEFAULT_PAPERS if arguments.papers is None else arguments.papers
-    seed = DEFAULT_SEED if arguments.seed is None else arguments.seed
-    size = write_sample(arguments.out, papers, seed, arguments.crlf)
-    print(f"{arguments.out}: {size:,} bytes of synthetic papers (seed {seed})")

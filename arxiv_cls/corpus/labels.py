@@ -1,58 +1,85 @@
-"""The label sets: which categories a config has, and which label a paper gets."""
+"""The label sets, and which label a paper gets. A new label set is one entry of `LABEL_SETS`."""
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from arxiv_cls.corpus.taxonomy import ARCHIVES, CATEGORY_NAMES, TOP5, archive_of
 from arxiv_cls.errors import UserError
 
-CONFIGS = {
-    "top5": "cs.AI, cs.CL, cs.CV, cs.LG and stat.ML",
-    "top10": "the ten most frequent categories of the file",
-    "top20": "the twenty most frequent categories of the file",
-    "archive": "arXiv's eight groups of archives",
-    "all": "every category with at least 100 papers in the file",
-}
-"""Name of each config and what its labels are."""
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
-MINIMUM_PAPERS = 100  # of a category in the config `all`
+
+@dataclass(frozen=True)
+class LabelSet:
+    """How the labels are chosen: given ones, or those categories of the file that qualify."""
+
+    description: str
+    labels: tuple[str, ...] = ()  # the same for every file
+    archives: bool = False  # a paper's label is its category's archive
+    most_frequent: int | None = None  # categories at most
+    minimum_papers: int = 1  # of a category
+
+
+LABEL_SETS = {
+    "top5": LabelSet("cs.AI, cs.CL, cs.CV, cs.LG, stat.ML", labels=TOP5),
+    "top10": LabelSet("the ten most frequent categories", most_frequent=10),
+    "top20": LabelSet("the twenty most frequent categories", most_frequent=20),
+    "archive": LabelSet("the eight archives", labels=ARCHIVES, archives=True),
+    "all": LabelSet("every category with at least 100 papers", minimum_papers=100),
+}
+DEFAULT_LABEL_SET = "top5"
+
+
+def label_set(config: str) -> LabelSet:
+    """The label set of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if config not in LABEL_SETS:
+        raise UserError(f"data.config: {config!r} is unknown", f"one of {', '.join(LABEL_SETS)}")
+    return LABEL_SETS[config]
 
 
 def label_names(config: str, categories: pa.ChunkedArray) -> list[str]:
     """The labels of a config, in the order of their indices.
 
     Args:
-        config: one of `CONFIGS`.
+        config: a key of `LABEL_SETS`.
         categories: category code of every paper of the file, versions merged.
 
     Raises:
         UserError: fewer than two categories qualify.
     """
-    if config == "top5":
-        return list(TOP5)
-    if config == "archive":
-        return list(ARCHIVES)
+    import pyarrow.compute as pc
+
+    chosen = label_set(config)
+    if chosen.labels:
+        return list(chosen.labels)
     counted = pc.value_counts(categories).to_pylist()
     # Ties go by code, so that the order of rows does not matter.
     counted.sort(key=lambda entry: (-entry["counts"], entry["values"]))
-    if config == "all":
-        names = [entry["values"] for entry in counted if entry["counts"] >= MINIMUM_PAPERS]
-    else:
-        names = [entry["values"] for entry in counted[: int(config.removeprefix("top"))]]
+    names = [entry["values"] for entry in counted if entry["counts"] >= chosen.minimum_papers]
+    names = names[: chosen.most_frequent]
     if len(names) < 2:
         raise UserError(
             f"config {config!r}: the file has {len(names)} categories for it, a classifier needs two",
-            "take a larger file, or the config top5",
+            f"take a larger file, or the config {DEFAULT_LABEL_SET}",
         )
     return sorted(names)
 
 
 def label_indices(config: str, names: list[str], categories: pa.ChunkedArray) -> np.ndarray:
     """Index into `names` of each paper: int64 array of shape (papers,), -1 outside the config."""
-    if config == "archive":
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if label_set(config).archives:
         known = list(CATEGORY_NAMES)
         archives = pa.array([archive_of(code) for code in known])
         categories = pc.take(archives, pc.index_in(categories, pa.array(known)))

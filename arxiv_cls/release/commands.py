@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from arxiv_cls.corpus.labels import LABEL_SETS
 from arxiv_cls.release import deploy_commands
-
-CONFIGS = ("top5", "top10", "top20", "archive", "all")
 
 
 def _parser(subparsers: argparse._SubParsersAction, name: str, help: str) -> argparse.ArgumentParser:
@@ -68,7 +67,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     dataset.add_argument(
         "--config",
         action="append",
-        choices=CONFIGS,
+        choices=LABEL_SETS,
         help="a label set to publish (repeatable; default: all of them)",
     )
     dataset.set_defaults(run=run_push_dataset, narrated=True)
@@ -166,7 +165,7 @@ def run_push_dataset(arguments: argparse.Namespace) -> None:
     result = push_dataset(
         arguments.repo,
         csv=arguments.csv,
-        configs=arguments.config or CONFIGS,
+        configs=arguments.config or list(LABEL_SETS),
         version=arguments.version,
         private=arguments.private,
     )
