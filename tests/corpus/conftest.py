@@ -1,9 +1,15 @@
 """Fixtures of the corpus tests: a small CSV, and a build with a cache of its own."""
 
-import pytest
-from csv_files import COUNT, papers, write_csv
+import sys
+from pathlib import Path
 
-from arxiv_cls.corpus import build_corpus
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))  # make_sample
+
+from csv_files import COUNT, papers, write_csv  # noqa: E402
+
+from arxiv_cls.corpus import build_corpus  # noqa: E402
 
 
 @pytest.fixture
