@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import yaml
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 
 MISMATCH = object()
 MAX_RECIPE_BYTES = 1_000_000
@@ -263,7 +264,9 @@ def option(
 class DataConfig:
     """Which papers, with which labels, in which splits."""
 
-    config: str = option("top5", "Label set, one of `corpus/labels.py`: top5, top10, top20, archive or all.")
+    config: Literal[tuple(LABEL_SETS)] = option(  # type: ignore[valid-type]
+        DEFAULT_LABEL_SET, f"Label set of the builder: {', '.join(LABEL_SETS)}."
+    )
     csv: str = option("data/raw/arxiv.csv", "Path of the CSV file.")
     split: Literal["paper", "time"] = option(
         "paper", "`paper`: by the hash of the arXiv id; `time`: train before a date, test after one."

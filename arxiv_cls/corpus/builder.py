@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from arxiv_cls.corpus.csv_reader import read_bytes
 from arxiv_cls.corpus.duplicates import THRESHOLD, find_duplicates, method, search
-from arxiv_cls.corpus.labels import DEFAULT_LABEL_SET, label_indices, label_names, label_set
+from arxiv_cls.corpus.labels import label_indices, label_names
 from arxiv_cls.corpus.papers import DataVersion, Papers, keep_newest_versions, read_papers, write_rejects
 from arxiv_cls.corpus.splits import (
     SPLITS,
@@ -30,6 +30,7 @@ from arxiv_cls.corpus.splits import (
     split_positions,
 )
 from arxiv_cls.errors import UserError
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 
 DEFAULT_CSV = Path("data/raw/arxiv.csv")
 MAXIMUM_REJECTED = 0.02  # share of the rows
@@ -194,7 +195,7 @@ def build_corpus(
     """Builds the corpus from the CSV, or takes it from the cache, with the report of the build.
 
     Args:
-        config: label set, a key of `labels.LABEL_SETS`.
+        config: label set, a key of `label_sets.LABEL_SETS`.
         csv: the file; `data/raw/arxiv.csv` by default.
         split: "paper" (70 / 15 / 15 by hash of the base id) or "time" (train before, test after a date).
         seed: seed of the hash.
@@ -208,7 +209,8 @@ def build_corpus(
     Raises:
         UserError: the file cannot be read or used, an option is wrong, or the cache cannot be written.
     """
-    label_set(config)
+    if config not in LABEL_SETS:
+        raise UserError(f"data.config: {config!r} is unknown", f"one of {', '.join(LABEL_SETS)}")
     if split not in ("paper", "time"):
         raise UserError(f"data.split: {split!r} is unknown", "one of paper, time")
     if split == "paper" and time_boundaries is not None:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arxiv_cls.corpus.labels import DEFAULT_LABEL_SET, LABEL_SETS
 from arxiv_cls.errors import UserError
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus.builder import Corpus

@@ -34,6 +34,7 @@ UNREACHABLE = 3  # exit status: not the input but the other side is at fault
 CONNECT_SECONDS = 5.0  # a remote that does not take a connection in this time is not there
 _DAMAGED = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what unpacking raises
 ATTEMPTS = 3  # of a download from Kaggle; each goes on where the one before it broke
+_REFUSED = ("credentials", "anonymous caller", "401", "403", "denied", "forbidden", "unauthorized")
 _ALTERNATIVES = (
     "pass another place that holds the data: `make data REMOTE=<directory or gs://, s3://, https:// url>`, "
     "or `make data SOURCE=kaggle`; the sample needs no download: `--data.csv data/sample/arxiv_sample.csv`"
@@ -179,9 +180,10 @@ def _download(repository: Repo, remote: str | None, csv: Path, md5: str) -> None
         causes = [record.exc_info[1] for record in messages.buffer if record.exc_info]
         reason = " ".join(str(causes[-1] if causes else error).split())
     if reason:
+        refused = any(word in reason.lower() for word in _REFUSED)
         login = "log in to that cloud (gs://: `gcloud auth application-default login`), or "
-        hint = login * url.startswith(("gs://", "s3://")) + _ALTERNATIVES
-        raise UserError(f"DVC remote {url}: {reason}", hint, UNREACHABLE)
+        what = f"DVC remote {url}{' refuses us' * refused}: {reason}"
+        raise UserError(what, login * refused + _ALTERNATIVES, UNREACHABLE)
 
 
 def _check_reachable(url: str) -> None:

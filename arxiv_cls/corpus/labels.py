@@ -1,48 +1,14 @@
-"""The label sets, and which label a paper gets. A new label set is one entry of `LABEL_SETS`."""
+"""The labels of a label set, and which of them each paper gets; the sets are in `arxiv_cls/label_sets.py`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from arxiv_cls.corpus.taxonomy import ARCHIVES, CATEGORY_NAMES, TOP5, archive_of
+from arxiv_cls.corpus.taxonomy import ARCHIVES, CATEGORY_NAMES, archive_of
 from arxiv_cls.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-
-
-@dataclass(frozen=True)
-class LabelSet:
-    """How the labels are chosen: given ones, or those categories of the file that qualify."""
-
-    description: str
-    labels: tuple[str, ...] = ()  # the same for every file
-    archives: bool = False  # a paper's label is its category's archive
-    most_frequent: int | None = None  # categories at most
-    minimum_papers: int = 1  # of a category
-
-
-LABEL_SETS = {
-    "top5": LabelSet("cs.AI, cs.CL, cs.CV, cs.LG, stat.ML", labels=TOP5),
-    "top10": LabelSet("the ten most frequent categories", most_frequent=10),
-    "top20": LabelSet("the twenty most frequent categories", most_frequent=20),
-    "archive": LabelSet("the eight archives", labels=ARCHIVES, archives=True),
-    "all": LabelSet("every category with at least 100 papers", minimum_papers=100),
-}
-DEFAULT_LABEL_SET = "top5"
-
-
-def label_set(config: str) -> LabelSet:
-    """The label set of that name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if config not in LABEL_SETS:
-        raise UserError(f"data.config: {config!r} is unknown", f"one of {', '.join(LABEL_SETS)}")
-    return LABEL_SETS[config]
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 
 
 def label_names(config: str, categories: pa.ChunkedArray) -> list[str]:
@@ -55,11 +21,9 @@ def label_names(config: str, categories: pa.ChunkedArray) -> list[str]:
     Raises:
         UserError: fewer than two categories qualify.
     """
-    import pyarrow.compute as pc
-
-    chosen = label_set(config)
-    if chosen.labels:
-        return list(chosen.labels)
+    chosen = LABEL_SETS[config]
+    if chosen.labels or chosen.archives:
+        return list(chosen.labels or ARCHIVES)
     counted = pc.value_counts(categories).to_pylist()
     # Ties go by code, so that the order of rows does not matter.
     counted.sort(key=lambda entry: (-entry["counts"], entry["values"]))
@@ -75,11 +39,7 @@ def label_names(config: str, categories: pa.ChunkedArray) -> list[str]:
 
 def label_indices(config: str, names: list[str], categories: pa.ChunkedArray) -> np.ndarray:
     """Index into `names` of each paper: int64 array of shape (papers,), -1 outside the config."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if label_set(config).archives:
+    if LABEL_SETS[config].archives:
         known = list(CATEGORY_NAMES)
         archives = pa.array([archive_of(code) for code in known])
         categories = pc.take(archives, pc.index_in(categories, pa.array(known)))

@@ -10,9 +10,6 @@ from __future__ import annotations
 import importlib.resources
 from functools import cache
 
-TOP5 = ("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML")
-"""Labels of the config `top5`: fixed, so that models trained on different files can be compared."""
-
 ARCHIVES = ("cs", "econ", "eess", "math", "physics", "q-bio", "q-fin", "stat")
 """Labels of the config `archive`: arXiv's eight groups of archives."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from arxiv_cls.corpus.labels import LABEL_SETS
+from arxiv_cls.label_sets import LABEL_SETS
 from arxiv_cls.release import deploy_commands
 
 

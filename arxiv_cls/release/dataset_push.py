@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tqdm import tqdm
 
-from arxiv_cls.corpus.labels import DEFAULT_LABEL_SET, LABEL_SETS
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 from arxiv_cls.release.atomic_commit import ReleaseResult, plan_release, publish
 from arxiv_cls.release.card_run import is_synthetic
 from arxiv_cls.release.card_templates import template

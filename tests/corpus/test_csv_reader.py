@@ -76,12 +76,16 @@ def test_agrees_with_the_csv_module(monkeypatch, chunk):
         if not damaged:
             reader = csv.reader(io.StringIO(data.decode(), newline=""))
             expected = [(reader.line_num, row) for row in reader if row][1:]
-            assert [[field.decode() for field in r.fields] for r in one_by_one] == [row for _, row in expected]
+            assert [[field.decode() for field in r.fields] for r in one_by_one] == [
+                row for _, row in expected
+            ]
         table = read_table(file)
         good = [r for r in one_by_one if not r.reason]
         assert table.lines.tolist() == [r.line for r in good]
         assert table.table["title"].to_pylist() == [r.fields[1] for r in good]
-        assert [(d.line, d.reason) for d in table.damaged] == [(r.line, r.reason) for r in one_by_one if r.reason]
+        assert [(d.line, d.reason) for d in table.damaged] == [
+            (r.line, r.reason) for r in one_by_one if r.reason
+        ]
         clean += csv_reader._read_clean(file) is not None
     assert 150 < clean < 290
 

@@ -89,7 +89,7 @@ class TestDownload:
         assert server.requests == []
 
     def test_other_names_and_line_feeds(self, server, csv):
-        """The team's file stays; a wrong file of this name is replaced by a whole one; LF is the other form."""
+        """The team's file stays; a wrong file of this name gives way to a whole one; LF is the other form."""
         csv.parent.mkdir(parents=True)
         Path("data/raw/arxiv.csv").write_text("the team's")
         csv.write_bytes(b"older")

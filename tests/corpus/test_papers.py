@@ -1,4 +1,4 @@
-"""The checked table: what its columns hold, what a caller may do without, and the newest version of a paper."""
+"""The checked table: what its columns hold, what may be missing, and the newest version of a paper."""
 
 from datetime import date
 

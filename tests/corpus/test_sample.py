@@ -1,4 +1,4 @@
-"""The synthetic sample: reproducible, in the format of the real CSV with its quirks, neither trivial nor hopeless."""
+"""The synthetic sample: reproducible, in the format of the real CSV, neither trivial nor hopeless."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from csv_files import COLUMNS
 from make_sample import sample_csv_bytes
 
-from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, TOP5
+from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
+from arxiv_cls.label_sets import LABEL_SETS
 
 
 def test_committed_file_is_what_the_script_writes(sample_csv, run_python, tmp_path):
@@ -61,7 +62,11 @@ def test_linear_model_does_well_and_far_from_perfectly(seed):
     from sklearn.svm import LinearSVC
 
     papers = list(csv.DictReader(io.StringIO(sample_csv_bytes(seed=seed).decode(), newline="")))
-    papers = [row for row in papers if row["category_code"] in TOP5 and row["id"].endswith("v1")]
+    papers = [
+        row
+        for row in papers
+        if row["category_code"] in LABEL_SETS["top5"].labels and row["id"].endswith("v1")
+    ]
     train = [row for index, row in enumerate(papers) if index % 3]
     test = papers[::3]
     vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))

@@ -54,7 +54,11 @@ class TestStats:
 
     def test_counts(self, five):
         """By label and by year without gaps."""
-        assert counts_by(five, "label").to_dict("list") == {"train": [1, 2], "validation": [0, 1], "test": [1, 0]}
+        assert counts_by(five, "label").to_dict("list") == {
+            "train": [1, 2],
+            "validation": [0, 1],
+            "test": [1, 0],
+        }
         years = counts_by(five, "year")
         assert years.index.tolist() == [1999, 2000, 2001, 2002]
         assert years["train"].tolist() == [1, 0, 2, 0]

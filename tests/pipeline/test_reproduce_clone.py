@@ -151,7 +151,7 @@ class TestPipeline:
         assert stages_run(clone.reproduce(recipe)) == []
 
     def test_the_public_file_in_place_of_the_team_s(self, make_clone):
-        """What Kaggle gave is taken as it is; its checksum is in the run's record, dvc.lock and the .dvc file."""
+        """What Kaggle gave is taken; its checksum is in the run's record, dvc.lock and the .dvc file."""
         clone = make_clone()
         csv = clone.root / "data/raw/arxiv.csv"
         clone.run(sys.executable, "scripts/make_sample.py", str(csv), "--papers", "3000")
