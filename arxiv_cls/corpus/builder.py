@@ -17,6 +17,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import feather
 
 from arxiv_cls.corpus.csv_reader import read_bytes
 from arxiv_cls.corpus.duplicates import THRESHOLD, find_duplicates, method, search
@@ -34,7 +35,7 @@ from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 
 DEFAULT_CSV = Path("data/raw/arxiv.csv")
 MAXIMUM_REJECTED = 0.02  # share of the rows
-REPORT_FILE, REJECTS_FILE = "report.json", "rejects.csv"
+REPORT_FILE, REJECTS_FILE, OUTSIDE_FILE = "report.json", "rejects.csv", "outside.arrow"
 _BATCH = 2000  # papers per Arrow record batch
 _SHOWN = 5  # rejects in an error message
 
@@ -165,7 +166,11 @@ class Corpus:
     labels: list[str]
     report: BuildReport
     data: DataVersion
-    cache_dir: Path  # holds the Arrow files, report.json and rejects.csv
+    cache_dir: Path  # holds the Arrow files, report.json, rejects.csv and outside.arrow
+
+    def outside_papers(self) -> pa.Table:
+        """Papers that the label set leaves out: title, abstract, arxiv_id, published, category; from a file."""
+        return feather.read_table(self.cache_dir / OUTSIDE_FILE, memory_map=True)
 
     def report_line(self) -> str:
         """What became of the rows of the file, and where the whole report is: for the log of a training."""
@@ -292,7 +297,7 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         UserError: the file cannot be read or used.
     """
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     BUILDER_CONFIG_CLASS = ArxivConfig
 
     def __init__(self, csv: Path, config: str, cache_dir: str | None, **options: Any) -> None:
@@ -330,7 +335,9 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         if papers.version.sha256 != self.config.sha256:
             raise UserError(f"{self.csv}: the file changed while it was read", "run it again")
         self._refuse_too_many_rejects(papers)
-        tables, report = build_splits(papers, self.config)
+        tables, outside, report = build_splits(papers, self.config)
+        feather.write_feather(outside, str(output / OUTSIDE_FILE), compression="uncompressed")
+        del outside
         self.info.features = datasets.Features(
             {
                 "text": datasets.Value("string"),
@@ -374,12 +381,14 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         )
 
 
-def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Table], BuildReport]:
+def build_splits(
+    papers: Papers, config: ArxivConfig
+) -> tuple[dict[str, pa.Table], pa.Table, BuildReport]:
     """The build without its files. Empties `papers.table`, so that a large file is not held twice.
 
     Returns:
-        Split name to table (columns of the features, label int64; in hash order, smallest first), and the
-        report.
+        Split name to table (columns of the features, label int64; in hash order, smallest first), the papers
+        outside the label set, and the report.
 
     Raises:
         UserError: a split would be empty.
@@ -388,11 +397,11 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
     names = label_names(config.name, merged["category"])
     labels = label_indices(config.name, names, merged["category"])
     inside = labels >= 0
-    outside = len(merged) - int(inside.sum())
     # Only the columns and rows that go on: the table of the whole file is let go of. In one chunk, since
     # taking rows from many is several times slower.
-    merged = merged.select(["title", "abstract", "arxiv_id", "published"]).filter(pa.array(inside))
-    merged = merged.combine_chunks()
+    merged = merged.select(["title", "abstract", "arxiv_id", "published", "category"])
+    outside = merged.filter(pa.array(~inside))
+    merged = merged.filter(pa.array(inside)).combine_chunks()
     labels, papers.table = labels[inside], papers.table.slice(0, 0)
     base_ids = merged["arxiv_id"].to_pylist()
     positions = split_positions(base_ids, config.seed)
@@ -451,13 +460,13 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
         rejected_by_reason=papers.rejected_by_reason(),
         rejects_file=None,
         merged=merged_away,
-        outside_config=outside,
+        outside_config=len(outside),
         duplicates=dropped(duplicates),
         left_out=left_out,
         splits=counts,
         near_duplicates=dropped(near_duplicates),
     )
-    return tables, report
+    return tables, outside, report
 
 
 def _texts(papers: pa.Table) -> pa.ChunkedArray:

@@ -206,5 +206,5 @@ def evaluate_model(
 
         drop_stale_rules(folder, evaluation["weights_sha256"])
         if rules:
-            evaluation["rules"] = fit_rules(predictor, corpus, options, scored, folder, progress=progress)
+            evaluation["rules"] = fit_rules(predictor, corpus, scored, folder, progress=progress)
     return evaluation

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,6 @@ def drop_stale_rules(folder: Path, weights_sha256: str) -> None:
 def fit_rules(
     predictor: Any,
     corpus: Any,
-    options: Mapping[str, Any],
     tested: ScoredPapers,
     folder: Path,
     *,
@@ -55,7 +53,6 @@ def fit_rules(
     Args:
         predictor: the model.
         corpus: its corpus.
-        options: the arguments of `build_corpus`, with `config`.
         tested: its scores of the test split.
         folder: `eval/` of the model directory.
         progress: show a bar.
@@ -77,7 +74,7 @@ def fit_rules(
         name: list(corpus.splits[name].select(range(min(PAPERS_A_SIDE, len(corpus.splits[name]))))["text"])
         for name in ("train", "validation", "test")
     }
-    outside = outside_papers(corpus.labels, options)
+    outside = outside_papers(corpus)
     found = fit_scope(texts["train"], texts["validation"], texts["test"], outside)
     if found is None:
         logger.info("no out-of-scope rule: fewer than %s papers inside or outside the labels", FEWEST_PAPERS)

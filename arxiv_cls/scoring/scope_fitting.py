@@ -6,13 +6,15 @@ rule of the model holds for the papers outside its label set as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from arxiv_cls.models.scope import WORD_PATTERN, ScopeRule
+
+if TYPE_CHECKING:
+    from arxiv_cls.corpus import Corpus
 
 # Share of in-scope validation papers that the threshold keeps.
 KEPT_IN_SCOPE = 0.95
@@ -38,30 +40,16 @@ class OutsidePapers:
     test_archives: np.ndarray
 
 
-def outside_papers(labels: list[str], options: Mapping[str, Any]) -> OutsidePapers:
-    """Reads the file of a model's recipe again for the papers that its label set leaves out.
-
-    Args:
-        labels: the corpus's labels.
-        options: the arguments of `build_corpus`, with `config`.
-
-    Raises:
-        UserError: when the file cannot be read.
-    """
-    from arxiv_cls.corpus.builder import DEFAULT_CSV
-    from arxiv_cls.corpus.labels import label_indices
-    from arxiv_cls.corpus.papers import keep_newest_versions, read_papers
+def outside_papers(corpus: Corpus) -> OutsidePapers:
+    """The papers of a corpus's file that its label set leaves out, split as the corpus is."""
     from arxiv_cls.corpus.splits import parse_time_boundaries, split_by_paper, split_by_time, split_positions
     from arxiv_cls.corpus.taxonomy import archive_of
 
-    merged, _ = keep_newest_versions(read_papers(options.get("csv", DEFAULT_CSV)).table)
-    outside = np.flatnonzero(label_indices(options["config"], labels, merged["category"]) < 0)
-    table = merged.select(["arxiv_id", "title", "abstract", "category", "published"]).take(outside)
-    del merged
-    positions = split_positions(table["arxiv_id"].to_pylist(), options.get("seed", 42))
-    if options.get("split", "paper") == "time":
+    table, report = corpus.outside_papers(), corpus.report
+    positions = split_positions(table["arxiv_id"].to_pylist(), report.seed)
+    if report.split == "time":
         days = np.asarray(table["published"]).astype("datetime64[D]")
-        numbers = split_by_time(days, parse_time_boundaries(options.get("time_boundaries")))
+        numbers = split_by_time(days, parse_time_boundaries(report.time_boundaries))
     else:
         numbers = split_by_paper(positions)
     order = np.argsort(positions, kind="stable")
