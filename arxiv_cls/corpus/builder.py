@@ -169,7 +169,7 @@ class Corpus:
     cache_dir: Path  # holds the Arrow files, report.json, rejects.csv and outside.arrow
 
     def outside_papers(self) -> pa.Table:
-        """Papers that the label set leaves out: title, abstract, arxiv_id, published, category; from a file."""
+        """Papers that the label set leaves out: title, abstract, arxiv_id, published, category."""
         return feather.read_table(self.cache_dir / OUTSIDE_FILE, memory_map=True)
 
     def report_line(self) -> str:

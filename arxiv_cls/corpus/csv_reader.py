@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -79,13 +80,14 @@ class Record(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DamagedRow:
-    """A row that could not be taken apart into columns."""
+class Reject:
+    """A row that cannot be used, and why."""
 
     row: int  # number of the row in the file, from 0, blank lines not counted
     line: int  # physical line, from 1
+    column: str  # name of the column in the file, or "" when the row could not be taken apart
     reason: str
-    value: str  # how the row begins
+    value: str  # the value in question, at most 80 characters
 
 
 @dataclass
@@ -95,7 +97,7 @@ class RawTable:
     table: pa.Table  # binary columns named by the keys of COLUMN_NAMES that the file has
     rows: np.ndarray  # int64, (table rows,): number of each row in the file, from 0
     lines: np.ndarray  # int64, (table rows,): physical line of each row, from 1
-    damaged: list[DamagedRow]
+    damaged: list[Reject]
 
     @property
     def rows_read(self) -> int:
@@ -257,6 +259,12 @@ def _read_clean(file: CsvFile) -> RawTable | None:
         ).rename_columns(list(wanted))
     except pa.ArrowInvalid:  # a row with another number of columns, or one that is longer than a block
         return None
+    repeated = np.full(len(table), bool(file.columns))
+    for key, index in file.columns.items():
+        if repeated.any():
+            repeated &= np.asarray(pc.equal(table[key], file.header[index]))
+    if repeated.any():
+        return None
     rows = np.arange(len(table), dtype=np.int64)
     lines = rows + file.line
     if data.count(b"\n", start) > len(table):  # blank lines, or line breaks inside fields
@@ -265,14 +273,7 @@ def _read_clean(file: CsvFile) -> RawTable | None:
         starts = np.concatenate(([start], ends[ends < len(data)]))
         blank = (content[starts] == LINE_FEED) | (content[starts] == CARRIAGE_RETURN)
         lines = np.searchsorted(breaks, starts[~blank]) + file.line
-    damaged = []
-    if repeated := _repeated_headers(file, table):
-        damaged = [
-            DamagedRow(row, int(lines[row]), REPEATED_HEADER, ",".join(file.names)) for row in repeated
-        ]
-        rows = np.delete(rows, repeated)
-        table, lines = table.take(pa.array(rows)), lines[rows]
-    return RawTable(table, rows, lines, damaged)
+    return RawTable(table, rows, lines, [])
 
 
 def _positions(content: np.ndarray, value: int, start: int) -> np.ndarray:
@@ -298,35 +299,18 @@ def _quotes_are_paired(content: np.ndarray, quotes: np.ndarray) -> bool:
     return bool(opens.all() and closes.all())
 
 
-def _repeated_headers(file: CsvFile, table: pa.Table) -> list[int]:
-    """Rows that are the header again, as in files that were put together with `cat`."""
-    same = np.full(len(table), bool(file.columns))
-    for key, index in file.columns.items():
-        if same.any():
-            same &= np.asarray(pc.equal(table[key], file.header[index]))
-    return np.flatnonzero(same).tolist()
-
-
 def _read_by_record(file: CsvFile) -> RawTable:
-    damaged: list[DamagedRow] = []
-    rows, lines = [], []
+    damaged: list[Reject] = []
+    rows: list[int] = []
+    lines: list[int] = []
     chunks: dict[str, list[pa.Array]] = {key: [] for key in file.columns}
-    waiting: list[list[bytes]] = []
-
-    def flush() -> None:
+    numbered = enumerate(records(file))
+    while batch := list(itertools.islice(numbered, _RECORDS)):
+        good = [(row, record) for row, record in batch if not record.reason]
+        damaged += [Reject(row, r.line, "", r.reason, r.beginning) for row, r in batch if r.reason]
+        rows += [row for row, _ in good]
+        lines += [record.line for _, record in good]
         for key, index in file.columns.items():
-            chunks[key].append(pa.array([fields[index] for fields in waiting], type=pa.binary()))
-        waiting.clear()
-
-    for row, record in enumerate(records(file)):
-        if record.reason:
-            damaged.append(DamagedRow(row, record.line, record.reason, record.beginning))
-            continue
-        rows.append(row)
-        lines.append(record.line)
-        waiting.append(record.fields)
-        if len(waiting) == _RECORDS:
-            flush()
-    flush()
-    table = pa.table({key: pa.chunked_array(parts) for key, parts in chunks.items()})
+            chunks[key].append(pa.array([record.fields[index] for _, record in good], type=pa.binary()))
+    table = pa.table({key: pa.chunked_array(parts, type=pa.binary()) for key, parts in chunks.items()})
     return RawTable(table, np.array(rows, dtype=np.int64), np.array(lines, dtype=np.int64), damaged)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from arxiv_cls.corpus.csv_reader import FIELDS, RawTable, open_csv, read_bytes, read_table
+from arxiv_cls.corpus.csv_reader import FIELDS, RawTable, Reject, open_csv, read_bytes, read_table
 from arxiv_cls.corpus.ids import ID_PATTERN
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, name_to_code
 
@@ -29,17 +29,6 @@ BAD_DATE = "unreadable date"
 
 _DATE = re.compile(r"(?:(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ].*)?|(\d{1,2})/(\d{1,2})/(\d{4}|\d{2}))", re.ASCII)
 _PIVOT = 69  # two-digit years from here on are 19xx, as POSIX strptime reads them
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row that cannot be used, and why."""
-
-    row: int  # number of the row in the file, from 0, blank lines not counted
-    line: int  # physical line, from 1
-    column: str  # name of the column in the file, or "" when the row could not be taken apart
-    reason: str
-    value: str  # the value in question, at most 80 characters
 
 
 @dataclass(frozen=True)
@@ -114,7 +103,7 @@ class _Checks:
     ) -> None:
         self.raw, self.names, self.required, self.has_nul, self.pool = raw, names, required, has_nul, pool
         self.bad = np.zeros(len(raw.table), dtype=bool)
-        self.rejects = [Reject(d.row, d.line, "", d.reason, d.value) for d in raw.damaged]
+        self.rejects = list(raw.damaged)
 
     def papers(self) -> pa.Table:
         """The columns of `Papers.table`, rows with something wrong left out."""
