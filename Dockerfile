@@ -9,9 +9,8 @@
 #
 # Targets: train (torch with CUDA on amd64), baseline and evaluate (torch for the CPU), serve and space (no torch).
 
-ARG PYTHON_VERSION=3.12
-
-FROM python:${PYTHON_VERSION}-slim-bookworm AS base
+# The digest is that of the index of all platforms; dependabot moves it with the tag.
+FROM python:3.12.15-slim-bookworm@sha256:54c85f3c47607a77f32adec749d3c81d1348bf25833671f512b26a9b6d778cb3 AS base
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     PATH=/opt/venv/bin:$PATH
@@ -21,31 +20,32 @@ WORKDIR /app
 # of the package asks for the other two, whatever they hold: an edit of the README installs nothing either.
 FROM base AS sources
 RUN python -m venv /opt/venv
-COPY pyproject.toml constraints.txt ./
+COPY pyproject.toml constraints.txt hashes.txt ./
+COPY scripts/install.py scripts/install.py
 COPY arxiv_cls/__init__.py arxiv_cls/__init__.py
 RUN touch README.md LICENSE
 
 FROM sources AS environment-gpu
 ARG TARGETPLATFORM
 RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
-    pip install --disable-pip-version-check -c constraints.txt ".[train,trackio,minilm]"
+    python scripts/install.py train,trackio,minilm
 
 FROM sources AS environment-cpu
 ARG TARGETPLATFORM
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
-    pip install --disable-pip-version-check --extra-index-url "${TORCH_INDEX}" -c constraints.txt ".[train,export]"
+    PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" python scripts/install.py train,export
 
 # The baseline is here for the cascade, which asks it first.
 FROM sources AS environment-serve
 ARG TARGETPLATFORM
 RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
-    pip install --disable-pip-version-check -c constraints.txt ".[serve,baseline,gcs]"
+    python scripts/install.py serve,baseline,gcs
 
 FROM sources AS environment-space
 ARG TARGETPLATFORM
 RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
-    pip install --disable-pip-version-check -c constraints.txt ".[space,baseline]"
+    python scripts/install.py space,baseline
 
 # What every image has beside its environment: the code, and a user who is not root. Caches go to a folder that
 # any user may write, so that `--user "$(id -u):$(id -g)"` works with mounted folders.

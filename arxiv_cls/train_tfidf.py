@@ -23,14 +23,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import run_main
 from arxiv_cls.recipe import TfidfRecipe, load_recipe, recorded, resolved
-from arxiv_cls.release.git_state import git_state
-from arxiv_cls.release.run_record import build_run_record, data_record
-from arxiv_cls.scoring.evaluation import file_sha256
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.run_record import build_run_record, data_record, git_state
+from arxiv_cls.release.finish_run import finish_run
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.scoring.plots import plot_training_curve
-from arxiv_cls.training.finishing import finish_run
-from arxiv_cls.training.hardware import device_name, peak_memory_bytes, set_cpu_threads
-from arxiv_cls.training.run_folder import RunFolder
+from arxiv_cls.training.distributed import device_name, peak_memory_bytes, set_cpu_threads
+from arxiv_cls.training.run_directory import RunFolder
 from arxiv_cls.training.tfidf_fit import Split, fit_tfidf
 from arxiv_cls.training.tracking import Trackers, log_to_file
 
@@ -86,12 +85,14 @@ def main(argv: list[str]) -> None:
             if arguments.resume:
                 logger.info("--resume: a baseline keeps no checkpoints, the run starts from the beginning")
             logger.info("%s", corpus.report_line())
-            fit_and_evaluate(recipe, run, corpus, data, threads, trackers, evaluate=not arguments.no_evaluate)
+            fit_and_evaluate(
+                recipe, run, corpus, data, threads, trackers, overrides, evaluate=not arguments.no_evaluate
+            )
 
 
 def fit_and_evaluate(
     recipe: TfidfRecipe, run: RunFolder, corpus: Corpus, data: dict, threads: int, trackers: Trackers,
-    *, evaluate: bool,
+    overrides: list[str], *, evaluate: bool,
 ) -> None:  # fmt: skip
     """Fits, calibrates, saves, evaluates, and puts the finished directory in its place."""
     git = git_state()
@@ -139,7 +140,7 @@ def fit_and_evaluate(
         peak_memory_bytes=peak_memory_bytes(cpu), calibration=fitted.calibration,
         weights_sha256=file_sha256(run.staging / "model.skops"),
         training={"rounds": fitted.rounds, "papers_seen": len(train.texts)},
-        metrics={"validation": metrics},
+        metrics={"validation": metrics}, overrides=overrides,
     )  # fmt: skip
     finish_run(run, record, trackers, recipe.data.csv, evaluate=evaluate)
 

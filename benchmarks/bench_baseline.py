@@ -24,8 +24,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arxiv_cls.errors import UserError, run_main
-from arxiv_cls.models.cpu_cores import available_cores
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.hardware import available_cores
+from benchmarks.children import run_benchmark, run_child
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("tfidf_xgboost", "tfidf_linear")
@@ -110,7 +113,7 @@ def run_side(side: str, csv: str, scale: float, seed: int) -> dict[str, Any]:
     else:
         seconds, probabilities = run_ours(side, splits, labels, seed, threads)
     cpu = time.process_time() - cpu
-    from arxiv_cls.models.peak_memory import peak_resident_bytes
+    from arxiv_cls.models.hardware import peak_resident_bytes
     from arxiv_cls.scoring.metrics import compute_metrics
 
     metrics = compute_metrics(splits["test"][1], probabilities, labels)
@@ -129,7 +132,7 @@ def measure(side: str, arguments: argparse.Namespace, seed: int) -> dict[str, An
         "--scale", str(arguments.scale), "--seeds", str(seed),
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+    done = run_child(command, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise UserError(
             f"the side {side!r} ended with exit status {done.returncode}", hint="its own message is above"
@@ -197,4 +200,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_benchmark(main)

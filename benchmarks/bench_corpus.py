@@ -20,8 +20,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from arxiv_cls.errors import UserError, run_main
-from arxiv_cls.models.peak_memory import peak_resident_bytes
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.hardware import peak_resident_bytes
+from benchmarks.children import run_benchmark, run_child
 
 SIDES = ("ours", "stock")
 NAMES = {"ours": "load_arxiv", "stock": 'load_dataset("csv") + filter + map'}
@@ -70,7 +73,7 @@ def measure(side: str, csv: Path) -> dict:
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), *sys.path[1:]]),
         }
         command = [sys.executable, __file__, "--csv", str(csv), "--side", side, "--cache", folder]
-        done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+        done = run_child(command, env=environment, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             raise UserError(
                 f"the side {side!r} ended with exit status {done.returncode}", hint="its own message is above"
@@ -117,4 +120,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_benchmark(main)

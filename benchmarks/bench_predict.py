@@ -3,8 +3,9 @@
     python benchmarks/bench_predict.py [--model outputs/minilm] [--baseline outputs/tfidf_xgboost]
                                        [--csv data/raw/arxiv.csv] [--papers 1000]
 
-The model needs its export (`arxiv-cls export MODEL`) and a fitted cascade (`arxiv-cls cascade MODEL
-BASELINE`); the last line is the named fast mode, ENGINE=int8 CASCADE=BASELINE. Every side is a process that
+Without `--model` it is outputs/minilm, or the demo's model where there is none. It needs its export
+(`arxiv-cls export MODEL`) and, for the last two sides, a fitted cascade (`arxiv-cls cascade MODEL BASELINE`);
+the last side is the named fast mode, ENGINE=int8 CASCADE=BASELINE. Every side is a process that
 has loaded its model before the clock starts. Blocks of papers of the test split go to all sides in turn, so
 that a machine that gets busier slows all of them alike. Seconds are from texts to predictions, tokenising
 included; CPU seconds are those of all threads. The ratio is to the faster of the two ways to call
@@ -22,9 +23,15 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from arxiv_cls import demo
+from arxiv_cls.errors import UserError
+from benchmarks.children import end, run_benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
 PIPELINES = ("pipeline", "pipeline-16")
@@ -48,6 +55,11 @@ STEP_BEFORE = {
     "int8-budget": "int8",
     "cascade": "int8-budget",
 }
+
+# Models that are measured unless one is named, the first that is there, each with its baseline.
+DEFAULT_MODEL = "outputs/minilm"
+MODELS = {DEFAULT_MODEL: "outputs/tfidf_xgboost", demo.TRANSFORMER: demo.BASELINE}
+OF_A_CASCADE = ("int8-budget", "cascade")
 
 Scorer = Callable[[list[str]], list[str]]
 
@@ -132,7 +144,7 @@ class Side:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} failed, see above")
+            raise UserError(f"the side {self.name!r} failed", hint="its own message is above")
         return json.loads(line)
 
     def measure(self, texts: list[str]) -> None:
@@ -143,10 +155,8 @@ class Side:
         self.labels += answer["labels"]
 
     def close(self) -> None:
-        """Lets the process end."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait(30)
+        """Ends the process, which keeps nothing."""
+        end(self.process)
 
 
 def test_papers(csv: str) -> tuple[list[str], list[str]]:
@@ -158,18 +168,34 @@ def test_papers(csv: str) -> tuple[list[str], list[str]]:
     return list(papers["text"]), [corpus.labels[label] for label in papers["label"]]
 
 
-def all_there(arguments: argparse.Namespace) -> bool:
-    """Whether data, exports and cascade are there; prints what makes the first that is not."""
-    needed = {
-        arguments.csv: "make data",
-        f"{arguments.model}/onnx/model_int8.onnx": f"arxiv-cls export {arguments.model}",
-        f"{arguments.model}/eval/cascade.json": f"arxiv-cls cascade {arguments.model} {arguments.baseline}",
-    }
-    for path, command in needed.items():
-        if not Path(path).is_file():
-            print(f"error: {path} is missing\n  {command}", file=sys.stderr)
-            return False
-    return True
+def pair(arguments: argparse.Namespace, sides: Iterable[str]) -> list[str]:
+    """Fills in the model and its baseline, says which they are, and returns the sides that can run.
+
+    Raises:
+        UserError: there is no CSV, no model or no export.
+    """
+    if not Path(arguments.csv).is_file():
+        raise UserError(f"{arguments.csv}: no such file", hint="make data, or name one: --csv")
+    models = [arguments.model] if arguments.model else list(MODELS)
+    arguments.model = next((model for model in models if Path(model).is_dir()), None)
+    if arguments.model is None:
+        hint = "`make demo` makes one; MODEL= of make and --model name another"
+        raise UserError(f"no model: {' and '.join(models)} are missing", hint=hint)
+    arguments.baseline = arguments.baseline or MODELS.get(arguments.model, MODELS[DEFAULT_MODEL])
+    if not Path(arguments.model, "onnx", "model_int8.onnx").is_file():
+        hint = f"arxiv-cls export {arguments.model}"
+        raise UserError(f"{arguments.model}: onnx/model_int8.onnx is missing", hint=hint)
+    print(f"model: {arguments.model}, baseline: {arguments.baseline}")
+    cascade = Path(arguments.model, "eval", "cascade.json").is_file() and Path(arguments.baseline).is_dir()
+    if cascade:
+        return list(sides)
+    left_out = [side for side in sides if side in OF_A_CASCADE]
+    if left_out:
+        print(
+            f"left out: {', '.join(left_out)}; they need a cascade:\n"
+            f"  arxiv-cls cascade {arguments.model} {arguments.baseline}"
+        )
+    return [side for side in sides if side not in left_out]
 
 
 def machine() -> str:
@@ -211,32 +237,32 @@ def report(sides: list[Side], truth: list[str]) -> None:
     )
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """Runs all sides on the same papers and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="outputs/minilm", help="transformer, exported, with a cascade")
-    parser.add_argument("--baseline", default="outputs/tfidf_xgboost", help="the cascade's baseline")
+    parser.add_argument("--model", help=f"transformer with its export (default: {' or '.join(MODELS)})")
+    parser.add_argument("--baseline", help="the cascade's baseline (default: the model's)")
     parser.add_argument("--csv", default="data/raw/arxiv.csv")
     parser.add_argument("--papers", type=int, default=0, help="papers of the test split (default: all)")
     parser.add_argument("--block", type=int, default=256, help="papers that a side scores in its turn")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), metavar="SIDE")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.side:
         run_side(arguments.side, arguments.model, arguments.baseline)
         return 0
-    if not all_there(arguments):
-        return 2
-    names = [name for name in SIDES if name in arguments.sides]
+    names = pair(arguments, [name for name in SIDES if name in arguments.sides])
     if not set(names) & set(PIPELINES):
         names.insert(0, "pipeline")
     texts, truth = test_papers(arguments.csv)
     papers = min(arguments.papers or len(texts), len(texts))
     print(f"{papers:,} of {len(texts):,} test papers, blocks of {arguments.block}, {machine()}")
-    sides = [Side(name, arguments) for name in names]
+    sides: list[Side] = []
     try:
+        for name in names:
+            sides.append(Side(name, arguments))
         for side in sides:
             side.score(texts[-8:])
         for start in range(0, papers, arguments.block):
@@ -250,4 +276,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_benchmark(main)

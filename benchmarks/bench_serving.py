@@ -23,7 +23,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench_predict import all_there, machine, test_papers
+from arxiv_cls.errors import UserError
+from benchmarks.bench_predict import MODELS, machine, pair, test_papers
+from benchmarks.children import end, run_benchmark
 from benchmarks.load_client import Load, request_bytes, run_load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +65,7 @@ class Server:
         """Seconds from the start of the process to its first answer with status 200."""
         while time.perf_counter() - self.started < LONGEST_START:
             if self.process.poll() is not None:
-                raise SystemExit(f"{self.side}: the server ended with status {self.process.returncode}")
+                raise UserError(f"{self.side}: the server ended with status {self.process.returncode}")
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
                     connection.sendall(request)
@@ -73,16 +75,11 @@ class Server:
                 # Not listening yet, which is what we wait for.
                 pass
             time.sleep(0.02)
-        raise SystemExit(f"{self.side}: no answer after {LONGEST_START:.0f} s")
+        raise UserError(f"{self.side}: no answer after {LONGEST_START:.0f} s")
 
     def close(self) -> None:
         """Ends the process."""
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
 
 
 def merged(loads: list[Load]) -> Load:
@@ -124,28 +121,27 @@ def measure(servers: list[Server], texts: list[str], arguments: argparse.Namespa
             print(f"{line}  {others or 'none'}")
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """Starts the servers, loads them in turn, measures their starts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="outputs/minilm", help="transformer, exported, with a cascade")
-    parser.add_argument("--baseline", default="outputs/tfidf_xgboost", help="the cascade's baseline")
+    parser.add_argument("--model", help=f"transformer with its export (default: {' or '.join(MODELS)})")
+    parser.add_argument("--baseline", help="the cascade's baseline (default: the model's)")
     parser.add_argument("--csv", default="data/raw/arxiv.csv")
     parser.add_argument("--seconds", type=float, default=8.0, help="of one load")
     parser.add_argument(
         "--rounds", type=int, default=2, help="loads of each server at each number of clients"
     )
     parser.add_argument("--starts", type=int, default=3, help="starts of each server")
-    arguments = parser.parse_args()
-    if not all_there(arguments):
-        return 2
+    arguments = parser.parse_args(argv)
+    sides = pair(arguments, SIDES)
     texts = test_papers(arguments.csv)[0][:512]
     probe = texts[0]
     print(f"{len(texts)} papers, {arguments.rounds} rounds of {arguments.seconds:g} s, {machine()}")
     servers = []
     try:
-        for side in SIDES:
+        for side in sides:
             servers.append(Server(side, arguments))
         for server in servers:
             server.first_answer(request_bytes("127.0.0.1", server.port, "/predict", {"text": probe}))
@@ -153,9 +149,9 @@ def main() -> int:
     finally:
         for server in servers:
             server.close()
-    starts: dict[str, list[float]] = {side: [] for side in SIDES}
+    starts: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(arguments.starts):
-        for side in SIDES:
+        for side in sides:
             server = Server(side, arguments)
             try:
                 request = request_bytes("127.0.0.1", server.port, "/predict", {"text": probe})
@@ -165,10 +161,10 @@ def main() -> int:
     for side, seconds in starts.items():
         shown = ", ".join(f"{value:.2f}" for value in seconds)
         print(f"start to first answer, {side:<8} {statistics.median(seconds):6.2f} s  (runs: {shown})")
-    for side, what in SIDES.items():
-        print(f"{side}: {what}")
+    for side in sides:
+        print(f"{side}: {SIDES[side]}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_benchmark(main)

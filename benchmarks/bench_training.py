@@ -22,7 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arxiv_cls.errors import UserError, run_main
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from arxiv_cls.errors import UserError
+from benchmarks.children import run_benchmark, run_child
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LENGTH = 256
@@ -56,15 +59,15 @@ def run_side(side: str, csv: str, papers: int) -> dict[str, Any]:
     from transformers.utils import logging as transformers_logging
 
     from arxiv_cls.corpus import build_corpus
-    from arxiv_cls.models.peak_memory import peak_resident_bytes
+    from arxiv_cls.models.hardware import peak_resident_bytes
     from arxiv_cls.models.pretrained import resolve_pretrained
     from arxiv_cls.models.transformer import TransformerPredictor
     from arxiv_cls.recipe import load_recipe
     from arxiv_cls.training import fine_tuning
     from arxiv_cls.training.arguments import TransformerRecipe
-    from arxiv_cls.training.hardware import set_cpu_threads
-    from arxiv_cls.training.paper_trainer import PaperTrainer
-    from arxiv_cls.training.tokenization import load_tokenizer, tokenize
+    from arxiv_cls.training.batches import load_tokenizer, tokenize
+    from arxiv_cls.training.distributed import set_cpu_threads
+    from arxiv_cls.training.trainer import PaperTrainer
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -137,7 +140,7 @@ def measure(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
     words = ["--side", side, "--csv", str(arguments.csv), "--papers", str(arguments.papers)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     environment["TOKENIZERS_PARALLELISM"] = "false"
-    done = subprocess.run(
+    done = run_child(
         [sys.executable, __file__, *words],
         stdout=subprocess.PIPE,
         text=True,
@@ -191,4 +194,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_benchmark(main)

@@ -64,7 +64,9 @@ def environment_stage(stages: dict[str, Stage], target: str) -> str:
 def installed_extras(stages: dict[str, Stage]) -> list[str]:
     """Every extra of the project that some stage installs, sorted."""
     commands = [rest for s in stages.values() for name, rest in s.instructions if name == "RUN"]
-    found = [extras for command in commands for extras in re.findall(r'"\.\[([\w,]+)\]"', command)]
+    found = [
+        extras for command in commands for extras in re.findall(r"scripts/install\.py ([\w,]+)", command)
+    ]
     return sorted({extra for extras in found for extra in extras.split(",")})
 
 

@@ -6,11 +6,9 @@ its place. So the documentation cannot name a key, a verb or an import that the 
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import importlib
-import os
 import re
 import sys
 import tomllib
@@ -27,20 +25,21 @@ sys.path.insert(0, str(ROOT))
 # Pages of the project's root that are pages of the site too.
 ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
 MARKER = re.compile(
-    r"^<!-- (recipe-keys|recipes|verbs|rooms|model-directory)(?:: ([\w.]+))? -->$", re.MULTILINE
+    r"^<!-- (recipe-keys|recipes|commands|rooms|model-directory)(?:: ([\w.]+))? -->$", re.MULTILINE
 )
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
-def settings(name: str) -> list[str]:
-    """A list of pyproject.toml: `rooms` in the order of their imports, or the `common` modules."""
+def layers() -> list[str]:
+    """The layers of the package, lowest first, as import-linter reads them from pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return project["tool"]["arxiv_cls"][name]
+    names = " ".join(project["tool"]["importlinter"]["contracts"][0]["layers"][::-1])
+    return re.findall(r"\w+", names)
 
 
 def rooms() -> list[str]:
-    """The rooms of the package, in the order of their imports."""
-    return settings("rooms")
+    """The packages, in the order of their imports."""
+    return [name for name in layers() if (ROOT / "arxiv_cls" / name).is_dir()]
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -101,31 +100,29 @@ def recipe_files(_: str) -> str:
     return table(["recipe", "what it is"], rows)
 
 
-def verbs(_: str) -> str:
-    """Every verb of the command line with its own help, folded."""
-    from arxiv_cls.cli import build_parser
+def commands(_: str) -> str:
+    """Every command of `arxiv-cls` with its own help, folded."""
+    from typer.main import get_command
 
-    # argparse asks the terminal how wide it is.
-    os.environ["COLUMNS"] = "100"
+    from arxiv_cls.cli import app
+
     return "\n\n".join(
         f'<details markdown="1" id="{name.replace(" ", "-")}"><summary><code>arxiv-cls {name}</code>: '
-        f"{summary}</summary>\n\n```text\n{parser.format_help().rstrip()}\n```\n\n</details>"
-        for name, summary, parser in walk_verbs(build_parser(), "")
+        f"{command.get_short_help_str()}</summary>\n\n```text\n{help.rstrip()}\n```\n\n</details>"
+        for name, command, help in walk_commands(get_command(app))
     )
 
 
-def walk_verbs(
-    parser: argparse.ArgumentParser, prefix: str
-) -> list[tuple[str, str, argparse.ArgumentParser]]:
-    """Name, summary and parser of each verb that does something, in the order of the command's help."""
+def walk_commands(group: Any, name: str = "arxiv-cls", context: Any = None) -> list[tuple[str, Any, str]]:
+    """Words, command and help of each command, in the order of the program's own help."""
+    context = group.make_context(name, [], parent=context, resilient_parsing=True)
     found = []
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            summaries = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            for name, child in action.choices.items():
-                full = f"{prefix} {name}".strip()
-                below = walk_verbs(child, full)
-                found += below or [(full, summaries.get(name, ""), child)]
+    for word, command in group.commands.items():
+        if hasattr(command, "commands"):
+            found += [(f"{word} {below}", *rest) for below, *rest in walk_commands(command, word, context)]
+        else:
+            with command.make_context(word, [], parent=context, resilient_parsing=True) as own:
+                found.append((word, command, command.get_help(own)))
     return found
 
 
@@ -142,7 +139,7 @@ def rooms_table(_: str) -> str:
 
 def model_directory(_: str) -> str:
     """The files of a model directory, as the manifest lists them."""
-    from arxiv_cls.release.manifest import BOTH, MANIFEST, TFIDF
+    from arxiv_cls.record.manifest import BOTH, MANIFEST, TFIDF
 
     names = {True: "both", False: "transformer"}
     rows = [
@@ -161,14 +158,14 @@ def model_directory(_: str) -> str:
 MADE_OF_CODE: dict[str, Callable[[str], str]] = {
     "recipe-keys": recipe_keys,
     "recipes": recipe_files,
-    "verbs": verbs,
+    "commands": commands,
     "rooms": rooms_table,
     "model-directory": model_directory,
 }
 
 
 def modules_of(folder: Path) -> list[str]:
-    """The dotted names of the documented modules of a room: commands.py only registers verbs."""
+    """The dotted names of the documented modules of a room: commands.py only declares the command line."""
     files = sorted(path for path in folder.rglob("*.py") if path.stem not in {"__init__", "commands"})
     return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
 
@@ -176,13 +173,13 @@ def modules_of(folder: Path) -> list[str]:
 def reference_pages() -> dict[str, str]:
     """Path and Markdown of each page of the reference."""
     pages = {
-        "reference/commands.md": "# Commands\n\nEvery verb of `arxiv-cls`, with the help that it prints.\n\n"
-        "<!-- verbs -->\n"
+        "reference/commands.md": "# Commands\n\nEvery command of `arxiv-cls`, with its help.\n\n"
+        "<!-- commands -->\n"
     }
     for room in rooms():
         blocks = "\n\n".join(f"::: {name}" for name in modules_of(ROOT / "arxiv_cls" / room))
         pages[f"reference/{room}.md"] = f"# arxiv_cls.{room}\n\n{blocks}\n"
-    common = "\n\n".join(f"::: arxiv_cls.{name}" for name in settings("common"))
+    common = "\n\n".join(f"::: arxiv_cls.{name}" for name in ("errors", "recipe"))
     pages["reference/common.md"] = f"# Recipes and errors\n\n{common}\n"
     return pages
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from arxiv_cls.errors import run_main
-from arxiv_cls.models.predictor import Predictor
+from arxiv_cls.models.prediction import Predictor
 from arxiv_cls.scoring.calibration import chance_calibration_errors, expected_calibration_error
-from arxiv_cls.scoring.model_data import load_model_and_corpus
+from arxiv_cls.scoring.scored_papers import load_model_and_corpus
 
 LARGEST_ERROR = 0.03
 SIMULATIONS = 1000
@@ -44,7 +44,7 @@ def pipeline_scores(model_dir: Path, labels: list[str], texts: list[str]) -> tup
     import torch
     from transformers import pipeline
 
-    from arxiv_cls.models.temperature import output_layer
+    from arxiv_cls.models.transformer import output_layer
 
     classify = pipeline("text-classification", model=str(model_dir), truncation=True, top_k=None)
     layer, seen = output_layer(classify.model), []

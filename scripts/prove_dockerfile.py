@@ -3,7 +3,7 @@
 Run as: .venv/bin/python scripts/prove_dockerfile.py [TARGET ...]        (all targets; make test-slow does)
 
 Every target is laid out in a temporary folder: its COPY lines from the files that git knows, its ENV, its
-`pip install` in a clean virtual environment, its ENTRYPOINT with small arguments. Jobs run to their end;
+installation in a clean virtual environment, its ENTRYPOINT with small arguments. Jobs run to their end;
 servers are asked by their HEALTHCHECK, answer one request and are told to stop. What needs root or Linux
 containers (users, cache mounts) is left out. Targets that share an environment stage share the installation;
 the wheels come from one cache (scripts/wheel_cache.py).
@@ -79,7 +79,7 @@ class Proof:
         return self.environments[stage]
 
     def _install(self, stage: str) -> Path:
-        """Runs the `pip install` of an environment stage in a new virtual environment."""
+        """Runs the installation of an environment stage in a new virtual environment."""
         venv, app = self.folder / stage / "venv", self.folder / stage / "app"
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
         instructions = lineage(self.stages, stage)
@@ -88,7 +88,7 @@ class Proof:
             if name == "RUN" and "-m venv" not in rest:
                 command = re.sub(r"^(--mount=\S+\s+)+", "", rest)
                 # The index of CPU builds is a matter of size, not of what is installed.
-                command = re.sub(r"--extra-index-url \S+ ", "", command)
+                command = re.sub(r"PIP_EXTRA_INDEX_URL=\S+ ", "", command)
                 variables = environment_variables(instructions, app, venv, offline(self.wheels))
                 variables["PIP_QUIET"] = "1"
                 subprocess.run(["sh", "-c", command], cwd=app, env=variables, check=True)

@@ -3,8 +3,8 @@
 Run as: .venv/bin/python scripts/wheel_cache.py [EXTRA ...]        (fills it and prints its path)
 
 A clean virtual environment is worth its name only if everything in it was installed anew. To fetch it anew
-each time would take minutes, so the locked versions are fetched once, into `.cache/wheels/`, and pip installs
-from there with no index: a package that the lock does not name cannot slip in.
+each time would take minutes, so the locked versions are fetched once, into `.cache/downloads/`, and pip
+installs from there with no index: a package that the lock does not name cannot slip in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CACHE = ROOT / ".cache" / "wheels"
+CACHE = ROOT / ".cache" / "downloads"
 
 
 def lock_digest() -> str:
@@ -45,15 +45,15 @@ def fill(extras: Iterable[str]) -> Path:
     if have is not None and wanted <= have:
         return folder
     wanted |= have or set()
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
-    pip += ["--wheel-dir", str(folder), "--find-links", str(folder), "-c", str(ROOT / "constraints.txt")]
-    # setuptools builds the project itself, wherever it is installed from source.
-    pip += ["setuptools", f"{ROOT}[{','.join(sorted(wanted))}]"]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    pip += ["--dest", str(folder), "--find-links", str(folder), "-c", str(ROOT / "constraints.txt")]
+    # Files as the index has them, since a wheel built here has another hash; these two build what has none.
+    pip += ["setuptools", "wheel", f"{ROOT}[{','.join(sorted(wanted))}]"]
     # What an earlier lock left is often enough, and to ask no index is ten times as fast.
     enough = folder.is_dir() and not subprocess.run(pip, env=offline(folder), capture_output=True).returncode
     if not enough:
         subprocess.run(pip, check=True)
-    for own in folder.glob("arxiv_cls-*.whl"):
+    for own in folder.glob("arxiv_cls-*"):
         # The project changes without its lock: what is installed is always the working tree.
         own.unlink()
     marker.write_text(" ".join(sorted(wanted)) + "\n")

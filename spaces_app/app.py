@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(wheel) for wheel in sorted(HERE.glob("arxiv_cls-*.whl"))]
 
 from arxiv_cls.errors import UserError, run_main  # noqa: E402
-from arxiv_cls.serving.space.opening import open_page  # noqa: E402
+from arxiv_cls.space.page import open_page  # noqa: E402
 
 
 def main(argv: list[str]) -> None:

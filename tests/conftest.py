@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 # Before any Hugging Face library is imported: they read these once.
@@ -19,15 +19,23 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TQDM_DISABLE"] = "1"
 
 import pytest  # noqa: E402
-from real_model import TRAINED, RealModel, export_real_model, trained_model  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[1]
+from factories import (  # noqa: E402
+    ROOT,
+    SAMPLE,
+    TRAINED,
+    RealModel,
+    export_real_model,
+    export_tiny,
+    trained_model,
+    write_encoder,
+    write_transformer_recipe,
+)
 
 
 @pytest.fixture(scope="session")
 def sample_csv() -> Path:
     """The committed synthetic sample."""
-    return ROOT / "data" / "sample" / "arxiv_sample.csv"
+    return SAMPLE
 
 
 @pytest.fixture(scope="session")
@@ -49,63 +57,21 @@ def real_model(real_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Real
 
 
 @pytest.fixture(scope="session")
-def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, sample_csv: Path) -> Path:
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of 2 layers and 16 hidden units with random weights and a tokenizer of the sample's words."""
-    import torch
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    directory = tmp_path_factory.mktemp("tiny") / "encoder"
-    with sample_csv.open(encoding="utf-8", newline="") as file:
-        texts = [row["title"] + "\n\n" + row["summary"] for row in csv.DictReader(file)]
-    words = BertWordPieceTokenizer(lowercase=True)
-    words.train_from_iterator(texts, vocab_size=800, show_progress=False)
-    directory.mkdir()
-    words.save(str(directory / "words.json"))
-    tokenizer = BertTokenizerFast(tokenizer_file=str(directory / "words.json"), model_max_length=128)
-    (directory / "words.json").unlink()
-    tokenizer.save_pretrained(directory)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=128,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    BertModel(config).save_pretrained(directory)
-    return directory
+    return write_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
 
 
 @pytest.fixture(scope="session")
-def write_recipe(tiny_encoder: Path, sample_csv: Path) -> Callable[..., Path]:
+def write_recipe(tiny_encoder: Path) -> Callable[..., Path]:
     """Writes a recipe for the tiny encoder and the sample: `write_recipe(path, trainer={...})`."""
-    import yaml
+    return partial(write_transformer_recipe, encoder=tiny_encoder)
 
-    def write(path: Path, **groups: dict) -> Path:
-        recipe = {
-            "model": {"name_or_path": str(tiny_encoder), "max_length": 64},
-            "data": {"csv": str(sample_csv), "max_samples": 96},
-            "trainer": {
-                "num_train_epochs": 2,
-                "per_device_train_batch_size": 16,
-                "learning_rate": 1.0e-3,
-                "logging_steps": 1,
-                "use_cpu": True,
-                "precision": "fp32",
-                "cpu_threads": 1,
-            },
-        }
-        for group, keys in groups.items():
-            recipe.setdefault(group, {}).update(keys)
-        path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-        return path
 
-    return write
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path:
+    """A tiny BERT classifier with its recipe and its exports; tests do not change it."""
+    return export_tiny(tmp_path_factory.mktemp("exported") / "model", tiny_encoder)
 
 
 @pytest.fixture(scope="session")

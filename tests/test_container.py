@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from loopback import serving
+from local_servers import serving
 
 from arxiv_cls.container import memory_limit, out_of_memory_kills
 from arxiv_cls.healthcheck import check

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from server_process import Server, free_port
+from command_line import parsed
+from local_servers import Server, free_port
 
 from arxiv_cls import demo
-from arxiv_cls.cli import build_parser
 from arxiv_cls.corpus.fetch import KAGGLE_CSV
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import load_recipe
@@ -37,7 +37,7 @@ class TestSteps:
             files = [w for w in step.command if re.fullmatch(r"[\w/]+\.(py|yaml|csv)", w)]
             assert all((ROOT / file).is_file() for file in files), step.command
             if step.command[0] == "arxiv-cls":
-                assert build_parser().parse_args(step.command[1:]).run
+                assert parsed(step.command[1:])
 
     def test_trained_models_are_replaced(self):
         """A second run of the demo starts over: each training step has --overwrite."""
@@ -61,8 +61,8 @@ class TestNextCommands:
         assert all((ROOT / train[place]).is_file() for place in (3, script, script + 1))
         recipe = load_recipe(ROOT / train[script + 1], train[script + 2 :], TransformerRecipe)
         assert recipe.data.csv == csv
-        arguments = build_parser().parse_args(predict[1:])
-        assert (str(arguments.model), str(arguments.csv)) == (f"outputs/{recipe.name}", csv)
+        arguments = parsed(predict[1:])
+        assert (arguments["model"], str(arguments["csv"])) == (f"outputs/{recipe.name}", csv)
         assert "REMOTE=" in demo.next_commands()
 
 

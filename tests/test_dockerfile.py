@@ -48,7 +48,7 @@ class TestDockerfile:
         assert set(TARGETS) == set(ARGUMENTS)
         for target in TARGETS:
             stage = lineage(STAGES, environment_stage(STAGES, target))
-            assert any(name == "RUN" and "pip install" in rest for name, rest in stage)
+            assert any(name == "RUN" and "scripts/install.py" in rest for name, rest in stage)
 
     @pytest.mark.parametrize("target", TARGETS)
     def test_what_it_copies_is_there(self, target):
@@ -101,10 +101,16 @@ class TestDockerfile:
 
     @pytest.mark.parametrize("target", TARGETS)
     def test_a_change_of_code_installs_nothing(self, target):
-        """Before its pip install an environment copies the lock and one line of code, and no more."""
+        """Before it installs, an environment copies the lock, its installer and one line of code."""
         instructions = lineage(STAGES, environment_stage(STAGES, target))
         copied = [rest.split()[:-1] for name, rest in instructions if name == "COPY"]
-        lock = ["arxiv_cls/__init__.py", "constraints.txt", "pyproject.toml"]
+        lock = [
+            "arxiv_cls/__init__.py",
+            "constraints.txt",
+            "hashes.txt",
+            "pyproject.toml",
+            "scripts/install.py",
+        ]
         assert sorted(word for words in copied for word in words) == lock
 
     @pytest.mark.parametrize("target", TARGETS)
@@ -112,8 +118,16 @@ class TestDockerfile:
         """The cache of pip is that of the platform that is built for."""
         instructions = lineage(STAGES, environment_stage(STAGES, target))
         assert ("ARG", "TARGETPLATFORM") in instructions
-        installs = [rest for name, rest in instructions if name == "RUN" and "pip install" in rest]
+        installs = [rest for name, rest in instructions if name == "RUN" and "install.py" in rest]
+        assert installs
         assert all("id=pip-${TARGETPLATFORM}" in rest for rest in installs)
+
+    def test_images_are_named_by_digest(self):
+        """What is built on cannot change under its tag."""
+        parents = [stage.parent for stage in STAGES.values() if stage.parent not in STAGES]
+        compose = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
+        images = [*parents, compose["prometheus"]["image"]]
+        assert all(re.fullmatch(r"[\w/.-]+:[\w.-]+@sha256:[0-9a-f]{64}", image) for image in images), images
 
     def test_servers_install_nothing_that_trains(self):
         """Their extras are those of the endpoint, the demo, the baseline and the request log."""
@@ -169,7 +183,7 @@ class TestCompose:
 
     def test_endpoint_has_the_size_of_the_deployment(self):
         """2 CPUs and 2 GiB, as on Cloud Run; one thread of the engine for each CPU."""
-        from arxiv_cls.release.cloud_run import Deployment
+        from arxiv_cls.cloud.cloud_run import Deployment
 
         deployment, endpoint = Deployment("image", ()), self.COMPOSE["services"]["endpoint"]
         assert endpoint["cpus"] == endpoint["environment"]["ARXIV_CLS_THREADS"] == deployment.cpus

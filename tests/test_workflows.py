@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -72,6 +75,7 @@ class TestWorkflow:
 
     def test_make_targets_and_variables_exist(self, path):
         """Each `make x Y=z` names a target of the Makefile and variables that it reads."""
+        joined = MAKEFILE.replace("\\\n", " ")
         targets = set(re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split())
         for script in scripts(path):
             for command in re.findall(r"(?:^|[($\s\"])make ([^\n;|)]*)", script):
@@ -82,7 +86,11 @@ class TestWorkflow:
                 assert named, command
                 assert set(named) <= targets, command
                 for variable in (word.split("=")[0] for word in words if "=" in word):
-                    assert re.search(rf"\$\({variable}\)", MAKEFILE), f"{command}: {variable}"
+                    assert re.search(rf"^INPUTS := .*\b{variable}\b", joined, re.MULTILINE), variable
+
+    def test_scripts_read_the_environment(self, path):
+        """No expression stands in a script: what it gives would be read as code."""
+        assert not [script for script in scripts(path) if "${{" in script]
 
     def test_extras_exist(self, path):
         """EXTRAS=a,b and '.[a,b]' name extras of the project."""
@@ -92,6 +100,17 @@ class TestWorkflow:
         assert named <= set(project["optional-dependencies"])
 
 
+def test_no_code_of_a_pull_request_has_rights():
+    """Where a pull request's workflow may ask for an identity, it checks out the branch that it goes to."""
+    for path in FILES:
+        content = workflow(path)
+        for name, job in content["jobs"].items():
+            rights = {right for right, level in job.get("permissions", {}).items() if level == "write"}
+            if "pull_request" in content["on"] and "push" not in content["on"] and rights:
+                taken = [step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout")]
+                assert all("base.sha" in step["with"]["ref"] for step in taken), f"{path.stem}: {name}"
+
+
 def test_python_versions_are_those_of_the_package():
     """The tests run on every version that pyproject.toml names, on three systems."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -99,3 +118,40 @@ def test_python_versions_are_those_of_the_package():
     matrix = workflow(ROOT / ".github" / "workflows" / "tests.yaml")["jobs"]["fast"]["strategy"]["matrix"]
     assert matrix["python"] == named
     assert matrix["os"] == ["ubuntu-latest", "macos-latest", "windows-latest"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the scripts are bash's")
+class TestInputs:
+    """What a person types into a workflow is checked before anything is installed or signed in to."""
+
+    GOOD: ClassVar = {
+        "MODEL": "user/arxiv-minilm@v1.2.0",
+        "VERSION": "1.2.0",
+        "GITHUB_REF_NAME": "model/minilm/v1.2.0",
+    }
+
+    @staticmethod
+    def status(path: Path, values: dict[str, str], folder: Path) -> int:
+        """The exit status of the step that checks, run as GitHub runs it."""
+        (script,) = [text for text in scripts(path) if "=~" in text]
+        (folder / "recipes").mkdir(exist_ok=True)
+        (folder / "recipes" / "minilm.yaml").touch()
+        shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+        output = {"GITHUB_OUTPUT": str(folder / "output")}
+        return subprocess.run(shell, env=values | output, cwd=folder, check=False).returncode
+
+    @pytest.mark.parametrize("name", ["deploy", "space", "release-model"])
+    def test_form(self, name, tmp_path):
+        """Names and versions pass; a value with anything else in it ends the job."""
+        path = ROOT / ".github" / "workflows" / f"{name}.yaml"
+        assert self.status(path, self.GOOD, tmp_path) == 0
+        (script,) = [text for text in scripts(path) if "=~" in text]
+        checked = [variable for variable in self.GOOD if f'"${variable}" =~' in script]
+        assert checked
+        inputs = (workflow(path)["on"].get("workflow_dispatch") or {}).get("inputs", {})
+        typed = {name.upper() for name, entry in inputs.items() if entry["type"] == "string"}
+        assert typed <= set(checked)
+        for variable in checked:
+            for added in ("$(shell id)", "'; id; '", "\nname=x", " ", "`id`", "/.."):
+                values = self.GOOD | {variable: self.GOOD[variable] + added}
+                assert self.status(path, values, tmp_path) != 0, values

@@ -381,9 +381,7 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         )
 
 
-def build_splits(
-    papers: Papers, config: ArxivConfig
-) -> tuple[dict[str, pa.Table], pa.Table, BuildReport]:
+def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Table], pa.Table, BuildReport]:
     """The build without its files. Empties `papers.table`, so that a large file is not held twice.
 
     Returns:

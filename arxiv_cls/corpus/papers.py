@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from arxiv_cls.corpus.csv_reader import FIELDS, RawTable, Reject, open_csv, read_bytes, read_table
 from arxiv_cls.corpus.ids import ID_PATTERN
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, name_to_code
+from arxiv_cls.record.writing import text_cell
 
 MISSING = "missing or empty"
 BAD_UTF8 = "invalid UTF-8"
@@ -220,11 +221,11 @@ def _parse_date(text: str) -> date | None:
 
 
 def write_rejects(rejects: Sequence[Reject], path: Path) -> None:
-    """Writes a CSV with the columns line, column, reason, value."""
+    """Writes a CSV with the columns line, column, reason, value; see `text_cell`."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["line", "column", "reason", "value"])
-        writer.writerows((r.line, r.column, r.reason, r.value) for r in rejects)
+        writer.writerows((r.line, r.column, r.reason, text_cell(r.value)) for r in rejects)
 
 
 def keep_newest_versions(papers: pa.Table) -> tuple[pa.Table, int]:

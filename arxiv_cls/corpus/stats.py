@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,6 +18,7 @@ from arxiv_cls.corpus.duplicates import SHINGLE_WORDS, THRESHOLD, method, search
 from arxiv_cls.corpus.splits import SPLITS
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import DataConfig, load_group
+from arxiv_cls.record.writing import write_atomically
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 MOST_COLOURS = 10  # more labels than that are not told apart by colour
@@ -361,14 +361,9 @@ def write_record(record: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: the file cannot be written there.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        with contextlib.suppress(OSError):  # it may be the folder that cannot be
-            part.unlink()
         raise UserError(
             f"cannot write {path}: {error.strerror or error}", "name another file: --out"
         ) from None

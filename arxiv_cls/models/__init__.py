@@ -1,4 +1,4 @@
-"""Models: what turns the text of a paper into scores of categories, behind one face."""
+"""Models: what turns the text of a paper into scores of categories."""
 
 from __future__ import annotations
 

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import Predictor, check_texts
+from arxiv_cls.models.prediction import Predictor, check_texts
 
 if TYPE_CHECKING:
-    from arxiv_cls.models.tfidf import TfidfModel
-    from arxiv_cls.models.tfidf_terms import TermFeatures
+    from arxiv_cls.models.tfidf import TermFeatures, TfidfModel
 
 TOKEN_BUDGET = 6400
 """Tokens of all variants together: 0.9 s of one CPU core for MiniLM-L6 on ONNX Runtime in float32."""

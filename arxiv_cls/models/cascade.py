@@ -7,8 +7,6 @@ sha256 of both weights: a pair that nobody fitted does not answer.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +15,18 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.decision_rules import DecisionRules
-from arxiv_cls.models.predictor import (
+from arxiv_cls.models.prediction import (
     ONNX_FILES,
     EncodedText,
     Prediction,
     Predictor,
     check_texts,
-    load_predictor,
-    locate_model,
+    prediction_set,
     to_predictions,
 )
+from arxiv_cls.models.predictor import load_predictor, locate_model
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.model_files import read_model_file
 
 RULE_FILE = "eval/cascade.json"
 SCHEMA_VERSION = 1
@@ -49,8 +48,8 @@ class CascadeRule:
     set_threshold: float
 
 
-class CascadePredictor:
-    """Two predictors as one; see `Predictor` for the face.
+class CascadePredictor(Predictor):
+    """Two predictors as one.
 
     The baseline scores a text when it is encoded, so that a queue knows before the computation which texts
     the transformer will have to read.
@@ -70,11 +69,14 @@ class CascadePredictor:
         self.baseline, self.transformer, self.rule = baseline, transformer, rule
         self._columns = baseline_columns(baseline, transformer)
         transformer.limit_tokens(rule.max_tokens)
-        self.engine = f"{baseline.engine}+{transformer.engine}"
-        self.labels = list(transformer.labels)
-        self.directory, self.weights_path = transformer.directory, transformer.weights_path
-        self.max_length: int | None = transformer.max_length
-        self.rules = replace(DecisionRules.load(transformer.directory), set_threshold=rule.set_threshold)
+        super().__init__(
+            transformer.labels,
+            transformer.directory,
+            str(transformer.weights_path.relative_to(transformer.directory)),
+            f"{baseline.engine}+{transformer.engine}",
+            transformer.max_length,
+        )
+        self.set_threshold = rule.set_threshold
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Each text with the baseline's scores, or with the tokens that the transformer will read.
@@ -110,7 +112,8 @@ class CascadePredictor:
                 [encoded[position] for position in sure],
                 top_k,
                 answered_by=self.baseline.engine,
-                rules=self.rules,
+                set_threshold=self.set_threshold,
+                scope_rule=self.scope_rule,
             )
             predictions.update(zip(sure, said, strict=True))
         said = self.transformer.predict_encoded([encoded[position].payload for position in rest])
@@ -118,17 +121,13 @@ class CascadePredictor:
             predictions[position] = replace(
                 prediction,
                 scores=dict(list(prediction.scores.items())[:top_k]),
-                prediction_set=self.rules.set_of(prediction.scores),
+                prediction_set=tuple(prediction_set(prediction.scores, self.rule.set_threshold)),
             )
         return [predictions[position] for position in range(len(encoded))]
 
-    def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Prediction]:
-        """One prediction per text, in the same order.
-
-        Raises:
-            UserError: an empty or blank text.
-        """
-        return self.predict_encoded(self.encode(texts), top_k)
+    def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
+        answers = self.predict_encoded(encoded)
+        return np.array([[answer.scores[label] for label in self.labels] for answer in answers])
 
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
@@ -224,15 +223,10 @@ def fitted_engine(model: str | Path) -> str:
         model: directory or Hub id.
 
     Raises:
-        UserError: no such model.
+        UserError: no such model, or its record is damaged.
     """
-    path = locate_model(model, engine=DEFAULT_ENGINE) / RULE_FILE
-    try:
-        engine = json.loads(path.read_text(encoding="utf-8"))["engine"]
-    except (OSError, ValueError, KeyError, TypeError):
-        # `load_rule` says what is wrong with it.
-        return DEFAULT_ENGINE
-    return engine if engine in ONNX_FILES else DEFAULT_ENGINE
+    record = read_model_file(locate_model(model, engine=DEFAULT_ENGINE), RULE_FILE) or {}
+    return record["engine"] if record.get("engine") in ONNX_FILES else DEFAULT_ENGINE
 
 
 def load_rule(baseline: Predictor, transformer: Predictor, named: str) -> CascadeRule:
@@ -249,19 +243,14 @@ def load_rule(baseline: Predictor, transformer: Predictor, named: str) -> Cascad
     path = transformer.directory / RULE_FILE
     command = f"arxiv-cls cascade {named} --engine {transformer.engine}"
     hint = f"`{command}` fits it on the validation split"
-    if not path.is_file():
+    record = read_model_file(transformer.directory, RULE_FILE)
+    if record is None:
         raise UserError(f"{transformer.directory} has no cascade: {RULE_FILE} is missing", hint=hint)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["schema_version"] != SCHEMA_VERSION:
-            version = record["schema_version"]
-            raise UserError(f"{path} is of version {version}, this program reads version {SCHEMA_VERSION}")
-        fitted_for = [record["engine"], record["transformer_sha256"], record["baseline_sha256"]]
-        rule = CascadeRule(
-            float(record["threshold"]), int(record["max_tokens"]), float(record["set_threshold"])
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {error!r}", hint=hint) from None
+    if record["schema_version"] != SCHEMA_VERSION:
+        version = record["schema_version"]
+        raise UserError(f"{path} is of version {version}, this program reads version {SCHEMA_VERSION}")
+    fitted_for = [record["engine"], record["transformer_sha256"], record["baseline_sha256"]]
+    rule = CascadeRule(float(record["threshold"]), record["max_tokens"], float(record["set_threshold"]))
     if fitted_for[0] != transformer.engine:
         raise UserError(
             f"the cascade of {transformer.directory} was fitted for the engine {fitted_for[0]}, "
@@ -276,9 +265,3 @@ def load_rule(baseline: Predictor, transformer: Predictor, named: str) -> Cascad
             hint=hint,
         )
     return rule
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from arxiv_cls.models.cpu_cores import available_cores
+from arxiv_cls.models.hardware import available_cores
 
 # Tokens of one forward pass, padding included: about one abstract. Larger batches are slower on a CPU, since
 # their activations fall out of the cache: MiniLM on two cores of a Zen 5 scored 80 papers a second in fp32
@@ -33,21 +33,22 @@ class OnnxEngine:
 
     Raises:
         OSError: a file is missing.
-        ValueError: `config.json` or `tokenizer_config.json` is not JSON.
+        ValueError: `config.json` or `tokenizer_config.json` is damaged, or contradicts the graph.
         Exception: onnxruntime and tokenizers raise their own for a file that they cannot read.
     """
 
     def __init__(self, directory: Path, file: str = "onnx/model.onnx", threads: int | None = None) -> None:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        settings = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config = _read_object(directory / "config.json")
+        settings = _read_object(directory / "tokenizer_config.json")
         if not (directory / file).is_file():
             raise FileNotFoundError(f"{directory / file} is not there")
-        self.labels = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
+        self.labels = _labels(config.get("id2label"))
         self.pad_token_id = config.get("pad_token_id") or 0
-        # A tokenizer without a limit of its own writes 1e30 here; then the position table is the limit.
-        limit = settings.get("model_max_length") or 1e30
-        self.max_length = int(limit if limit < 1e6 else config.get("max_position_embeddings", 512))
+        self.max_length = _max_length(settings.get("model_max_length"), config.get("max_position_embeddings"))
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        vocabulary = config.get("vocab_size")
+        if isinstance(vocabulary, int) and self.tokenizer.get_vocab_size() > vocabulary:
+            raise ValueError(f"tokenizer.json has more tokens than config.json says: {vocabulary}")
         # The file may carry the truncation and padding of whoever saved it.
         self.tokenizer.no_padding()
         self._truncation_side = settings.get("truncation_side", "right")
@@ -60,12 +61,15 @@ class OnnxEngine:
         # another text, and where the cores have other work spinning costs half of the speed.
         options.intra_op_num_threads = min(2, self.threads)
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(
-            str(directory / file), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = open_session((directory / file).read_bytes(), options)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="onnx")
         self._inputs = [entry.name for entry in self.session.get_inputs()]
+        if not {"input_ids"} <= set(self._inputs) <= {"input_ids", "attention_mask", "token_type_ids"}:
+            raise ValueError(f"the graph asks for {self._inputs}, not for input_ids and attention_mask")
+        shapes = {output.name: output.shape for output in self.session.get_outputs()}
+        width = shapes["logits"][-1] if shapes.get("logits") else None
+        if width is None or (isinstance(width, int) and width != len(self.labels)):
+            raise ValueError(f"the graph gives {width} logits, config.json names {len(self.labels)} labels")
 
     def limit_tokens(self, max_length: int) -> None:
         """Reads at most so many tokens of a text from now on, and never more than before."""
@@ -125,6 +129,49 @@ class OnnxEngine:
             given["attention_mask"][position, : len(ids[row])] = 1
         (logits,) = self.session.run(["logits"], {name: given[name] for name in self._inputs})
         return logits
+
+
+def open_session(model: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session of a graph that holds all of its weights, on the CPU.
+
+    Args:
+        model: the content of an ONNX file. Read from bytes, it has no folder to find other files in.
+        options: of the session.
+
+    Raises:
+        Exception: onnxruntime's own, for a graph that it cannot read or that names files outside of itself.
+    """
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/nonexistent")
+    # What is wrong is raised; printed as well it would be said twice.
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _read_object(path: Path) -> dict:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return content
+
+
+def _labels(id2label: object) -> list[str]:
+    if not isinstance(id2label, dict) or set(id2label) != {str(number) for number in range(len(id2label))}:
+        raise ValueError('config.json: id2label must map "0", "1", ... to labels')
+    labels = [id2label[str(number)] for number in range(len(id2label))]
+    if not labels or not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels):
+        raise ValueError("config.json: the labels in id2label must be strings, each of them once")
+    return labels
+
+
+def _max_length(limit: object, positions: object) -> int:
+    """Tokens that a text may have; a tokenizer without a limit of its own writes 1e30."""
+    table = positions if isinstance(positions, int) else 512
+    if limit is None or (isinstance(limit, int | float) and limit >= 1e6):
+        return table
+    # Two special tokens and one of the text.
+    if not isinstance(limit, int | float) or limit < 3 or (positions is not None and limit > table):
+        raise ValueError(f"tokenizer_config.json: model_max_length {limit}, the model has {table} positions")
+    return int(limit)
 
 
 def _batches(ids: Sequence[Sequence[int]], tokens_per_batch: int) -> Iterator[list[int]]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.decision_rules import DecisionRules
 from arxiv_cls.models.onnx_engine import TOKENS_PER_BATCH, OnnxEngine
-from arxiv_cls.models.predictor import ONNX_FILES, EncodedText, Prediction, check_texts, to_predictions
+from arxiv_cls.models.prediction import ONNX_FILES, EncodedText, Predictor, check_texts
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.directory import check_directory
+from arxiv_cls.record.model_config import ClassifierConfig
+from arxiv_cls.record.model_files import check_length, read_model_file, read_record
 
 
-class OnnxPredictor:
-    """Scores texts with an ONNX export of a model; see `Predictor` for the face.
+class OnnxPredictor(Predictor):
+    """Scores texts with an ONNX export of a model.
 
     Args:
         session: tokenizer and network.
@@ -35,14 +36,11 @@ class OnnxPredictor:
         engine: str = "onnx",
         tokens_per_batch: int | None = None,
     ) -> None:
-        self.session, self.directory, self.engine = session, directory, engine
-        self.labels = session.labels
-        self.weights_path = directory / ONNX_FILES[engine]
-        self.max_length: int | None = session.max_length
+        super().__init__(session.labels, directory, ONNX_FILES[engine], engine, session.max_length)
+        self.session = session
         # int8 takes the range of its activations from the whole batch: alone, a text gets the same answer
         # whatever is asked with it (in company its score moved by up to 0.05).
         self.tokens_per_batch = tokens_per_batch or (1 if engine == "int8" else TOKENS_PER_BATCH)
-        self.rules = DecisionRules.load(directory)
 
     @classmethod
     def load(cls, directory: str | Path, engine: str = "onnx", threads: int | None = None) -> OnnxPredictor:
@@ -54,10 +52,11 @@ class OnnxPredictor:
             threads: forward passes at a time, one core each; None for all cores that this process may use.
 
         Raises:
-            UserError: there is no export, it is not the one on record, it was made from other weights, or it
-                cannot be read.
+            UserError: there is no export, it is not the one on record, it was made from other weights, it
+                cannot be read, its records contradict it, or something in the directory could run code.
         """
         directory = Path(directory)
+        check_directory(directory)
         file = ONNX_FILES[engine]
         if not (directory / file).is_file():
             raise UserError(
@@ -65,6 +64,7 @@ class OnnxPredictor:
                 hint=f"`arxiv-cls export {directory}` writes it",
             )
         refuse_other_export(directory, file)
+        check_length(directory, read_record(directory / "config.json", ClassifierConfig))
         try:
             return cls(OnnxEngine(directory, file, threads), directory, engine)
         # tokenizers and onnxruntime raise bare exceptions of their own for a file that they cannot read.
@@ -95,21 +95,8 @@ class OnnxPredictor:
             for text, (ids, truncated) in zip(texts, tokenized, strict=True)
         ]
 
-    def predict_encoded(self, encoded: Sequence[EncodedText], top_k: int | None = None) -> list[Prediction]:
-        """One prediction per encoded text, in the same order."""
-        ids = [item.payload for item in encoded]
-        probabilities = self.session.probabilities(ids, self.tokens_per_batch)
-        return to_predictions(
-            probabilities, self.labels, encoded, top_k, answered_by=self.engine, rules=self.rules
-        )
-
-    def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Prediction]:
-        """One prediction per text, in the same order.
-
-        Raises:
-            UserError: an empty or blank text.
-        """
-        return self.predict_encoded(self.encode(texts), top_k)
+    def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
+        return self.session.probabilities([item.payload for item in encoded], self.tokens_per_batch)
 
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
@@ -142,29 +129,20 @@ def refuse_other_export(directory: Path, file: str) -> None:
         UserError: the file is another one, or the export was made from other weights.
     """
     weights, record = directory / "model.safetensors", directory / "onnx" / "parity.json"
-    if not record.is_file():
+    parity = read_model_file(directory, "onnx/parity.json")
+    if parity is None:
         return
     hint = f"`arxiv-cls export {directory}` writes it anew"
-    try:
-        parity = json.loads(record.read_text(encoding="utf-8"))
-        exported, entry = parity["weights_sha256"], parity["exports"].get(file, {})
-        recorded = entry.get("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{record} is damaged: {error!r}", hint=hint) from None
-    if weights.is_file() and (found := _sha256(weights)) != exported:
+    exported, recorded = parity.get("weights_sha256"), parity.get("exports", {}).get(file, {}).get("sha256")
+    if weights.is_file() and (found := file_sha256(weights)) != exported:
         raise UserError(
             f"{directory}/onnx was exported from other weights (sha256 {str(exported)[:12]}) than "
             f"{weights.name} (sha256 {found[:12]})",
             hint=hint,
         )
-    if (found := _sha256(directory / file)) != recorded:
+    if (found := file_sha256(directory / file)) != recorded:
         raise UserError(
             f"{directory}/{file} (sha256 {found[:12]}) is not the file that {record.name} was measured on "
             f"(sha256 {str(recorded)[:12]})",
             hint=hint,
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

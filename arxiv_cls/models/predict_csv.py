@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import Predictor
+from arxiv_cls.models.prediction import Predictor
+from arxiv_cls.record.writing import staged, text_cell
 
 ROWS_AT_A_TIME = 2048
 ABSTRACT_COLUMNS = ("summary", "abstract")
@@ -33,9 +33,11 @@ def predict_csv(
     Args:
         predictor: either kind of model.
         source: the CSV; other columns are not read, but for `id`.
-        out: gets `id, label, score`, the labels of the prediction set with blanks between them, `in_scope`
-            (yes, no), a column per label, and `error`; a rule that the model does not have leaves its column
-            empty. The file appears when it is whole.
+        out: gets `id` (of the source, else the number of the row; one that a spreadsheet would execute, since
+            it starts with = + - @ tab or carriage return, gets a `'` before it), `label, score`, the labels
+            of the prediction set with blanks between them, `in_scope` (yes, no), a column per label, and
+            `error`; a rule that the model does not have leaves its column empty. The file appears when it is
+            whole.
         progress: show a bar.
         rows_at_a_time: rows that are held and scored together.
         on_rows: called after each of those with the number of rows that are done.
@@ -50,32 +52,27 @@ def predict_csv(
         raise UserError(f"{out}: is the input itself", hint="Name another file with --out.")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such directory for --out")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     scored = failed = 0
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as target:
-            writer = csv.writer(target)
-            scores = [f"score:{label}" for label in predictor.labels]
-            header = ["id", "label", "score", "prediction_set", "in_scope", *scores, "error"]
-            writer.writerow(header)
-            for rows in _chunks(_read(source), progress, rows_at_a_time):
-                good = [text for _, text, error in rows if not error]
-                predictions = iter(predictor.predict(good) if good else [])
-                for identifier, _, error in rows:
-                    if error:
-                        failed += 1
-                        writer.writerow([identifier, *[""] * (len(header) - 2), error])
-                        continue
-                    scored += 1
-                    said = next(predictions)
-                    scores = [f"{said.scores[label]:.6f}" for label in predictor.labels]
-                    rules = [" ".join(said.prediction_set or ()), _yes_or_no(said.in_scope)]
-                    writer.writerow([identifier, said.label, f"{said.score:.6f}", *rules, *scores, ""])
-                if on_rows is not None:
-                    on_rows(scored + failed)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with staged(out) as partial, partial.open("w", encoding="utf-8", newline="") as target:
+        writer = csv.writer(target)
+        scores = [f"score:{label}" for label in predictor.labels]
+        header = ["id", "label", "score", "prediction_set", "in_scope", *scores, "error"]
+        writer.writerow(header)
+        for rows in _chunks(_read(source), progress, rows_at_a_time):
+            good = [text for _, text, error in rows if not error]
+            predictions = iter(predictor.predict(good) if good else [])
+            for identifier, _, error in rows:
+                if error:
+                    failed += 1
+                    writer.writerow([identifier, *[""] * (len(header) - 2), error])
+                    continue
+                scored += 1
+                said = next(predictions)
+                scores = [f"{said.scores[label]:.6f}" for label in predictor.labels]
+                rules = [" ".join(said.prediction_set or ()), _yes_or_no(said.in_scope)]
+                writer.writerow([identifier, said.label, f"{said.score:.6f}", *rules, *scores, ""])
+            if on_rows is not None:
+                on_rows(scored + failed)
     return scored, failed
 
 
@@ -153,7 +150,7 @@ def _one(record: list[str], header: list[str], columns: list[int], position: int
 
 
 def _clean(identifier: str) -> str:
-    return identifier.encode("utf-8", "replace").decode("utf-8")
+    return text_cell(identifier.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _chunks(

@@ -1,32 +1,302 @@
 """The TF-IDF baseline: linear models on tf-idf terms, and gradient-boosted trees that start from their score.
 
-    terms -> scores of m linear models -> one linear score per label (the margin)
-    terms -> latent semantic analysis  -> trees on [scores, analysis], grown on top of the margin
-    softmax((margin + trees) / temperature)
-
-Loading one needs neither torch nor datasets.
+In order: text to sparse rows (words and word pairs of the whole text, then those of its title again, since a
+title says more per word), the weights on disk (a skops file of plain arrays), the model,
+and its predictor.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
-from collections.abc import Sequence
+import re
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.special import softmax
+from sklearn.feature_extraction.text import TfidfVectorizer
 
-from arxiv_cls.errors import UserError
-from arxiv_cls.models.decision_rules import DecisionRules
-from arxiv_cls.models.predictor import TFIDF_MODEL_TYPE, EncodedText, Prediction, check_texts, to_predictions
-from arxiv_cls.models.tfidf_file import CONFIG_FILE, WEIGHTS_FILE, read_state, write_state
-from arxiv_cls.models.tfidf_terms import TermFeatures
+from arxiv_cls.errors import UserError, is_out_of_memory
+from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts
+from arxiv_cls.record.directory import check_directory
+from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of
+from arxiv_cls.record.model_files import read_record
 
 if TYPE_CHECKING:
     import xgboost
+
+
+TITLE_PREFIX = "title:"
+_BLANK_LINE = re.compile(r"\n\s*\n")
+
+
+def title_of(text: str) -> str:
+    """The part before the first blank line; an empty string when there is none."""
+    parts = _BLANK_LINE.split(text.strip(), maxsplit=1)
+    return parts[0].strip() if len(parts) == 2 else ""
+
+
+@dataclass
+class TermFeatures:
+    """The vocabulary and weights of both blocks of columns.
+
+    Attributes:
+        text: fitted vectoriser of the whole text.
+        title: fitted vectoriser of the title; None when titles get no columns of their own.
+        title_weight: factor on the title's columns; each block's rows have length 1 before it.
+    """
+
+    text: TfidfVectorizer
+    title: TfidfVectorizer | None
+    title_weight: float
+
+    @classmethod
+    def fit(
+        cls, texts: Sequence[str], *, ngram_max: int, min_df: int, title_weight: float
+    ) -> tuple[TermFeatures, sp.csr_matrix]:
+        """Learns vocabulary and idf from the training texts.
+
+        Args:
+            texts: n training texts.
+            ngram_max: longest term, in words.
+            min_df: a term must occur in this many texts.
+            title_weight: see the class; 0 leaves the titles out.
+
+        Returns:
+            The features and the (n, features) float32 rows of the texts.
+
+        Raises:
+            ValueError: when no term is frequent enough.
+        """
+        blocks = []
+        text = _vectorizer(ngram_range=(1, ngram_max), min_df=min_df)
+        blocks.append(text.fit_transform(texts))
+        title = None
+        titles = [title_of(text_) for text_ in texts]
+        if title_weight > 0 and any(titles):
+            title = _vectorizer(ngram_range=(1, ngram_max), min_df=min_df)
+            try:
+                blocks.append(title.fit_transform(titles) * np.float32(title_weight))
+            except ValueError:
+                # So few titles that no term repeats: the whole text has to do.
+                title = None
+        return cls(text, title, title_weight), sp.hstack(blocks, format="csr")
+
+    def transform(self, texts: Sequence[str]) -> sp.csr_matrix:
+        """(n, features) float32 rows; terms outside the vocabulary are left out."""
+        blocks = [self.text.transform(texts)]
+        if self.title is not None:
+            titles = self.title.transform([title_of(text) for text in texts])
+            blocks.append(titles * np.float32(self.title_weight))
+        return sp.hstack(blocks, format="csr")
+
+    @property
+    def text_terms(self) -> int:
+        """Number of columns of the whole text; the title's follow."""
+        return len(self.text.idf_)
+
+    @property
+    def width(self) -> int:
+        """Number of columns, those of titles among them."""
+        return self.text_terms + (0 if self.title is None else len(self.title.idf_))
+
+    def names(self) -> list[str]:
+        """The term of each column; those of titles start with `title:`."""
+        names = list(self.text.get_feature_names_out())
+        if self.title is not None:
+            names += [TITLE_PREFIX + name for name in self.title.get_feature_names_out()]
+        return names
+
+    def state(self) -> dict[str, Any]:
+        """Plain arrays and numbers from which `from_state` makes the same features."""
+        return {
+            "text": _vectorizer_state(self.text),
+            "title": None if self.title is None else _vectorizer_state(self.title),
+            "title_weight": float(self.title_weight),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> TermFeatures:
+        """The features that `state` was taken from.
+
+        Raises:
+            ValueError: the terms are not as many as their idf.
+        """
+        title = state["title"]
+        return cls(
+            _vectorizer_from_state(state["text"]),
+            None if title is None else _vectorizer_from_state(title),
+            state["title_weight"],
+        )
+
+
+def _vectorizer(**settings: Any) -> TfidfVectorizer:
+    return TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **settings)
+
+
+def _vectorizer_state(vectorizer: TfidfVectorizer) -> dict[str, Any]:
+    # One array of bytes instead of a dictionary of 200,000 entries: skops writes a node per entry.
+    joined = "\n".join(vectorizer.get_feature_names_out())
+    return {
+        "terms": np.frombuffer(joined.encode("utf-8"), dtype=np.uint8),
+        "idf": np.asarray(vectorizer.idf_, dtype=np.float32),
+        "ngram_max": int(vectorizer.ngram_range[1]),
+    }
+
+
+def _vectorizer_from_state(state: dict[str, Any]) -> TfidfVectorizer:
+    terms = state["terms"].tobytes().decode("utf-8").split("\n")
+    vocabulary = {term: column for column, term in enumerate(terms)}
+    if not len(vocabulary) == len(terms) == len(state["idf"]):
+        raise ValueError(f"{len(vocabulary)} different terms among {len(terms)}, {len(state['idf'])} of idf")
+    vectorizer = _vectorizer(ngram_range=(1, state["ngram_max"]), vocabulary=vocabulary)
+    vectorizer.idf_ = state["idf"]
+    return vectorizer
+
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.skops"
+_SCHEMA = "schema.json"
+_HINT = "train the model again, or download it again"
+# Arrays of floats shrink little; 1.9 MB of zeros unpack to 1.6 GB.
+UNPACKED_RATIO, UNPACKED_ALLOWANCE = 20, 64 << 20
+MOST_MEMBERS = 1000
+
+
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """Writes a nested dictionary of arrays, lists, strings and numbers."""
+    skops_io = _import_skops_io()
+    source = zipfile.ZipFile(io.BytesIO(skops_io.dumps(state)))
+    schema = json.loads(source.read(_SCHEMA))
+    members: dict[str, str] = {}
+    _number(schema, {}, members)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as target:
+        for old, new in [*members.items(), (None, _SCHEMA)]:
+            content = json.dumps(schema, sort_keys=True).encode() if old is None else source.read(old)
+            entry = zipfile.ZipInfo(new, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o600 << 16
+            target.writestr(entry, content)
+
+
+def read_state(path: Path, known_version: int) -> dict[str, Any]:
+    """Reads what `write_state` wrote.
+
+    Args:
+        path: the file.
+        known_version: the newest `format_version` that the caller reads.
+
+    Raises:
+        UserError: when the file is missing, damaged, far larger unpacked than a baseline is, of a later
+            format, or names types that are not plain.
+    """
+    _refuse_bomb(path)
+    skops_io = _import_skops_io()
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    try:
+        untrusted = skops_io.get_untrusted_types(file=path)
+        if untrusted:
+            raise UserError(
+                f"{path} holds types that could run code: {', '.join(sorted(untrusted))}; it was not loaded",
+                hint="a baseline's file holds plain arrays only: get it again from a source you trust",
+            )
+        state = skops_io.load(path, trusted=[])
+    except UntrustedTypesFoundException as error:
+        raise UserError(f"{path} was not loaded: {error}", hint=_HINT) from error
+    # skops builds what the file describes: a damaged description can raise anything.
+    except Exception as error:
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} cannot be read: {type(error).__name__}: {reason}", hint=_HINT) from error
+    version = state.get("format_version") if isinstance(state, dict) else None
+    if not isinstance(version, int):
+        raise UserError(f"{path} is not a baseline's file", hint=_HINT)
+    if version > known_version:
+        raise UserError(
+            f"{path} has format {version}, this version reads up to {known_version}",
+            hint="upgrade arxiv_cls",
+        )
+    return state
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Makes sure, before anything is unpacked, that a file holds no more than a baseline of its size can."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing", hint=_HINT) from None
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}", hint=_HINT) from None
+    size = path.stat().st_size
+    unpacked, most = sum(member.file_size for member in members), UNPACKED_ALLOWANCE + UNPACKED_RATIO * size
+    if unpacked > most or len(members) > MOST_MEMBERS:
+        raise UserError(
+            f"{path}: {len(members):,} members of {unpacked:,} bytes in a file of {size:,} bytes: a baseline "
+            f"has at most {MOST_MEMBERS:,} members and {most:,} bytes; it was not read",
+            hint=_HINT,
+        )
+
+
+class _HideTorch:
+    """An import finder that tells one thread that torch is not installed."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> None:
+        """Raises for torch in the thread that made the finder; leaves everything else to other finders."""
+        if name == "torch" and threading.get_ident() == self.thread:
+            raise ModuleNotFoundError("torch is hidden while skops looks for estimators", name=name)
+
+
+@contextlib.contextmanager
+def _torch_hidden() -> Iterator[None]:
+    finder = _HideTorch()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def _import_skops_io() -> ModuleType:
+    # skops lists scikit-learn's estimators by importing all its submodules; one of them is an adapter for
+    # torch, which would cost seconds and 200 MB in a process that only scores texts.
+    with _torch_hidden() if "torch" not in sys.modules else contextlib.nullcontext():
+        return importlib.import_module("skops.io")
+
+
+def _number(node: Any, numbers: dict[int, int], members: dict[str, str]) -> None:
+    # Walks skops' schema in its own order, which is the order of the state.
+    if isinstance(node, list):
+        for item in node:
+            _number(item, numbers, members)
+    if not isinstance(node, dict):
+        return
+    if "__id__" in node:
+        node["__id__"] = numbers.setdefault(node["__id__"], len(numbers))
+    if isinstance(node.get("file"), str) and "__loader__" in node:
+        old = node["file"]
+        suffix = Path(old).suffix
+        node["file"] = members.setdefault(old, f"{len(members)}{suffix}")
+    for value in node.values():
+        _number(value, numbers, members)
+
 
 FORMAT_VERSION = 1
 TEXTS_AT_A_TIME = 4096
@@ -137,28 +407,94 @@ class TfidfModel:
         """Reads what `save` wrote.
 
         Raises:
-            UserError: when the file is missing, damaged, of a later format, or holds a type that could run
-                code.
+            UserError: when the file is missing, damaged, of a later format, holds a type that could run code,
+                or contradicts itself or `config.json`.
         """
-        state = read_state(directory / WEIGHTS_FILE, FORMAT_VERSION)
-        booster = None
-        if state["trees"] is not None:
-            import xgboost
+        path = directory / WEIGHTS_FILE
+        state = read_state(path, FORMAT_VERSION)
+        config = read_record(directory / CONFIG_FILE, ClassifierConfig)
+        try:
+            booster = None
+            if state["trees"] is not None:
+                import xgboost
 
-            booster = xgboost.Booster(model_file=bytearray(state["trees"].tobytes()))
-        return cls(
-            labels=state["labels"],
-            terms=TermFeatures.from_state(state["terms"]),
-            linear=LinearScores(**state["linear"]),
-            component_columns=state["component_columns"],
-            components=state["components"],
-            booster=booster,
-            temperature=state["temperature"],
-        )
+                booster = xgboost.Booster(model_file=bytearray(state["trees"].tobytes()))
+            model = cls(
+                labels=state["labels"],
+                terms=TermFeatures.from_state(state["terms"]),
+                linear=LinearScores(**state["linear"]),
+                component_columns=state["component_columns"],
+                components=state["components"],
+                booster=booster,
+                temperature=state["temperature"],
+            )
+            problems = model._contradictions(config)
+        # What a damaged state makes numpy, scikit-learn and xgboost raise is not known beforehand.
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{path} does not hold a baseline: {type(error).__name__}: {reason}",
+                hint="train the model again, or download it again",
+            ) from error
+        if problems:
+            raise UserError(
+                f"{path}: {'; '.join(problems)}", hint="train the model again, or download it again"
+            )
+        return model
+
+    def _contradictions(self, config: dict[str, Any]) -> list[str]:
+        """Where the parts do not fit each other or `config.json`; one sentence each."""
+        linear, labels = self.linear, len(self.labels)
+        features, scores = linear.weights.shape[1], len(linear.bias)
+        trees = self.booster
+        read_by_trees = scores + len(self.components)
+        expected: dict[str, tuple[Any, Any]] = {
+            "labels, and those of config.json": (list(self.labels), labels_of(config)),
+            "terms, and features of config.json": (features, config.get("features", features)),
+            "components, and those of config.json": (
+                len(self.components),
+                config.get("components", len(self.components)),
+            ),
+            "classifier, and that of config.json": (
+                "linear" if trees is None else "xgboost",
+                config.get("classifier", "linear" if trees is None else "xgboost"),
+            ),
+            "terms of the vocabulary, and of the weights": (self.terms.width, features),
+            "shape of `weights`": (linear.weights.shape, (scores, features)),
+            "shape of `bias`": (linear.bias.shape, (scores,)),
+            "shape of `combination`": (linear.combination.shape, (scores, labels)),
+            "shape of `combination_bias`": (linear.combination_bias.shape, (labels,)),
+            "columns of the components": (
+                self.components.shape[1:],
+                (len(self.component_columns),) if len(self.components) else self.components.shape[1:],
+            ),
+            "columns that the components read lie among the terms": (
+                bool(np.isin(self.component_columns, np.arange(self.terms.text_terms)).all()),
+                True,
+            ),
+            "a temperature above 0": (bool(0 < self.temperature < np.inf), True),
+            "columns that the trees read": (
+                read_by_trees if trees is None else trees.num_features(),
+                read_by_trees,
+            ),
+            "classes of the trees": (_classes(trees) if trees is not None and labels > 2 else labels, labels),
+        }
+        return [
+            f"{what}: found {str(found)[:80]}, expected {str(wanted)[:80]}"
+            for what, (found, wanted) in expected.items()
+            if found != wanted
+        ]
 
 
-class TfidfPredictor:
-    """A baseline behind the face that every model has.
+def _classes(booster: xgboost.Booster) -> int:
+    settings = json.loads(booster.save_config())
+    return int(settings["learner"]["learner_model_param"]["num_class"])
+
+
+class TfidfPredictor(Predictor):
+    """A baseline as a predictor; it reads a text of any length.
 
     Args:
         model: the fitted model.
@@ -166,23 +502,19 @@ class TfidfPredictor:
     """
 
     kind = "tfidf"
-    engine = "tfidf"
-    max_length: int | None = None
 
     def __init__(self, model: TfidfModel, directory: Path) -> None:
+        super().__init__(model.labels, directory, WEIGHTS_FILE, "tfidf")
         self.model = model
-        self.labels = list(model.labels)
-        self.directory = directory
-        self.weights_path = directory / WEIGHTS_FILE
-        self.rules = DecisionRules.load(directory)
 
     @classmethod
     def load(cls, directory: str | Path) -> TfidfPredictor:
         """Reads a model directory that `train_tfidf.py` wrote.
 
         Raises:
-            UserError: when its weights cannot be read.
+            UserError: when its weights cannot be read, or something in the directory could run code.
         """
+        check_directory(directory)
         return cls(TfidfModel.load(Path(directory)), Path(directory))
 
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
@@ -198,14 +530,6 @@ class TfidfPredictor:
         logits = self._per_chunk(texts, self.model.logits, len(self.labels), progress)
         return softmax(logits / self.model.temperature, axis=1)
 
-    def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Prediction]:
-        """The label of each text, with the scores of all labels or of the `top_k` highest.
-
-        Raises:
-            UserError: when a text is empty or blank.
-        """
-        return self.predict_encoded(self.encode(texts), top_k)
-
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Each text with the number of its words; a baseline reads a text of any length.
 
@@ -215,12 +539,8 @@ class TfidfPredictor:
         check_texts(texts)
         return [EncodedText(text, len(text.split()), truncated=False) for text in texts]
 
-    def predict_encoded(self, encoded: Sequence[EncodedText], top_k: int | None = None) -> list[Prediction]:
-        """One prediction per text, in the same order."""
-        probabilities = self.predict_proba([item.text for item in encoded])
-        return to_predictions(
-            probabilities, self.labels, encoded, top_k, answered_by=self.engine, rules=self.rules
-        )
+    def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
+        return self.predict_proba([item.text for item in encoded])
 
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """(n, d) float32: what the trees read, the linear scores and the latent semantic analysis."""

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import softmax
+from torch import nn
 from tqdm.auto import tqdm
 
-from arxiv_cls.errors import UserError
-from arxiv_cls.models.decision_rules import DecisionRules
-from arxiv_cls.models.predictor import EncodedText, Prediction, check_texts, to_predictions
+from arxiv_cls.models.loading import load_classifier
+from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts
 
 # Tokens of a batch, padding included: bounds the memory whatever the lengths of the texts. On a CPU larger
 # batches fall out of the cache: MiniLM on two cores of a Xeon scored 50 to 59 papers a second with 1,024
@@ -19,8 +20,8 @@ from arxiv_cls.models.predictor import EncodedText, Prediction, check_texts, to_
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 8192}
 
 
-class TransformerPredictor:
-    """Scores texts with a sequence classifier of transformers; see `Predictor` for the face.
+class TransformerPredictor(Predictor):
+    """Scores texts with a sequence classifier of transformers.
 
     Args:
         model: the classifier, with `id2label`.
@@ -29,17 +30,14 @@ class TransformerPredictor:
     """
 
     kind = "transformer"
-    engine = "torch"
 
     def __init__(self, model, tokenizer, directory: Path) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        self.directory = directory
-        self.weights_path = directory / "model.safetensors"
         # A tokenizer without a limit of its own says 1e30; then the position table is the limit.
         limit = tokenizer.model_max_length
-        self.max_length: int | None = int(limit if limit < 1e6 else model.config.max_position_embeddings)
-        self.rules = DecisionRules.load(directory)
+        max_length = int(limit if limit < 1e6 else model.config.max_position_embeddings)
+        labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        super().__init__(labels, directory, "model.safetensors", "torch", max_length)
 
     @classmethod
     def load(
@@ -53,24 +51,14 @@ class TransformerPredictor:
         `threads` sets torch's CPU threads, for the whole process; None leaves them.
 
         Raises:
-            UserError: the directory holds no sequence classifier.
+            UserError: the directory holds no sequence classifier; see `load_classifier`.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
         # A bar for files that are read in a tenth of a second only tears the output apart.
         disable_progress_bar()
         directory = Path(directory)
-        try:
-            # Weights are read from safetensors only: a pickle could run code.
-            model = AutoModelForSequenceClassification.from_pretrained(
-                directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{directory}: not a text classifier: {' '.join(str(error).split())[:300]}"
-            ) from None
+        model, tokenizer = load_classifier(directory)
         if threads is not None:
             torch.set_num_threads(threads)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -90,27 +78,14 @@ class TransformerPredictor:
         tokenized = zip(texts, *self._tokenize(texts), strict=True)
         return [EncodedText(text, len(ids), truncated, ids) for text, ids, truncated in tokenized]
 
-    def predict_encoded(self, encoded: Sequence[EncodedText], top_k: int | None = None) -> list[Prediction]:
-        """One prediction per encoded text, in the same order."""
-        probabilities = self._probabilities([item.payload for item in encoded], progress=False)
-        return to_predictions(
-            probabilities, self.labels, encoded, top_k, answered_by=self.engine, rules=self.rules
-        )
+    def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
+        return self._probabilities([item.payload for item in encoded], progress=False)
 
     def _probabilities(self, ids: list[list[int]], progress: bool) -> np.ndarray:
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float64)
         for rows, batch in self._batches(ids, progress):
             logits[rows] = self.model(**batch).logits.double().cpu().numpy()
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(ids) else logits
-        return exponentials / exponentials.sum(axis=1, keepdims=True) if len(ids) else exponentials
-
-    def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Prediction]:
-        """One prediction per text, in the same order.
-
-        Raises:
-            UserError: an empty text.
-        """
-        return self.predict_encoded(self.encode(texts), top_k)
+        return softmax(logits, axis=1) if len(ids) else logits
 
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """The last hidden states, averaged over the tokens of each text: (texts, hidden size) float32."""
@@ -152,3 +127,41 @@ class TransformerPredictor:
                 kept = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
                 yield rows, kept
                 bar.update(len(rows))
+
+
+def fold_temperature(model: nn.Module, temperature: float) -> None:
+    """Divides the last layer's weight and bias by the temperature, in place.
+
+    softmax(logits / T) is then what the model computes by itself. The order of the scores, and so
+    every label, stays as it was.
+
+    Args:
+        model: a sequence classifier whose logits come from one `nn.Linear` with `num_labels` outputs.
+        temperature: above 0.
+
+    Raises:
+        ValueError: a temperature that is not above 0, or no such layer.
+    """
+    if not temperature > 0:
+        raise ValueError(f"a temperature must be above 0, got {temperature}")
+    layer = output_layer(model)
+    with torch.no_grad():
+        layer.weight.div_(temperature)
+        if layer.bias is not None:
+            layer.bias.div_(temperature)
+
+
+def output_layer(model: nn.Module) -> nn.Linear:
+    """The layer that the logits of a sequence classifier come out of.
+
+    Raises:
+        ValueError: no linear layer has `num_labels` outputs.
+    """
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear) and layer.out_features == model.config.num_labels
+    ]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no linear layer with num_labels outputs")
+    return layers[-1]

@@ -1,38 +1,108 @@
-"""The model card: a filled dataclass and a template; every number comes from a file of the model."""
+"""The templates of the cards: one for each layout that was ever released, and how a card names its own.
+
+A release is verified with the template that wrote its card. So the template of a released layout is never
+edited: new words or sections get the next number, and a card of the last one goes to
+`tests/fixtures/cards`. Words live in the templates, values in `ModelCard`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.card_examples import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
-from arxiv_cls.release.card_extras import Exports, TermsRow, exports, terms
-from arxiv_cls.release.card_metadata import card_metadata
-from arxiv_cls.release.card_numbers import Shown, count, interval, number
-from arxiv_cls.release.card_run import Row, data_rows, is_synthetic, training_rows
-from arxiv_cls.release.card_sections import (
+from arxiv_cls.record.manifest import CARD, MAP_PLOT
+from arxiv_cls.record.model_directory import Evidence, read_evidence
+from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.release.card_data import (
     ENOUGH_PAPERS,
+    Exports,
     PredictionSets,
+    Row,
     Scope,
+    Shown,
     SliceFinding,
     SliceTable,
     Temperature,
+    TermsRow,
+    card_metadata,
+    count,
+    data_rows,
+    exports,
+    interval,
+    is_synthetic,
+    number,
     prediction_sets,
     scope,
     slice_findings,
     slice_tables,
     temperature,
+    terms,
+    training_rows,
 )
-from arxiv_cls.release.card_templates import LAYOUT, model_card_template
-from arxiv_cls.release.evidence import Evidence, read_evidence
-from arxiv_cls.release.manifest import CARD, MAP_PLOT
+from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
+
+TEMPLATES = Path(__file__).parent / "templates"
+LAYOUT = 2
+"""The layout of new cards."""
+LAYOUT_LINE = re.compile(r"^<!-- Card layout (\d+), written by arxiv_cls", re.MULTILINE)
+FIELD_START, FIELD_NAMED, FIELD_END = "\x01", "\x02", "\x03"
+
+
+def layout_of(card: str) -> int:
+    """The layout that a card names; cards of the first one name none.
+
+    Raises:
+        UserError: when it is of a later version of the project.
+    """
+    named = LAYOUT_LINE.search(card)
+    layout = int(named[1]) if named else 1
+    if not 1 <= layout <= LAYOUT:
+        raise UserError(
+            f"the card has layout {layout}, and this version knows layouts up to {LAYOUT}",
+            hint="verify it with the version of arxiv_cls that run.json names, or upgrade",
+        )
+    return layout
+
+
+@cache
+def template(name: str, mark: bool = False) -> Template:
+    """A card template.
+
+    Args:
+        name: file name in `templates/`.
+        mark: put each `Shown` between MARK characters with its field's name, for `card_check`.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+        finalize=_marked if mark else None,
+    )
+    return environment.get_template(name)
+
+
+def model_card_template(layout: int = LAYOUT, mark: bool = False) -> Template:
+    """The template of a layout; see `template` for the marks."""
+    return template(f"model_card.v{layout}.md.j2", mark)
+
+
+def _marked(value: object) -> object:
+    if isinstance(value, Shown):
+        return f"{FIELD_START}{value.field}{FIELD_NAMED}{value}{FIELD_END}"
+    return value
 
 
 @dataclass(frozen=True)
@@ -225,14 +295,14 @@ def render(card: ModelCard, *, layout: int = LAYOUT, mark: bool = False) -> str:
 
 
 def render_model_card(
-    model_dir: str | Path,
+    model: str | Path | Evidence,
     *,
     repo_id: str | None = None,
     version: str | None = None,
     overrides: Sequence[str] = (),
 ) -> str:
-    """The text of a model directory's card; see `build_model_card` for the arguments."""
-    evidence = read_evidence(model_dir)
+    """The text of the card of a model directory or its records; arguments as of `build_model_card`."""
+    evidence = model if isinstance(model, Evidence) else read_evidence(model)
     evidence.require_evaluation()
     examples = ensure_examples(evidence)
     return render(build_model_card(evidence, examples, repo_id=repo_id, version=version, overrides=overrides))
@@ -252,5 +322,5 @@ def write_model_card(model_dir: str | Path, *, repo_id: str | None = None) -> Pa
         UserError: when the model was not evaluated, or a record lacks what the card must show.
     """
     path = Path(model_dir) / CARD
-    path.write_text(render_model_card(model_dir, repo_id=repo_id), encoding="utf-8")
+    write_atomically(path, render_model_card(model_dir, repo_id=repo_id))
     return path

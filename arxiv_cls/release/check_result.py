@@ -20,6 +20,7 @@ class CheckResult:
         reason: one sentence for the person who releases.
         overridable: False where a release could not be made whatever the person decides, because the card
             would lack a number.
+        checked: False where the check could not be made here; `verify` lists it as such.
     """
 
     check: str
@@ -28,6 +29,7 @@ class CheckResult:
     wanted: str
     reason: str
     overridable: bool = True
+    checked: bool = True
 
     def __str__(self) -> str:
         return f"{self.check}: {self.reason} (found {self.found}, wanted {self.wanted})"

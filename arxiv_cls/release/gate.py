@@ -1,25 +1,66 @@
-"""The gate: what a model directory must be before it may be released.
-
-Each check has a name, compares two values, and can be overridden by its name, unless the card could not be
-written then; an override that was needed is written on the card. All checks run, so that one run shows
-everything that stands in the way.
-"""
+"""The overridden checks of a release, `eval/gate.json`: what the notice on its card is held against."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.manifest import GATE_RECORD
+from arxiv_cls.record.model_directory import Evidence, read_evidence
+from arxiv_cls.release.card_data import Shown
 from arxiv_cls.release.check_result import CheckResult
-from arxiv_cls.release.comparison import Comparison, compare_with_release
-from arxiv_cls.release.evidence import read_evidence
-from arxiv_cls.release.gate_checks import LOCAL_CHECKS
+from arxiv_cls.release.comparison import Comparison, RebuiltData, compare_with_release, rebuild_data
+from arxiv_cls.release.gate_checks import LOCAL_CHECKS, check_answers, check_corpus
+
+SCHEMA_VERSION = 1
+
+
+def gate_record(overridden: Sequence[CheckResult], version: str) -> bytes:
+    """The content of `eval/gate.json`.
+
+    Args:
+        overridden: the checks that failed and were overridden.
+        version: the release's tag.
+    """
+    checks = [
+        {"check": result.check, "found": result.found, "wanted": result.wanted, "reason": result.reason}
+        for result in overridden
+    ]
+    record = {"schema_version": SCHEMA_VERSION, "version": version, "overridden": checks}
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def shown_overrides(overridden: Sequence[CheckResult]) -> list[Shown]:
+    """The sentences of the notice on the card, each under the name of its check."""
+    return [Shown(f"gate.{result.check}", str(result)) for result in overridden]
+
+
+def recorded_overrides(evidence: Evidence) -> list[Shown]:
+    """The sentences that the card of a release must show; none where nothing was overridden.
+
+    Raises:
+        UserError: when the record is not what a release writes.
+    """
+    record = evidence.optional_json(GATE_RECORD) or {"overridden": []}
+    checks = [
+        CheckResult(
+            check=entry["check"],
+            passed=False,
+            found=entry["found"],
+            wanted=entry["wanted"],
+            reason=entry["reason"],
+        )
+        for entry in record["overridden"]
+    ]
+    return shown_overrides(checks)
+
 
 CHECK_NAMES = (
-    "files", "pickles", "secrets", "weights", "data", "predictions", "commit", "clean-tree", "onnx",
-    "quality", "calibration",
+    "files", "checksums", "pickles", "secrets", "weights", "data", "predictions", "commit", "clean-tree",
+    "recipe", "onnx", "corpus", "answers", "quality", "calibration",
 )  # fmt: skip
 
 
@@ -47,7 +88,9 @@ class GateReport:
         """One line per check."""
         lines = []
         for result in self.results:
-            verdict = "pass" if result.passed else "OVERRIDDEN" if self._overridden(result) else "FAIL"
+            verdict = "OVERRIDDEN" if self._overridden(result) else "FAIL"
+            if result.passed:
+                verdict = "pass" if result.checked else "unchecked"
             lines.append(f"  {verdict:<10} {result}")
         return "\n".join(lines)
 
@@ -120,7 +163,7 @@ def check_names_known(overrides: Sequence[str]) -> None:
 
 
 def run_gate(
-    model_dir: str | Path,
+    model: str | Path | Evidence,
     *,
     current: Path | None = None,
     current_version: str = "",
@@ -130,25 +173,41 @@ def run_gate(
     """Runs every check.
 
     Args:
-        model_dir: the candidate.
+        model: the candidate, its directory or its records.
         current: files of the release now on the Hub; None when there is none.
         current_version: its version, for messages.
-        csv: data to score with, where the predictions of the two cannot be paired as they are.
+        csv: the data to score with, where it is not at the path that the recipe names.
         overrides: names of checks whose refusal the person takes upon themselves.
 
     Raises:
         UserError: for an unknown check name, or a directory that is no finished model.
     """
     check_names_known(overrides)
-    evidence = read_evidence(model_dir)
+    evidence = model if isinstance(model, Evidence) else read_evidence(model)
     results = [check(evidence) for check in LOCAL_CHECKS]
     comparison = None
-    measured = all(result.passed for result in results if result.check in ("weights", "data", "predictions"))
+    failed = {result.check for result in results if not result.passed}
+    measured = not failed & {"weights", "data", "predictions"}
+    data, problem = _data_at_hand(evidence, csv)
+    results.append(check_corpus(evidence, data, problem))
+    if "pickles" in failed:
+        problem = "a file that may run code when it is loaded is not loaded"
+    elif not measured:
+        problem = "there are no recorded predictions of these weights to hold its answers against"
+    results.append(check_answers(evidence, None if problem else data, problem))
     if current is not None and measured:
-        comparison = compare_with_release(evidence, current, current_version, csv=csv)
+        comparison = compare_with_release(evidence, current, current_version, csv=csv, data=data)
     if current is not None and not measured:
         reason = f"cannot be compared with {current_version} before it is evaluated"
         results += [CheckResult(check, False, "-", "-", reason) for check in ("quality", "calibration")]
     else:
         results += check_against_release(comparison)
     return GateReport(results, frozenset(overrides))
+
+
+def _data_at_hand(evidence: Evidence, csv: str | Path | None) -> tuple[RebuiltData | None, str]:
+    """The candidate's corpus, or what a person must do to have it."""
+    try:
+        return rebuild_data(evidence, csv), ""
+    except UserError as error:
+        return None, f"{error.message}: {error.hint}" if error.hint else error.message

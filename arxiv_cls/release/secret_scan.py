@@ -1,4 +1,4 @@
-"""Finds what must not be published: secrets in text files, pickles under any name.
+"""Finds what must not be published: secrets in text files.
 
 The patterns are the public token formats of the services that this project's users log in to, plus one
 for an assignment of a long random value to a telling name. What is found is never printed whole.
@@ -7,14 +7,12 @@ for an assignment of a long random value to a telling name. What is found is nev
 from __future__ import annotations
 
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from arxiv_cls.record.pickles import unreadable
+
 TEXT_SUFFIXES = frozenset({".json", ".yaml", ".yml", ".md", ".txt", ".py", ".log", ".toml", ".cfg", ".csv"})
-PICKLE_SUFFIXES = frozenset({".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill"})
-ZIP_START = b"PK\x03\x04"
-PICKLE_MEMBER = re.compile(r"(^|/)[^/]*\.(pkl|pickle)$")
 
 SECRET_PATTERNS: dict[str, re.Pattern[str]] = {
     "Hugging Face token": re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}"),
@@ -83,42 +81,3 @@ def scan_files(root: Path, paths: list[str]) -> list[SecretFinding]:
         if unreadable(file) is None:
             findings += find_secrets(file.read_text(encoding="utf-8", errors="replace"), path)
     return findings
-
-
-def unreadable(path: Path) -> str | None:
-    """Why nothing can be said about a file's content: it cannot be opened, or is a zip that was cut short.
-
-    Returns:
-        The reason in a few words; None where the file can be read.
-    """
-    try:
-        with path.open("rb") as file:
-            is_zip = file.read(4) == ZIP_START
-        if is_zip:
-            with zipfile.ZipFile(path):
-                pass
-    except zipfile.BadZipFile as error:
-        return f"a broken zip: {error}"
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    return None
-
-
-def is_pickle(path: Path) -> bool:
-    """Whether a file is, or holds, a Python pickle: by its suffix, its first bytes or its zip members.
-
-    A pickle of protocol 2 or later starts with the opcode PROTO (0x80) and its version; what `torch.save`
-    writes is a zip with a `data.pkl` inside. A file of which `unreadable` tells is none: nothing loads it.
-    """
-    if path.suffix in PICKLE_SUFFIXES:
-        return True
-    if unreadable(path) is not None:
-        return False
-    with path.open("rb") as file:
-        start = file.read(4)
-    if len(start) >= 2 and start[0] == 0x80 and 2 <= start[1] <= 5:
-        return True
-    if start == ZIP_START:
-        with zipfile.ZipFile(path) as archive:
-            return any(PICKLE_MEMBER.search(name) for name in archive.namelist())
-    return False

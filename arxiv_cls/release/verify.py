@@ -1,33 +1,171 @@
-"""Scores a release again and says, for each number on its card, whether it reproduces."""
+"""Holds a released card against the records released with it, and names each field that differs."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
+
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import ONNX_FILES
-from arxiv_cls.release.card import build_model_card
-from arxiv_cls.release.card_check import CardDifference, compare_card
-from arxiv_cls.release.card_templates import layout_of
-from arxiv_cls.release.evidence import Evidence, read_evidence
-from arxiv_cls.release.gate_record import recorded_overrides
-from arxiv_cls.release.hub_client import check_repo_id, connect, download_release, parse_version
-from arxiv_cls.release.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SETS, SCOPE
-from arxiv_cls.release.rescoring import (
+from arxiv_cls.record.directory import check_directory
+from arxiv_cls.record.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SETS, PREDICTIONS, SCOPE
+from arxiv_cls.record.model_directory import Evidence, read_evidence
+from arxiv_cls.release.card import (
+    FIELD_END,
+    FIELD_NAMED,
+    FIELD_START,
+    ModelCard,
+    build_model_card,
+    layout_of,
+    render,
+)
+from arxiv_cls.release.check_result import CheckResult
+from arxiv_cls.release.comparison import (
+    SCORE_TOLERANCE,
+    RebuiltData,
     RescoredSplit,
-    check_data_version,
+    rebuild_data,
     remeasure_prediction_sets,
     remeasure_scope,
     score_test_split,
 )
+from arxiv_cls.release.gate import recorded_overrides
+from arxiv_cls.release.gate_checks import (
+    check_checksums,
+    check_commit,
+    check_corpus,
+    check_data_evaluated,
+    check_exports,
+    check_recipe,
+    check_weights_evaluated,
+    engine_answers,
+)
+from arxiv_cls.release.hub import check_repo_id, connect, download_release, parse_version
 from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
-from arxiv_cls.scoring.model_data import file_sha256
 from arxiv_cls.scoring.report import aligned
+from arxiv_cls.scoring.scored_papers import read_predictions
+
+FIELD = re.compile(f"{FIELD_START}(.*?){FIELD_NAMED}(.*?){FIELD_END}", re.DOTALL)
+FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class CardDifference:
+    """A field of a card that is not what the records say.
+
+    Attributes:
+        field: its name, such as `metrics.macro_f1` or `metadata: model-index[0]...value`.
+        on_card: what the card says; empty where the line is gone.
+        recorded: what the records say.
+    """
+
+    field: str
+    on_card: str
+    recorded: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: the card says {self.on_card!r}, the record {self.recorded!r}"
+
+
+def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _flatten(inner, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def _named_metrics(metadata: Any) -> Any:
+    """The metadata with each indexed metric under its name, so that a difference can be read.
+
+    A hand may have given the index any shape: what is not as the Hub has it stays as it is, and differs.
+    """
+    for model in _dicts(metadata, "model-index"):
+        for result in _dicts(model, "results"):
+            if entries := _dicts(result, "metrics"):
+                result["metrics"] = {str(entry.get("name", entry.get("type"))): entry for entry in entries}
+    return metadata
+
+
+def _dicts(parent: Any, key: str) -> list[dict[str, Any]]:
+    """The dictionaries in a list below a key; empty where there is anything else."""
+    value = parent.get(key) if isinstance(parent, dict) else None
+    items = value if isinstance(value, list) else []
+    return items if all(isinstance(item, dict) for item in items) else []
+
+
+def _compare_metadata(actual: str, expected: str) -> list[CardDifference]:
+    try:
+        found = dict(_flatten(_named_metrics(yaml.safe_load(actual))))
+    except yaml.YAMLError as error:
+        return [CardDifference("metadata", str(error).splitlines()[0], "valid YAML")]
+    wanted = dict(_flatten(_named_metrics(yaml.safe_load(expected))))
+    return [
+        CardDifference(f"metadata: {path}", str(found.get(path, "")), str(wanted.get(path, "")))
+        for path in wanted | found
+        if found.get(path) != wanted.get(path)
+    ]
+
+
+def _compare_line(number: int, actual: str, marked: str) -> list[CardDifference]:
+    """Differences of one line, by field where the text around the fields is as it was."""
+    names = [match[1] for match in FIELD.finditer(marked)]
+    values = [match[2] for match in FIELD.finditer(marked)]
+    around = [re.escape(part) for part in re.split(FIELD, marked)[::3]]
+    match = re.fullmatch("(.*?)".join(around), actual)
+    if match is None or not names:
+        expected = FIELD.sub(r"\2", marked)
+        return [CardDifference(f"line {number}", actual, expected)]
+    return [
+        CardDifference(name, found, wanted)
+        for name, found, wanted in zip(names, match.groups(), values, strict=True)
+        if found != wanted
+    ]
+
+
+def compare_card(text: str, card: ModelCard) -> list[CardDifference]:
+    """Every difference between a card's text and what the records make of it, in the card's own layout.
+
+    Args:
+        text: the released `README.md`.
+        card: filled from the released records.
+
+    Raises:
+        UserError: when the card's layout is of a later version of the project.
+    """
+    marked = render(card, layout=layout_of(text), mark=True)
+    expected = FIELD.sub(r"\2", marked)
+    found, wanted = FRONT_MATTER.match(text), FRONT_MATTER.match(expected)
+    assert wanted is not None
+    if found is None:
+        return [CardDifference("metadata", "", "front matter between two lines of ---")]
+    differences = _compare_metadata(found[1], wanted[1])
+    actual_lines = text[found.end() :].splitlines()
+    marked_lines = marked[FRONT_MATTER.match(marked).end() :].splitlines()  # type: ignore[union-attr]
+    plain_lines = [FIELD.sub(r"\2", line) for line in marked_lines]
+    first = text[: found.end()].count("\n") + 1
+    matcher = difflib.SequenceMatcher(None, plain_lines, actual_lines, autojunk=False)
+    for kind, i1, i2, j1, j2 in matcher.get_opcodes():
+        if kind == "equal":
+            continue
+        for offset in range(max(i2 - i1, j2 - j1)):
+            line = actual_lines[j1 + offset] if j1 + offset < j2 else ""
+            if i1 + offset < i2:
+                differences += _compare_line(first + j1 + offset, line, marked_lines[i1 + offset])
+            else:
+                differences.append(CardDifference(f"line {first + j1 + offset}", line, ""))
+    return differences
+
 
 RELEASED_AS = re.compile(r"url +=[ ]\{https://huggingface\.co/([^/}]+/[^/}]+)/tree/(v[^}]+)\}")
 OVERRIDE_LINE = re.compile(r"^> - (.+)$", re.MULTILINE)
@@ -53,21 +191,23 @@ class VerifyReport:
         target: what was verified.
         papers: how many papers were scored again.
         checks: every number of the evaluation.
-        identity: files that are not what the records say they are, a sentence each.
+        passed: how many further checks passed: files, provenance, recorded predictions, engines.
+        identity: what is not as the records say, a sentence each.
         card: numbers and lines of the card that are not what the records say.
-        taken_over: what the card shows of the records and was not measured again, a phrase each.
+        not_checked: what could not be checked, or was not, a phrase each.
     """
 
     target: str
     papers: int
     checks: list[FieldCheck]
+    passed: int
     identity: list[str]
     card: list[CardDifference]
-    taken_over: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
 
     @property
     def reproduced(self) -> bool:
-        """Whether everything is as released."""
+        """Whether everything that was checked is as released."""
         return not self.identity and not self.card and all(check.reproduced for check in self.checks)
 
     def summary(self) -> str:
@@ -94,8 +234,10 @@ class VerifyReport:
         ]
         if not self.card:
             lines.append("every number on the card is the recorded one")
-        lines += [f"not measured again: {phrase}" for phrase in self.taken_over]
-        lines.append("REPRODUCED" if self.reproduced else "NOT REPRODUCED")
+        count = len(self.checks) + self.passed
+        verdict = f"REPRODUCED ({count} checks)" if self.reproduced else "NOT REPRODUCED"
+        left = "".join(f"\n  - {phrase}" for phrase in self.not_checked)
+        lines.append(verdict + (f", NOT CHECKED:{left}" if left else ""))
         return "\n".join(lines)
 
 
@@ -166,30 +308,39 @@ def check_rules(evidence: Evidence, split: RescoredSplit, tolerance: float) -> l
     return checks
 
 
-def _identity_problems(evidence: Evidence) -> list[str]:
-    """Hashes that should be equal and are not."""
-    weights, evaluation = evidence.weights_sha256(), evidence.require_evaluation()
-    records = {
-        "run.json: weights_sha256": (evidence.run.get("weights_sha256"), weights),
-        "eval/metrics.json: weights_sha256": (evaluation.get("weights_sha256"), weights),
-        "eval/metrics.json: data_sha256": (
-            evaluation.get("data_sha256"),
-            evidence.run.get("data", {}).get("sha256"),
-        ),
-    }
-    exports = evidence.exports
-    for name in set(ONNX_FILES.values()) & set(exports):
-        file = evidence.model_dir / name
-        now = file_sha256(file) if file.is_file() else None
-        records[f"{ONNX_PARITY}: sha256 of {name}"] = (exports[name].get("sha256"), now)
-    return [
-        f"{name} is {str(found)[:12]}, should be {str(wanted)[:12]}"
-        for name, (found, wanted) in records.items()
-        if found != wanted
-    ]
+def check_identity(evidence: Evidence, data: RebuiltData, split: RescoredSplit) -> list[CheckResult]:
+    """Files, provenance, recorded predictions and the answers of every engine.
+
+    Args:
+        evidence: the records of the release.
+        data: the corpus, rebuilt.
+        split: the test split, scored again.
+    """
+    results = [check(evidence) for check in (check_checksums, check_weights_evaluated, check_data_evaluated)]
+    results += [check_exports(evidence), check_commit(evidence), check_recipe(evidence)]
+    corpus = check_corpus(evidence, data)
+    results += [corpus, _check_recorded_predictions(evidence, split)] if corpus.passed else [corpus]
+    for answer in engine_answers(evidence, data):
+        found = answer.problem or "as recorded"
+        passed, name = not answer.problem, f"answers of {answer.engine}"
+        results.append(CheckResult(name, passed, found, "the recorded scores", found, checked=answer.checked))
+    return results
 
 
-def _taken_over(evidence: Evidence) -> list[str]:
+def _check_recorded_predictions(evidence: Evidence, split: RescoredSplit) -> CheckResult:
+    recorded, scored = read_predictions(evidence.model_dir / PREDICTIONS), split.scored
+    row_of = {name: row for row, name in enumerate(recorded.arxiv_ids)}
+    columns = [recorded.label_names.index(label) for label in scored.label_names]
+    before = recorded.probabilities[[row_of[name] for name in scored.arxiv_ids]][:, columns]
+    difference = float(np.abs(before - scored.probabilities).max())
+    passed, wanted = difference <= SCORE_TOLERANCE, f"at most {SCORE_TOLERANCE:g}"
+    reason = f"the scores of {PREDICTIONS} are those of the weights"
+    if not passed:
+        reason = f"the scores of {PREDICTIONS} are not those of the weights"
+    return CheckResult("predictions", passed, f"{difference:.2g}", wanted, reason)
+
+
+def _not_measured(evidence: Evidence) -> list[str]:
     """What a second scoring of the test split cannot tell."""
     phrases = ["how long the training took, its speed and its memory (run.json)"]
     if (evidence.model_dir / PREDICTION_SETS).is_file() or (evidence.model_dir / SCOPE).is_file():
@@ -197,9 +348,7 @@ def _taken_over(evidence: Evidence) -> list[str]:
             "which thresholds the papers outside the test split gave; they were applied as recorded"
         )
     if (evidence.model_dir / ONNX_PARITY).is_file():
-        phrases.append(
-            f"how far the ONNX files lie from the weights ({ONNX_PARITY}); they are the files it names"
-        )
+        phrases.append(f"the agreement of the ONNX files on all the papers that {ONNX_PARITY} names")
     return phrases
 
 
@@ -241,7 +390,8 @@ def verify_release(
         tolerance: largest absolute difference that counts as reproduced.
 
     Raises:
-        UserError: when release or data cannot be had, or the data is another version.
+        UserError: when release or data cannot be had, the data is another version, or the release
+            could run code.
     """
     repo_id, version = None, None
     if Path(target).is_dir():
@@ -256,18 +406,21 @@ def verify_release(
             )
         parse_version(version)
         folder = download_release(connect(write=False), repo_id, version)
+    check_directory(folder)
     evidence = read_evidence(folder)
     recorded = evidence.require_evaluation()
     card = check_card(evidence, repo_id, version)
-    path = Path(csv or (evidence.recipe.get("data") or {}).get("csv", "data/raw/arxiv.csv"))
-    check_data_version(path, evidence.run.get("data", {}))
-    split = score_test_split(folder, csv=path, progress=True)
+    data = rebuild_data(evidence, csv)
+    split = score_test_split(folder, data=data, progress=True)
     rescored = evaluation_of(split.scored, recorded.get("seed", BOOTSTRAP_SEED), recorded["resamples"])
+    results = check_identity(evidence, data, split)
     return VerifyReport(
         target=target,
         papers=len(split.scored),
         checks=compare_evaluations(recorded, rescored, tolerance) + check_rules(evidence, split, tolerance),
-        identity=_identity_problems(evidence),
+        passed=sum(result.passed and result.checked for result in results),
+        identity=[str(result) for result in results if result.checked and not result.passed],
         card=card,
-        taken_over=_taken_over(evidence),
+        not_checked=[f"{result.check}: {result.reason}" for result in results if not result.checked]
+        + _not_measured(evidence),
     )

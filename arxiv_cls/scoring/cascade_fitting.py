@@ -19,10 +19,10 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import DEFAULT_ENGINE, RULE_FILE, SCHEMA_VERSION, baseline_columns, load_pair
-from arxiv_cls.models.prediction_sets import SERVED_COVERAGE
-from arxiv_cls.scoring.model_data import data_options, file_sha256, load_model_and_corpus
-from arxiv_cls.scoring.prediction_set_fitting import coverage_threshold
-from arxiv_cls.scoring.scored_papers import write_json
+from arxiv_cls.models.prediction import SERVED_COVERAGE
+from arxiv_cls.record.checksums import file_sha256, write_record
+from arxiv_cls.scoring.decision_rules import coverage_threshold
+from arxiv_cls.scoring.scored_papers import data_options, load_model_and_corpus
 
 # Below even odds a baseline is not sure of anything; above 1 it never answers.
 NEVER = 1.01
@@ -114,8 +114,7 @@ def fit_cascade(
             "thresholds": rows,
         },
     }
-    write_json(record, second.directory / RULE_FILE)
-    return record
+    return write_record(record, second.directory / RULE_FILE)
 
 
 def refuse_other_splits(baseline: Path, model: Path) -> None:

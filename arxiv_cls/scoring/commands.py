@@ -1,138 +1,161 @@
-"""The verbs of this room: `arxiv-cls evaluate|compare|visualize|cascade`."""
+"""`arxiv-cls predict|evaluate|compare|visualize|cascade|local-distilbert`: what scores papers."""
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.options import DataOption, EngineOption, ModelArgument, Split
+
+app = typer.Typer()
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
-    """Adds `evaluate`, `compare`, `visualize` and `cascade`."""
-    evaluate = subparsers.add_parser("evaluate", help="metrics with intervals, calibration, plots")
-    evaluate.add_argument("model", metavar="MODEL", help="model directory or Hub id")
-    evaluate.add_argument(
-        "--split",
-        choices=("train", "validation", "test"),
-        help="split of the model's own data (default: test)",
-    )
-    evaluate.add_argument("--csv", metavar="FILE", help="score the papers of this file instead")
-    _add_data(evaluate)
-    evaluate.add_argument(
-        "--out",
-        metavar="DIR",
-        help="folder for metrics, predictions and plots (default: MODEL/eval for the test split, else none)",
-    )
-    evaluate.add_argument(
-        "--engine",
-        choices=("torch", "onnx", "int8"),
-        help="what computes a transformer (default: torch); MODEL/eval belongs to the weights: the figures "
-        "of an ONNX engine are printed, and written only to --out",
-    )
-    evaluate.add_argument(
-        "--no-rules",
-        action="store_true",
-        help="leave out prediction sets and the out-of-scope threshold, which score further papers",
-    )
-    evaluate.add_argument(
-        "--dvc",
-        type=Path,
-        metavar="DIR",
-        help="also write headline figures and predictions as `dvc metrics` and `dvc plots` read them",
-    )
-    evaluate.set_defaults(run=_evaluate, narrated=True)
+@app.command()
+def predict(
+    model: ModelArgument,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TEXT", help="Title and abstract. None: a text per line of standard input."),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Score the rows of this file instead.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --csv: the file to write.")] = None,
+    top_k: Annotated[int, typer.Option(metavar="K", help="Labels shown per text.")] = 3,
+    engine: EngineOption = None,
+) -> None:
+    """Name the category of texts or of the rows of a CSV.
 
-    compare = subparsers.add_parser("compare", help="two models on the same papers")
-    compare.add_argument("a", metavar="A", help="model directory, Hub id or predictions.parquet")
-    compare.add_argument("b", metavar="B", help="the model that A is compared with, likewise")
-    compare.add_argument(
-        "--papers", type=int, default=5, metavar="N", help="papers to show (default: %(default)s)"
-    )
-    _add_data(compare)
-    compare.add_argument("--json", metavar="FILE", help="also write everything to this file")
-    compare.set_defaults(run=_compare, narrated=True)
+    Texts are arguments or lines of standard input.
 
-    visualize = subparsers.add_parser("visualize", help="map of the embeddings; terms of a baseline")
-    visualize.add_argument("model", metavar="MODEL", help="model directory or Hub id")
-    visualize.add_argument(
-        "--split",
-        choices=("train", "validation", "test"),
-        default="test",
-        help="split to show (default: %(default)s)",
-    )
-    visualize.add_argument(
-        "--method",
-        choices=("tsne", "umap"),
-        default="tsne",
-        help="umap needs the package umap-learn (default: %(default)s)",
-    )
-    visualize.add_argument(
-        "--max-papers", type=int, default=2000, metavar="N", help="papers on the map (default: %(default)s)"
-    )
-    _add_data(visualize)
-    visualize.add_argument("--out", metavar="DIR", help="folder (default: MODEL/eval)")
-    visualize.set_defaults(run=_visualize, narrated=True)
-    _register_cascade(subparsers)
-
-
-def _register_cascade(subparsers: argparse._SubParsersAction) -> None:
-    cascade = subparsers.add_parser(
-        "cascade",
-        help="fit from which score a baseline answers before a transformer",
-        description="Chooses on the validation split when the baseline answers alone and how many tokens the "
-        "transformer reads of the rest, and writes MODEL/eval/cascade.json.",
-    )
-    cascade.add_argument("model", metavar="MODEL", help="directory of a transformer with its export")
-    cascade.add_argument("baseline", metavar="BASELINE", help="directory or Hub id of a baseline")
-    cascade.add_argument(
-        "--engine",
-        choices=("int8", "onnx"),
-        default="int8",
-        help="what computes the transformer (default: %(default)s)",
-    )
-    cascade.add_argument(
-        "--max-accuracy-loss",
-        type=float,
-        default=0.002,
-        metavar="SHARE",
-        help="accuracy that may be lost against the best of the pair, never below the transformer alone less "
-        "this (default: %(default)s)",
-    )
-    _add_data(cascade)
-    cascade.set_defaults(run=_cascade)
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data",
-        metavar="FILE",
-        help="CSV file that the model's splits come from (default: the one that its recipe names)",
-    )
-
-
-def _refuse_contradictions(arguments: argparse.Namespace) -> None:
-    """Options of which one would be ignored without a word.
-
-    Raises:
-        UserError: naming both.
+    \b
+    Examples:
+      arxiv-cls predict outputs/minilm "Attention is all you need. We propose ..."
+      arxiv-cls predict user/name@v1.2.0 --csv papers.csv --out predictions.csv --engine int8
     """
-    from arxiv_cls.errors import UserError
+    from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 
-    given = {
-        "--split": arguments.split is not None,
-        "--data": arguments.data is not None,
-        "--dvc": arguments.dvc is not None,
-    }
-    if arguments.csv and (beside := [name for name, is_given in given.items() if is_given]):
+    if bool(csv) != bool(out) or (csv and texts):
+        raise UserError("predict: --csv FILE goes with --out FILE, and without texts")
+    if top_k < 1:
+        raise UserError(f"predict: --top-k {top_k} is below 1")
+    if not csv and not texts:
+        if sys.stdin.isatty():
+            raise UserError("predict: no text", hint='arxiv-cls predict MODEL "title and abstract"')
+        texts = [line.strip() for line in sys.stdin if line.strip()]
+        if not texts:
+            raise UserError("predict: standard input is empty")
+    from arxiv_cls.models.predictor import load_predictor
+
+    predictor = load_predictor(model, engine=engine)
+    if csv and out:
+        from arxiv_cls.models.predict_csv import predict_csv
+
+        scored, failed = predict_csv(predictor, csv, out, progress=sys.stderr.isatty())
+        print(f"{out}: {scored:,} rows scored, {failed:,} with an error")
+        return
+    for text, prediction in zip(texts or [], predictor.predict(texts or [], top_k=top_k), strict=True):
+        first_line = text.splitlines()[0]
+        print(first_line if len(first_line) <= 80 else first_line[:77] + "...")
+        for label, score in prediction.scores.items():
+            print(f"  {score:6.3f}  {label:<16} {CATEGORY_NAMES.get(label, '')}".rstrip())
+        if prediction.prediction_set is not None:
+            print(f"  with 90% probability one of: {', '.join(prediction.prediction_set)}")
+        if prediction.in_scope is False:
+            print(
+                f"  out of scope: likely none of the model's categories (scope {prediction.scope_score:.3f})"
+            )
+        if prediction.truncated:
+            print("  (longer than the model reads: the end was cut)")
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    split: Annotated[Split | None, typer.Option(help="Split of the model's own data. Default: test.")] = None,
+    csv: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Score the papers of this file instead.")
+    ] = None,
+    data: DataOption = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for metrics and plots. Default: MODEL/eval for the test split, else none.",
+        ),
+    ] = None,
+    engine: EngineOption = None,
+    no_rules: Annotated[
+        bool,
+        typer.Option(
+            "--no-rules",
+            help="Leave out prediction sets and the out-of-scope threshold, which score more papers.",
+        ),
+    ] = False,
+    dvc: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write what `dvc metrics` and `dvc plots` read."),
+    ] = None,
+) -> None:
+    """Measure a model on a split or a CSV.
+
+    Metrics with intervals, calibration, plots.
+
+    MODEL/eval belongs to the weights: the figures of an ONNX engine are printed, and written only to --out.
+
+    \b
+    Examples:
+      arxiv-cls evaluate outputs/minilm
+      arxiv-cls evaluate user/name --csv papers.csv --out outputs/check
+    """
+    _refuse_contradictions(split, csv, data, out, engine, dvc)
+    from arxiv_cls.scoring.evaluation import evaluate_model
+    from arxiv_cls.scoring.report import evaluation_table
+
+    evaluation = evaluate_model(
+        model,
+        split=split or "test",
+        csv=csv,
+        data=data,
+        out=out,
+        engine=engine,
+        rules=not no_rules,
+        progress=True,
+    )
+    print(evaluation_table(evaluation))
+    if dvc:
+        from arxiv_cls.scoring.report import write_dvc_files
+
+        write_dvc_files(evaluation, model, dvc)
+    own = csv is None and split in (None, "test") and Path(model).is_dir()
+    own = own and evaluation["engine"] in ("torch", "tfidf")
+    if folder := out or (Path(model) / "eval" if own else None):
+        print(f"\nwritten to {folder}")
+
+
+def _refuse_contradictions(
+    split: str | None,
+    csv: str | None,
+    data: str | None,
+    out: str | None,
+    engine: str | None,
+    dvc: Path | None,
+) -> None:
+    """Refuses options of which one would be ignored."""
+    given = {"--split": split, "--data": data, "--dvc": dvc}
+    if csv and (beside := [name for name, value in given.items() if value is not None]):
         raise UserError(
             f"--csv scores a file, no split of the model's own data: {', '.join(beside)} cannot apply",
             hint=f"leave out --csv, or {' and '.join(beside)}",
         )
     elsewhere = {
-        f"--split {arguments.split}": arguments.split not in (None, "test"),
-        "--out": arguments.out is not None,
-        f"--engine {arguments.engine}": arguments.engine in ("onnx", "int8"),
+        f"--split {split}": split not in (None, "test"),
+        "--out": out is not None,
+        f"--engine {engine}": engine in ("onnx", "int8"),
     }
-    if arguments.dvc and (beside := [name for name, is_given in elsewhere.items() if is_given]):
+    if dvc and (beside := [name for name, is_given in elsewhere.items() if is_given]):
         raise UserError(
             f"--dvc writes what MODEL/eval holds, the test split by the weights: {', '.join(beside)} "
             "is something else",
@@ -140,74 +163,89 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
         )
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
-    _refuse_contradictions(arguments)
-    from arxiv_cls.scoring.evaluation import evaluate_model
-    from arxiv_cls.scoring.report import evaluation_table
-
-    evaluation = evaluate_model(
-        arguments.model,
-        split=arguments.split or "test",
-        csv=arguments.csv,
-        data=arguments.data,
-        out=arguments.out,
-        engine=arguments.engine,
-        rules=not arguments.no_rules,
-        progress=True,
-    )
-    print(evaluation_table(evaluation))
-    if arguments.dvc:
-        from arxiv_cls.scoring.dvc_files import write_dvc_files
-
-        write_dvc_files(evaluation, arguments.model, arguments.dvc)
-    own = (
-        arguments.csv is None
-        and arguments.split in (None, "test")
-        and Path(arguments.model).is_dir()
-        and evaluation["engine"] in ("torch", "tfidf")
-    )
-    folder = arguments.out or (Path(arguments.model) / "eval" if own else None)
-    if folder:
-        print(f"\nwritten to {folder}")
-
-
-def _compare(arguments: argparse.Namespace) -> None:
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Model directory, Hub id or predictions.parquet.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The model that A is compared with, likewise.")],
+    papers: Annotated[int, typer.Option(metavar="N", help="Papers to show.")] = 5,
+    data: DataOption = None,
+    json: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Also write everything to this file.")
+    ] = None,
+) -> None:
+    """Compare two models on the same papers."""
+    from arxiv_cls.record.writing import write_json
     from arxiv_cls.scoring.comparison import compare_models, comparison_table
-    from arxiv_cls.scoring.scored_papers import write_json
 
-    comparison = compare_models(
-        arguments.a, arguments.b, papers=arguments.papers, data=arguments.data, progress=True
-    )
+    comparison = compare_models(a, b, papers=papers, data=data, progress=True)
     print(comparison_table(comparison))
-    if arguments.json:
-        write_json(comparison, Path(arguments.json))
+    if json:
+        write_json(comparison, Path(json))
 
 
-def _cascade(arguments: argparse.Namespace) -> None:
-    from arxiv_cls.scoring.cascade_fitting import cascade_table, fit_cascade
-
-    record = fit_cascade(
-        arguments.model,
-        arguments.baseline,
-        engine=arguments.engine,
-        max_accuracy_loss=arguments.max_accuracy_loss,
-        data=arguments.data,
-        progress=True,
-    )
-    print(cascade_table(record))
-    print(f"\nwritten to {Path(arguments.model) / 'eval' / 'cascade.json'}")
-
-
-def _visualize(arguments: argparse.Namespace) -> None:
+@app.command()
+def visualize(
+    model: ModelArgument,
+    split: Annotated[Split, typer.Option(help="Split to show.")] = "test",
+    method: Annotated[
+        Literal["tsne", "umap"], typer.Option(help="umap needs the package umap-learn.")
+    ] = "tsne",
+    max_papers: Annotated[int, typer.Option(metavar="N", help="Papers on the map.")] = 2000,
+    data: DataOption = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder. Default: MODEL/eval.")] = None,
+) -> None:
+    """Map the embeddings; list a baseline's terms."""
     from arxiv_cls.scoring.visualization import visualize_model
 
     for line in visualize_model(
-        arguments.model,
-        split=arguments.split,
-        method=arguments.method,
-        max_papers=arguments.max_papers,
-        data=arguments.data,
-        out=arguments.out,
-        progress=True,
+        model, split=split, method=method, max_papers=max_papers, data=data, out=out, progress=True
     ):
         print(line)
+
+
+@app.command()
+def cascade(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Directory of a transformer with its export.")
+    ],
+    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="Directory or Hub id of a baseline.")],
+    engine: Annotated[Literal["int8", "onnx"], typer.Option(help="What computes the transformer.")] = "int8",
+    max_accuracy_loss: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Accuracy that may be lost against the best of the pair, and against the transformer alone.",
+        ),
+    ] = 0.002,
+    data: DataOption = None,
+) -> None:
+    """Fit when a baseline answers first.
+
+    Chooses on the validation split when the baseline answers alone and how many tokens the transformer reads
+    of the rest, and writes MODEL/eval/cascade.json.
+    """
+    from arxiv_cls.scoring.cascade_fitting import cascade_table, fit_cascade
+
+    record = fit_cascade(
+        model, baseline, engine=engine, max_accuracy_loss=max_accuracy_loss, data=data, progress=True
+    )
+    print(cascade_table(record))
+    print(f"\nwritten to {Path(model) / 'eval' / 'cascade.json'}")
+
+
+@app.command()
+def local_distilbert(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New directory.")],
+    source: Annotated[
+        str | None, typer.Option(help="Directory, Hub id or package: of the BERT. Default: MiniLM.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+) -> None:
+    """Make a DistilBERT from MiniLM's weights.
+
+    Works without the Hub; --source names the weights of another BERT.
+    """
+    from arxiv_cls.models.pretrained import DEFAULT_SOURCE, write_local_distilbert
+
+    written = write_local_distilbert(out, source or DEFAULT_SOURCE, overwrite=overwrite)
+    print(f"{written}: a DistilBERT; train it with --model.name_or_path {written}")

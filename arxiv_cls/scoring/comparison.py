@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.scoring.bootstrap import RESAMPLES, Difference, mcnemar, paired_bootstrap
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.model_files import read_model_file
+from arxiv_cls.scoring.intervals import RESAMPLES, Difference, mcnemar, paired_bootstrap
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
-from arxiv_cls.scoring.model_data import file_sha256, load_model_and_corpus
 from arxiv_cls.scoring.report import aligned
-from arxiv_cls.scoring.scored_papers import Predictions, read_predictions, score_papers
+from arxiv_cls.scoring.scored_papers import Predictions, load_model_and_corpus, read_predictions, score_papers
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,8 @@ def predictions_of(
     path = Path(model)
     if path.suffix == ".parquet":
         return read_predictions(path)
-    recorded = path / "eval" / "metrics.json"
-    if recorded.is_file():
-        evaluation = json.loads(recorded.read_text(encoding="utf-8"))
+    evaluation = read_model_file(path, "eval/metrics.json")
+    if evaluation is not None:
         weights = [path / name for name in ("model.safetensors", "model.skops") if (path / name).is_file()]
         if (
             weights
@@ -46,7 +45,7 @@ def predictions_of(
             and file_sha256(weights[0]) == evaluation.get("weights_sha256")
         ):
             return read_predictions(path / "eval" / "predictions.parquet")
-        logger.info("%s is not of the weights in %s: scoring the test split again", recorded, path)
+        logger.info("eval/metrics.json is not of the weights in %s: scoring the test split again", path)
     predictor, _, corpus, _ = load_model_and_corpus(model, data)
     scored = score_papers(predictor, corpus.splits["test"], corpus.labels, progress=progress)
     return Predictions(scored.label_names, scored.arxiv_ids, scored.labels, scored.probabilities)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,11 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.recipe import portable_path
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.model_files import read_model_file
+from arxiv_cls.record.schemas import RecipeRecord
+from arxiv_cls.record.writing import staged
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,6 @@ def score_papers(
     )
 
 
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Writes JSON beside the file and moves it into place, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def write_predictions(scored: ScoredPapers, path: Path) -> None:
     """Writes one row per paper: arxiv_id, label, predicted, score and a column per category.
 
@@ -119,10 +115,8 @@ def write_predictions(scored: ScoredPapers, path: Path) -> None:
             **{name: scored.probabilities[:, column] for column, name in enumerate(scored.label_names)},
         }
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    with staged(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 @dataclass(frozen=True)
@@ -155,9 +149,209 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(f"{path} is no table of predictions: its columns are {table.column_names}")
     names = table.column_names[4:]
     number_of = {name: number for number, name in enumerate(names)}
+    unknown = set(table["label"].to_pylist()) - set(names)
+    if unknown or not all(pa.types.is_floating(table.schema.field(name).type) for name in names):
+        raise UserError(
+            f"{path} is no table of predictions: expected a column of scores for each label",
+            hint="run `arxiv-cls evaluate` again",
+        )
     return Predictions(
         label_names=names,
         arxiv_ids=np.asarray(table["arxiv_id"].to_pylist(), dtype=object),
         labels=np.asarray([number_of[name] for name in table["label"].to_pylist()]),
         probabilities=np.column_stack([table[name].to_numpy() for name in names]),
     )
+
+
+DEFAULT_CSV = "data/raw/arxiv.csv"
+
+logger = logging.getLogger(__name__)
+
+
+def data_options(model_dir: Path) -> dict[str, Any]:
+    """The arguments of `build_corpus` that rebuild a model's splits, from its `recipe.yaml`.
+
+    Raises:
+        UserError: when the recipe is missing or has no `data` group.
+    """
+    recipe = read_model_file(model_dir, "recipe.yaml")
+    if recipe is None:
+        raise UserError(
+            f"{model_dir} has no recipe.yaml: which papers it was trained on is not known",
+            hint="score a file of your own with --csv FILE",
+        )
+    data = recipe.get("data")
+    if data is None:
+        raise UserError(f"{model_dir / 'recipe.yaml'} has no group `data`", hint=RecipeRecord.hint)
+    known = ("config", "csv", "split", "seed", "time_boundaries", "near_duplicates", "max_samples")
+    return {key: data[key] for key in known if data.get(key) is not None}
+
+
+def load_model_and_corpus(
+    model: str | Path, csv: str | Path | None = None, engine: str | None = None
+) -> tuple[Any, Path, Any, dict[str, Any]]:
+    """A model with the corpus that its recipe names.
+
+    Args:
+        model: model directory or Hub id.
+        csv: the data file; None for the one at the path that the recipe names.
+        engine: what computes a transformer; None for torch.
+
+    Returns:
+        The predictor, the directory of its files, the `Corpus`, and the options that built it.
+
+    Raises:
+        UserError: when model, recipe or data cannot be had.
+    """
+    from arxiv_cls.models.predictor import load_predictor
+
+    predictor = load_predictor(model, engine=engine)
+    model_dir = Path(predictor.directory)
+    return predictor, model_dir, *load_corpus(model_dir, csv)
+
+
+def load_corpus(model_dir: Path, csv: str | Path | None = None) -> tuple[Any, dict[str, Any]]:
+    """The corpus that a model's recipe names.
+
+    Args:
+        model_dir: the model directory.
+        csv: the data file; None for the one at the path that the recipe names.
+
+    Returns:
+        The `Corpus`, and the options that built it.
+
+    Raises:
+        UserError: when recipe or data cannot be had.
+    """
+    from arxiv_cls.corpus import build_corpus
+
+    options = data_options(model_dir)
+    if csv is not None:
+        options["csv"] = str(csv)
+    path = Path(options.get("csv", DEFAULT_CSV))
+    if not path.is_file():
+        named = "" if csv is not None else ", which the recipe of the model names,"
+        raise UserError(
+            f"{path}{named} is not there", hint="name the data file with --data FILE, or `make data` gets it"
+        )
+    config = options.pop("config", "top5")
+    corpus = build_corpus(config, **options)
+    _warn_of_other_data(model_dir, corpus.data.sha256)
+    return corpus, {"config": config, **options}
+
+
+def _warn_of_other_data(model_dir: Path, sha256: str) -> None:
+    trained_on = (read_model_file(model_dir, "run.json") or {}).get("data") or {}
+    if trained_on.get("sha256") not in (None, sha256):
+        logger.warning(
+            "the data is not the version the model was trained on (sha256 %s, now %s)",
+            trained_on["sha256"][:12],
+            sha256[:12],
+        )
+
+
+def data_record(data: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The data version and how it was split, as JSON."""
+    return {
+        "csv": portable_path(str(options.get("csv", DEFAULT_CSV))),
+        "md5": data.md5,
+        "sha256": data.sha256,
+        "bytes": data.bytes,
+        "rows": data.rows,
+        "config": options["config"],
+        "split": options.get("split", "paper"),
+        "seed": options.get("seed", 42),
+        "time_boundaries": options.get("time_boundaries"),
+        "max_samples": options.get("max_samples"),
+    }
+
+
+@dataclass(frozen=True)
+class SeenPapers:
+    """Papers of a file that are in a model's training split.
+
+    Attributes:
+        count: how many; an upper bound unless `exact`.
+        exact: the training data is at hand, so that each paper could be looked up in it.
+    """
+
+    count: int
+    exact: bool
+
+
+def trained_on(
+    arxiv_ids: np.ndarray,
+    published: np.ndarray,
+    options: dict[str, Any],
+    newest: np.datetime64 | None = None,
+) -> np.ndarray:
+    """Which papers the training split of a recipe's data group can hold.
+
+    Recomputed from the rule, without the training file: by the hash of the id, or by the date for
+    `split: time`. The rule knows nothing of what the file held: it also takes in papers that came later,
+    unless `newest` excludes them, and with `max_samples` only the first papers in hash order were used.
+
+    Args:
+        arxiv_ids: (n,) base ids, "" where unknown (counted as not trained on).
+        published: (n,) datetime64[D], NaT where unknown (counted as not trained on in a split by time).
+        options: as `data_options` returns them.
+        newest: when the newest training paper was published; None where that is not known.
+    """
+    from arxiv_cls.corpus.splits import parse_time_boundaries, split_by_paper, split_by_time, split_positions
+
+    possible = arxiv_ids != ""
+    if newest is not None:
+        possible &= np.isnat(published) | (published <= newest)
+    if options.get("split", "paper") == "time":
+        numbers = split_by_time(published, parse_time_boundaries(options.get("time_boundaries")))
+        return possible & ~np.isnat(published) & (numbers == 0)
+    return possible & (split_by_paper(split_positions(arxiv_ids, options.get("seed", 42))) == 0)
+
+
+def training_papers(
+    model_dir: Path, arxiv_ids: np.ndarray, published: np.ndarray, csv: str | Path
+) -> tuple[np.ndarray, bool] | None:
+    """Which papers a model was trained on.
+
+    Args:
+        model_dir: the model's files.
+        arxiv_ids: (n,) base ids, "" where unknown.
+        published: (n,) datetime64[D], NaT where unknown.
+        csv: the file they come from; it may be the one the model was trained on.
+
+    Returns:
+        (n,) bool, and whether that is exact: the training data is at hand and each paper was looked up in
+        it. Else it marks every paper that can have been one. None when the model has no recipe, so that
+        nothing is known of its splits.
+
+    Raises:
+        UserError: when the recipe cannot be read, or the training data is there and cannot be built.
+    """
+    if not (model_dir / "recipe.yaml").is_file():
+        return None
+    options = data_options(model_dir)
+    data = (read_model_file(model_dir, "run.json") or {}).get("data") or {}
+    for path in (Path(options.get("csv", DEFAULT_CSV)), Path(csv)):
+        if path.is_file() and file_sha256(path) == data.get("sha256"):
+            ids = _training_ids(options | {"csv": str(path)})
+            return np.fromiter((name in ids for name in arxiv_ids), bool, len(arxiv_ids)), True
+    newest = data.get("newest_training_paper")
+    return trained_on(arxiv_ids, published, options, np.datetime64(newest, "D") if newest else None), False
+
+
+def seen_papers(
+    model_dir: Path, arxiv_ids: np.ndarray, published: np.ndarray, csv: str | Path
+) -> SeenPapers | None:
+    """How many papers a model was trained on; arguments and errors as of `training_papers`.
+
+    Returns:
+        The count; None when nothing is known of the model's splits.
+    """
+    found = training_papers(model_dir, arxiv_ids, published, csv)
+    return None if found is None else SeenPapers(int(found[0].sum()), exact=found[1])
+
+
+def _training_ids(options: dict[str, Any]) -> set[str]:
+    from arxiv_cls.corpus import build_corpus
+
+    return set(build_corpus(**options).splits["train"]["arxiv_id"][:])

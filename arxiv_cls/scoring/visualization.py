@@ -11,10 +11,11 @@ import numpy as np
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, archive_of
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.checksums import MAP, file_sha256, write_step_record
+from arxiv_cls.record.writing import write_json
 from arxiv_cls.scoring.evaluation import SPLITS
-from arxiv_cls.scoring.map_plots import plot_map
-from arxiv_cls.scoring.model_data import file_sha256, load_model_and_corpus
-from arxiv_cls.scoring.scored_papers import write_json
+from arxiv_cls.scoring.plots import plot_map
+from arxiv_cls.scoring.scored_papers import load_model_and_corpus
 
 # A legend with more names than this is a wall of text: papers are then grouped by archive.
 MOST_GROUPS = 24
@@ -83,7 +84,7 @@ def visualize_model(
     out: str | Path | None = None,
     progress: bool = False,
 ) -> list[str]:
-    """Writes `embeddings.png`, and for a baseline `terms.json`.
+    """Writes `embeddings.png`, and for a baseline `terms.json`; in `eval/` of a model also `embeddings.json`.
 
     Args:
         model: directory or Hub id.
@@ -127,6 +128,9 @@ def visualize_model(
     lines = [str(folder / "embeddings.png")]
     if hasattr(predictor, "top_terms"):
         lines += _write_terms(predictor, folder)
+    if folder.resolve() == own_folder.resolve():
+        record = {"weights_sha256": file_sha256(Path(predictor.weights_path)), "papers": len(papers)}
+        write_step_record({"schema_version": 1, "method": method, **record}, folder.parent, MAP)
     return lines
 
 

@@ -10,14 +10,11 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from arxiv_cls import __version__
 from arxiv_cls.serving.endpoint import Endpoint
-from arxiv_cls.serving.http_errors import install_error_handlers
-from arxiv_cls.serving.limits import BodyLimits
+from arxiv_cls.serving.http_errors import BodyLimits, install_error_handlers
 from arxiv_cls.serving.model_slot import ServedModel, load_model
-from arxiv_cls.serving.routes_load import load_router
-from arxiv_cls.serving.routes_predict import predict_router
-from arxiv_cls.serving.routes_status import status_router
+from arxiv_cls.serving.observability import RequestLines
+from arxiv_cls.serving.routes import load_router, predict_router, status_router
 from arxiv_cls.serving.settings import ServingSettings
-from arxiv_cls.serving.structured_logging import RequestLines
 
 DESCRIPTION = """Names the arXiv category of a paper from its title and abstract.
 

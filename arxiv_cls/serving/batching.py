@@ -1,9 +1,4 @@
-"""Dynamic batching: one thread computes what waits, as many texts at a time as the token budget allows.
-
-The event loop only puts requests into the queue and takes answers out; tokenization and inference both
-happen in the thread, so that they do not take each other's cores. Nothing waits for a batch to fill: the
-thread takes what is there when it is free, so batches grow by themselves under load.
-"""
+"""What waits in the queue of the endpoint: a request as a job, its answer, its refusals."""
 
 from __future__ import annotations
 
@@ -13,13 +8,134 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import EncodedText, Predictor
-from arxiv_cls.serving.job_encoding import ENCODED_TOGETHER, encode_jobs, encoded_together
-from arxiv_cls.serving.queue_jobs import Answer, Closed, Job, QueueFull
+from arxiv_cls.models.prediction import EncodedText, Prediction, Predictor
+
+
+class QueueFull(Exception):
+    """No place in the queue, or a wait that would be too long.
+
+    Args:
+        retry_after: whole seconds after which a place is likely, at least 1.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"the queue is full, try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class Closed(Exception):
+    """The batcher takes no more requests, because the server ends."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came out for one request.
+
+    Attributes:
+        predictions: one per text, in the order of the request.
+        encoded: the texts as the model read them.
+        waited: seconds between acceptance and the start of the computation.
+        computed: seconds of the batches that held its texts.
+    """
+
+    predictions: list[Prediction]
+    encoded: list[EncodedText]
+    waited: float
+    computed: float
+
+
+@dataclass(eq=False)
+class Job:
+    """A request in the queue.
+
+    Attributes:
+        texts: none blank.
+        predictor: what shall answer.
+        future: gets the answer, in `loop`.
+        loop: of the request.
+        check: sees the encoded texts before they are computed.
+        accepted: when it came, on the monotonic clock.
+        places: of the queue that it holds.
+        cancelled: nobody waits for it, or it has failed.
+        started: when the first of its texts came into a batch.
+        computed: seconds of the batches that held its texts so far.
+        encoding: seconds that one of its texts took to be encoded; None before that.
+        encoded: the texts as the model reads them, once they are encoded.
+        predictions: of its first texts.
+    """
+
+    texts: list[str]
+    predictor: Predictor
+    future: asyncio.Future[Answer]
+    loop: asyncio.AbstractEventLoop
+    check: Callable[[Sequence[EncodedText]], None] | None
+    accepted: float
+    places: int
+    cancelled: bool = False
+    started: float | None = None
+    computed: float = 0.0
+    encoding: float | None = None
+    encoded: list[EncodedText] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
+
+
+# Texts that are encoded in one call: enough to fill a batch behind a baseline that answers most of them, few
+# enough that their encoding delays no answer by more than some hundredths of a second.
+ENCODED_TOGETHER = 64
+
+
+def encoded_together(first: Job, waiting: Iterable[Job]) -> list[Job]:
+    """The jobs to encode now: the one whose turn it is, and those right behind it for the same predictor.
+
+    Args:
+        first: not yet encoded.
+        waiting: all jobs in the order of their coming, `first` among them.
+    """
+    jobs, texts = [first], len(first.texts)
+    for job in waiting:
+        if job.predictor is not first.predictor or texts >= ENCODED_TOGETHER:
+            break
+        if job is not first and not job.cancelled and job.encoding is None:
+            jobs.append(job)
+            texts += len(job.texts)
+    return jobs
+
+
+def encode_jobs(jobs: list[Job], fail: Callable[[Job, Exception], None]) -> None:
+    """Encodes jobs in one call of their predictor, and lets each check its own texts.
+
+    Args:
+        jobs: at least one, of one predictor.
+        fail: is told of a job whose texts the predictor or its own check refuses; the others are not touched.
+    """
+    texts = [text for job in jobs for text in job.texts]
+    before = time.monotonic()
+    try:
+        encoded = jobs[0].predictor.encode(texts)
+    except Exception as error:
+        if len(jobs) == 1:
+            fail(jobs[0], error)
+            return
+        # One request must not spoil those that happened to wait beside it.
+        for job in jobs:
+            encode_jobs([job], fail)
+        return
+    took = (time.monotonic() - before) / max(1, len(texts))
+    start = 0
+    for job in jobs:
+        job.encoded, job.encoding = encoded[start : start + len(job.texts)], took
+        start += len(job.texts)
+        try:
+            if job.check:
+                job.check(job.encoded)
+        except Exception as error:
+            fail(job, error)
+
 
 logger = logging.getLogger(__name__)
 

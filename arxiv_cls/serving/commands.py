@@ -1,35 +1,63 @@
-"""The verbs of this room: serve, and space from a module of its own."""
+"""`arxiv-cls serve`."""
 
 from __future__ import annotations
 
-import argparse
-import os
+import inspect
+from typing import Annotated, Any
 
-from arxiv_cls.serving.settings import ENV_PREFIX, add_options, settings_from
-from arxiv_cls.serving.space.commands import register as register_space
+import typer
 
+from arxiv_cls.serving.settings import NOT_OPTIONS, ServingSettings
 
-def register(subparsers: argparse._SubParsersAction) -> None:
-    """Adds the verbs to the parser of `arxiv-cls`."""
-    serve = subparsers.add_parser(
-        "serve",
-        help="answer over HTTP",
-        description="Serves a model over HTTP: POST /predict, POST / (Hugging Face), GET /docs.",
-        epilog=(
-            f"Each option is also a variable: --max-queue is {ENV_PREFIX}MAX_QUEUE, "
-            f"MODEL is {ENV_PREFIX}MODEL. "
-            f"POST /load, which switches the model, needs {ENV_PREFIX}TOKEN to be set. "
-            "AIP_HTTP_PORT, AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE (Vertex AI) and PORT (Cloud Run) "
-            "are honoured."
-        ),
-    )
-    add_options(serve)
-    serve.set_defaults(run=_serve)
-    register_space(subparsers)
+app = typer.Typer()
 
 
-def _serve(arguments: argparse.Namespace) -> int:
-    settings = settings_from(arguments, os.environ)
-    from arxiv_cls.serving.server import serve
+def serve(**options: Any) -> int:
+    """Serve a model over HTTP.
 
-    return serve(settings)
+    POST /predict, POST / (Hugging Face), GET /docs.
+
+    Each option is also a variable: --max-queue is ARXIV_CLS_MAX_QUEUE, MODEL is ARXIV_CLS_MODEL.
+    POST /load, which switches the model, needs ARXIV_CLS_TOKEN to be set. PORT (Cloud Run), AIP_HTTP_PORT,
+    AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE (Vertex AI) are honoured.
+
+    \b
+    Examples:
+      arxiv-cls serve outputs/minilm --engine int8
+      arxiv-cls serve user/name@v1.2.0 --host 0.0.0.0 --port 8080
+      ARXIV_CLS_TOKEN=... arxiv-cls serve outputs/minilm --cascade outputs/tfidf_xgboost
+    """
+    settings = ServingSettings(**{name: value for name, value in options.items() if value is not None})
+    from arxiv_cls.serving.server import serve as run
+
+    return run(settings)
+
+
+def _parameters() -> list[inspect.Parameter]:
+    """An option for each setting. All are words, so that the settings report every wrong one at once."""
+    parameters = []
+    for name, field in ServingSettings.model_fields.items():
+        if name in NOT_OPTIONS:
+            continue
+        shown = None if field.default in (None, ()) or name == "model" else str(field.default)
+        about = f"{field.description} (default {shown})" if shown and shown != "False" else field.description
+        kind: Any = str | None
+        if name == "model":
+            option: Any = typer.Argument(metavar="MODEL", help=about, show_default=False)
+        elif field.annotation is bool:
+            kind = bool | None
+            option = typer.Option("--" + name.replace("_", "-"), help=about)
+        else:
+            option = typer.Option("--" + name.replace("_", "-"), metavar=name.upper(), help=about)
+        parameters.append(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+            )
+        )
+    return parameters
+
+
+# typer reads an option from each parameter: those of `serve` are the fields of the settings.
+serve.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]
+serve.__annotations__ = {parameter.name: parameter.annotation for parameter in _parameters()}
+app.command()(serve)

@@ -13,14 +13,12 @@ from functools import partial
 from fastapi import Request
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import EncodedText
-from arxiv_cls.serving.batching import Batcher
+from arxiv_cls.models.prediction import EncodedText
+from arxiv_cls.serving.batching import Answer, Batcher, Closed, QueueFull
 from arxiv_cls.serving.http_errors import Refused
-from arxiv_cls.serving.metrics import Metrics
 from arxiv_cls.serving.model_slot import ModelSlot, ServedModel, load_model
-from arxiv_cls.serving.queue_jobs import Answer, Closed, QueueFull
-from arxiv_cls.serving.request_log import RequestLog, log_record
-from arxiv_cls.serving.request_log_files import open_log_files
+from arxiv_cls.serving.observability import Metrics
+from arxiv_cls.serving.request_log import RequestLog, log_record, open_log_files
 from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)

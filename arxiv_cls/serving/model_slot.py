@@ -1,21 +1,88 @@
-"""The model that answers now, and how another one takes its place without a request noticing."""
+"""Which models `POST /load` may name: those of one directory, and Hub ids that were allowed by name."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.cascade import CascadePredictor, file_sha256, fitted_engine, load_cascade
-from arxiv_cls.models.predictor import Predictor, load_predictor
-from arxiv_cls.serving.settings import ServingSettings
+from arxiv_cls.models.cascade import CascadePredictor, fitted_engine, load_cascade
+from arxiv_cls.models.prediction import Predictor
+from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.model_files import read_model_file
+from arxiv_cls.record.pickles import is_pickle
+from arxiv_cls.serving.http_errors import Refused
+from arxiv_cls.serving.settings import HUB_ID, ServingSettings
+
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+_NAME = re.compile(r"[\w][\w.-]{0,127}")
+
+
+def allowed_model(name: str, models_dir: Path | None, allow_hub: Collection[str]) -> str:
+    """What to load for a name.
+
+    Args:
+        name: a folder's name in `models_dir`, or an allowed Hub id, also as `user/name@revision`.
+        models_dir: the directory whose models may be loaded; None for none.
+        allow_hub: Hub ids; one that stands without a revision allows the branches and tags of its owner.
+
+    Returns:
+        A directory or the Hub id.
+
+    Raises:
+        Refused: 403 for anything outside, 404 for a name that is not there, 424 for a file that cannot be
+            read.
+    """
+    if "/" in name and HUB_ID.fullmatch(name) and {name, name.partition("@")[0]} & set(allow_hub):
+        return _hub_id(name, allow_hub)
+    if not _NAME.fullmatch(name):
+        raise Refused(403, "only a name in the models directory or an allowed Hub id can be loaded")
+    if models_dir is None:
+        raise Refused(403, "this server has no models directory: it was started without --models-dir")
+    return str(_inside(name, models_dir.resolve()))
+
+
+def _hub_id(name: str, allow_hub: Collection[str]) -> str:
+    revision = name.partition("@")[2]
+    if name not in allow_hub and (revision.startswith("refs/") or _COMMIT.fullmatch(revision)):
+        # Anyone on the Hub can open a pull request, whose commits are found under the repository's own name.
+        raise Refused(403, f"{name}: only a branch or a tag; another revision has to be allowed by name")
+    if Path(name).expanduser().is_dir():
+        raise Refused(403, f"{name}: a local folder has the name of this Hub id; start the server elsewhere")
+    return name
+
+
+def _inside(name: str, root: Path) -> Path:
+    directory = root / name
+    if directory.resolve().parent != root:
+        raise Refused(403, f"{name} leads out of the models directory")
+    if directory.is_file():
+        raise Refused(403, f"{name} is a file: a model is a directory")
+    if not directory.is_dir():
+        raise Refused(404, f"{name}: no such model in the models directory")
+    for path in directory.rglob("*"):
+        inside = path.relative_to(directory).as_posix()
+        if not path.resolve().is_relative_to(root):
+            raise Refused(403, f"{name}: {inside} leads out of the models directory")
+        if path.is_file() and _holds_pickle(path, f"{name}: {inside}"):
+            raise Refused(403, f"{name}: {inside} is a pickle, which could run code")
+    return directory.resolve()
+
+
+def _holds_pickle(path: Path, shown: str) -> bool:
+    try:
+        return is_pickle(path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise Refused(424, f"not loaded, the old model stays: {shown} cannot be read: {error}") from None
+
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +145,7 @@ def load_model(model: str, settings: ServingSettings) -> ServedModel:
     """
     before = time.monotonic()
     predictor = _predictor(model, settings)
+    run = read_model_file(predictor.directory, "run.json") or {}
     if not predictor.predict([WARM_UP_TEXT]):
         raise UserError(f"{model}: answers nothing")
     name, version, sha256 = _identity(model, predictor)
@@ -92,7 +160,7 @@ def load_model(model: str, settings: ServingSettings) -> ServedModel:
         name=name,
         version=version,
         weights_sha256=sha256,
-        run=_run_record(predictor.directory),
+        run=run,
         loaded_in=time.monotonic() - before,
         baseline=baseline,
     )
@@ -117,17 +185,6 @@ def _predictor(model: str, settings: ServingSettings) -> Predictor:
         engine = settings.engine or fitted_engine(model)
         return load_cascade(model, settings.cascade, engine=engine, threads=settings.threads)
     return load_predictor(model, engine=settings.engine, threads=settings.threads)
-
-
-def _run_record(directory: Path) -> dict[str, Any]:
-    path = directory / "run.json"
-    if not path.is_file():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    return record if isinstance(record, dict) else {}
 
 
 class ModelSlot:

@@ -18,8 +18,8 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.serving.app import create_app
 from arxiv_cls.serving.endpoint import Endpoint
 from arxiv_cls.serving.http_errors import error_reply
+from arxiv_cls.serving.observability import configure_logging
 from arxiv_cls.serving.settings import ServingSettings
-from arxiv_cls.serving.structured_logging import configure_logging
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ option would show in the list of processes.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
+import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from arxiv_cls.errors import UserError
 
@@ -22,160 +22,125 @@ POST_ROUTES = ("/", "/load")
 GET_ROUTES = ("/", "/health/live", "/info", "/metrics", "/monitoring", "/docs", "/openapi.json")
 PLAIN_ROUTE = re.compile(r"/[\w.~:@/-]*")
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w][\w./-]*)?")
+NOT_OPTIONS = ("token", "predict_route", "health_route")
+"""Settings that only a variable sets."""
 
 
-def _whole(text: str) -> int:
-    return int(text.replace("_", ""))
+def _also(*variables: str) -> AliasChoices:
+    """Our own variable, then those of platforms."""
+    return AliasChoices(*variables)
 
 
-def _flag(text: str) -> bool:
-    value = {"1": True, "true": True, "yes": True, "on": True, "": False}.get(text.strip().lower())
-    if value is None and text.strip().lower() not in ("0", "false", "no", "off"):
-        raise ValueError(text)
-    return bool(value)
+def _split(value: Any) -> Any:
+    return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
 
 
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part for part in re.split(r"[,\s]+", text) if part)
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
-def _engine(text: str) -> str:
-    """onnx, int8 or torch"""
-    # Not at the top: the models room brings numpy, and `--help` should answer at once.
-    from arxiv_cls.models.predictor import ENGINES
+class ServingSettings(BaseSettings):
+    """What the endpoint serves and where its limits are.
 
-    if text not in ENGINES:
-        raise ValueError(text)
-    return text
-
-
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(text)
-        return text
-
-    parse.__doc__ = ", ".join(allowed)
-    return parse
-
-
-def setting(
-    default: Any,
-    help: str,
-    parse: Callable[[str], Any] = str,
-    *,
-    least: float | None = None,
-    also: tuple[str, ...] = (),
-    option: bool = True,
-    secret: bool = False,
-) -> Any:
-    """A field of the settings.
-
-    Args:
-        default: its value when neither option nor variable is given.
-        help: one sentence, with the unit.
-        parse: makes the value from text; raises ValueError.
-        least: smallest value allowed.
-        also: variables of platforms that are honoured too, after our own.
-        option: whether the command line has it.
-        secret: keep it out of `repr` and logs.
+    Raises:
+        UserError: every value that does not fit, at once, under the name of its option or variable.
     """
-    about = {"help": help, "parse": parse, "least": least, "also": also, "option": option, "secret": secret}
-    return dataclasses.field(default=default, metadata=about, repr=not secret)
 
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", loc_by_alias=False,
+        validate_by_name=True, allow_inf_nan=False, protected_namespaces=(),
+    )  # fmt: skip
 
-@dataclass(frozen=True)
-class ServingSettings:
-    """What the endpoint serves and where its limits are."""
-
-    model: str = setting("", "model directory or Hub id, also user/name@v0.1.0")
-    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for every network")
-    port: int = setting(
-        8000, "port to listen on; 0 takes a free one", _whole, least=0, also=("AIP_HTTP_PORT", "PORT")
-    )
-    engine: str | None = setting(
+    model: str = Field(description="model directory or Hub id, also user/name@v0.1.0")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
+    port: int = Field(
+        8000, ge=0, le=65535, description="port to listen on; 0 takes a free one",
+        validation_alias=_also("ARXIV_CLS_PORT", "AIP_HTTP_PORT", "PORT"),
+    )  # fmt: skip
+    engine: Literal["torch", "onnx", "int8"] | None = Field(
         None,
-        "what computes a transformer: onnx (default; in a cascade, what it was fitted with), int8, torch",
-        _engine,
+        description="what computes a transformer: onnx (default; in a cascade, what it was fitted with), "
+        "int8, torch",
     )
-    cascade: str | None = setting(None, "baseline that answers first, where it is sure (a model directory)")
-    threads: int | None = setting(
-        None, "CPU threads of the engine (default: the engine's own choice)", _whole, least=1
+    cascade: str | None = Field(
+        None, description="baseline that answers first, where it is sure (a model directory)"
     )
-    models_dir: str | None = setting(
-        None, "directory whose models POST /load may switch to (default: the one that holds MODEL)"
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of the engine (default: the engine's own choice)"
     )
-    allow_hub: tuple[str, ...] = setting((), "Hub ids that POST /load may switch to, with commas", _listed)
-    max_batch_tokens: int = setting(2048, "tokens that are computed together", _whole, least=1)
-    max_queue: int = setting(256, "texts that wait or are computed; more get 429", _whole, least=1)
-    max_wait: float = setting(5.0, "longest wait in the queue, seconds; longer gets 429", float, least=0.01)
-    max_texts: int = setting(64, "texts in one request", _whole, least=1)
-    max_characters: int = setting(50_000, "characters in one text", _whole, least=1)
-    max_body: int = setting(2 * 1024 * 1024, "bytes in one request; more get 413", _whole, least=1)
-    body_timeout: float = setting(10.0, "seconds in which a request must have arrived", float, least=0.01)
-    max_connections: int = setting(1024, "open connections; more get 503", _whole, least=1)
-    shutdown_timeout: float = setting(30.0, "seconds to finish accepted requests at the end", float, least=0)
-    cors_origins: tuple[str, ...] = setting(
-        (), "web origins whose pages may call, with commas (default: none)", _listed
+    models_dir: str | None = Field(
+        None,
+        description="directory whose models POST /load may switch to (default: the one that holds MODEL)",
     )
-    request_log: str | None = setting(
-        None, "directory or gs://bucket/folder that gets a JSON line per text, for monitoring"
+    allow_hub: Words = Field((), description="Hub ids that POST /load may switch to, with commas")
+    max_batch_tokens: int = Field(2048, ge=1, description="tokens that are computed together")
+    max_queue: int = Field(256, ge=1, description="texts that wait or are computed; more get 429")
+    max_wait: float = Field(5.0, ge=0.01, description="longest wait in the queue, seconds; longer gets 429")
+    max_texts: int = Field(64, ge=1, description="texts in one request")
+    max_characters: int = Field(50_000, ge=1, description="characters in one text")
+    max_body: int = Field(2 * 1024 * 1024, ge=1, description="bytes in one request; more get 413")
+    body_timeout: float = Field(10.0, ge=0.01, description="seconds in which a request must have arrived")
+    max_connections: int = Field(1024, ge=1, description="open connections; more get 503")
+    shutdown_timeout: float = Field(30.0, ge=0, description="seconds to finish accepted requests at the end")
+    cors_origins: Words = Field(
+        (), description="web origins whose pages may call, with commas (default: none)"
     )
-    request_log_texts: bool = setting(False, "write the texts themselves into the request log", _flag)
-    request_log_rotate_mb: float = setting(64.0, "megabytes of a file of the request log", float, least=0.001)
-    request_log_rotate_minutes: float = setting(
-        15.0, "minutes after which a new file starts", float, least=0.001
+    request_log: str | None = Field(
+        None, description="directory or gs://bucket/folder that gets a JSON line per text, for monitoring"
     )
-    request_log_keep: int = setting(
-        0, "newest files kept in a local request log; 0 keeps all", _whole, least=0
+    request_log_texts: bool = Field(False, description="write the texts themselves into the request log")
+    request_log_rotate_mb: float = Field(64.0, ge=0.001, description="megabytes of a file of the request log")
+    request_log_rotate_minutes: float = Field(
+        15.0, ge=0.001, description="minutes after which a new file starts"
     )
-    log_level: str = setting(
-        "info", "lowest level that is logged", _one_of("debug", "info", "warning", "error")
+    request_log_keep: int = Field(
+        0, ge=0, description="newest files kept in a local request log; 0 keeps all"
     )
-    log_texts: bool = setting(False, "write the texts into the server's own log (debugging)", _flag)
-    token: str | None = setting(
-        None, "token that POST /load asks for; none: no switching", option=False, secret=True
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="lowest level that is logged"
     )
-    predict_route: str = setting(
-        "/predict", "Vertex AI's route of predictions", also=("AIP_PREDICT_ROUTE",), option=False
+    log_texts: bool = Field(False, description="write the texts into the server's own log (debugging)")
+    token: str | None = Field(
+        None, repr=False, description="token that POST /load asks for; none: no switching"
     )
-    health_route: str = setting(
-        "/health", "Vertex AI's route of health", also=("AIP_HEALTH_ROUTE",), option=False
-    )
+    predict_route: str = Field(
+        "/predict", description="Vertex AI's route of predictions",
+        validation_alias=_also("ARXIV_CLS_PREDICT_ROUTE", "AIP_PREDICT_ROUTE"),
+    )  # fmt: skip
+    health_route: str = Field(
+        "/health", description="Vertex AI's route of health",
+        validation_alias=_also("ARXIV_CLS_HEALTH_ROUTE", "AIP_HEALTH_ROUTE"),
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            problems = [_explained(problem, given) for problem in error.errors()]
+            hint = "`arxiv-cls serve --help` lists the settings."
+            raise UserError("\n".join(problems), hint=hint) from None
+
+    @field_validator("allow_hub")
+    @classmethod
+    def _hub_ids(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not HUB_ID.fullmatch(name):
+                raise ValueError("not a Hub id user/name")
+        return names
+
+    @field_validator("predict_route", "health_route")
+    @classmethod
+    def _free_route(cls, route: str, info: Any) -> str:
+        if not PLAIN_ROUTE.fullmatch(route):
+            raise ValueError("a path like /v1/answer is expected")
+        if route in (POST_ROUTES if info.field_name == "predict_route" else GET_ROUTES):
+            raise ValueError("this address has another meaning here")
+        return route
+
+    @model_validator(mode="after")
+    def _default_engine(self) -> ServingSettings:
         if self.engine is None and not self.cascade:
-            object.__setattr__(self, "engine", "onnx")
-        problems = [*self._out_of_range(), *self._contradictions()]
-        if problems:
-            raise UserError("\n".join(problems), hint="`arxiv-cls serve --help` lists the settings.")
-
-    def _out_of_range(self) -> list[str]:
-        found = []
-        for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), field.metadata["least"]
-            if least is not None and value is not None and not value >= least:
-                found.append(f"serve: {option_name(field)} {value} is below {least:g}")
-        return found
-
-    def _contradictions(self) -> list[str]:
-        found = []
-        if self.port > 65535:
-            found.append(f"serve: --port {self.port} is above 65535")
-        found += [
-            f"serve: --allow-hub {name}: not a Hub id user/name"
-            for name in self.allow_hub
-            if not HUB_ID.fullmatch(name)
-        ]
-        for variable, route, taken in (
-            ("AIP_PREDICT_ROUTE", self.predict_route, POST_ROUTES),
-            ("AIP_HEALTH_ROUTE", self.health_route, GET_ROUTES),
-        ):
-            if not PLAIN_ROUTE.fullmatch(route):
-                found.append(f"serve: {variable} {route}: a path like /v1/answer is expected")
-            elif route in taken:
-                found.append(f"serve: {variable} {route}: this address has another meaning here")
-        return found
+            self.__dict__["engine"] = "onnx"
+        return self
 
     @property
     def texts_per_request(self) -> int:
@@ -192,61 +157,35 @@ class ServingSettings:
 
     def public(self) -> dict[str, Any]:
         """The settings without the secrets, for the log."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if not field.metadata["secret"]
-        }
+        return self.model_dump(exclude={"token"})
 
 
-def option_name(field: dataclasses.Field) -> str:
-    """`--max-queue` for the field `max_queue`; the variable where there is no option."""
-    if not field.metadata["option"]:
-        return ENV_PREFIX + field.name.upper()
-    return field.name.upper() if field.name == "model" else "--" + field.name.replace("_", "-")
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Gives a parser an option for each setting; a value that was not given stays None."""
-    for field in dataclasses.fields(ServingSettings):
-        if not field.metadata["option"]:
-            continue
-        about, parse = field.metadata["help"], field.metadata["parse"]
-        if field.name == "model":
-            parser.add_argument("model", metavar="MODEL", nargs="?", help=about)
-        elif parse is _flag:
-            parser.add_argument(option_name(field), action="store_const", const="true", help=about)
-        else:
-            plain = field.default not in (None, ())
-            shown = f"{about} (default {field.default})" if plain else about
-            parser.add_argument(option_name(field), metavar=field.name.upper(), help=shown)
-
-
-def settings_from(arguments: argparse.Namespace, environ: Mapping[str, str]) -> ServingSettings:
-    """The settings of a command line and an environment.
-
-    Raises:
-        UserError: every value that does not fit, at once.
-    """
-    values: dict[str, Any] = {}
-    problems: list[str] = []
-    for field in dataclasses.fields(ServingSettings):
-        own = ENV_PREFIX + field.name.upper()
-        given = getattr(arguments, field.name, None)
-        where = option_name(field)
-        if given is None:
-            where = next((name for name in (own, *field.metadata["also"]) if environ.get(name)), "")
-            given = environ.get(where) if where else None
-        if given is None:
-            continue
-        try:
-            values[field.name] = field.metadata["parse"](given)
-        except ValueError:
-            allowed = field.metadata["parse"].__doc__ or "see --help"
-            kind = {_whole: "a whole number", float: "a number", _flag: "true or false"}
-            problems.append(f"serve: {where} {given}: expected {kind.get(field.metadata['parse'], allowed)}")
-    if not values.get("model"):
-        problems.append(f"serve: no model: name one, or set {ENV_PREFIX}MODEL")
-    if problems:
-        raise UserError("\n".join(problems), hint="`arxiv-cls serve --help` lists the settings.")
-    return ServingSettings(**values)
+def _explained(problem: Any, given: dict[str, Any]) -> str:
+    """One of pydantic's problems in our words: option or variable, value, what is expected."""
+    name = str(problem["loc"][0])
+    if problem["type"] == "missing":
+        return f"serve: no model: name one, or set {ENV_PREFIX}MODEL"
+    alias = (
+        ServingSettings.model_fields[name].validation_alias if name in ServingSettings.model_fields else None
+    )
+    variables = alias.choices if isinstance(alias, AliasChoices) else [ENV_PREFIX + name.upper()]
+    where = next(
+        (str(variable) for variable in variables if os.environ.get(str(variable))), str(variables[-1])
+    )
+    if name in given and name not in NOT_OPTIONS:
+        where = "--" + name.replace("_", "-")
+    value, context = problem["input"], problem.get("ctx", {})
+    value = ",".join(value) if isinstance(value, tuple) else value
+    expected = {
+        "int_parsing": "expected a whole number",
+        "float_parsing": "expected a number",
+        "finite_number": "expected a number",
+        "bool_parsing": "expected true or false",
+        "literal_error": f"expected {str(context.get('expected', '')).replace(chr(39), '')}",
+        "value_error": str(context.get("error", "")),
+    }
+    if problem["type"] == "greater_than_equal":
+        return f"serve: {where} {value} is below {context['ge']:g}"
+    if problem["type"] == "less_than_equal":
+        return f"serve: {where} {value} is above {context['le']:g}"
+    return f"serve: {where} {value}: {expected.get(problem['type'], problem['msg'])}"

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from safetensors.torch import load_model
 from transformers import (
-    AutoModelForSequenceClassification,
     EarlyStoppingCallback,
     PreTrainedModel,
     TrainerCallback,
@@ -22,16 +20,15 @@ from transformers import (
     set_seed,
 )
 
-from arxiv_cls.errors import UserError
+from arxiv_cls.models.loading import load_encoder, load_encoder_config
 from arxiv_cls.recipe import resolved
+from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.arguments import TransformerModelConfig, TransformerRecipe, TransformerTrainerConfig
-from arxiv_cls.training.hardware import device_name, resolve_precision
-from arxiv_cls.training.learning_rates import HeadOnlyEpochs, freeze
-from arxiv_cls.training.paper_trainer import PaperTrainer
-from arxiv_cls.training.profiling import ProfileSteps
-from arxiv_cls.training.run_folder import STARTING_WEIGHTS
+from arxiv_cls.training.distributed import device_name, resolve_precision
+from arxiv_cls.training.run_directory import STARTING_WEIGHTS
+from arxiv_cls.training.trainer import HeadOnlyEpochs, PaperTrainer, ProfileSteps, freeze
 
 logger = logging.getLogger(__name__)
 
@@ -87,25 +84,15 @@ def load_classifier(config: TransformerModelConfig, directory: Path, labels: lis
         if value is not None
         for name in names
     }
-    try:
-        from transformers import AutoConfig
-
-        settings = AutoConfig.from_pretrained(directory, num_labels=len(labels))
-        for name, value in dropouts.items():
-            # Each architecture has its own name for the same thing; the others are not its business.
-            if hasattr(settings, name):
-                setattr(settings, name, value)
-        settings.id2label = dict(enumerate(labels))
-        settings.label2id = {label: index for index, label in enumerate(labels)}
-        settings.problem_type = "single_label_classification"
-        return AutoModelForSequenceClassification.from_pretrained(
-            directory, config=settings, dtype=torch.float32, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{directory}: cannot be loaded as a text encoder: {' '.join(str(error).split())[:300]}",
-            hint="model.name_or_path wants a model of transformers with weights in safetensors.",
-        ) from None
+    settings = load_encoder_config(directory, num_labels=len(labels))
+    for name, value in dropouts.items():
+        # Each architecture has its own name for the same thing; the others are not its business.
+        if hasattr(settings, name):
+            setattr(settings, name, value)
+    settings.id2label = dict(enumerate(labels))
+    settings.label2id = {label: index for index, label in enumerate(labels)}
+    settings.problem_type = "single_label_classification"
+    return load_encoder(directory, settings)
 
 
 def starting_weights(directory: Path) -> dict[str, str | None]:
@@ -242,8 +229,7 @@ def save_model(trainer: PaperTrainer, directory: Path, recipe: dict[str, dict[st
     (directory / "recipe.yaml").write_text(
         yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
-    with (directory / "model.safetensors").open("rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()
+    return file_sha256(directory / "model.safetensors")
 
 
 def data_options(recipe: Any) -> dict[str, Any]:

@@ -38,7 +38,9 @@ from arxiv_cls.recipe import (
     read_yaml_mapping,
     resolved,
 )
-from arxiv_cls.release.manifest import RUN_RECORD
+from arxiv_cls.record.manifest import RUN_RECORD
+from arxiv_cls.record.model_files import read_record
+from arxiv_cls.record.schemas import RunRecord
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
 
 SHAPE = "a sweep file is a mapping with program, method, metric, parameters and command"
@@ -334,13 +336,6 @@ def best_recipe(sweep: Sweep, values: Mapping[str, Any], value: float, record: M
     return "\n".join(lines) + "\n"
 
 
-def write_best_recipe(path: Path, text: str) -> None:
-    """Writes the recipe beside its place and moves it there: a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 SEED = 42
 MOST_FAILURES_IN_A_ROW = 3
 _STOP_SECONDS = 20.0
@@ -466,7 +461,7 @@ class SweepStudy:
             self.study.tell(trial, state=TrialState.FAIL)
             tqdm.write(f"trial {trial.number} failed: {self._last_error(log)}", file=sys.stderr)
             return None
-        run = json.loads((model / RUN_RECORD).read_text(encoding="utf-8"))
+        run = read_record(model / RUN_RECORD, RunRecord)
         trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
         # The record stays, the weights go: the best recipe makes them again.
         (model / RUN_RECORD).replace(model.with_suffix(".json"))

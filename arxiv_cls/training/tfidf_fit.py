@@ -18,8 +18,7 @@ import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.tfidf import LinearScores, TfidfModel
-from arxiv_cls.models.tfidf_terms import TermFeatures
+from arxiv_cls.models.tfidf import LinearScores, TermFeatures, TfidfModel
 from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
 from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
 

@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))  # make_sample
 
-from csv_files import COUNT, papers, write_csv
+from factories import COUNT, papers, write_csv
 
 from arxiv_cls.corpus import build_corpus
 

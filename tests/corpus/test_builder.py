@@ -7,7 +7,7 @@ from datetime import date
 import datasets
 import pyarrow as pa
 import pytest
-from csv_files import COLUMNS, COUNT, paper, papers, to_csv, write_csv
+from factories import COLUMNS, COUNT, paper, papers, to_csv, write_csv
 
 from arxiv_cls.corpus import build_corpus, load_arxiv
 from arxiv_cls.corpus.builder import ArxivBuilder
@@ -230,7 +230,7 @@ def test_a_new_label_set_is_one_entry(monkeypatch, build, csv):
     monkeypatch.setitem(LABEL_SETS, "two", robots)
     corpus = build("two", csv=csv)
     assert (corpus.labels, corpus.report.papers) == (["cs.CV", "cs.LG"], 80)
-    with pytest.raises(UserError, match="'top7' is unknown\\n.* all, two"):
+    with pytest.raises(UserError, match=r"'top7' is unknown\n.* all, two"):
         build("top7", csv=csv)
 
 

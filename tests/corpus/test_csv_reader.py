@@ -58,7 +58,7 @@ def test_many_damaged_rows_cost_one_row_each():
 
 @pytest.mark.parametrize("chunk", [1000, 1 << 22])
 def test_agrees_with_the_csv_module(monkeypatch, chunk):
-    """Random tables of awkward fields: pyarrow and the records give what Python's reader gives, damage or not."""
+    """Random tables of awkward fields: pyarrow, the records and Python's reader give the same."""
     monkeypatch.setattr(csv_reader, "_CHUNK", chunk)
     draw = random.Random(chunk)
     clean = 0

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-from csv_files import COUNT, papers, write_csv
 from datasets import Dataset, DatasetDict
+from factories import COUNT, papers, write_csv
 
 from arxiv_cls.corpus import duplicates
 from arxiv_cls.corpus.builder import BuildReport

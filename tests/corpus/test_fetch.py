@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from file_server import FileServer, serve
+from local_servers import FileServer, serve
 from make_sample import sample_csv_bytes
 
 from arxiv_cls.corpus import build_corpus

@@ -11,7 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from file_server import ARCHIVE, FileServer, serve
+from local_servers import KAGGLE_ARCHIVE as ARCHIVE
+from local_servers import FileServer, serve
 
 from arxiv_cls.corpus import fetch
 from arxiv_cls.corpus.fetch import fetch_from_kaggle

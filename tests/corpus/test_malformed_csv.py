@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from csv_files import COLUMNS, paper, papers, to_csv
+from factories import COLUMNS, paper, papers, to_csv
 
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.corpus.csv_reader import Reject

@@ -4,7 +4,7 @@ from datetime import date
 
 import pyarrow as pa
 import pytest
-from csv_files import paper, papers, to_csv, write_csv
+from factories import paper, papers, to_csv, write_csv
 
 from arxiv_cls.corpus.papers import keep_newest_versions, read_papers, write_rejects
 

@@ -9,7 +9,7 @@ import io
 import re
 
 import pytest
-from csv_files import COLUMNS
+from factories import COLUMNS
 from make_sample import sample_csv_bytes
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from csv_files import COUNT, paper, papers, write_csv
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from factories import COUNT, paper, papers, write_csv
 
 from arxiv_cls.cli import main
 from arxiv_cls.corpus.builder import BuildReport

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tfidf_models import LABELS, small_model
+from factories import TFIDF_LABELS as LABELS
+from factories import small_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import attribution
 from arxiv_cls.models.attribution import attribute
-from arxiv_cls.models.predictor import EncodedText, to_predictions
+from arxiv_cls.models.prediction import EncodedText, to_predictions
 from arxiv_cls.models.tfidf import TfidfPredictor
 
 TEXT = (
@@ -91,10 +92,6 @@ class TestLinear:
         words = attribute(linear, "image\n\nimage", "cs.CV")
         assert words[0][1] > words[1][1] > 0
 
-    def test_label_that_wins_is_the_default(self, linear: TfidfPredictor) -> None:
-        """Without a label the words speak for the prediction."""
-        assert attribute(linear, TEXT) == attribute(linear, TEXT, linear.predict([TEXT])[0].label)
-
     def test_lower_case_that_grows(self, linear: TfidfPredictor) -> None:
         """A capital I with a dot has two letters in lower case; the words after it stay in their places."""
         words = attribute(linear, "\u0130\u0130 image\n\nImage camera", "cs.CV")
@@ -141,10 +138,6 @@ class TestOcclusion:
         words = attribute(WordPredictor(max_length=3), "a b pixel camera logic pixel", "cs.CV")
         assert words[-1] == ("camera logic pixel", 0.0)
         assert dict(words[:-1]) == pytest.approx({"a ": 0, "b ": 0, "pixel ": 2})
-
-    def test_single_word(self) -> None:
-        """Nothing is left to compare with: every label is as likely as the others."""
-        assert attribute(WordPredictor(), "pixel", "cs.CV") == [("pixel", pytest.approx(2))]
 
 
 class TestRefusals:

@@ -10,11 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import arxiv_cls.models.cascade as cascade
 from arxiv_cls.errors import UserError
+from arxiv_cls.models import cascade
 from arxiv_cls.models.cascade import CascadePredictor, CascadeRule, load_cascade
-from arxiv_cls.models.decision_rules import DecisionRules
-from arxiv_cls.models.predictor import EncodedText, to_predictions
+from arxiv_cls.models.prediction import EncodedText, to_predictions
 
 # The baseline's score of "cs.CL" is the number that starts the text.
 TEXTS = ["0.95 sure", "0.60 not sure", "0.10 sure of the other", "0.70 not sure either"]
@@ -59,7 +58,7 @@ class Transformer:
         self.read += [item.text for item in encoded]
         return to_predictions(
             np.tile([0.8, 0.2], (len(encoded), 1)), self.labels, encoded, top_k, answered_by="int8",
-            rules=DecisionRules(set_threshold=0.0),
+            set_threshold=0.0,
         )  # fmt: skip
 
     def predict_proba(self, texts, *, progress=False):
@@ -186,36 +185,45 @@ class TestLoading:
         assert loaded.rule == CascadeRule(0.9, 96, 0.2)
         assert [one.answered_by for one in loaded.predict(TEXTS[:2])] == ["tfidf", "int8"]
 
-    def test_no_record(self, fitted):
-        """The message is the command that fits it."""
-        fitted.path.unlink()
-        with pytest.raises(UserError, match="has no cascade") as caught:
-            load_cascade("outputs/model", "outputs/baseline")
-        assert "arxiv-cls cascade outputs/model outputs/baseline --engine int8" in caught.value.hint
-
     @pytest.mark.parametrize(
-        ("which", "named"), [("transformer", "model_int8.onnx"), ("baseline", "model.skops")]
+        ("change", "message", "hint"),
+        [
+            (lambda f: f.path.unlink(), "has no cascade", "arxiv-cls cascade outputs/model outputs/baseline"),
+            (
+                lambda f: f.transformer.weights_path.write_bytes(b"trained again"),
+                "other weights than .*model_int8.onnx",
+                "arxiv-cls cascade",
+            ),
+            (
+                lambda f: f.baseline.weights_path.write_bytes(b"trained again"),
+                "other weights than .*model.skops",
+                "arxiv-cls cascade",
+            ),
+            (
+                lambda f: f.path.write_text(json.dumps(f.record | {"engine": "onnx"})),
+                "fitted for the engine onnx, not int8",
+                "--engine onnx",
+            ),
+            *(
+                (lambda f, content=content: f.path.write_text(content), r"cascade\.json(:| is)", "")
+                for content in ("{", "[]", "{}")
+            ),
+            *(
+                (
+                    lambda f, changes=changes: f.path.write_text(json.dumps(f.record | changes)),
+                    r"cascade\.json(:| is of version 2)",
+                    "",
+                )
+                for changes in ({"schema_version": 2}, {"threshold": "high"})
+            ),
+        ],
     )
-    def test_other_weights(self, fitted, which, named):
-        """A model that was trained or exported again needs a new fit; it is told which one changed."""
-        getattr(fitted, which).weights_path.write_bytes(b"trained again")
-        with pytest.raises(UserError, match=f"other weights than .*{named}") as caught:
+    def test_refused(self, fitted, change, message, hint):
+        """No record, models that were trained or exported again, another engine, a damaged file."""
+        change(fitted)
+        with pytest.raises(UserError, match=message) as caught:
             load_cascade("outputs/model", "outputs/baseline")
-        assert "arxiv-cls cascade" in caught.value.hint
-
-    def test_other_engine(self, fitted):
-        """A threshold for int8 says nothing about fp32; the engine that was fitted is named."""
-        fitted.path.write_text(json.dumps(fitted.record | {"engine": "onnx"}))
-        with pytest.raises(UserError, match="fitted for the engine onnx, not int8") as caught:
-            load_cascade("outputs/model", "outputs/baseline")
-        assert "--engine onnx" in caught.value.hint
-
-    @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema_version": 2}'])
-    def test_damaged(self, fitted, content):
-        """One clear error."""
-        fitted.path.write_text(content)
-        with pytest.raises(UserError, match=r"cascade\.json is"):
-            load_cascade("outputs/model", "outputs/baseline")
+        assert hint in (caught.value.hint or "")
 
     def test_places(self, fitted):
         """A baseline comes first, a transformer second, on an ONNX engine."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from arxiv_cls.models.peak_memory import peak_resident_bytes
+from arxiv_cls.models.hardware import peak_resident_bytes
 
-CHILD = "from arxiv_cls.models.peak_memory import peak_resident_bytes as peak; print(peak())"
+CHILD = "from arxiv_cls.models.hardware import peak_resident_bytes as peak; print(peak())"
 
 
 class TestPeakResidentBytes:

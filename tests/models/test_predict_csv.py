@@ -1,29 +1,28 @@
 """`predict --csv`: a row out for every row in, in order, whatever is in it."""
 
 import csv
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.decision_rules import DecisionRules
 from arxiv_cls.models.predict_csv import ROWS_AT_A_TIME, predict_csv
-from arxiv_cls.models.predictor import EncodedText, to_predictions
-from arxiv_cls.models.scope import ScopeRule
+from arxiv_cls.models.prediction import EncodedText, ScopeRule, to_predictions
 
 
 class LengthPredictor:
     """Scores by the length of the text: no model is needed to test the rows."""
 
     labels = ("cs.AI", "cs.CL")
-    rules = None
+    rules: ClassVar[dict] = {}
 
     def predict(self, texts, top_k=None):
         """Longer texts are more cs.CL."""
         share = np.array([min(len(text), 99) / 100 for text in texts])
         encoded = [EncodedText(text, 1, truncated=False) for text in texts]
         both = np.column_stack([1 - share, share])
-        return to_predictions(both, self.labels, encoded, top_k, answered_by="tfidf", rules=self.rules)
+        return to_predictions(both, self.labels, encoded, top_k, answered_by="tfidf", **self.rules)
 
 
 def scored(tmp_path, content: str | bytes) -> list[dict]:
@@ -53,11 +52,11 @@ class TestRows:
 
     def test_rules_of_the_model(self, tmp_path):
         """The labels of the prediction set with blanks between them, and yes or no for the scope."""
-        LengthPredictor.rules = DecisionRules(0.3, ScopeRule({"image": 1.0}, intercept=-0.5, threshold=0.5))
+        LengthPredictor.rules = {"set_threshold": 0.3, "scope_rule": ScopeRule({"image": 1.0}, -0.5, 0.5)}
         try:
             rows = scored(tmp_path, f"id,text\na,image\nb,{'word ' * 8}\nc,\n")
         finally:
-            LengthPredictor.rules = None
+            LengthPredictor.rules = {}
         assert [row["prediction_set"] for row in rows] == ["cs.AI", "cs.AI cs.CL", ""]
         assert [row["in_scope"] for row in rows] == ["yes", "no", ""]
 
@@ -67,20 +66,23 @@ class TestRows:
         assert [row["id"] for row in rows] == ["1", "2"]
         assert not any(row["error"] for row in rows)
 
-    def test_text_column(self, tmp_path):
-        """A file of texts alone."""
-        assert scored(tmp_path, "id,text\nx,hello\n")[0]["label"] == "cs.AI"
-
     def test_bytes_that_are_not_utf8(self, tmp_path):
         """They spoil their own row only."""
         rows = scored(tmp_path, b"id,title,summary\na,T,\xff\xfe\nb,T,fine\n")
         assert [row["error"] for row in rows] == ["not UTF-8", ""]
 
     def test_more_rows_than_a_chunk(self, tmp_path):
-        """Nothing is lost between chunks."""
+        """Nothing is lost between chunks; no rows in, no rows out."""
+        assert scored(tmp_path, "id,title,summary\n") == []
         count = ROWS_AT_A_TIME * 2 + 3
         rows = scored(tmp_path, "id,text\n" + "".join(f"{n},paper\n" for n in range(count)))
         assert [row["id"] for row in rows] == [str(n) for n in range(count)]
+
+    def test_formulas(self, tmp_path):
+        """A cell that is copied from the source is text to a spreadsheet, whatever it starts with."""
+        ids = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "0704.0001"]
+        rows = scored(tmp_path, "id,text\n" + "".join(f'"{name}",paper\n' for name in ids))
+        assert [row["id"] for row in rows] == [f"'{name}" for name in ids[:-1]] + ids[-1:]
 
     def test_header_alone(self, tmp_path):
         """No rows in, no rows out."""

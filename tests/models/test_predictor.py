@@ -1,14 +1,15 @@
 """The face of all predictors: order of labels, what is refused, where a model is looked for."""
 
+import json
+
 import numpy as np
 import pytest
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.decision_rules import DecisionRules
-from arxiv_cls.models.predictor import EncodedText, load_predictor, to_predictions
-from arxiv_cls.models.scope import ScopeRule
-from arxiv_cls.models.temperature import fold_temperature
+from arxiv_cls.models.prediction import EncodedText, ScopeRule, to_predictions
+from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.models.transformer import fold_temperature
 
 
 class TestPredictions:
@@ -30,14 +31,15 @@ class TestPredictions:
 
     def test_rules_see_all_scores(self):
         """The set is taken from every label, also when fewer are shown; scope is asked of the text."""
-        rules = DecisionRules(0.3, ScopeRule({"image": 1.0}, intercept=-0.5, threshold=0.5))
+        rule = ScopeRule({"image": 1.0}, intercept=-0.5, threshold=0.5)
         inside, outside = to_predictions(
             np.array([[0.1, 0.5, 0.4], [0.2, 0.5, 0.3]]),
             ["a", "b", "c"],
             [EncodedText("an image", 2, False), EncodedText("a frog", 2, False)],
             top_k=1,
             answered_by="tfidf",
-            rules=rules,
+            set_threshold=0.3,
+            scope_rule=rule,
         )
         assert (list(inside.scores), inside.prediction_set, inside.in_scope) == (["b"], ("b", "c"), True)
         assert inside.scope_score == pytest.approx(1 / (1 + np.exp(-0.5)))
@@ -55,7 +57,11 @@ class TestLoading:
 
     @pytest.mark.parametrize(
         ("config", "expected"),
-        [(None, r"no config.json"), ("{", "not JSON"), ('{"model_type": "bert"}', "not a text classifier")],
+        [
+            (None, r"no config.json"),
+            ("{", "not JSON"),
+            ('{"model_type": "bert"}', "id2label: Field required"),
+        ],
     )
     def test_broken_directory(self, tmp_path, config, expected):
         """A folder without, with a broken, and with only a configuration."""
@@ -69,8 +75,10 @@ class TestLoading:
         for file in tiny_encoder.iterdir():
             if file.name != "model.safetensors":
                 (tmp_path / file.name).write_bytes(file.read_bytes())
+        config = json.loads((tmp_path / "config.json").read_text()) | {"id2label": {"0": "a", "1": "b"}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
         (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
-        with pytest.raises(UserError, match="not a text classifier"):
+        with pytest.raises(UserError, match="is a pickle"):
             load_predictor(tmp_path)
 
 

@@ -1,12 +1,17 @@
 """Where weights come from, and what is said when they do not."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.local_distilbert import write_local_distilbert
-from arxiv_cls.models.pretrained import resolve_pretrained
+from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.models.pretrained import resolve_pretrained, write_local_distilbert
+
+RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
 
 
 class TestResolve:
@@ -74,3 +79,25 @@ class TestLocalDistilbert:
         with pytest.raises(UserError, match="already exists"):
             write_local_distilbert(tmp_path, str(tiny_encoder), overwrite=True)
         assert (tmp_path / "thesis.tex").exists()
+
+
+class TestHubCache:
+    """A snapshot of the Hub's cache is made of links to the blobs beside it."""
+
+    def test_links_within_the_repository(self, tmp_path: Path) -> None:
+        """They are followed; one that leads to another repository is not."""
+        repository = tmp_path / "models--user--name"
+        snapshot, blobs = repository / "snapshots" / ("c" * 40), repository / "blobs"
+        snapshot.mkdir(parents=True)
+        blobs.mkdir()
+        for file in (RELEASES / "tiny-transformer").iterdir():
+            if file.is_file():
+                shutil.copy(file, blobs / file.name)
+                (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+        assert load_predictor(snapshot).predict(["a text"])
+        assert resolve_pretrained(str(snapshot)) == snapshot
+        (tmp_path / "models--user--other").mkdir()
+        (tmp_path / "models--user--other" / "blob").write_text("{}")
+        (snapshot / "added_tokens.json").symlink_to("../../../models--user--other/blob")
+        with pytest.raises(UserError, match=r"added_tokens\.json: is a link that leads out"):
+            load_predictor(snapshot)

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from loopback import serving
+from local_servers import serving
 
 RUN_LOAD = "tests/performance/run_load.py"
 MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import parsed
 
 from arxiv_cls import train_tfidf
-from arxiv_cls.cli import build_parser
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import GROUPS
-from arxiv_cls.release.manifest import MANIFEST, manifest_for
+from arxiv_cls.record.manifest import MANIFEST, manifest_for
 from arxiv_cls.reproduce import KINDS, parse_arguments, pipeline_entry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,12 +26,13 @@ ELSEWHERE = {"demo"}
 # What the entry scripts import and what decides no byte of the weights: the splits have a checksum of their
 # own (splits.json), and the rest says where a run writes, what it logs, how the finished model is scored.
 NOT_IN_THE_WEIGHTS = (
-    "corpus/", "release/", "errors.py", "missing_library.py",
+    "corpus/", "record/", "release/", "errors.py", "missing_library.py",
     *(f"models/{name}.py" for name in ("decision_rules", "onnx_engine", "onnx_model", "peak_memory",
                                        "prediction_sets", "predictor", "scope", "transformer")),
-    *(f"scoring/{name}.py" for name in ("bootstrap", "csv_evaluation", "evaluation", "map_plots",
-                                        "model_data", "plots", "prediction_set_fitting", "report", "rules",
-                                        "scope_fitting", "scored_papers", "seen_papers", "slices")),
+    *(f"scoring/{name}.py" for name in ("bootstrap", "csv_evaluation", "evaluation", "file_checksums",
+                                        "map_plots", "model_data", "plots", "prediction_set_fitting",
+                                        "report", "rules", "scope_fitting", "scored_papers", "seen_papers",
+                                        "slices")),
     *(f"training/{name}.py" for name in ("finishing", "profiling", "ranks", "run_folder", "tracking")),
 )  # fmt: skip
 
@@ -146,11 +146,10 @@ class TestStages:
 
     def test_commands(self):
         """The verbs and scripts of every stage take the arguments that it gives them."""
-        parser = build_parser()
         for stage, _, name, definition in EVERY:
             program, *words = definition["cmd"].split()
             if program == "arxiv-cls":
-                assert isinstance(parser.parse_args(words), argparse.Namespace)
+                assert parsed(words)
             else:
                 script = next(word for word in words if word.endswith(".py"))
                 assert (ROOT / script).is_file(), stage
@@ -164,7 +163,7 @@ class TestStages:
         [
             ("train", "train.py", ()),
             # Reached through the predictor alone, which may have to download what it loads.
-            ("train_tfidf", "train_tfidf.py", ("models/pretrained.py",)),
+            ("train_tfidf", "train_tfidf.py", ("models/loading.py", "models/pretrained.py")),
         ],
     )
     def test_code_that_decides_the_weights_is_a_dependency(self, stage, script, apart):
@@ -182,12 +181,12 @@ class TestStages:
         """Each module that the export reaches, by itself or with its room."""
         wanted = {
             path
-            for path in import_closure("arxiv_cls/release/onnx_export.py")
+            for path in import_closure("arxiv_cls/export/onnx_export.py")
             # The papers it measures on are those of splits.json, or for the toy the examples of the card.
             if not path.endswith(("__init__.py", "errors.py", "missing_library.py"))
-            and not path.startswith(("arxiv_cls/corpus/", "arxiv_cls/recipe"))
-            and path not in ("arxiv_cls/release/card_examples.py", "arxiv_cls/release/evidence.py")
+            and not path.startswith(("arxiv_cls/corpus/", "arxiv_cls/recipe", "arxiv_cls/record/"))
+            and path not in ("arxiv_cls/scoring/example_papers.py", "arxiv_cls/record/model_directory.py")
         }
-        assert "arxiv_cls/release/quantization.py" in wanted
+        assert "arxiv_cls/export/quantization.py" in wanted
         listed = tuple(STAGES["export"]["do"]["deps"])
         assert {path for path in wanted if not path.startswith(listed)} == set()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from docs_pages import blocks
 from local_hub import LocalHub
+from test_docs import blocks
 
-from arxiv_cls.release.manifest import TRANSFORMER, release_files
+from arxiv_cls.record.manifest import TRANSFORMER, release_files
 
 pytestmark = pytest.mark.slow
 

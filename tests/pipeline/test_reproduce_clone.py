@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arxiv_cls.release.manifest import foreign_files, missing_files
+from arxiv_cls.record.manifest import foreign_files, missing_files
 
 pytestmark = pytest.mark.slow
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from local_hub import TOKEN, LocalHub
-from local_hub_store import Blob
+from local_hub import TOKEN, Blob, LocalHub
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.atomic_commit import ReleaseResult, plan_release, publish
-from arxiv_cls.release.hub_client import connect
-from arxiv_cls.release.hub_state import Content, read_state
-from arxiv_cls.release.releases import rollback
+from arxiv_cls.release.hub import Content, connect, download_release, read_state
+from arxiv_cls.release.hub_commit import ReleaseResult, plan_release, publish, rollback
+from arxiv_cls.release.push_model import ensure_repository
 
 REPO = "user/model"
 FIRST: dict[str, Content] = {
@@ -29,9 +27,8 @@ def release(
     state = read_state(api, REPO)
     plan = plan_release(api, REPO, state, version, files)
     if state is None:
-        api.create_repo(REPO, exist_ok=True)
-        state = read_state(api, REPO)
-    assert state is not None
+        created = ensure_repository(api, REPO, None, "model", False)
+        return publish(api, REPO, plan, files, parent=created.head, create_pr=create_pr, created=True)
     return publish(api, REPO, plan, files, parent=state.head, create_pr=create_pr)
 
 
@@ -134,10 +131,10 @@ class TestFaults:
         ("operation", "status", "times", "told"),
         [
             ("preupload", 500, 99, "answered 500"),
-            ("commit", 500, 1, "answered 500"),
+            ("commit", 500, 99, "answered 500"),
             ("commit", 409, 1, "answered 409"),
             ("commit", 412, 1, "somebody else changed"),
-            ("commit", None, 1, "cannot reach the Hub"),
+            ("commit", None, 99, "cannot reach the Hub"),
             ("upload", 500, 99, "answered 500"),
             ("upload", None, 99, "cannot reach the Hub"),
         ],
@@ -181,7 +178,7 @@ class TestFaults:
 
     def test_crash_between_commit_and_tag_is_finished_by_a_second_run(self, hub: LocalHub) -> None:
         """The second run adds the tag to the commit that is there, and no commit; the version stays."""
-        hub.fail("tag", 500, times=3)
+        hub.fail("tag", 500, times=4)
         with pytest.raises(UserError, match=r"tagging v0\.2\.0"):
             release(SECOND)
         head = hub.repository(REPO).branches["main"]
@@ -192,7 +189,7 @@ class TestFaults:
 
     def test_such_a_crash_and_then_another_commit(self, hub: LocalHub) -> None:
         """The commit is found below theirs, also when its version is named."""
-        hub.fail("tag", 500, times=3)
+        hub.fail("tag", 500, times=4)
         with pytest.raises(UserError, match=r"tagging v0\.2\.0"):
             release(SECOND)
         ours = hub.repository(REPO).branches["main"]
@@ -202,7 +199,7 @@ class TestFaults:
 
     def test_such_a_crash_and_then_a_rollback(self, hub: LocalHub) -> None:
         """What was rolled back is not made a release behind the back of who did it: it is committed anew."""
-        hub.fail("tag", 500, times=3)
+        hub.fail("tag", 500, times=4)
         with pytest.raises(UserError):
             release(SECOND)
         rollback(REPO, "v0.1.0")
@@ -211,7 +208,7 @@ class TestFaults:
 
     def test_other_files_after_such_a_crash_get_a_commit_of_their_own(self, hub: LocalHub) -> None:
         """An untagged commit with other content is not taken for this release."""
-        hub.fail("tag", 500, times=3)
+        hub.fail("tag", 500, times=4)
         with pytest.raises(UserError):
             release(SECOND)
         third = {**SECOND, "model.safetensors": b"3" * 2000}
@@ -240,8 +237,59 @@ class TestFaults:
         assert hub.repository(REPO).tags["v0.2.0"] == state.head
 
 
+class TestBusyHub:
+    """Too many requests, an outage, lost connections: waited for, within bounds, and told."""
+
+    @pytest.mark.parametrize("operation", ["whoami", "read", "create", "commit", "tag"])
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_waits_as_the_hub_asks(
+        self, hub: LocalHub, operation: str, status: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Two refusals with `Retry-After: 1` end no release."""
+        caplog.set_level("INFO", "arxiv_cls")
+        hub.fail(operation, status, times=2, Retry_After="1")
+        assert release(FIRST).state == "released"
+        assert released(hub, "v0.1.0") == FIRST
+        assert f"the Hub answered {status}, waiting 1 s" in caplog.text
+
+    def test_does_not_wait_for_long(self, hub: LocalHub) -> None:
+        """An hour is left to the person, who is told."""
+        hub.fail("read", 429, Retry_After="3600")
+        with pytest.raises(UserError, match="the Hub asks to wait 3600 s; run the same command again"):
+            release(FIRST)
+
+    @pytest.mark.parametrize(("status", "times"), [(403, 1), (412, 1), (503, 99), (None, 99)])
+    def test_new_repository_that_stays_empty(self, hub: LocalHub, status: int | None, times: int) -> None:
+        """It is told with the way to remove it; no advice stands there twice."""
+        hub.fail("commit", status, times=times)
+        with pytest.raises(UserError) as failure:
+            release(FIRST)
+        told = str(failure.value)
+        assert f"{REPO} was created for it and is empty: `hf repos delete {REPO}` removes it" in told
+        assert told.count("run the same command again") == 1
+
+    def test_two_first_pushes_at_once(self, hub: LocalHub) -> None:
+        """The second one finds the release of the first, and does not write over it."""
+        api = connect(write=True)
+        release(FIRST)
+        with pytest.raises(UserError, match=f"somebody else created {REPO} meanwhile"):
+            ensure_repository(api, REPO, None, "model", False)
+        assert release(SECOND).version == "v0.2.0"
+
+
 class TestConnection:
     """What is told before any work."""
+
+    def test_download_that_is_cut_short(self, hub: LocalHub) -> None:
+        """Fetched again; where that does not help it is an error, and never half a file."""
+        release(FIRST)
+        hub.fail("short", times=99)
+        with pytest.raises(UserError, match="a file arrived incomplete while downloading") as failure:
+            download_release(connect(write=False), REPO, "v0.1.0")
+        assert failure.value.exit_code == 3
+        hub.faults[0].times = 1
+        folder = download_release(connect(write=False), REPO, "v0.1.0")
+        assert {path: (folder / path).read_bytes() for path in FIRST} == FIRST
 
     def test_wrong_token(self, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
         """The token itself is in no message and in no chained exception."""

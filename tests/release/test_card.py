@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from model_dirs import TFIDF, TRANSFORMER, add_every_section, change_json, make_model_dir, write_json
+from factories import TFIDF, TRANSFORMER, add_every_section, change_json, make_model_dir, write_json
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.card import render_model_card, write_model_card

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from factories import change_json, make_model_dir, write_json
 from local_hub import LocalHub
-from model_dirs import change_json, make_model_dir, write_json
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.model_directory import read_evidence
 from arxiv_cls.release.card import ModelCard, build_model_card, render
-from arxiv_cls.release.card_check import FIELD, FRONT_MATTER, CardDifference, compare_card
-from arxiv_cls.release.evidence import read_evidence
-from arxiv_cls.release.hub_push import push_model
-from arxiv_cls.release.verify import check_card
+from arxiv_cls.release.push_model import push_model
+from arxiv_cls.release.verify import FIELD, FRONT_MATTER, CardDifference, check_card, compare_card
 
 
 @pytest.fixture(scope="module")
@@ -149,5 +148,5 @@ class TestOverrides:
     def test_broken_record(self, released: Path) -> None:
         """The file is named."""
         write_json(released / "eval/gate.json", {"overridden": [{"check": "commit"}]})
-        with pytest.raises(UserError, match=r"eval/gate\.json is no record of overridden checks"):
+        with pytest.raises(UserError, match=r"eval/gate\.json: overridden\.0\.found: Field required"):
             self.differences(released)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from model_dirs import (
+from factories import (
     PNG,
     TFIDF,
     TRANSFORMER,
@@ -18,11 +18,9 @@ from model_dirs import (
 )
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.card import build_model_card, render, render_model_card
-from arxiv_cls.release.card_check import compare_card
-from arxiv_cls.release.card_templates import LAYOUT, layout_of
-from arxiv_cls.release.evidence import read_evidence
-from arxiv_cls.release.verify import check_card
+from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.release.card import LAYOUT, build_model_card, layout_of, render, render_model_card
+from arxiv_cls.release.verify import check_card, compare_card
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 RELEASES = sorted(path.parent for path in FIXTURES.glob("releases/v*/*/config.json"))
@@ -37,7 +35,9 @@ class TestEarlierLayouts:
     def test_a_card_comes_out_as_it_was_written(self, tmp_path: Path, layout: int, kind: str) -> None:
         """Byte for byte, every section included; and the check finds nothing to tell."""
         written = (FIXTURES / "cards" / f"layout-{layout}-{kind}.md").read_text()
-        evidence = read_evidence(add_every_section(make_model_dir(tmp_path / "m", kind)))
+        folder = add_every_section(make_model_dir(tmp_path / "m", kind))
+        change_json(folder / "run.json", git={"commit": "c" * 40, "dirty": False})
+        evidence = read_evidence(folder)
         examples = evidence.optional_json("eval/examples.json")
         assert examples is not None
         card = build_model_card(evidence, examples["examples"], **WRITTEN)

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from local_cloud_run import LocalCloudRun
+from local_servers import LocalCloudRun
 
 from arxiv_cls.cli import main
+from arxiv_cls.cloud.cloud_run import ENDPOINT_VARIABLE, service_path
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.cloud_run import ENDPOINT_VARIABLE, service_path
 
 IMAGE = "us-central1-docker.pkg.dev/papers/arxiv-cls/serve:1"
 PATH = "projects/papers/locations/us-central1/services/arxiv-cls"

@@ -18,7 +18,7 @@ from local_hub import LocalHub
 
 from arxiv_cls.corpus.papers import DataVersion
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.dataset_push import ConfigFiles, push_dataset, render_dataset_card
+from arxiv_cls.release.push_dataset import ConfigFiles, push_dataset, render_dataset_card
 
 REPO = "user/arxiv-papers"
 
@@ -116,7 +116,7 @@ class TestDatasetPush:
         self, hub: LocalHub, sample_csv: Path
     ) -> None:
         """As with a model."""
-        hub.fail("commit", 500)
+        hub.fail("commit", 500, times=4)
         with pytest.raises(UserError, match="answered 500"):
             push_dataset(REPO, csv=sample_csv, configs=["top5"])
         assert not hub.repository(REPO, "datasets").tags

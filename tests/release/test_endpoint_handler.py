@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported_models import TEXTS, TOP5
+from factories import LABELS as TOP5
+from factories import TEXTS, change_json, make_model_dir, record_again, scored_papers
 from local_hub import LocalHub
-from model_dirs import change_json, make_model_dir, scored_papers
 
+from arxiv_cls.export.handler_file import handler_source
 from arxiv_cls.models.predictor import load_predictor, locate_model
-from arxiv_cls.release.handler_file import handler_source
-from arxiv_cls.release.hub_push import push_model
+from arxiv_cls.release.push_model import push_model
 
 REPO = "user/arxiv-tiny"
 CALL = """
@@ -60,7 +60,7 @@ def snapshot(hub: LocalHub, exported: Path, tmp_path: Path) -> Path:
     content = json.loads((folder / "onnx/parity.json").read_text())
     content["exports"]["onnx/model_int8.onnx"] |= {"least_equal_labels": 0.5, "largest_accuracy_fall": 0.5}
     change_json(folder / "onnx/parity.json", exports=content["exports"])
-    push_model(folder, REPO)
+    push_model(record_again(folder), REPO)
     files = ["config.json", "tokenizer*", "onnx/model.onnx", "handler.py", "requirements.txt"]
     return Path(snapshot_download(REPO, allow_patterns=files, cache_dir=tmp_path / "endpoint"))
 
@@ -105,7 +105,7 @@ class TestHandler:
     )
     def test_refused(self, exported: Path, request_: dict, expected: str) -> None:
         """What is wrong is said; nothing is guessed."""
-        from arxiv_cls.release.endpoint_handler import EndpointHandler
+        from arxiv_cls.export.endpoint_handler import EndpointHandler
 
         with pytest.raises(ValueError, match=expected):
             EndpointHandler(str(exported))(request_)

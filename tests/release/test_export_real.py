@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from exported_models import TOP5
-from real_model import FP32_TOLERANCE, INT8_EQUAL_LABELS, RealModel
+from factories import FP32_TOLERANCE, INT8_EQUAL_LABELS, RealModel
+from factories import LABELS as TOP5
 
+from arxiv_cls.export.onnx_export import export_model
+from arxiv_cls.export.quantization import CANDIDATES, Candidate
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.release.onnx_export import export_model
-from arxiv_cls.release.quantization import CANDIDATES, Candidate
 
 pytestmark = pytest.mark.slow
 

@@ -7,19 +7,49 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from model_dirs import TFIDF, change_json, make_model_dir, scored_papers, write_json
+import yaml
+from factories import TFIDF, change_json, make_model_dir, record_again, scored_papers, write_json
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.gate import CHECK_NAMES, GateReport, run_gate
+from arxiv_cls.record.run_record import git_state
+from arxiv_cls.release import gate
+from arxiv_cls.release.gate import CHECK_NAMES, GateReport
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SCOPE = {
+    "schema_version": 1,
+    "threshold": 0.5,
+    "rule": "words",
+    "auroc": 0.9,
+    "auroc_interval": [0.8, 0.95],
+    "in_scope_kept": 0.9,
+    "out_of_scope_caught": 0.8,
+    "out_of_scope_papers": 100,
+}
+CASCADE = {
+    "schema_version": 1,
+    "engine": "int8",
+    "baseline_sha256": "1" * 64,
+    "threshold": 0.9,
+    "max_tokens": 64,
+    "set_threshold": 0.2,
+}
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A directory that passes."""
     return make_model_dir(tmp_path / "model")
+
+
+def run_gate(folder: Path, **named: object) -> GateReport:
+    """The gate on files that count as written so: what a test changed is not told by its checksum alone."""
+    return gate.run_gate(record_again(folder), **named)
 
 
 def failed(report: GateReport) -> list[str]:
@@ -66,7 +96,7 @@ class TestLocalChecks:
     def test_link_to_nowhere(self, model: Path) -> None:
         """Likewise."""
         (model / "eval/terms.json").symlink_to(model / "none")
-        assert "eval/terms.json (No such file" in str(run_gate(model).refused[0])
+        assert "eval/terms.json (No such file" in str(run_gate(model).refused)
 
     def test_secret(self, model: Path) -> None:
         """The line is named, the secret is not shown."""
@@ -83,14 +113,14 @@ class TestLocalChecks:
     def test_no_evaluation(self, model: Path) -> None:
         """Weights, data and predictions are unproven; no override is offered or taken, as no card can be."""
         (model / "eval/metrics.json").unlink()
-        unproven = ["files", "weights", "data", "predictions"]
+        unproven = ["files", "checksums", "weights", "data", "predictions"]
         assert failed(run_gate(model)) == unproven
         report = run_gate(model, overrides=unproven)
         assert (failed(report), report.overridden) == (unproven, [])
         with pytest.raises(UserError, match="not evaluated") as refusal:
             report.raise_if_refused()
         assert "--override" not in str(refusal.value)
-        assert "no override helps files, weights, data, predictions" in str(refusal.value)
+        assert "no override helps files, checksums, weights, data, predictions" in str(refusal.value)
 
     def test_no_evaluation_beside_what_can_be_overridden(self, model: Path) -> None:
         """Only the override that works is offered."""
@@ -120,21 +150,24 @@ class TestLocalChecks:
         assert "run.json describes the training of other weights" in report.refused[0].reason
 
     @pytest.mark.parametrize(
-        ("path", "key", "verb"),
+        ("path", "key", "verb", "content"),
         [
-            ("eval/prediction_sets.json", "weights_sha256", "evaluate"),
-            ("eval/scope.json", "weights_sha256", "evaluate"),
-            ("eval/cascade.json", "transformer_sha256", "cascade"),
-            ("eval/terms.json", "weights_sha256", "visualize"),
+            ("eval/prediction_sets.json", "weights_sha256", "evaluate", {"schema_version": 1, "levels": {}}),
+            ("eval/scope.json", "weights_sha256", "evaluate", SCOPE),
+            ("eval/cascade.json", "transformer_sha256", "cascade", CASCADE),
+            ("eval/terms.json", "weights_sha256", "visualize", {"terms": {}}),
         ],
     )
-    def test_what_was_made_with_other_weights(self, model: Path, path: str, key: str, verb: str) -> None:
+    def test_what_was_made_with_other_weights(
+        self, model: Path, path: str, key: str, verb: str, content: dict[str, Any]
+    ) -> None:
         """A stored threshold of earlier weights would be released as if it were this model's."""
-        write_json(model / path, {key: "0" * 64, "levels": {}})
+        write_json(model / path, content | {key: "0" * 64})
         report = run_gate(model)
         assert failed(report) == ["weights"]
         assert f"{path} was made with other weights: run `arxiv-cls {verb}`" in str(report.refused[0])
-        write_json(model / path, {key: json.loads((model / "run.json").read_text())["weights_sha256"]})
+        weights = json.loads((model / "run.json").read_text())["weights_sha256"]
+        write_json(model / path, content | {key: weights})
         assert failed(run_gate(model)) == []
 
     @pytest.mark.parametrize("changes", [{"data_sha256": "e" * 64}, {"split": "validation"}])
@@ -183,14 +216,38 @@ class TestLocalChecks:
         ("git", "check"),
         [
             ({"commit": None, "dirty": False}, "commit"),
-            ({"commit": "c" * 40, "dirty": True}, "clean-tree"),
-            ({"commit": "c" * 40, "dirty": None}, "clean-tree"),
+            ({"commit": "c" * 40, "dirty": False}, "commit"),
+            ({"dirty": True}, "clean-tree"),
+            ({"dirty": None}, "clean-tree"),
         ],
     )
     def test_code_of_no_commit(self, model: Path, git: dict[str, object], check: str) -> None:
         """The state when it was trained counts, not the state now."""
-        change_json(model / "run.json", git=git)
+        change_json(model / "run.json", git=git_state() | git)
         assert failed(run_gate(model)) == [check]
+
+    @pytest.mark.parametrize(
+        ("rate", "overrides", "refused", "checked"),
+        [
+            (2.0e-4, ["output_dir"], [], True),
+            (9.0e-4, ["output_dir"], ["recipe"], True),
+            (9.0e-4, ["trainer.output_dir", "trainer.learning_rate"], [], True),
+            (9.0e-4, None, [], False),
+        ],
+    )
+    def test_recipe_of_the_commit(
+        self, model: Path, rate: float, overrides: list[str] | None, refused: list[str], checked: bool
+    ) -> None:
+        """The recorded recipe is that of the commit but for its overrides, where these are on record."""
+        recipe = yaml.safe_load((ROOT / "recipes/demo.yaml").read_text())
+        recipe["trainer"] |= {"learning_rate": rate, "output_dir": "outputs/elsewhere"}
+        (model / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        change_json(model / "run.json", recipe="demo", overrides=overrides)
+        report = run_gate(model)
+        assert failed(report) == refused
+        (result,) = [result for result in report.results if result.check == "recipe"]
+        assert result.checked == checked
+        assert not refused or "not overridden: trainer.learning_rate" in result.reason
 
     def test_unknown_override(self, model: Path) -> None:
         """A misspelt name overrides nothing and is refused."""

@@ -14,10 +14,12 @@ from test_released import BASELINE, publish
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.tfidf import TfidfModel
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.run_record import data_record
 from arxiv_cls.release.gate import run_gate
-from arxiv_cls.release.hub_push import push_model
+from arxiv_cls.release.push_model import push_model
 from arxiv_cls.scoring.evaluation import evaluate_model
-from arxiv_cls.scoring.model_data import data_options, file_sha256
+from arxiv_cls.scoring.scored_papers import data_options
 
 REPO = "user/tiny-tfidf"
 
@@ -52,6 +54,8 @@ def evaluated(
     run = json.loads((folder / "run.json").read_text())
     run["git"]["dirty"] = False
     run["weights_sha256"] = file_sha256(folder / "model.skops")
+    options = {"config": "top5"} | data_options(folder)
+    run["data"] = data_record(build_corpus(**options), options)
     (folder / "run.json").write_text(json.dumps(run))
     evaluate_model(folder, rules=False)
     return folder

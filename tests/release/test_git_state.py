@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from arxiv_cls.release import run_record
-from arxiv_cls.release.git_state import git_state, state_of_run
-from arxiv_cls.release.run_record import build_run_record
+from arxiv_cls.record import run_record
+from arxiv_cls.record.run_record import build_run_record, git_state, state_of_run
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

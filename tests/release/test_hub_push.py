@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -13,28 +12,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from factories import TFIDF, TRANSFORMER, change_json, make_model_dir, record_again
 from local_hub import TOKEN, LocalHub
-from model_dirs import TFIDF, TRANSFORMER, change_json, make_model_dir
 from test_released import BASELINE
 
 from arxiv_cls import cli
+from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.release import hub_push
-from arxiv_cls.release.commands import register
-from arxiv_cls.release.hub_push import push_model
-from arxiv_cls.release.manifest import release_files
-from arxiv_cls.release.releases import format_releases, list_releases, rollback
+from arxiv_cls.record.manifest import release_files
+from arxiv_cls.record.run_record import git_state
+from arxiv_cls.release import push_model as hub_push
+from arxiv_cls.release.hub_commit import format_releases, list_releases, rollback
+from arxiv_cls.release.push_model import push_model
 
 REPO = "user/arxiv-tiny"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def main(argv: list[str]) -> None:
-    """This room's verbs, without the other rooms'."""
-    parser = argparse.ArgumentParser()
-    register(parser.add_subparsers(required=True))
-    arguments = parser.parse_args(argv)
-    arguments.run(arguments)
 
 
 @pytest.fixture
@@ -125,7 +117,7 @@ class TestPush:
         """The second run finishes the commit that is there; it is not compared with itself."""
         push_model(model, REPO)
         worse = make_model_dir(tmp_path / "worse", accuracy=0.6, weights=b"worse", seed=1)
-        hub.fail("tag", 500, times=3)
+        hub.fail("tag", 500, times=4)
         with pytest.raises(UserError, match="tagging"):
             push_model(worse, REPO, overrides=["quality"])
         assert push_model(worse, REPO).release.state == "finished"
@@ -136,6 +128,7 @@ class TestPush:
         folder = tmp_path / "model"
         shutil.copytree(BASELINE, folder)
         (folder / "eval/examples.json").unlink()
+        record_again(folder)
         overrides = ["commit", "clean-tree"]
         outcome = push_model(folder, REPO, overrides=overrides)
         assert (outcome.release.version, outcome.release.state) == ("v0.1.0", "released")
@@ -152,7 +145,7 @@ class TestPush:
         (check,) = record["overridden"]
         assert (record["version"], check["check"], check["found"]) == ("v0.1.0", "commit", "None")
         assert (model / "eval/gate.json").read_bytes() == on_hub(hub)["eval/gate.json"]
-        change_json(model / "run.json", git={"commit": "c" * 40, "dirty": False})
+        change_json(model / "run.json", git=git_state() | {"dirty": False})
         assert push_model(model, REPO).release.version == "v0.2.0"
         assert "eval/gate.json" not in on_hub(hub)
         assert not (model / "eval/gate.json").exists()
@@ -162,7 +155,7 @@ class TestPush:
     ) -> None:
         """The directory knows nothing of the record yet, and the second run still recognises the commit."""
         change_json(model / "run.json", git={"commit": None, "dirty": False})
-        hub.fail("tag", 500, times=3)
+        hub.fail("tag", 500, times=4)
         with pytest.raises(UserError, match="tagging"):
             push_model(model, REPO, overrides=["commit"])
         assert push_model(model, REPO, overrides=["commit"]).release.state == "finished"
@@ -246,6 +239,7 @@ class TestCommands:
         recipe = yaml.safe_load((model / "recipe.yaml").read_text())
         recipe["release"]["dataset"] = "user/arxiv-papers"
         (model / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        record_again(model)
         cli.main(["push-model", str(model), "--repo", REPO])
         told = [
             line for line in capsys.readouterr().err.splitlines() if "it/s" not in line and "%|" not in line

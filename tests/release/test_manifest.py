@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from model_dirs import make_model_dir
+from factories import make_model_dir
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.manifest import (
+from arxiv_cls.record.manifest import (
     MANIFEST,
     TFIDF,
     TRANSFORMER,

@@ -7,17 +7,23 @@ import json
 from pathlib import Path
 
 import pytest
-from model_dirs import change_json, make_model_dir, write_json
+from factories import change_json, make_model_dir, record_again, write_json
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.gate import GateReport, run_gate
-from arxiv_cls.release.handler_file import write_handler
+from arxiv_cls.export.handler_file import write_handler
+from arxiv_cls.release import gate
+from arxiv_cls.release.gate import GateReport
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A directory that passes."""
     return make_model_dir(tmp_path / "model")
+
+
+def run_gate(folder: Path, **named: object) -> GateReport:
+    """The gate on files that count as written so."""
+    return gate.run_gate(record_again(folder), **named)
 
 
 def failed(report: GateReport) -> list[str]:

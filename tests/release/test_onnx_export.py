@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from exported_models import TEXTS, TOP5, classifier
+from factories import LABELS as TOP5
+from factories import TEXTS, classifier
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
+from arxiv_cls.export import onnx_export
+from arxiv_cls.export.onnx_graph import write_onnx
 from arxiv_cls.models.onnx_engine import OnnxEngine
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.release import onnx_export
 from arxiv_cls.release.gate_checks import check_onnx
-from arxiv_cls.release.onnx_graph import write_onnx
 
 BLOCKED = """
 import sys
@@ -207,7 +208,9 @@ class TestRefused:
 
     def test_baseline(self, tmp_path: Path) -> None:
         """Nothing to export."""
-        (tmp_path / "config.json").write_text('{"model_type": "arxiv_cls-tfidf"}')
+        (tmp_path / "config.json").write_text(
+            '{"model_type": "arxiv_cls-tfidf", "id2label": {"0": "a", "1": "b"}}'
+        )
         with pytest.raises(UserError, match="nothing to export"):
             main(["export", str(tmp_path)])
 
@@ -227,14 +230,14 @@ class TestRefused:
         """A Hub id or a missing folder; a count below one."""
         with pytest.raises(UserError, match="no such model directory"):
             main(["export", "user/name"])
-        with pytest.raises(UserError, match="--papers 0 is below 1"):
+        with pytest.raises(UserError, match="greater than or equal to 1"):
             main(["export", str(tmp_path), "--papers", "0"])
 
     def test_graph_that_differs(self, exported: Path, tmp_path: Path, monkeypatch) -> None:
         """Scores beyond the tolerance: an error, and what was there stays as it was."""
         folder = copy_of(exported, tmp_path / "model")
         # The export that is there stands for one that torch's exporter got wrong.
-        monkeypatch.setattr("arxiv_cls.release.onnx_graph.write_onnx", write_another_graph(exported))
+        monkeypatch.setattr("arxiv_cls.export.onnx_graph.write_onnx", write_another_graph(exported))
         before = (folder / "onnx" / "parity.json").read_bytes()
         with pytest.raises(UserError, match="does not give torch's scores"):
             onnx_export.export_model(folder, papers=4)
@@ -259,7 +262,7 @@ def write_another_graph(exported: Path):
 
 def evidence_of(folder: Path):
     """What the gate's check of exports reads of a directory."""
-    from arxiv_cls.release.evidence import Evidence
+    from arxiv_cls.record.model_directory import Evidence
 
     config = json.loads((folder / "config.json").read_text())
     return Evidence(folder, "transformer", config, recipe={}, run={}, evaluation=None)

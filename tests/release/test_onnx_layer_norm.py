@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from arxiv_cls.release.onnx_layer_norm import split_layer_norms
+from arxiv_cls.export.onnx_graph import split_layer_norms
 
 
 def normalising_model(**attributes) -> onnx.ModelProto:

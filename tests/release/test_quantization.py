@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arxiv_cls.release import quantization
-from arxiv_cls.release.quantization import (
+from arxiv_cls.export import quantization
+from arxiv_cls.export.quantization import (
     Agreement,
     Candidate,
     agreement,

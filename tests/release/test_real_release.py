@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from local_hub import LocalHub
-from server_process import start_process
+from local_servers import start_process
 from test_released import publish
 
-from arxiv_cls.release.hub_push import push_model
-from arxiv_cls.release.manifest import CARD
+from arxiv_cls.record.manifest import CARD
+from arxiv_cls.release.push_model import push_model
 from arxiv_cls.release.verify import VerifyReport, verify_release
 
 REPO = "user/arxiv-tfidf"

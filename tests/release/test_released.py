@@ -6,15 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from local_hub import LocalHub
-from local_hub_api import LFS_SUFFIXES
-from local_hub_store import Blob, Repository
+from local_hub import LFS_SUFFIXES, Blob, LocalHub, Repository
 
 from arxiv_cls import __version__
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.release.manifest import CARD, METRICS, foreign_files, missing_files, model_kind
+from arxiv_cls.record.manifest import CARD, METRICS, foreign_files, missing_files, model_kind
 from arxiv_cls.release.verify import verify_release
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases"
@@ -81,9 +79,13 @@ class TestVerify:
         assert checked["metrics.macro_f1"] == recorded["metrics"]["macro_f1"]
         assert checked["prediction_sets.levels.0.9.coverage"] > 0
         assert len(checked) > 80
-        assert report.summary().endswith("\nREPRODUCED")
-        # What it does not measure, it says.
-        assert "not measured again: how long the training took" in report.summary()
+        # What it does not check, it says in the verdict.
+        verdict = report.summary().split("\nREPRODUCED (")[1]
+        assert f"{len(report.checks) + report.passed} checks), NOT CHECKED:" in verdict
+        assert "\n  - how long the training took" in verdict
+        assert "\n  - checksums: no checksum on record: " in verdict
+        engine = "tfidf" if model_kind(folder) == "tfidf" else "pipeline()"
+        assert f"answers of {engine}" not in verdict
         assert ("onnx/parity.json" in report.summary()) == (folder / "onnx/parity.json").is_file()
 
     def test_number_on_the_card_changed_by_hand(self, hub: LocalHub, sample_csv: Path) -> None:
@@ -102,21 +104,24 @@ class TestVerify:
     def test_another_onnx_file(self, hub: LocalHub, sample_csv: Path) -> None:
         """It is not the one whose agreement was measured."""
         export = {"sha256": "0" * 64, "equal_labels": 1.0, "max_difference": 0.0, "tolerance": 1e-4}
+        weights = json.loads((BASELINE / "run.json").read_text())["weights_sha256"]
         files = {
             "onnx/model.onnx": b"graph",
-            "onnx/parity.json": json.dumps({"exports": {"onnx/model.onnx": export}}).encode(),
+            "onnx/parity.json": json.dumps(
+                {"weights_sha256": weights, "exports": {"onnx/model.onnx": export}}
+            ).encode(),
         }
         publish(hub, BASELINE, **files)
         report = verify_release(TARGET, csv=sample_csv)
         assert not report.reproduced
         (problem,) = report.identity
-        assert problem.startswith("onnx/parity.json: sha256 of onnx/model.onnx is 000000000000, should be ")
+        assert problem.startswith("onnx: onnx/model.onnx is not the file that was checked")
 
     @pytest.mark.parametrize("content", ['{"exports": []}', '{"exports": {"onnx/model.onnx": "x"}}'])
     def test_malformed_record_of_the_exports(self, hub: LocalHub, sample_csv: Path, content: str) -> None:
         """One error that names the file."""
         publish(hub, BASELINE, **{"onnx/parity.json": content.encode()})
-        with pytest.raises(UserError, match=r"onnx/parity\.json is not what an export writes"):
+        with pytest.raises(UserError, match=r"onnx/parity\.json: exports"):
             verify_release(TARGET, csv=sample_csv)
 
     def test_number_in_the_record_changed_by_hand(self, hub: LocalHub, sample_csv: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from local_hub import LocalHub
 
-from arxiv_cls.release.manifest import TFIDF, TRANSFORMER, release_files
+from arxiv_cls.record.manifest import TFIDF, TRANSFORMER, release_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,11 +56,13 @@ def in_new_process(program: str, *arguments: str, env: dict[str, str]) -> list |
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def push(hub: LocalHub, model_dir: Path, repo: str, home: Path) -> subprocess.CompletedProcess[str]:
+def push(
+    hub: LocalHub, model_dir: Path, repo: str, home: Path, override: str = "commit,clean-tree"
+) -> subprocess.CompletedProcess[str]:
     """`make push-model`, with this Python; a tree with uncommitted changes does not stop this test."""
     return subprocess.run(
         [
-            "make", "push-model", f"MODEL={model_dir}", f"REPO={repo}", "OVERRIDE=commit,clean-tree",
+            "make", "push-model", f"MODEL={model_dir}", f"REPO={repo}", f"OVERRIDE={override}",
             f"PYTHON={sys.executable}", "READY=",
         ],
         cwd=ROOT,
@@ -96,11 +98,14 @@ class TestRoad:
         model_dir, home = tmp_path / "outputs" / "tiny", tmp_path / "home"
         shutil.copytree(ROOT / "tests/fixtures/releases/v0.1.0/tiny-transformer", model_dir)
         home.mkdir()
-        self.push_and_use(hub, model_dir, home, tmp_path)
+        # It was evaluated before there were checksums.
+        self.push_and_use(hub, model_dir, home, tmp_path, "commit,clean-tree,checksums")
 
-    def push_and_use(self, hub: LocalHub, model_dir: Path, home: Path, tmp_path: Path) -> None:
+    def push_and_use(
+        self, hub: LocalHub, model_dir: Path, home: Path, tmp_path: Path, override: str = "commit,clean-tree"
+    ) -> None:
         """Pushes, checks the repository, and holds `pipeline` against the local model."""
-        pushed = push(hub, model_dir, "user/arxiv-demo", tmp_path / "pusher")
+        pushed = push(hub, model_dir, "user/arxiv-demo", tmp_path / "pusher", override)
         assert pushed.returncode == 0, pushed.stderr[-3000:]
         files = hub.repository("user/arxiv-demo").files("v0.1.0")
         assert set(files) - {".gitattributes"} == set(release_files(model_dir, TRANSFORMER))
@@ -138,7 +143,7 @@ class TestRoad:
 
     def test_wrong_token_is_one_line(self, hub: LocalHub, tmp_path: Path) -> None:
         """No traceback, and the token is in neither stream."""
-        from model_dirs import make_model_dir
+        from factories import make_model_dir
 
         wrong = "hf_" + "wrongtoken" * 3
         hub.token = "another"

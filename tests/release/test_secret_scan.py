@@ -7,11 +7,13 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from model_dirs import make_model_dir
+from factories import make_model_dir
 
-from arxiv_cls.release.manifest import files_in
-from arxiv_cls.release.secret_scan import find_secrets, is_pickle, redact, scan_files, unreadable
+from arxiv_cls.record.manifest import files_in
+from arxiv_cls.record.pickles import is_pickle, unreadable
+from arxiv_cls.release.secret_scan import find_secrets, redact, scan_files
 
 # Put together here, so that no scanner takes this file for a leak.
 SECRETS = {
@@ -113,3 +115,57 @@ class TestPickles:
         assert unreadable(lost) == "No such file or directory"
         assert unreadable(tmp_path / "whole.skops") is None
         assert scan_files(tmp_path, ["lost.json"]) == []
+
+
+def zipped(content: bytes, name: str) -> bytes:
+    """A zip of one member."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def array(values: np.ndarray) -> bytes:
+    """A `.npy` file."""
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=True)
+    return buffer.getvalue()
+
+
+OBJECTS, NUMBERS = array(np.array([{}], dtype=object)), array(np.ones(3))
+PROTOCOL_0 = b"cos\nsystem\n(S'touch x'\ntR."
+# Its first bytes, the length of the header, are those of a pickle's protocol number.
+SAFETENSORS = (0x0480).to_bytes(8, "little") + b"{}".ljust(0x0480)
+
+
+class TestPickleContent:
+    """Pickles are found by what they hold, under any name."""
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            OBJECTS,
+            PROTOCOL_0,
+            pickle.dumps([0] * 200_000),
+            pickle.dumps(Path("x"), protocol=0),
+            zipped(OBJECTS, "0.npy"),
+            zipped(PROTOCOL_0, "archive/version"),
+            zipped(zipped(PROTOCOL_0, "a"), "b"),
+            zipped(zipped(zipped(zipped(zipped(b"", "a"), "b"), "c"), "d"), "e"),
+        ],
+        ids=range(8),
+    )
+    def test_found_by_content(self, tmp_path: Path, content: bytes) -> None:
+        """Under any name, in arrays, in zips, and in what is packed too deep to be looked at."""
+        (tmp_path / "file").write_bytes(content)
+        assert is_pickle(tmp_path / "file")
+
+    @pytest.mark.parametrize(
+        "content",
+        [NUMBERS, SAFETENSORS, zipped(NUMBERS, "0.npy"), zipped(zipped(b"{}", "a"), "b"), b"cat\ndog\n"],
+        ids=range(5),
+    )
+    def test_not_found(self, tmp_path: Path, content: bytes) -> None:
+        """Arrays of numbers, safe weights and text."""
+        (tmp_path / "file").write_bytes(content)
+        assert not is_pickle(tmp_path / "file")

@@ -10,9 +10,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from arxiv_cls.release.onnx_graph import FIRST_TOKEN
-from arxiv_cls.release.quantization import Candidate, quantize
-from arxiv_cls.release.smoothing import largest_values, smooth, weighted_products
+from arxiv_cls.export.onnx_graph import FIRST_TOKEN
+from arxiv_cls.export.quantization import Candidate, largest_values, quantize, smooth, weighted_products
 
 VOCABULARY, HIDDEN, OUTPUTS, LOUD = 40, 8, 6, 3
 IDS = [[int(token) for token in np.random.default_rng(row).integers(0, VOCABULARY, 12)] for row in range(20)]

@@ -12,9 +12,9 @@ import pytest
 from local_hub import LocalHub
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release import space_files, space_push
-from arxiv_cls.release.space_files import build_wheel, project_root, split_front_matter
-from arxiv_cls.release.space_push import push_space
+from arxiv_cls.release import push_space as space_files
+from arxiv_cls.release import push_space as space_push
+from arxiv_cls.release.push_space import build_wheel, project_root, push_space, split_front_matter
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE, MODEL = "user/which-category", "user/model"
@@ -43,7 +43,7 @@ def wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def release_model(hub: LocalHub, files: dict[str, bytes], version: str | None = "v0.3.0") -> str:
     """Puts a model on the Hub; returns its commit."""
-    from arxiv_cls.release.hub_client import connect
+    from arxiv_cls.release.hub import connect
 
     api = connect(write=True)
     api.create_repo(MODEL, exist_ok=True)
@@ -175,7 +175,7 @@ class TestRefusals:
     def test_failed_commit_leaves_nothing_and_a_rerun_completes(self, hub: LocalHub) -> None:
         """As with a model: the shared road, here with a Space."""
         release_model(hub, EXPORTED)
-        hub.fail("commit", 500)
+        hub.fail("commit", 500, times=4)
         with pytest.raises(UserError, match="answered 500"):
             push_space(SPACE, MODEL)
         assert not hub.repository(SPACE, "spaces").tags
@@ -216,7 +216,7 @@ class TestWheel:
             shutil.copy(ROOT / name, tmp_path)
         wheels = [build_wheel(tmp_path, tmp_path / folder) for folder in ("first", "second")]
         names = zipfile.ZipFile(wheels[0]).namelist()
-        assert {"arxiv_cls/serving/space/page.py", "arxiv_cls/models/attribution.py"} <= set(names)
+        assert {"arxiv_cls/space/page.py", "arxiv_cls/models/attribution.py"} <= set(names)
         assert [name for name in names if "/templates/" in name]
         assert not [name for name in names if name.startswith("tests") or "__pycache__" in name]
         assert wheels[0].read_bytes() == wheels[1].read_bytes()

@@ -6,13 +6,13 @@ import json
 
 import local_hub
 import pytest
+from factories import make_model_dir
 from huggingface_hub import HfApi
 from huggingface_hub.utils import _auth
 from local_hub import TOKEN, LocalHub
-from model_dirs import make_model_dir
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.hub_push import push_model
+from arxiv_cls.release.push_model import push_model
 
 REPO = "user/arxiv-tiny"
 ID_TOKEN = "the-job-s-identity"

@@ -49,26 +49,13 @@ def calibrated(seed: int, papers: int, spread: float = 2.0) -> tuple[np.ndarray,
 class TestExpectedCalibrationError:
     """Fifteen bins of equal mass."""
 
-    @pytest.mark.parametrize("papers", [1, 7, 15, 16, 333])
-    def test_slow_reference(self, papers):
+    @pytest.mark.parametrize(("papers", "decimals"), [(1, 9), (7, 9), (16, 9), (333, 9), (200, 1), (201, 1)])
+    def test_slow_reference(self, papers, decimals):
+        """With one decimal many scores tie."""
         _, probabilities, labels = calibrated(papers, papers)
+        probabilities = np.round(probabilities, decimals)
         expected = slow_calibration_error(probabilities, labels)
         assert expected_calibration_error(probabilities, labels) == pytest.approx(expected, abs=1e-12)
-
-    @pytest.mark.parametrize("seed", range(4))
-    def test_slow_reference_with_ties(self, seed):
-        _, probabilities, labels = calibrated(seed, 200)
-        rounded = np.round(probabilities, 1)
-        expected = slow_calibration_error(rounded, labels)
-        assert expected_calibration_error(rounded, labels) == pytest.approx(expected, abs=1e-12)
-
-    def test_row_order_does_not_matter(self):
-        _, probabilities, labels = calibrated(0, 200)
-        rounded = np.round(probabilities, 1)
-        order = np.random.default_rng(1).permutation(200)
-        assert expected_calibration_error(rounded[order], labels[order]) == pytest.approx(
-            expected_calibration_error(rounded, labels), abs=1e-12
-        )
 
     def test_by_hand(self):
         """Two papers at 0.9, one right; two at 0.6, both right; two bins: (0.8 + 0.8) / 4."""
@@ -103,13 +90,8 @@ class TestChanceFloor:
         standard_error = np.hypot(np.std(slow) / 20, np.std(fast) / np.sqrt(2000))
         assert abs(np.mean(slow) - fast.mean()) < 4 * standard_error
 
-    def test_falls_with_size(self):
-        small = chance_calibration_errors(calibrated(0, 400)[1]).mean()
-        large = chance_calibration_errors(calibrated(0, 6400)[1]).mean()
-        assert large < small / 3
-
     def test_blocks_do_not_change_it(self, monkeypatch):
-        import arxiv_cls.scoring.calibration as calibration
+        from arxiv_cls.scoring import calibration
 
         _, probabilities, _ = calibrated(0, 100)
         whole = chance_calibration_errors(probabilities, simulations=20)

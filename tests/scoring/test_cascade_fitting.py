@@ -33,12 +33,6 @@ TRANSFORMER = np.array([[0.7, 0.3], [0.8, 0.2], [0.6, 0.4], [0.1, 0.9]])
 class TestArithmetic:
     """What a threshold gives, worked out by hand."""
 
-    def test_scores(self):
-        """Whole rows of the one or the other; equality is sure."""
-        assert cascade_scores(BASELINE, TRANSFORMER, 0.8) == pytest.approx(
-            np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9]])
-        )
-
     def test_table(self):
         """Share, accuracy, speed: every paper costs the baseline 1 ms, the rest 9 ms more."""
         rows = table(

@@ -43,13 +43,6 @@ class TestAlign:
         assert a.arxiv_ids.tolist() == b.arxiv_ids.tolist() == list("abcd")
         assert b.probabilities[:, 0].tolist() == pytest.approx([0.7, 0.2, 0.1, 0.8])
 
-    def test_order_of_labels(self):
-        """B written with its labels the other way round is the same B."""
-        turned = Predictions(["y", "x"], B.arxiv_ids, 1 - B.labels, B.probabilities[:, ::-1])
-        (_, straight, _), (_, back, _) = align(A, B), align(A, turned)
-        assert (straight.probabilities == back.probabilities).all()
-        assert (straight.labels == back.labels).all()
-
     def test_three_labels_in_a_cycle(self):
         """A permutation that is not its own inverse."""
         ids, names = np.asarray(list("pqr"), dtype=object), ["x", "y", "z"]

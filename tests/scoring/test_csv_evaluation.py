@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import logging
 
 import pytest
+from factories import write_csv
 
-import arxiv_cls.scoring.csv_evaluation as csv_evaluation
+from arxiv_cls.cli import main
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
-from arxiv_cls.scoring.csv_evaluation import evaluate_csv, true_columns
+from arxiv_cls.scoring import evaluation as csv_evaluation
+from arxiv_cls.scoring.evaluation import evaluate_csv, true_columns
 
 COLUMNS = ["id", "title", "category_code", "published_date", "summary"]
 
 
 def write_rows(path, rows):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
-    return path
+    """A CSV of these columns."""
+    return write_csv(path, [dict(zip(COLUMNS, row, strict=True)) for row in rows], columns=COLUMNS)
 
 
 ROWS = [
@@ -49,13 +47,6 @@ class TestRows:
         assert told in caplog.text
         assert "2 rows cannot be used: " in caplog.text
         assert "{" not in caplog.text
-
-    def test_many_other_labels(self, model, tmp_path, caplog):
-        """Five are named, the rest is counted."""
-        codes = ["math.AG", "math.CO", "math.DG", "math.GT", "math.NT", "math.PR", "q-bio.PE"]
-        rows = [[f"abs-1801.0{n:04}v1", "a", code, "1/2/18", "b"] for n, code in enumerate(codes, start=10)]
-        evaluate_csv(model.home, write_rows(tmp_path / "papers.csv", [*ROWS[:2], *rows]))
-        assert "math.NT 1 and 2 more): not scored" in caplog.text
 
     def test_same_figures_as_the_split(self, model, tmp_path):
         """A file with just the test papers gives the figures of the test split."""
@@ -110,14 +101,9 @@ class TestOutput:
             evaluate_csv(model.home, file, out=model.home / "eval")
 
     def test_command(self, model, tmp_path, capsys, caplog):
-        from arxiv_cls.scoring.commands import register
-
         caplog.set_level(logging.ERROR)
         file = write_rows(tmp_path / "papers.csv", ROWS)
-        parser = argparse.ArgumentParser()
-        register(parser.add_subparsers())
-        arguments = parser.parse_args(["evaluate", str(model.home), "--csv", str(file)])
-        arguments.run(arguments)
+        main(["evaluate", str(model.home), "--csv", str(file)])
         assert "2 papers" in capsys.readouterr().out
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
 from arxiv_cls.scoring.calibration import softmax
-from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics, confusion_matrix
+from arxiv_cls.scoring.metrics import compute_metrics
 
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -27,7 +24,7 @@ def random_scores(seed: int, papers: int = 400, classes: int = 5) -> tuple[np.nd
 class TestAgainstScikitLearn:
     """Every metric that scikit-learn has agrees with it to 1e-12."""
 
-    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize("seed", range(2))
     def test_scalars(self, seed):
         labels, probabilities = random_scores(seed)
         found = compute_metrics(labels, probabilities, NAMES)
@@ -46,7 +43,7 @@ class TestAgainstScikitLearn:
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, abs=1e-12), name
 
-    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("seed", range(2))
     def test_per_class(self, seed):
         labels, probabilities = random_scores(seed)
         found = compute_metrics(labels, probabilities, NAMES)["per_class"]
@@ -54,11 +51,6 @@ class TestAgainstScikitLearn:
         for index, name in enumerate(NAMES):
             ours = [found[name][key] for key in ("precision", "recall", "f1", "support")]
             assert ours == pytest.approx([column[index] for column in columns], abs=1e-12)
-
-    def test_confusion_matrix(self):
-        labels, probabilities = random_scores(0)
-        predicted = probabilities.argmax(axis=1)
-        assert (confusion_matrix(labels, predicted, 5) == sk.confusion_matrix(labels, predicted)).all()
 
     def test_classes_that_do_not_occur(self):
         """A class in neither labels nor predictions is left out of macro-F1; one never predicted counts 0."""
@@ -116,28 +108,3 @@ class TestMetricOfEvaluate:
         metric = ArxivMetric(NAMES, cache_dir=str(tmp_path))
         found = metric.compute(predictions=probabilities, references=labels)
         assert found == compute_metrics(labels, probabilities, NAMES)
-
-    def test_batches(self, tmp_path):
-        from arxiv_cls.scoring import ArxivMetric
-
-        labels, probabilities = random_scores(2, papers=60)
-        metric = ArxivMetric(NAMES, cache_dir=str(tmp_path))
-        for part in (slice(0, 25), slice(25, 60)):
-            metric.add_batch(predictions=probabilities[part], references=labels[part])
-        assert metric.compute()["accuracy"] == compute_metrics(labels, probabilities, NAMES)["accuracy"]
-
-
-def test_light_import():
-    """Metrics import neither torch nor evaluate: they run at each evaluation and beside the ONNX path."""
-    code = (
-        "import sys, arxiv_cls.scoring.metrics, arxiv_cls.scoring.bootstrap;"
-        "print([name for name in ('torch', 'evaluate', 'datasets', 'matplotlib') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_every_scalar_is_there():
-    """`SCALAR_METRICS` names keys of `compute_metrics`."""
-    labels, probabilities = random_scores(0)
-    assert set(SCALAR_METRICS) <= set(compute_metrics(labels, probabilities, NAMES))

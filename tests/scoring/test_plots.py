@@ -4,68 +4,54 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from arxiv_cls.scoring.plots import (
-    plot_accuracy_by_year,
-    plot_confusion_matrix,
-    plot_reliability,
-    plot_training_curve,
-    wilson_interval,
+from arxiv_cls.scoring import plots
+from arxiv_cls.scoring.plots import plot_out_of_scope
+
+NOTHING_YET = [{"loss": 1.0, "epoch": 0.5}, {"train_runtime": 3.0, "epoch": 1.0}]
+ONE_EPOCH = [
+    {"loss": 1.0, "epoch": 1},
+    {"eval_loss": 0.9, "eval_accuracy": 0.7, "eval_macro_f1": 0.6, "epoch": 1},
+]
+
+
+def shares(papers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of two classes, and labels that are all the first."""
+    top = np.random.default_rng(0).uniform(0.5, 1, papers)
+    return np.column_stack([top, 1 - top]), np.zeros(papers, dtype=int)
+
+
+def years(count: int) -> tuple[dict]:
+    """Slices by year."""
+    part = {"n": 5, "accuracy": 0.8, "accuracy_interval": [0.4, 0.95]}
+    return ({str(1993 + number): part for number in range(count)},)
+
+
+@pytest.mark.parametrize(
+    ("plot", "arguments"),
+    [
+        # A class without papers has an empty row.
+        *(
+            (plots.plot_confusion_matrix, (np.diag(np.arange(n)), [f"cs.{i}" for i in range(n)]))
+            for n in (2, 40)
+        ),
+        *((plots.plot_reliability, shares(papers)) for papers in (1, 500)),
+        *((plots.plot_accuracy_by_year, years(count)) for count in (1, 30)),
+        (plot_out_of_scope, (np.array([0.9]), np.array([0.1]), 0.5)),
+        *((plots.plot_training_curve, (history,)) for history in ([], NOTHING_YET, ONE_EPOCH)),
+    ],
 )
+def test_plot_is_a_picture(plot, arguments, tmp_path):
+    """Also for data at the edge; the folder is made."""
+    plot(*arguments, tmp_path / "new" / "plot.png")
+    content = (tmp_path / "new" / "plot.png").read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(content) > 5_000
 
 
-def assert_png(path) -> None:
-    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert path.stat().st_size > 5_000
-
-
-class TestPlots:
-    """Files, and nothing raised on data at the edge."""
-
-    @pytest.mark.parametrize("classes", [2, 40])
-    def test_confusion_matrix(self, tmp_path, classes):
-        """A class without papers has an empty row."""
-        matrix = np.diag(np.arange(classes))
-        plot_confusion_matrix(matrix, [f"cs.{n}" for n in range(classes)], tmp_path / "new" / "c.png")
-        assert_png(tmp_path / "new" / "c.png")
-
-    @pytest.mark.parametrize("papers", [1, 500])
-    def test_reliability(self, tmp_path, papers):
-        top = np.random.default_rng(0).uniform(0.5, 1, papers)
-        plot_reliability(np.column_stack([top, 1 - top]), np.zeros(papers, dtype=int), tmp_path / "r.png")
-        assert_png(tmp_path / "r.png")
-
-    @pytest.mark.parametrize("years", [1, 30])
-    def test_accuracy_by_year(self, tmp_path, years):
-        slices = {
-            str(1993 + n): {"n": 5, "accuracy": 0.8, "accuracy_interval": [0.4, 0.95]} for n in range(years)
-        }
-        plot_accuracy_by_year(slices, tmp_path / "y.png")
-        assert_png(tmp_path / "y.png")
-
-    @pytest.mark.parametrize(
-        "history",
-        [
-            [],
-            [{"loss": 1.0, "epoch": 0.5}, {"train_runtime": 3.0, "epoch": 1.0}],
-            [
-                {"loss": 1.0, "epoch": 1},
-                {"eval_loss": 0.9, "eval_accuracy": 0.7, "eval_macro_f1": 0.6, "epoch": 1},
-            ],
-        ],
-    )
-    def test_training_curve(self, tmp_path, history):
-        plot_training_curve(history, tmp_path / "t.png")
-        assert_png(tmp_path / "t.png")
-
-
-class TestWilson:
-    """Interval of a share against scipy."""
-
-    @pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (3, 10), (700, 1000)])
-    def test_scipy(self, hits, count):
-        from scipy.stats import binomtest
-
-        low, high = wilson_interval(np.array(hits), np.array(count))
-        expected = binomtest(hits, count).proportion_ci(method="wilson")
-        assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+@pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (3, 10), (700, 1000)])
+def test_wilson_interval(hits, count):
+    low, high = plots.wilson_interval(np.array(hits), np.array(count))
+    expected = binomtest(hits, count).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)

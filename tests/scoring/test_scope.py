@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,10 +11,10 @@ from sklearn.metrics import roc_auc_score
 
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.scope import ScopeRule, load_scope
+from arxiv_cls.models.prediction import ScopeRule, load_scope, load_set_threshold
+from arxiv_cls.scoring.decision_rules import OutsidePapers, auroc, fit_scope, outside_papers
 from arxiv_cls.scoring.evaluation import evaluate_model
 from arxiv_cls.scoring.report import evaluation_table
-from arxiv_cls.scoring.scope_fitting import OutsidePapers, auroc, fit_scope, outside_papers
 
 RULE = ScopeRule({"vision": 2.0, "image": 1.0, "frogs": -3.0}, intercept=-0.5, threshold=0.5)
 
@@ -24,27 +22,19 @@ RULE = ScopeRule({"vision": 2.0, "image": 1.0, "frogs": -3.0}, intercept=-0.5, t
 class TestRule:
     """A logistic regression on the words that occur, each counted once."""
 
-    def test_by_hand(self):
-        logit = -0.5 + (2.0 + 1.0) / math.sqrt(2)
-        assert RULE.score("Vision! An IMAGE of image and vision") == pytest.approx(1 / (1 + math.exp(-logit)))
-
-    def test_unknown_text_has_the_intercept(self):
-        assert RULE.score("42, \u043b\u044f\u0433\u0443\u0448\u043a\u0430") == pytest.approx(
-            1 / (1 + math.exp(0.5))
-        )
-        assert not RULE.in_scope("")
-
-    def test_decision(self):
-        assert RULE.in_scope("image")
-        assert not RULE.in_scope("frogs of an image")
-
-    def test_serving_needs_neither_scikit_learn_nor_torch(self):
-        code = (
-            "import sys; from arxiv_cls.models import scope, prediction_sets;"
-            "print([m for m in ('sklearn', 'scipy', 'torch', 'datasets', 'pyarrow') if m in sys.modules])"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "[]"
+    @pytest.mark.parametrize(
+        ("text", "logit"),
+        [
+            ("Vision! An IMAGE of image and vision", -0.5 + (2.0 + 1.0) / math.sqrt(2)),
+            ("frogs of an image", -0.5 + (1.0 - 3.0) / math.sqrt(2)),
+            ("42, \u043b\u044f\u0433\u0443\u0448\u043a\u0430", -0.5),
+            ("", -0.5),
+        ],
+    )
+    def test_by_hand(self, text, logit):
+        """A text without a known word has the intercept."""
+        assert RULE.score(text) == pytest.approx(1 / (1 + math.exp(-logit)))
+        assert RULE.in_scope(text) == (logit > 0)
 
 
 def synthetic(seed: int, papers: int, words: list[str]) -> list[str]:
@@ -81,13 +71,6 @@ class TestFit:
         )
         assert record["caught_by_archive"] == {"math": {"n": 300, "caught": record["out_of_scope_caught"]}}
         assert rule.weights["vision"] > 0 > rule.weights["frog"]
-
-    def test_scikit_learn_gives_the_same_scores(self):
-        """The rule as stored is the regression that was fitted: its labels separate as training's do."""
-        inside, outside, (record, *_) = self.fit()
-        rule = ScopeRule(record["weights"], record["intercept"], 0.5)
-        right = [rule.in_scope(t) for t in inside[0]] + [not rule.in_scope(t) for t in outside.train]
-        assert np.mean(right) > 0.75
 
     def test_too_few_papers(self):
         *_, found = self.fit(papers=49)
@@ -145,17 +128,8 @@ class TestWithAnEvaluation:
         counted = corpus.report.to_dict()
         assert 0 < len(outside.train) + len(outside.test) <= counted["outside_config"]
 
-    def test_rules_of_other_weights_go(self, model):
-        """Also when no new ones are asked for; those of the same weights stay."""
-        evaluate_model(model.home)
-        evaluate_model(model.home, rules=False)
-        assert (model.home / "eval" / "prediction_sets.json").is_file()
-        model.predictor.weights_path.write_bytes(b"other weights")
-        evaluate_model(model.home, rules=False)
-        assert not (model.home / "eval" / "prediction_sets.json").exists()
-
     def test_old_rule_goes_when_there_is_no_new_one(self, model, monkeypatch):
-        import arxiv_cls.scoring.rules as rules
+        from arxiv_cls.scoring import decision_rules as rules
 
         folder = model.home / "eval"
         folder.mkdir()
@@ -165,15 +139,14 @@ class TestWithAnEvaluation:
         assert not (folder / "scope.json").exists()
 
 
-class TestLoading:
-    """A damaged file is one clear error."""
-
-    @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema_version": 2}', '{"schema_version": 1}'])
-    def test_damaged(self, tmp_path, content):
-        (tmp_path / "eval").mkdir()
-        (tmp_path / "eval" / "scope.json").write_text(content)
-        with pytest.raises(UserError, match=r"scope\.json"):
-            load_scope(tmp_path)
-
-    def test_none(self, tmp_path):
-        assert load_scope(tmp_path) is None
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema_version": 2}', '{"schema_version": 1}'])
+@pytest.mark.parametrize(
+    ("load", "name"), [(load_scope, "scope.json"), (load_set_threshold, "prediction_sets.json")]
+)
+def test_damaged_record(tmp_path, load, name, content):
+    """One clear error that names the file; no file is no rule."""
+    assert load(tmp_path) is None
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / name).write_text(content)
+    with pytest.raises(UserError, match=name):
+        load(tmp_path)

@@ -9,14 +9,14 @@ import sys
 import pytest
 
 from arxiv_cls.corpus import build_corpus
-from arxiv_cls.scoring.scope_fitting import fit_scope, outside_papers
+from arxiv_cls.scoring.decision_rules import fit_scope, outside_papers
 
 SCORE_ALL = """
 import sys
 import numpy as np
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
-from arxiv_cls.models.peak_memory import peak_resident_bytes
-from arxiv_cls.scoring.csv_evaluation import score_csv
+from arxiv_cls.models.hardware import peak_resident_bytes
+from arxiv_cls.scoring.evaluation import score_csv
 from arxiv_cls.scoring.evaluation import evaluation_of
 
 class Uniform:
@@ -33,7 +33,7 @@ print(peak_resident_bytes())
 
 EVALUATE_CSV = """
 import logging, sys
-from arxiv_cls.models.peak_memory import peak_resident_bytes
+from arxiv_cls.models.hardware import peak_resident_bytes
 from arxiv_cls.scoring.evaluation import evaluate_model
 
 logging.basicConfig()

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import numpy as np
 import pytest
+from factories import paper, write_csv
 
 from arxiv_cls.corpus import build_corpus
-from arxiv_cls.release.run_record import data_record
-from arxiv_cls.scoring.csv_evaluation import evaluate_csv
-from arxiv_cls.scoring.seen_papers import trained_on
-
-COLUMNS = ["id", "title", "category_code", "published_date", "summary"]
+from arxiv_cls.record.run_record import data_record
+from arxiv_cls.scoring.evaluation import evaluate_csv
+from arxiv_cls.scoring.scored_papers import trained_on
 
 
 @pytest.fixture
 def new_papers(tmp_path):
     """Forty papers that no training file can have held: ids and dates of 2031."""
-    path = tmp_path / "new.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for number in range(40):
-            row = [f"abs-3101.{number:05}v1", f"title {number}", "cs.AI", "2031-01-02", f"text {number}"]
-            writer.writerow(row)
-    return path
+    common = {"category_code": "cs.AI", "published_date": "2031-01-02"}
+    return write_csv(tmp_path / "new.csv", [paper(n, id=f"abs-3101.{n:05}v1", **common) for n in range(40)])
 
 
 def record_run(model, **changes):

@@ -11,29 +11,25 @@ import pytest
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
-from arxiv_cls.scoring.map_plots import plot_map, plot_out_of_scope
 from arxiv_cls.scoring.visualization import legend_groups, place_on_a_plane, visualize_model
 
+NEEDS_UMAP = [
+    pytest.mark.slow,  # its first call compiles for half a minute
+    pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed"),
+]
+METHODS = ["tsne", pytest.param("umap", marks=NEEDS_UMAP)]
 
-def two_clouds():
-    """(60, 80) embeddings of two distant groups of 30."""
-    cloud = np.random.default_rng(0).normal(size=(60, 80))
-    cloud[30:] += 6
-    return cloud
 
-
-def assert_neighbours_are_of_the_same_cloud(points):
-    """On the plane the two groups are still told apart."""
+@pytest.mark.parametrize("method", METHODS)
+def test_groups_that_are_apart_stay_apart(method):
+    """Nearest neighbours on the plane are of the same cloud; the same input gives the same map."""
+    clouds = np.random.default_rng(0).normal(size=(60, 80))
+    clouds[30:] += 6
+    points = place_on_a_plane(clouds, method)
+    assert points.shape == (60, 2)
     distances = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag([np.inf] * 60)
     assert ((distances.argmin(axis=1) >= 30) == (np.arange(60) >= 30)).all()
-
-
-def test_groups_that_are_apart_stay_apart():
-    """Two distant clouds are still told apart on the plane, and the same input gives the same map."""
-    points = place_on_a_plane(two_clouds())
-    assert points.shape == (60, 2)
-    assert_neighbours_are_of_the_same_cloud(points)
-    assert (place_on_a_plane(two_clouds()) == points).all()
+    assert (place_on_a_plane(clouds, method) == points).all()
 
 
 class TestLegend:
@@ -55,8 +51,9 @@ class TestLegend:
 class TestVisualize:
     """`arxiv-cls visualize MODEL`."""
 
-    def test_files(self, model):
-        lines = visualize_model(model.home, max_papers=40)
+    @pytest.mark.parametrize("method", METHODS)
+    def test_files(self, model, method):
+        lines = visualize_model(model.home, method=method, max_papers=40)
         assert lines == [str(model.home / "eval" / "embeddings.png")]
         assert (model.home / "eval" / "embeddings.png").stat().st_size > 10_000
 
@@ -90,35 +87,3 @@ class TestVisualize:
         with pytest.raises(UserError, match="umap-learn") as refusal:
             place_on_a_plane(np.zeros((10, 3)), "umap")
         assert "EXTRAS=dev,umap" in str(refusal.value)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
-class TestUmap:
-    """The extra, where it is installed; its first call compiles for half a minute."""
-
-    def test_groups_that_are_apart_stay_apart(self):
-        """Each paper's nearest neighbour on the plane is of its own cloud; the same input, the same map."""
-        points = place_on_a_plane(two_clouds(), "umap")
-        assert points.shape == (60, 2)
-        assert_neighbours_are_of_the_same_cloud(points)
-        assert (place_on_a_plane(two_clouds(), "umap") == points).all()
-
-    def test_map_of_a_model(self, model, tmp_path):
-        """The title says which method placed the papers."""
-        lines = visualize_model(model.home, method="umap", max_papers=40, out=tmp_path)
-        assert lines == [str(tmp_path / "embeddings.png")]
-        assert (tmp_path / "embeddings.png").stat().st_size > 10_000
-
-
-class TestPlots:
-    """Files, for the largest number of groups and for one paper a side."""
-
-    def test_map(self, tmp_path):
-        points = np.random.default_rng(0).normal(size=(200, 2))
-        plot_map(points, np.arange(200) % 24, [f"name {n}" for n in range(24)], "map", tmp_path / "m.png")
-        assert (tmp_path / "m.png").stat().st_size > 10_000
-
-    def test_out_of_scope(self, tmp_path):
-        plot_out_of_scope(np.array([0.9]), np.array([0.1]), 0.5, tmp_path / "o.png")
-        assert (tmp_path / "o.png").stat().st_size > 5_000

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from served_models import write_onnx_model
-from server_process import Server, start_process
+from factories import write_onnx_model
+from local_servers import Server, start_process
 
 
 @pytest.fixture(scope="session")

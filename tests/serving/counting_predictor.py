@@ -7,7 +7,7 @@ import threading
 import time
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import EncodedText
+from arxiv_cls.models.prediction import EncodedText
 from arxiv_cls.serving.batching import Batcher
 
 

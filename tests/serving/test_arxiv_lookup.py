@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 
 import pytest
-from loopback import serving
+from local_servers import serving
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.serving.space.arxiv_lookup import MAX_REPLY_BYTES, FoundPaper, fetch_paper, read_id
+from arxiv_cls.space.arxiv_lookup import MAX_REPLY_BYTES, FoundPaper, fetch_paper, read_id
 
 ENTRY = """<?xml version="1.0" encoding="UTF-8"?>
 <feed xmlns="http://www.w3.org/2005/Atom"><title>ArXiv Query</title>

@@ -9,8 +9,7 @@ import pytest
 from counting_predictor import CountingPredictor, hold, run
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.serving.batching import Batcher
-from arxiv_cls.serving.queue_jobs import Closed, QueueFull
+from arxiv_cls.serving.batching import Batcher, Closed, QueueFull
 
 
 class TestBatches:

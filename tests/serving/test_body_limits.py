@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from arxiv_cls.serving.limits import DISCARD, BodyLimits
+from arxiv_cls.serving.http_errors import DISCARD, BodyLimits
 
 LIMIT = 100
 

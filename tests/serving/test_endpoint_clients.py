@@ -7,8 +7,8 @@ import math
 import time
 
 import pytest
-from served_models import LABELS, SURE
-from server_process import TOKEN
+from factories import LABELS, SURE
+from local_servers import TOKEN
 
 ABSTRACT = "vision vision"
 

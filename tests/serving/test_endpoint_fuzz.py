@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from server_process import TOKEN
+from local_servers import TOKEN
 
 OPERATIONS = {
     "GET /", "GET /health", "GET /health/live", "GET /info", "GET /metrics", "GET /monitoring",

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from real_model import FP32_TOLERANCE, PAPERS
+from factories import FP32_TOLERANCE, PAPERS
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def test_an_exported_release(start_server, tmp_path, sample_csv):
     """The transformer of an old release, exported here, on 500 papers of the sample."""
     from transformers import AutoModelForSequenceClassification, pipeline
 
-    from arxiv_cls.release.onnx_graph import write_onnx
+    from arxiv_cls.export.onnx_graph import write_onnx
 
     model = shutil.copytree(RELEASE, tmp_path / "tiny-transformer")
     (model / "onnx").mkdir()

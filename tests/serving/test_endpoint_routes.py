@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from server_process import TOKEN
+from local_servers import TOKEN
 from starlette.testclient import TestClient
 
 from arxiv_cls.errors import UserError

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import psutil
 import pytest
-from served_models import write_onnx_model
-from server_process import Server, free_port
+from factories import write_onnx_model
+from local_servers import Server, free_port
 
 from arxiv_cls.models import load_predictor
 

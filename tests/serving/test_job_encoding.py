@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from counting_predictor import hold, let_go, run
 
-from arxiv_cls.serving import batching, job_encoding
-from arxiv_cls.serving.batching import Batcher
-from arxiv_cls.serving.queue_jobs import QueueFull
+from arxiv_cls.serving import batching
+from arxiv_cls.serving import batching as job_encoding
+from arxiv_cls.serving.batching import Batcher, QueueFull
 
 
 class TestTogether:

@@ -10,8 +10,8 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from served_models import write_onnx_model
-from server_process import TOKEN
+from factories import write_onnx_model
+from local_servers import TOKEN
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arxiv_cls.serving.log_features import text_features
+from arxiv_cls.serving.request_log import text_features
 
 
 class TestTextFeatures:

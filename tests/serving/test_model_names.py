@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from arxiv_cls.serving import model_names
+from arxiv_cls.serving import model_slot as model_names
 from arxiv_cls.serving.http_errors import Refused
-from arxiv_cls.serving.model_names import allowed_model
+from arxiv_cls.serving.model_slot import allowed_model
 
 
 @pytest.fixture

@@ -6,18 +6,17 @@ import asyncio
 import hashlib
 import json
 import threading
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from served_models import LABELS, write_onnx_model
+from factories import LABELS, write_onnx_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor
-from arxiv_cls.models.cascade import file_sha256
+from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.serving.model_slot import ModelSlot, load_model
-from arxiv_cls.serving.routes_status import CascadeInfo, Info, describe
+from arxiv_cls.serving.routes import CascadeInfo, Info, describe
 from arxiv_cls.serving.settings import ServingSettings
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
@@ -74,7 +73,7 @@ class TestLoadModel:
         """A run.json that is no JSON is an error, not a guess."""
         write_onnx_model(tmp_path / "tiny")
         (tmp_path / "tiny" / "run.json").write_text("{")
-        with pytest.raises(UserError, match=r"run\.json cannot be read"):
+        with pytest.raises(UserError, match=r"run\.json: not JSON"):
             load_model(str(tmp_path / "tiny"), ServingSettings(model="x"))
 
 
@@ -124,7 +123,7 @@ class TestCascade:
         assert load_model(str(pair[0]), settings).predictor.engine == "tfidf+onnx"
         (pair[0] / "onnx" / "model_int8.onnx").write_bytes((pair[0] / "onnx" / "model.onnx").read_bytes())
         with pytest.raises(UserError, match="fitted for the engine onnx, not int8"):
-            load_model(str(pair[0]), replace(settings, engine="int8"))
+            load_model(str(pair[0]), settings.model_copy(update={"engine": "int8"}))
 
     def test_without_a_record(self, pair):
         """The engine that `arxiv-cls cascade` fits by default is the one that is asked for."""

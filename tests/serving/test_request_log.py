@@ -9,12 +9,11 @@ import threading
 import time
 from collections import Counter
 
-from log_lines import lines_in
+from local_servers import lines_in
 
-from arxiv_cls.models.predictor import Prediction
+from arxiv_cls.models.prediction import Prediction
 from arxiv_cls.serving import request_log
-from arxiv_cls.serving.request_log import RequestLog, log_record
-from arxiv_cls.serving.request_log_files import DirectoryFiles
+from arxiv_cls.serving.request_log import DirectoryFiles, RequestLog, log_record
 
 SAID = Prediction(
     label="cs.CV",

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from unittest.mock import create_autospec
 
 import pytest
-from log_lines import lines_in
+from local_servers import lines_in
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.serving.request_log_files import BucketFiles, DirectoryFiles, open_log_files
+from arxiv_cls.serving.request_log import BucketFiles, DirectoryFiles, open_log_files
 
 
 class NearlyFull:
@@ -116,7 +116,7 @@ class TestBucket:
         """Lines are sent when they are due and at the end; a bucket that is away loses nothing but time."""
         from gcp_storage_emulator.server import create_server
         from google.cloud import storage
-        from server_process import free_port
+        from local_servers import free_port
 
         port = free_port()
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 
-from arxiv_cls.serving.structured_logging import JsonFormatter, RequestLines
+from arxiv_cls.serving.observability import JsonFormatter, RequestLines
 
 
 def formatted(**extra) -> dict:
@@ -31,7 +31,7 @@ def log_of(caplog, headers=(), status=200, level=logging.INFO, path="/predict", 
         replies.append(message)
 
     scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers), "query_string": b"k=v"}
-    with caplog.at_level(level, "arxiv_cls.serving.structured_logging"):
+    with caplog.at_level(level, "arxiv_cls.serving.observability"):
         try:
             asyncio.run(RequestLines(app, quiet=frozenset({"/health"}))(scope, None, send))
         except (ConnectionError, RuntimeError):

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from server_process import TOKEN, Server, free_port
+from local_servers import TOKEN, Server, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")

@@ -6,21 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
-from served_models import LABELS, SURE, write_onnx_model
+from factories import LABELS, SURE, write_onnx_model
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import Prediction
-from arxiv_cls.serving.space import answers, wording
-from arxiv_cls.serving.space.answers import (
+from arxiv_cls.models.prediction import Prediction
+from arxiv_cls.space import content as wording
+from arxiv_cls.space import predictions as answers
+from arxiv_cls.space.content import EXAMPLES, ModelFacts, read_facts, shades
+from arxiv_cls.space.predictions import (
     MAX_CHARACTERS,
     as_reply,
     choose_engine,
     compose_text,
     load_space_model,
 )
-from arxiv_cls.serving.space.examples import EXAMPLES
-from arxiv_cls.serving.space.facts import ModelFacts, read_facts
-from arxiv_cls.serving.space.word_shades import shades
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
 HOSTILE = "<img src=x onerror=alert(1)>"

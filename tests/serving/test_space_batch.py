@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.serving.space import batch
-from arxiv_cls.serving.space.answers import SpaceModel, load_space_model
-from arxiv_cls.serving.space.batch import score_file
-from arxiv_cls.serving.space.wording import batch_sentence
+from arxiv_cls.space import predictions as batch
+from arxiv_cls.space.content import batch_sentence
+from arxiv_cls.space.predictions import SpaceModel, load_space_model, score_file
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +146,7 @@ class TestKeptFiles:
         (tmp_path / "temporary").mkdir()
         from gradio.route_utils import delete_files_created_by_app
 
-        from arxiv_cls.serving.space.page import build_page
+        from arxiv_cls.space.page import build_page
 
         page = build_page(space)
         assert page.delete_cache == (300, 3600)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from space_page import CHROMIUM, SpaceProcess
+from local_servers import CHROMIUM, SpaceProcess
 
 pytestmark = pytest.mark.slow
 

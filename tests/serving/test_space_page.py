@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from local_hub import LocalHub
-from space_page import SpaceProcess
+from local_servers import SpaceProcess
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.serving.space import opening
-from arxiv_cls.serving.space.examples import EXAMPLES
+from arxiv_cls.space import page as opening
+from arxiv_cls.space.content import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [("Vision", "A vision of language and vision."), ("", "bayes learning\n\nlearning"), ("planning", "")]

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from real_model import FP32_TOLERANCE, PAPERS, RealModel
-from space_page import SpaceProcess
+from factories import FP32_TOLERANCE, PAPERS, RealModel
+from local_servers import SpaceProcess
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def test_an_exported_release(tmp_path: Path, sample_csv: Path) -> None:
     """The transformer of an old release, exported here, on 500 papers of the sample."""
     from transformers import AutoModelForSequenceClassification, pipeline
 
-    from arxiv_cls.release.onnx_graph import write_onnx
+    from arxiv_cls.export.onnx_graph import write_onnx
 
     model = shutil.copytree(RELEASE, tmp_path / "tiny-transformer")
     (model / "onnx").mkdir()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.serving.space import answers, zero_gpu
-from arxiv_cls.serving.space.answers import SpaceModel, load_space_model
-from arxiv_cls.serving.space.batch import score_file
+from arxiv_cls.space import predictions as answers
+from arxiv_cls.space import predictions as zero_gpu
+from arxiv_cls.space.predictions import SpaceModel, load_space_model, score_file
 
 
 class TestZeroGpu:

@@ -13,8 +13,14 @@ from transformers import (
 )
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.training.learning_rates import HeadOnlyEpochs, class_weights, freeze, is_head, parameter_groups
-from arxiv_cls.training.loss import make_loss
+from arxiv_cls.training.trainer import (
+    HeadOnlyEpochs,
+    class_weights,
+    freeze,
+    is_head,
+    make_loss,
+    parameter_groups,
+)
 
 
 def bert() -> BertForSequenceClassification:

@@ -6,19 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from factories import LABELS as TOP5
+from factories import ROOT, SAMPLE
 from safetensors.numpy import load_file
 
 from arxiv_cls import train
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.local_distilbert import write_local_distilbert
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.release.manifest import MANIFEST, TRANSFORMER
-from arxiv_cls.scoring.evaluation import file_sha256
+from arxiv_cls.models.pretrained import write_local_distilbert
+from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.manifest import MANIFEST, TRANSFORMER
 from arxiv_cls.training import fine_tuning
-from arxiv_cls.training.run_folder import MarkComplete
+from arxiv_cls.training.run_directory import MarkComplete
 
-TOP5 = ["cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML"]
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = ROOT / "recipes"
 
 
 @pytest.fixture(scope="module")
@@ -138,22 +139,14 @@ class TestPrediction:
         assert predictor.embed(texts).shape == (3, 16)
         assert predictor.predict_proba([]).shape == (0, 5)
 
-    def test_empty_text(self, trained):
-        """An error, not a guess."""
-        with pytest.raises(UserError, match="text 2 of 2 is empty"):
-            load_predictor(trained).predict(["a paper", " \n"])
 
-
-class TestInTheWay:
-    """A second run of the same name."""
-
-    def test_needs_overwrite(self, trained, write_recipe, tmp_path):
-        """Nothing is trained, nothing is lost."""
-        recipe = write_recipe(tmp_path / "tiny.yaml", trainer={"output_dir": str(trained)})
-        before = (trained / "model.safetensors").read_bytes()
-        with pytest.raises(UserError, match="a finished run is in the way"):
-            train.main([str(recipe)])
-        assert (trained / "model.safetensors").read_bytes() == before
+def test_a_finished_run_needs_overwrite(trained, write_recipe, tmp_path):
+    """Nothing is trained, nothing is lost."""
+    recipe = write_recipe(tmp_path / "tiny.yaml", trainer={"output_dir": str(trained)})
+    before = (trained / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="a finished run is in the way"):
+        train.main([str(recipe)])
+    assert (trained / "model.safetensors").read_bytes() == before
 
 
 class TestKilledAtTheEnd:
@@ -221,37 +214,33 @@ class TestRecipes:
 
     paths = sorted(path for path in RECIPES.glob("*.yaml") if not path.stem.startswith("tfidf"))
 
-    def test_there_are_some(self):
-        """The test below would pass on none."""
-        assert len(self.paths) >= 3
-
-    @pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
-    def test_two_steps(self, path, tmp_path, tiny_encoder, sample_csv):
-        """It ends with weights on disk."""
-        out = tmp_path / "model"
+    @staticmethod
+    def two_steps(path, out, start, *more) -> dict:
+        """Trains two steps from these weights; returns the run's record."""
         words = {
-            "model.name_or_path": tiny_encoder, "model.max_length": 32,
-            "data.csv": sample_csv, "data.max_samples": 40,
+            "model.name_or_path": start, "model.max_length": 32,
+            "data.csv": SAMPLE, "data.max_samples": 40,
             "trainer.output_dir": out, "trainer.max_steps": 2, "trainer.use_cpu": True,
             "trainer.per_device_train_batch_size": 4, "trainer.cpu_threads": 1,
         }  # fmt: skip
-        train.main([str(path), *(str(word) for key, value in words.items() for word in (f"--{key}", value))])
-        assert (out / "model.safetensors").is_file()
-        assert json.loads((out / "run.json").read_text())["training"]["steps"] == 2
+        options = [str(word) for key, value in words.items() for word in (f"--{key}", value)]
+        train.main([str(path), *options, *more])
+        return json.loads((out / "run.json").read_text())
 
-    def test_local_distilbert(self, tmp_path, tiny_encoder, sample_csv):
+    @pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
+    def test_two_steps(self, path, tmp_path, tiny_encoder):
+        """It ends with weights on disk."""
+        assert len(self.paths) >= 3
+        assert self.two_steps(path, tmp_path / "model", tiny_encoder)["training"]["steps"] == 2
+        assert (tmp_path / "model" / "model.safetensors").is_file()
+
+    def test_local_distilbert(self, tmp_path, tiny_encoder):
         """What `arxiv-cls local-distilbert` writes is a start for the DistilBERT recipe."""
         start = write_local_distilbert(tmp_path / "start", str(tiny_encoder))
-        words = {
-            "model.name_or_path": start, "model.max_length": 32,
-            "data.csv": sample_csv, "data.max_samples": 40,
-            "trainer.output_dir": tmp_path / "model", "trainer.max_steps": 2, "trainer.use_cpu": True,
-            "trainer.per_device_train_batch_size": 4, "trainer.cpu_threads": 1, "trainer.teacher_weight": 0,
-        }  # fmt: skip
-        options = [str(word) for key, value in words.items() for word in (f"--{key}", value)]
-        train.main([str(RECIPES / "distilbert.yaml"), *options, "--no-evaluate"])
+        more = ("--trainer.teacher_weight", "0", "--no-evaluate")
+        record = self.two_steps(RECIPES / "distilbert.yaml", tmp_path / "model", start, *more)
+        assert record["training"]["steps"] == 2
         assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "distilbert"
-        assert json.loads((tmp_path / "model" / "run.json").read_text())["training"]["steps"] == 2
 
 
 class TestMachines:
@@ -270,7 +259,3 @@ class TestMachines:
         assert config.distributed_type == kind
         assert (config.num_machines, config.num_processes) == (machines, processes)
         assert config.use_cpu is (name == "cpu")
-
-    def test_all_of_them_are_tested(self):
-        """A new file needs a line above."""
-        assert len(list((RECIPES / "accelerate").glob("*.yaml"))) == 4

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,17 +11,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from factories import ROOT, SAMPLE
 from tqdm import tqdm
 
 from arxiv_cls import train_tfidf
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.release.manifest import files_in, foreign_files, missing_files
-from arxiv_cls.scoring.evaluation import evaluate_model
+from arxiv_cls.record.manifest import files_in, foreign_files, missing_files
+from arxiv_cls.scoring.evaluation import evaluate_model, file_sha256
 
-ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = ROOT / "data" / "sample" / "arxiv_sample.csv"
-RECIPES = sorted((ROOT / "recipes").glob("tfidf*.yaml"))
+XGBOOST, LINEAR = (ROOT / "recipes" / f"tfidf_{name}.yaml" for name in ("xgboost", "linear"))
 TEXT = "Parsing sentences\n\nWe parse sentences of a language with a grammar."
 
 
@@ -33,38 +30,16 @@ def arguments(recipe: Path, output: Path, *more: str) -> list[str]:
     return [str(recipe), *overrides, *more]
 
 
-def sha256(path: Path) -> str:
-    """Digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_caches(tmp_path_factory):
-    """Caches of datasets in a folder of this test's own."""
-    folder = tmp_path_factory.mktemp("caches")
-    before = os.environ.get("HF_DATASETS_CACHE")
-    os.environ["HF_DATASETS_CACHE"] = str(folder)
-    yield
-    if before is None:
-        del os.environ["HF_DATASETS_CACHE"]
-    else:
-        os.environ["HF_DATASETS_CACHE"] = before
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run of two rounds of the XGBoost recipe."""
     output = tmp_path_factory.mktemp("outputs") / "tfidf_xgboost"
-    train_tfidf.main(arguments(ROOT / "recipes" / "tfidf_xgboost.yaml", output))
+    train_tfidf.main(arguments(XGBOOST, output))
     return output
 
 
 class TestModelDirectory:
     """What a run leaves behind."""
-
-    def test_there_are_recipes(self):
-        """Both baselines have one."""
-        assert {path.stem for path in RECIPES} >= {"tfidf_xgboost", "tfidf_linear"}
 
     def test_files_are_those_of_the_manifest(self, trained):
         """Nothing required is missing, nothing else is there, and the staging folder is empty."""
@@ -76,8 +51,8 @@ class TestModelDirectory:
         """The record names data, weights, rounds and calibration, and both splits' metrics."""
         record = json.loads((trained / "run.json").read_text())
         assert record["kind"] == "tfidf"
-        assert record["weights_sha256"] == sha256(trained / "model.skops")
-        assert record["data"]["sha256"] == sha256(SAMPLE)
+        assert record["weights_sha256"] == file_sha256(trained / "model.skops")
+        assert record["data"]["sha256"] == file_sha256(SAMPLE)
         assert record["training"]["rounds"] == 2
         assert set(record["metrics"]) == {"validation", "test"}
         assert record["calibration"]["temperature"] > 0
@@ -97,18 +72,16 @@ class TestModelDirectory:
 
     def test_a_finished_run_is_in_the_way(self, trained):
         """Without --overwrite nothing is touched; with it, and the same seed, the bytes stay the same."""
-        before = sha256(trained / "model.skops")
-        recipe = ROOT / "recipes" / "tfidf_xgboost.yaml"
+        before = file_sha256(trained / "model.skops")
         with pytest.raises(UserError, match="finished run"):
-            train_tfidf.main(arguments(recipe, trained))
-        train_tfidf.main(arguments(recipe, trained, "--overwrite"))
-        assert sha256(trained / "model.skops") == before
+            train_tfidf.main(arguments(XGBOOST, trained))
+        train_tfidf.main(arguments(XGBOOST, trained, "--overwrite"))
+        assert file_sha256(trained / "model.skops") == before
 
     def test_resume_starts_anew(self, tmp_path):
         """A baseline keeps no checkpoints: one line says so, another what became of the rows."""
         output = tmp_path / "linear"
-        recipe = ROOT / "recipes" / "tfidf_linear.yaml"
-        train_tfidf.main(arguments(recipe, output, "--resume", "--no-evaluate"))
+        train_tfidf.main(arguments(LINEAR, output, "--resume", "--no-evaluate"))
         log = (tmp_path / ".checkpoints" / "linear" / "train.log").read_text()
         assert log.count("--resume: a baseline keeps no checkpoints, the run starts from the beginning") == 1
         assert log.count("925 rows read") == 1
@@ -133,8 +106,7 @@ class TestModelDirectory:
         """It says so in its config; no record tells where on this machine the data lay."""
         data, output = tmp_path / "papers.csv", tmp_path / "linear"
         data.write_bytes(SAMPLE.read_bytes())
-        recipe = ROOT / "recipes" / "tfidf_linear.yaml"
-        train_tfidf.main(arguments(recipe, output, "--data.csv", str(data)))
+        train_tfidf.main(arguments(LINEAR, output, "--data.csv", str(data)))
         assert missing_files(output, "tfidf") == []
         assert json.loads((output / "config.json").read_text())["classifier"] == "linear"
         assert yaml.safe_load((output / "recipe.yaml").read_text())["data"]["csv"] == "papers.csv"
@@ -149,53 +121,22 @@ class TestModelDirectory:
         assert evaluate_model(output, data=data, rules=False)["papers"] > 0
 
 
-class TestBadInput:
-    """Errors for a person, before any work."""
-
-    def test_problems_are_reported_together(self, tmp_path):
-        """Unknown key, wrong range and wrong type in one error, each with what is allowed."""
-        overrides = ["--model.ngram_maxx", "2", "--model.subsample", "1.5", "--trainer.seed", "x"]
-        with pytest.raises(UserError) as caught:
-            train_tfidf.main(arguments(RECIPES[0], tmp_path / "out", *overrides))
-        for part in ("ngram_maxx", "ngram_max", "trainer.seed"):
-            assert part in str(caught.value)
-        assert not (tmp_path / "out").exists()
-
-    @pytest.mark.parametrize(
-        ("override", "message"),
-        [
-            (["--model.subsample", "1.5"], "subsample"),
-            (["--model.folds", "1"], "folds"),
-            (["--model.classifier", "forest"], "classifier"),
-            (["--trainer.report_to", "email"], "report_to"),
-            (["--num_train_epochs", "0"], "num_train_epochs"),
-            (["--data.csv", "nowhere.csv"], r"nowhere\.csv"),
-        ],
-    )
-    def test_single_values(self, tmp_path, override, message):
-        """Each is named."""
-        with pytest.raises(UserError, match=message):
-            train_tfidf.main(arguments(RECIPES[0], tmp_path / "out", *override))
-
-
 class TestProcesses:
     """What only separate processes can show."""
 
     @pytest.mark.slow
     def test_two_processes_write_the_same_weights(self, trained, tmp_path):
         """Same recipe, data and seed, another process, run as the README says: the same bytes."""
-        recipe = ROOT / "recipes" / "tfidf_xgboost.yaml"
-        command = [sys.executable, "arxiv_cls/train_tfidf.py", *arguments(recipe, tmp_path / "again")]
+        command = [sys.executable, "arxiv_cls/train_tfidf.py", *arguments(XGBOOST, tmp_path / "again")]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        assert sha256(tmp_path / "again" / "model.skops") == sha256(trained / "model.skops")
+        assert file_sha256(tmp_path / "again" / "model.skops") == file_sha256(trained / "model.skops")
 
     @pytest.mark.slow
     def test_kill_leaves_no_model_directory(self, tmp_path):
         """Killed while the trees grow, a run leaves nothing that looks finished; the next one just runs."""
         output = tmp_path / "killed"
-        recipe = ROOT / "recipes" / "tfidf_xgboost.yaml"
         endless = ["--num_train_epochs", "100000", "--early_stopping_patience", "100000"]
-        command = [sys.executable, "arxiv_cls/train_tfidf.py", *arguments(recipe, output), *endless]
+        command = [sys.executable, "arxiv_cls/train_tfidf.py", *arguments(XGBOOST, output), *endless]
         log = tmp_path / ".checkpoints" / "killed" / "train.log"
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
             deadline = time.monotonic() + 600
@@ -205,6 +146,6 @@ class TestProcesses:
             run.send_signal(signal.SIGKILL)
         assert "trees" in log.read_text()
         assert not output.exists()
-        train_tfidf.main(arguments(recipe, output))
+        train_tfidf.main(arguments(XGBOOST, output))
         assert missing_files(output, "tfidf") == []
         assert "model.skops" in files_in(output)

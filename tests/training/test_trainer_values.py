@@ -3,14 +3,15 @@
 import logging
 
 import pytest
+from factories import ROOT
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import TfidfRecipe, load_recipe
 from arxiv_cls.training import fine_tuning
 from arxiv_cls.training.arguments import TransformerRecipe
-from arxiv_cls.training.hardware import resolve_precision
-from arxiv_cls.training.paper_trainer import check_metric_name
-from arxiv_cls.training.tokenization import load_tokenizer
+from arxiv_cls.training.batches import load_tokenizer
+from arxiv_cls.training.distributed import resolve_precision
+from arxiv_cls.training.trainer import check_metric_name
 
 LABELS = ["cs.AI", "cs.CL", "cs.CV"]
 
@@ -78,17 +79,6 @@ class TestMaxLength:
             load_tokenizer(tmp_path, 64)
 
 
-class TestSeed:
-    """Both kinds of recipe."""
-
-    def test_baseline(self, tmp_path):
-        """numpy takes 32 bits."""
-        path = tmp_path / "r.yaml"
-        path.write_text("trainer: {seed: 4294967296}")
-        with pytest.raises(UserError, match="above the largest allowed value, 4294967295"):
-            load_recipe(path, [], TfidfRecipe)
-
-
 class TestStartingWeights:
     """What a run starts from, as it goes on record."""
 
@@ -102,3 +92,20 @@ class TestStartingWeights:
         assert fine_tuning.starting_weights(tmp_path / "plain") == {"sha256": abc, "hub_commit": None}
         found = fine_tuning.starting_weights(tmp_path / "snapshots" / commit)
         assert found == {"sha256": abc, "hub_commit": commit}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.subsample", "1.5"),
+        ("model.folds", "1"),
+        ("model.classifier", "forest"),
+        ("trainer.seed", str(2**32)),
+        ("trainer.num_train_epochs", "0"),
+        ("trainer.report_to", "email"),
+    ],
+)
+def test_values_that_a_baseline_refuses(key, value):
+    """Each is named before any work."""
+    with pytest.raises(UserError, match=key):
+        load_recipe(ROOT / "recipes" / "tfidf_xgboost.yaml", [f"--{key}", value], TfidfRecipe)

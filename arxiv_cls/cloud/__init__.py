@@ -1,0 +1,1 @@
+"""Deployments on other people's machines."""

@@ -1,0 +1,1 @@
+"""From a model directory to ONNX files and a handler for Inference Endpoints."""

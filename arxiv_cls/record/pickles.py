@@ -1,0 +1,151 @@
+"""Finds pickles under any name: loading one runs its author's code.
+
+What counts is the content: the opcodes of a pickle of any protocol, an array of objects in a `.npy` file, a
+member of a zip, also of a zip in a zip, and each of them compressed. A suffix that is used for pickles alone
+counts as well.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import pickletools
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+
+PICKLE_SUFFIXES = frozenset({".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill"})
+PICKLE_MEMBER_SUFFIXES = frozenset({".pkl", ".pickle"})
+ZIP_START = b"PK\x03\x04"
+# As many bytes as are looked at for opcodes, and as many opcodes: a file that parses so far is a pickle.
+HEAD_BYTES, MOST_OPCODES = 1 << 16, 500
+# A zip in a zip is unpacked to be looked at: at most so large, and so many levels deep.
+NESTED_BYTES, NESTED_LEVELS = 64 << 20, 3
+MOST_MEMBERS = 20_000
+# The opcodes by which a pickle names what it calls or makes; two of them with module and name.
+_NAMES_CODE = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
+_MODULE_AND_NAME = re.compile(r"[\w.]+ [\w.]+")
+_PROTOCOL_START = re.compile(rb"\x80[\x02-\x05]")
+_COMPRESSED: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
+    (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\x00", lzma.LZMAFile),
+)
+
+
+def unreadable(path: Path) -> str | None:
+    """Why nothing can be said about a file's content: it cannot be opened, or is a zip that was cut short.
+
+    Returns:
+        The reason in a few words; None where the file can be read.
+    """
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(4) == ZIP_START
+        if is_zip:
+            with zipfile.ZipFile(path):
+                pass
+    except zipfile.BadZipFile as error:
+        return f"a broken zip: {error}"
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return None
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is, or holds, a pickle; see the module.
+
+    A file of which `unreadable` tells is none: nothing loads it.
+    """
+    if path.suffix in PICKLE_SUFFIXES:
+        return True
+    if unreadable(path) is not None:
+        return False
+    with path.open("rb") as file:
+        return _holds_pickle(file, NESTED_LEVELS)
+
+
+def _holds_pickle(file: IO[bytes], levels: int) -> bool:
+    head = file.read(HEAD_BYTES)
+    if head.startswith(ZIP_START):
+        file.seek(0)
+        return _zip_holds_pickle(file, levels)
+    if head.startswith(b"\x93NUMPY"):
+        return _is_object_array(head)
+    for start, opened in _COMPRESSED:
+        if head.startswith(start):
+            file.seek(0)
+            try:
+                inner = opened(file).read(HEAD_BYTES)
+            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
+                return False
+            return levels == 0 or _holds_pickle(io.BytesIO(inner), levels - 1)
+    return _is_pickle_start(head)
+
+
+def _is_pickle_start(head: bytes) -> bool:
+    """Whether the bytes parse as opcodes that name code, or that start with a protocol number."""
+    numbered = _PROTOCOL_START.match(head) is not None
+    names_code, seen = False, 0
+    try:
+        for opcode, argument, _ in islice(pickletools.genops(head), MOST_OPCODES):
+            seen += 1
+            if opcode.name in {"GLOBAL", "INST"} and not _MODULE_AND_NAME.fullmatch(str(argument)):
+                break
+            names_code = names_code or opcode.name in _NAMES_CODE
+            if opcode.name == "STOP":
+                break
+    except ValueError as error:
+        # The length of a safetensors header can look like a protocol number, and no opcode follows it. What
+        # the limit on the bytes cut off is a pickle all the same.
+        cut_off = len(head) == HEAD_BYTES and "unknown" not in str(error)
+        return (numbered and seen > 1) or (names_code and cut_off)
+    return numbered or names_code
+
+
+def _is_object_array(head: bytes) -> bool:
+    file = io.BytesIO(head)
+    try:
+        version = np.lib.format.read_magic(file)
+        formats = np.lib.format
+        read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+        return bool(read(file)[2].hasobject)
+    except (ValueError, SyntaxError, TypeError, EOFError):
+        # No reader of arrays takes it either.
+        return False
+
+
+def _zip_holds_pickle(file: IO[bytes], levels: int) -> bool:
+    """Whether a member is one; an archive that is too deep or too large to look into counts as one."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if len(members) > MOST_MEMBERS:
+                return True
+            for member in members:
+                if PurePosixPath(member.filename).suffix in PICKLE_MEMBER_SUFFIXES:
+                    return True
+                if not member.is_dir() and _member_holds_pickle(archive, member, levels):
+                    return True
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, zlib.error, ValueError):
+        # Cut short, encrypted or packed in a way that Python does not know: nothing loads it.
+        return False
+    return False
+
+
+def _member_holds_pickle(archive: zipfile.ZipFile, member: zipfile.ZipInfo, levels: int) -> bool:
+    with archive.open(member) as content:
+        head = content.read(HEAD_BYTES)
+        if not head.startswith(ZIP_START):
+            return levels > 0 and _holds_pickle(io.BytesIO(head), levels - 1)
+        if levels == 0 or member.file_size > NESTED_BYTES:
+            return True
+        return _holds_pickle(io.BytesIO(head + content.read(NESTED_BYTES)), levels - 1)

@@ -1,0 +1,199 @@
+"""Which commit of this project runs: from git where the code is tracked, else as the image says."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+COMMIT_VARIABLE = "ARXIV_CLS_COMMIT"
+
+
+def run_git(*arguments: str, directory: Path | None = None) -> str | None:
+    """What git prints in the folder of this package; None when it fails or is not there."""
+    package = directory or Path(__file__).resolve().parents[1]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def commit_exists(commit: str, directory: Path | None = None) -> bool | None:
+    """Whether a commit is one of this project; None where its history is not at hand.
+
+    Args:
+        commit: 40 hexadecimal digits.
+        directory: as of `git_state`.
+    """
+    if git_state(directory)["commit"] == commit:
+        return True
+    if run_git("ls-files", "--error-unmatch", "__init__.py", directory=directory) is None:
+        return None
+    if re.fullmatch(r"[0-9a-f]{40}", commit) is None:
+        return False
+    if run_git("cat-file", "-e", f"{commit}^{{commit}}", directory=directory) is not None:
+        return True
+    return None if run_git("rev-parse", "--is-shallow-repository", directory=directory) == "true" else False
+
+
+def git_state(directory: Path | None = None) -> dict[str, Any]:
+    """The commit of the code and whether tracked files differ from it, now.
+
+    Only a repository that tracks this very package counts: a package installed into the `.venv` of somebody
+    else's repository is no code of that repository. Where there is none, as in a container image, the
+    environment variable `ARXIV_CLS_COMMIT` says the commit that the image was built from: 40 hexadecimal
+    digits, anything else is ignored; an image holds no changes.
+
+    `dvc.lock` and the data's `.dvc` files do not count: the pipeline notes checksums there while it runs.
+
+    Args:
+        directory: the package's; None for the one that this module is in.
+
+    Returns:
+        `{"commit": 40 hex digits or None, "dirty": bool or None}`; None where nobody can tell.
+    """
+
+    def git(*arguments: str) -> str | None:
+        return run_git(*arguments, directory=directory)
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        named = os.environ.get(COMMIT_VARIABLE, "")
+        known = re.fullmatch(r"[0-9a-f]{40}", named) is not None
+        return {"commit": named if known else None, "dirty": False if known else None}
+    commit = git("rev-parse", "HEAD")
+    noted = (":(top,exclude)dvc.lock", ":(top,exclude)data/raw/*.dvc")
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *noted)
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def state_of_run(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """What goes on record for a run: the commit it started from, dirty when anything changed meanwhile.
+
+    Python reads modules when they are first needed, so part of a run can come from what was edited or
+    committed after its start.
+
+    Args:
+        before: `git_state` before the training.
+        after: `git_state` at its end.
+    """
+    return before if before == after else {"commit": before["commit"], "dirty": True}
+
+
+SCHEMA_VERSION = 1
+RECORDED_LIBRARIES = (
+    "arxiv_cls",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "scikit-learn",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "xgboost",
+    "xgboost-cpu",
+)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape the numbers, as installed."""
+    versions = {"python": platform.python_version()}
+    for name in RECORDED_LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def data_record(corpus: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The data version, the label set and the split, as they go on record.
+
+    The day of the newest training paper tells later which papers of another file cannot have been seen.
+
+    Args:
+        corpus: a `Corpus`.
+        options: the keywords of `build_corpus` that made it.
+    """
+    days = [day for day in corpus.splits["train"]["published"][:] if day is not None]
+    return {
+        "csv": Path(corpus.data.csv).name,
+        "md5": corpus.data.md5,
+        "sha256": corpus.data.sha256,
+        "bytes": corpus.data.bytes,
+        "rows": corpus.data.rows,
+        "config": options.get("config", "top5"),
+        "split": options.get("split", "paper"),
+        "time_boundaries": options.get("time_boundaries"),
+        "seed": options.get("seed", 42),
+        "max_samples": options.get("max_samples"),
+        "report": corpus.report.counts(),
+        "splits": {name: len(papers) for name, papers in corpus.splits.items()},
+        "newest_training_paper": max(days).isoformat() if days else None,
+        "labels": list(corpus.labels),
+    }
+
+
+def build_run_record(
+    *,
+    kind: str,
+    recipe: str,
+    data: dict[str, Any],
+    git: dict[str, Any],
+    seed: int,
+    device: dict[str, Any],
+    started: str,
+    duration_seconds: float,
+    papers_per_second: float,
+    peak_memory_bytes: int,
+    calibration: dict[str, float],
+    weights_sha256: str,
+    metrics: dict[str, Any],
+    overrides: Sequence[str] = (),
+    training: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of `run.json`.
+
+    Args:
+        kind: transformer or tfidf.
+        recipe: the recipe's file name without its folder.
+        data: from `data_record`.
+        git: `git_state` as it was before the training; it is held against the state now.
+        seed: of the training.
+        device: type, name, threads, precision and number of processes.
+        started: ISO time, UTC.
+        duration_seconds: of the training, without loading data and without the final evaluation.
+        papers_per_second: papers seen in training, over that duration.
+        peak_memory_bytes: of the device for a GPU, of the process for a CPU.
+        calibration: temperature, expected_calibration_error_before and _after, on validation.
+        weights_sha256: of the weights as saved.
+        metrics: by split.
+        overrides: words of the command line that changed the recipe; the names of the keys are recorded.
+        training: what else the kind of model records, such as steps and the best epoch.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "recipe": recipe,
+        "overrides": [word[2:].partition("=")[0] for word in overrides if word.startswith("--")],
+        "data": data,
+        "git": state_of_run(git, git_state()),
+        "versions": library_versions(),
+        "seed": seed,
+        "device": device,
+        "started": started,
+        "duration_seconds": round(duration_seconds, 2),
+        "papers_per_second": round(papers_per_second, 2),
+        "peak_memory_bytes": peak_memory_bytes,
+        "calibration": calibration,
+        "training": training or {},
+        "metrics": metrics,
+        "weights_sha256": weights_sha256,
+    }

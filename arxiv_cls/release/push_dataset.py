@@ -1,0 +1,188 @@
+"""Releases the corpus to the Hub: Parquet splits of each label set and a card, in one commit with a tag."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from tqdm import tqdm
+
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
+from arxiv_cls.record.manifest import CARD
+from arxiv_cls.release.card import template
+from arxiv_cls.release.card_data import is_synthetic
+from arxiv_cls.release.hub import Content, check_repo_id, connect, parse_version, read_state
+from arxiv_cls.release.hub_commit import ReleaseResult, plan_release, publish
+from arxiv_cls.release.push_model import ensure_repository
+
+if TYPE_CHECKING:
+    from arxiv_cls.corpus import Corpus
+
+
+COLUMNS = (
+    ("text", "string", "title, blank line, abstract: what the models read"),
+    ("title", "string", "title"),
+    ("abstract", "string", "abstract"),
+    ("label", "class label", "category code"),
+    ("arxiv_id", "string", "arXiv id without the version"),
+    ("published", "date", "day of first submission"),
+)
+
+
+@dataclass(frozen=True)
+class ConfigFiles:
+    """One label set, written to Parquet.
+
+    Attributes:
+        name: the configuration.
+        labels: its category codes.
+        sizes: papers of each split.
+        features: the columns, as the Hub's dataset card spells them.
+        files: path in the repository to the local file.
+    """
+
+    name: str
+    labels: list[str]
+    sizes: dict[str, int]
+    features: list[dict[str, Any]]
+    files: dict[str, Path]
+
+
+def write_config(corpus: Corpus, name: str, folder: Path) -> ConfigFiles:
+    """Writes the splits of one label set as `<name>/<split>-00000-of-00001.parquet` below a folder."""
+    files, sizes = {}, {}
+    for split, papers in corpus.splits.items():
+        path = f"{name}/{split}-00000-of-00001.parquet"
+        (folder / path).parent.mkdir(exist_ok=True)
+        # The features travel in the Parquet schema: label names and dates come back as they are here.
+        papers.to_parquet(folder / path)
+        files[path], sizes[str(split)] = folder / path, len(papers)
+    features = next(iter(corpus.splits.values())).features._to_yaml_list()
+    return ConfigFiles(name, list(corpus.labels), sizes, features, files)
+
+
+def render_dataset_card(
+    repo_id: str, version: str | None, configs: Sequence[ConfigFiles], data: Any, seed: int
+) -> str:
+    """The dataset's card.
+
+    Args:
+        repo_id: `user/name`.
+        version: the release's tag, once it is known.
+        configs: the label sets, the default first.
+        data: the corpus's `DataVersion`.
+        seed: of the split.
+    """
+    papers = max(sum(config.sizes.values()) for config in configs)
+    synthetic = is_synthetic({"csv": data.csv})
+    metadata = {
+        "language": ["en"],
+        # The sample was written for this project and is under its licence.
+        "license": "apache-2.0" if synthetic else "cc0-1.0",
+        "pretty_name": f"{'Synthetic' if synthetic else 'arXiv'} papers by category",
+        "task_categories": ["text-classification"],
+        "task_ids": ["multi-class-classification"],
+        "tags": ["arxiv", "scientific-papers", *(["synthetic"] if synthetic else [])],
+        "size_categories": [_size_category(papers)],
+        "configs": [
+            {
+                "config_name": config.name,
+                **({"default": True} if config.name == configs[0].name else {}),
+                "data_files": [
+                    {"split": path.split("/")[1].split("-")[0], "path": path} for path in config.files
+                ],
+            }
+            for config in configs
+        ],
+        "dataset_info": [
+            {
+                "config_name": config.name,
+                "features": config.features,
+                "splits": [{"name": split, "num_examples": size} for split, size in config.sizes.items()],
+            }
+            for config in configs
+        ],
+    }
+    title = repo_id.split("/")[1]
+    return template("dataset_card.md.j2").render(
+        metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(),
+        title=title,
+        repo_id=repo_id,
+        version=version,
+        papers=f"{papers:,}",
+        synthetic=synthetic,
+        configs=[
+            {
+                "name": config.name,
+                "what": LABEL_SETS[config.name].description,
+                "labels": len(config.labels),
+                **{split: f"{size:,}" for split, size in config.sizes.items()},
+            }
+            for config in configs
+        ],
+        columns=[{"name": name, "type": kind, "what": what} for name, kind, what in COLUMNS],
+        csv=Path(data.csv).name,
+        rows=f"{data.rows:,}",
+        md5=data.md5,
+        sha256=data.sha256,
+        seed=seed,
+        author=repo_id.split("/")[0],
+        citation_key=title.replace("-", "_").replace(".", "_"),
+    )
+
+
+def _size_category(papers: int) -> str:
+    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")):
+        if papers < limit:
+            return name
+    return "100K<n<1M"
+
+
+def push_dataset(
+    repo_id: str,
+    *,
+    csv: str | Path | None = None,
+    configs: Sequence[str] = tuple(LABEL_SETS),
+    version: str | None = None,
+    private: bool = False,
+    seed: int = 42,
+) -> ReleaseResult:
+    """Builds the label sets and releases them.
+
+    Args:
+        repo_id: `user/name`; created when it does not exist.
+        csv: the CSV file; None for the corpus's default.
+        configs: the label sets; `top5`, where it is among them, is the default configuration.
+        version: the tag, such as v1.2.0; None for v0.1.0, then the next minor version.
+        private: create the repository private.
+        seed: of the split.
+
+    Raises:
+        UserError: when the CSV is missing or malformed, the version exists with other content, the token is
+            missing or refused, or the Hub cannot be reached (before any work, with exit code 3).
+    """
+    check_repo_id(repo_id)
+    if version is not None:
+        parse_version(version)
+    api = connect(write=True)
+    state = read_state(api, repo_id, "dataset")
+    from arxiv_cls.corpus import build_corpus
+
+    names = sorted(
+        dict.fromkeys(configs), key=lambda name: (name != DEFAULT_LABEL_SET, list(configs).index(name))
+    )
+    with tempfile.TemporaryDirectory(prefix="arxiv-papers-") as folder:
+        written = []
+        for name in tqdm(names, desc="label sets", unit="set", disable=None):
+            corpus = build_corpus(name, csv=csv, seed=seed)
+            written.append(write_config(corpus, name, Path(folder)))
+            data = corpus.data
+        files: dict[str, Content] = {path: file for config in written for path, file in config.files.items()}
+        plan = plan_release(api, repo_id, state, version, files, "dataset")
+        files[CARD] = render_dataset_card(repo_id, plan.version, written, data, seed).encode()
+        created, state = state is None, ensure_repository(api, repo_id, state, "dataset", private)
+        return publish(api, repo_id, plan, files, parent=state.head, repo_type="dataset", created=created)

@@ -1,0 +1,33 @@
+"""Command lines of `arxiv-cls` for tests: parsed as the program does, without running anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer.main
+
+from arxiv_cls.cli import app
+
+
+def commands() -> dict[str, Any]:
+    """Every command by its words, such as `data build`."""
+    found: dict[str, Any] = {}
+
+    def walk(group: Any, prefix: str) -> None:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                walk(command, f"{prefix}{name} ")
+            else:
+                found[f"{prefix}{name}"] = command
+
+    walk(typer.main.get_command(app), "")
+    return found
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """The parameters that a command gets; raises typer's error for words that it does not take."""
+    for name, command in commands().items():
+        parts = name.split()
+        if words[: len(parts)] == parts:
+            return command.make_context(name, list(words[len(parts) :])).params
+    raise AssertionError(f"no such command: {words}")

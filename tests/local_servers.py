@@ -1,0 +1,404 @@
+"""Servers for tests, all on the loopback address: ours as processes, and stand-ins for those of others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+TOKEN = "correct-horse"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Quiet: the clients that tests kill in the middle of an answer are no error."""
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serves on a free port.
+
+    Args:
+        handler: answers the requests.
+
+    Yields:
+        `http://127.0.0.1:PORT`.
+    """
+    with _Server(("127.0.0.1", 0), handler) as server:
+        # The interval is how long `shutdown` waits at most.
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
+@dataclass
+class Server:
+    """A server process of ours."""
+
+    process: subprocess.Popen
+    url: str
+    output: Path
+
+    def call(
+        self, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 60
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Status, decoded body and headers of a GET, or of a POST when there is a body."""
+        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.url + path, data=data, headers={"Content-Type": "application/json", **(headers or {})}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as reply:
+                return reply.status, _decoded(reply.read()), dict(reply.headers)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, _decoded(error.read()), dict(error.headers)
+
+    def wait_until_ready(self, seconds: float = 120) -> None:
+        """Waits for the model."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.output.read_text()
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+                if self.call("/health", timeout=5)[0] == 200:
+                    return
+            time.sleep(0.05)
+        raise AssertionError("the server did not get ready: " + self.output.read_text())
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The JSON lines that the server has logged."""
+        return [json.loads(line) for line in self.output.read_text().splitlines() if line.startswith("{")]
+
+    def stop(self, how: int = signal.SIGTERM, seconds: float = 60) -> int:
+        """Ends the process and returns its status."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(seconds)
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode("utf-8", "replace")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_process(
+    model: Path | str, *options: object, output: Path, env: dict[str, str] | None = None
+) -> Server:
+    """Starts `arxiv-cls serve MODEL [options]` on a free port of loopback; it may not be ready yet.
+
+    The port is an option, unless `env` names it as Vertex AI does.
+    """
+    named = (env or {}).get("AIP_HTTP_PORT")
+    port = int(named or free_port())
+    command = [sys.executable, "-m", "arxiv_cls.cli", "serve", str(model)]
+    command += [] if named else ["--port", str(port)]
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [*command, *map(str, options)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"ARXIV_CLS_TOKEN": TOKEN} | (env or {}),
+        )
+    return Server(process, f"http://127.0.0.1:{port}", output)
+
+
+def lines_in(directory: Path) -> list[dict]:
+    """The lines of all files, oldest file first."""
+    files = sorted(directory.glob("requests-*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+class SpaceProcess:
+    """`arxiv-cls space MODEL`, or another program that opens the page, on a free port of 127.0.0.1.
+
+    Args:
+        command: arguments of Python; `{port}` in them is the port.
+        output: file for what the process prints.
+        env: variables to add.
+        cwd: where it runs.
+    """
+
+    def __init__(
+        self, command: list[str], output: Path, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
+        self.port, self.output = free_port(), output
+        self.url = f"http://127.0.0.1:{self.port}"
+        variables = (
+            os.environ
+            | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "GRADIO_SERVER_PORT": str(self.port)}
+            | (env or {})
+        )
+        with output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *(part.format(port=self.port) for part in command)],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=variables,
+                cwd=cwd,
+            )
+
+    def wait_until_open(self, seconds: float = 300) -> SpaceProcess:
+        """Waits for the page."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.output.read_text()
+            try:
+                # Gradio answers before its queue runs; it prints this line once all is ready.
+                with urllib.request.urlopen(self.url + "/config", timeout=5):
+                    if "Running on" in self.output.read_text():
+                        return self
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        raise AssertionError("the page did not open: " + self.output.read_text())
+
+    def call(self, name: str, *arguments: Any) -> tuple[str, Any]:
+        """Calls an endpoint as any client would: the event it ends with, and its data."""
+        body = json.dumps({"data": list(arguments)}).encode()
+        request = urllib.request.Request(
+            f"{self.url}/gradio_api/call/{name}", data=body, headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as reply:
+            event_id = json.loads(reply.read())["event_id"]
+        with urllib.request.urlopen(f"{self.url}/gradio_api/call/{name}/{event_id}", timeout=300) as reply:
+            lines = reply.read().decode().splitlines()
+        event = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")][-1]
+        data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")][-1]
+        return event, json.loads(data)
+
+    def stop(self) -> None:
+        """Ends the process."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(20)
+
+
+KAGGLE_ARCHIVE = "/archive.zip"
+
+
+@dataclass
+class FileServer:
+    """A file server with the faults that downloads meet; it also answers what kagglehub asks of Kaggle."""
+
+    files: dict[str, bytes]
+    status: int | None = None  # answer every request with this
+    drops: list[int] = field(default_factory=list)  # for each coming GET: close after so many body bytes
+    stall_after: int | None = None  # send so many body bytes, then wait for `go_on`
+    go_on: threading.Event = field(default_factory=threading.Event)
+    stalled: threading.Event = field(default_factory=threading.Event)
+    requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
+    url: str = ""
+
+
+@contextmanager
+def serve(server: FileServer) -> Iterator[FileServer]:
+    """Runs the server on a free port until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            server.requests.append(("POST", self.path.rsplit("/", 1)[-1], None))
+            if server.status:
+                self.send_error(server.status)
+            elif self.path.endswith("/GetDataset"):
+                self._send(200, json.dumps({"currentVersionNumber": 1}).encode(), "application/json")
+            else:
+                self.send_response(302)
+                self.send_header("Location", f"{server.url}{KAGGLE_ARCHIVE}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range")
+            server.requests.append((self.command, self.path, asked))
+            content = server.files.get(self.path)
+            if server.status or content is None:
+                self.send_error(server.status or 404)
+                return
+            start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+            self._send(206 if start else 200, content[start:], "application/octet-stream")
+
+        def _send(self, status: int, content: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            if self.command == "GET" and server.drops:
+                self.wfile.write(content[: server.drops.pop(0)])
+                self.close_connection = True
+            elif self.command == "GET" and server.stall_after is not None and not server.go_on.is_set():
+                self.wfile.write(content[: server.stall_after])
+                self.wfile.flush()
+                server.stalled.set()
+                server.go_on.wait(60)
+                self.close_connection = True
+            else:
+                self.wfile.write(content)
+
+    with serving(Handler) as server.url:
+        try:
+            yield server
+        finally:
+            server.go_on.set()
+
+
+SERVICE = re.compile(r"^/v2/(projects/[^/]+/locations/[^/]+/services/([^/]+))$")
+OPERATION = re.compile(r"^/v2/(projects/[^/]+/locations/[^/]+/operations/[^/]+)$")
+SERVICE_TYPE = "type.googleapis.com/google.cloud.run.v2.Service"
+
+
+@dataclass
+class LocalCloudRun:
+    """Cloud Run's REST calls, for the real `google-cloud-run` client; a context manager.
+
+    It keeps services as the client sent them, answers updates with an operation that ends at the first look,
+    and takes only requests that carry a bearer token.
+
+    Attributes:
+        services: what is deployed, by full name, in the API's JSON.
+        operations: what an operation will say, by full name.
+        refuse: (HTTP status, reason) that every request gets; None for none.
+        failure: the message that the next revisions fail with; None when they start.
+    """
+
+    services: dict[str, dict[str, Any]] = field(default_factory=dict)
+    operations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    refuse: tuple[int, str] | None = None
+    failure: str | None = None
+
+    def __enter__(self) -> LocalCloudRun:
+        handler = type("Handler", (_CloudHandler,), {"cloud": self})
+        self._server = serving(handler)
+        self.url = self._server.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.__exit__(None, None, None)
+
+    def credentials(self, path: Path) -> Path:
+        """Writes the key of a service account that was made up here, and returns its path."""
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import rsa
+
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        account = {
+            "type": "service_account",
+            "project_id": "papers",
+            "private_key_id": "1",
+            "private_key": key.decode(),
+            "client_email": "ci@papers.example",
+            "token_uri": f"{self.url}/token",
+        }
+        path.write_text(json.dumps(account))
+        return path
+
+    def update(self, name: str, service: dict[str, Any]) -> dict[str, Any]:
+        """Stores a service; returns the operation that tells how it went."""
+        short = name.rsplit("/", 1)[1]
+        state = "CONDITION_FAILED" if self.failure else "CONDITION_SUCCEEDED"
+        condition = {"type": "Ready", "state": state, "message": self.failure or ""}
+        deployed = service | {"name": name, "uri": f"https://{short}.example", "terminalCondition": condition}
+        self.services[name] = deployed
+        operation = name.replace(f"/services/{short}", f"/operations/{len(self.operations) + 1}")
+        self.operations[operation] = {
+            "name": operation,
+            "done": True,
+            "response": {"@type": SERVICE_TYPE, **deployed},
+        }
+        return {"name": operation, "done": False}
+
+
+class _CloudHandler(BaseHTTPRequestHandler):
+    """Answers one request; the class attribute `cloud` is the server's state."""
+
+    cloud: LocalCloudRun
+    protocol_version = "HTTP/1.1"
+    wbufsize = 65536
+
+    def log_message(self, *_: object) -> None:
+        """Keeps the test output clean."""
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _fail(self, status: int, message: str) -> None:
+        self._answer(status, {"error": {"code": status, "message": message, "status": "FAKE"}})
+
+    def _serve(self) -> None:
+        split = urlsplit(self.path)
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        self.cloud.requests.append((self.command, split.path))
+        if not self.headers.get("Authorization", "").startswith("Bearer "):
+            self._fail(401, "the request has no token")
+        elif self.cloud.refuse:
+            self._fail(*self.cloud.refuse)
+        elif match := SERVICE.match(split.path):
+            self._service(match[1], body, parse_qs(split.query))
+        elif (match := OPERATION.match(split.path)) and match[1] in self.cloud.operations:
+            self._answer(200, self.cloud.operations[match[1]])
+        else:
+            self._fail(404, f"no {split.path}")
+
+    def _service(self, name: str, body: dict[str, Any], query: dict[str, list[str]]) -> None:
+        known = name in self.cloud.services
+        if self.command == "PATCH" and (known or query.get("allowMissing") == ["true"]):
+            self._answer(200, self.cloud.update(name, body))
+        elif self.command == "GET" and known:
+            self._answer(200, self.cloud.services[name])
+        else:
+            self._fail(404, f"Resource {name!r} was not found")
+
+    do_GET = do_PATCH = do_POST = do_DELETE = _serve

@@ -1,0 +1,202 @@
+"""A model that is not what was evaluated is not released; and a release that was changed does not verify."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from factories import change_json, record_again
+from local_hub import LocalHub
+from test_gate_rescoring import evaluated
+from test_released import publish
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.export import onnx_export
+from arxiv_cls.models.prediction import ONNX_FILES
+from arxiv_cls.record.checksums import RECORD_OF
+from arxiv_cls.record.manifest import MANIFEST, RENDERED, TRANSFORMER, foreign_files, release_files
+from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.release.card import render_model_card
+from arxiv_cls.release.comparison import answers_of_engines, rebuild_data
+from arxiv_cls.release.gate import run_gate
+from arxiv_cls.release.gate_checks import check_checksums, check_onnx
+from arxiv_cls.release.verify import verify_release
+from arxiv_cls.scoring.scored_papers import read_predictions
+
+PUSHED = [entry for entry in MANIFEST if entry.pushed and entry.path not in RENDERED]
+OF_A_TRANSFORMER = [
+    entry.path for entry in PUSHED if TRANSFORMER in entry.kinds and entry.path != "eval/terms.json"
+]
+
+
+@pytest.fixture
+def model(whole_model: Path, tmp_path: Path) -> Path:
+    """A copy with every file of a transformer."""
+    return shutil.copytree(whole_model, tmp_path / "v0.1.0" / "model")
+
+
+def failed(folder: Path) -> dict[str, str]:
+    """The checks that refuse, with their reasons."""
+    return {result.check: result.reason for result in run_gate(folder).refused}
+
+
+class TestEveryFile:
+    """Every file that is pushed has its checksum on record."""
+
+    def test_the_records_name_every_file(self, model: Path) -> None:
+        """The manifest and the records know the same files, and the model has them all."""
+        assert {entry.path for entry in PUSHED} == set(RECORD_OF)
+        assert set(release_files(model, TRANSFORMER)) == set(OF_A_TRANSFORMER)
+
+    @pytest.mark.parametrize("path", OF_A_TRANSFORMER)
+    def test_one_byte(self, model: Path, path: str, tmp_path: Path) -> None:
+        """Changed after it was recorded: the gate refuses and names it."""
+        content = (model / path).read_bytes()
+        (model / path).write_bytes(content[:-1] + (b" " if content[-1:] != b" " else b"\n"))
+        with pytest.raises(UserError) as refusal:
+            run_gate(model, csv=tmp_path / "none.csv").raise_if_refused()
+        assert path in str(refusal.value)
+
+    def test_taken_away(self, model: Path) -> None:
+        """So does a file that is gone, and one that nobody recorded."""
+        (model / "eval/out_of_scope.png").unlink()
+        (model / "onnx/model_int8.onnx").unlink()
+        (model / "eval/terms.json").write_text("{}")
+        reason = check_checksums(read_evidence(model)).reason
+        assert "onnx/model_int8.onnx (run `arxiv-cls evaluate`, `arxiv-cls export`), or restore" in reason
+        assert "no checksum on record: eval/terms.json (run `arxiv-cls visualize`)" in reason
+
+
+class TestKilledExport:
+    """An export that ends in the middle is not taken for a whole one."""
+
+    @pytest.mark.parametrize("step", ["_place", "write_handler", "write_step_record"])
+    def test_is_refused(self, model: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+        """Whatever it had written by then, the gate says to export again; the next export cleans up."""
+
+        def exported(folder: Path, staging: Path, *_: object) -> dict:
+            for path in ONNX_FILES.values():
+                (staging / Path(path).name).write_bytes(b"a graph of other weights")
+            return {"exports": {path: {"sha256": "0" * 64} for path in ONNX_FILES.values()}}
+
+        whole = getattr(onnx_export, step)
+
+        def killed(*_: object) -> None:
+            (model / "onnx/.model.onnx.77").write_bytes(b"half")
+            raise SystemExit(137)
+
+        monkeypatch.setattr(onnx_export, "_papers", lambda *_: None)
+        monkeypatch.setattr(onnx_export, "_export", exported)
+        monkeypatch.setattr(onnx_export, step, killed)
+        with pytest.raises(SystemExit):
+            onnx_export.export_model(model)
+        assert "run `arxiv-cls export`" in check_checksums(read_evidence(model)).reason
+        assert not check_onnx(read_evidence(model)).passed
+        monkeypatch.setattr(onnx_export, step, whole)
+        onnx_export.export_model(model)
+        assert foreign_files(model, TRANSFORMER) == []
+
+
+def swap_two_labels(model: Path) -> None:
+    """Every answer of two labels is the other one."""
+    names = json.loads((model / "config.json").read_text())["id2label"]
+    names["0"], names["1"] = names["1"], names["0"]
+    label2id = {name: int(key) for key, name in names.items()}
+    change_json(model / "config.json", id2label=names, label2id=label2id)
+
+
+def keep_the_case(model: Path) -> None:
+    """The tokenizer's file as it is reads other words; transformers repairs it from the settings."""
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    change_json(model / "tokenizer.json", **tokenizer)
+
+
+def make_up_the_run(model: Path) -> None:
+    """A commit and a number of papers that do not exist."""
+    run = json.loads((model / "run.json").read_text())
+    run["data"]["splits"]["test"] = 100_000
+    change_json(model / "run.json", git={"commit": "c" * 40, "dirty": False}, data=run["data"])
+
+
+CHANGES = {
+    swap_two_labels: ("config.json", {"answers": "pipeline() scores differ"}),
+    keep_the_case: ("tokenizer.json", {"answers": "onnx reads other tokens than pipeline()"}),
+    make_up_the_run: ("run.json", {"commit": "no such commit", "corpus": "data.splits"}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+class TestWhatIsTriedAgain:
+    """Answers, data and commit are held against the model, whatever its checksums say."""
+
+    def test_gate(self, model: Path, change: Callable[[Path], None]) -> None:
+        """Refused by the checksum; and, where the records were made again, by what it does."""
+        assert failed(model) == {}
+        path, wanted = CHANGES[change]
+        recorded = (model / "eval/metrics.json").read_bytes()
+        change(model)
+        again = (model / "eval/metrics.json").read_bytes()
+        (model / "eval/metrics.json").write_bytes(recorded)
+        assert f"not as recorded: {path} (run `arxiv-cls evaluate`)" in failed(model)["checksums"]
+        (model / "eval/metrics.json").write_bytes(again)
+        found = failed(record_again(model))
+        assert set(found) == set(wanted)
+        assert all(text in found[check] for check, text in wanted.items())
+
+    def test_verify(
+        self, hub: LocalHub, model: Path, sample_csv: Path, change: Callable[[Path], None]
+    ) -> None:
+        """A release that holds it does not reproduce, and the reason is told."""
+        change(record_again(model))
+        publish(hub, record_again(model), **{"README.md": card_of(model)})
+        report = verify_release("user/model@v0.1.0", csv=sample_csv)
+        assert not report.reproduced
+        told = "\n".join(report.identity)
+        told = told.replace("answers of ", "").replace(": ", " ")
+        assert all(text in told for text in CHANGES[change][1].values())
+        assert report.summary().count("\nNOT REPRODUCED") == 1
+
+
+def card_of(model: Path) -> bytes:
+    """The card as a release would render it."""
+    return render_model_card(model, repo_id="user/model", version="v0.1.0").encode()
+
+
+class TestUnchanged:
+    """The model as it was evaluated."""
+
+    def test_verify_tries_every_engine(self, hub: LocalHub, model: Path, sample_csv: Path) -> None:
+        """And lists what it leaves out in its verdict."""
+        publish(hub, model, **{"README.md": card_of(model)})
+        report = verify_release("user/model@v0.1.0", csv=sample_csv)
+        assert report.reproduced, report.summary()
+        assert "answers of" not in report.summary()
+        # Checksums, weights, data, exports, commit, corpus, predictions and four engines.
+        assert report.passed == 11
+        assert (
+            f"REPRODUCED ({len(report.checks) + 11} checks), NOT CHECKED:\n  - recipe: " in report.summary()
+        )
+
+    def test_without_its_data(self, model: Path, tmp_path: Path) -> None:
+        """What needs the papers is refused with the option that names them; a person may go on."""
+        report = run_gate(model, csv=tmp_path / "none.csv", overrides=["corpus", "answers"])
+        assert [result.check for result in report.overridden] == ["corpus", "answers"]
+        assert all("--csv FILE (with make CSV=FILE)" in result.reason for result in report.overridden)
+
+    def test_baseline(self, sample_csv: Path, tmp_path: Path) -> None:
+        """Through its predictor."""
+        folder = evaluated(tmp_path / "model", sample_csv, papers=200)
+        report = run_gate(record_again(folder))
+        assert report.refused == []
+        assert "tfidf give the recorded scores" in report.summary()
+        predictions = read_predictions(folder / "eval/predictions.parquet")
+        other = replace(predictions, probabilities=predictions.probabilities[::-1])
+        (answers,) = answers_of_engines(
+            read_evidence(folder), other, rebuild_data(read_evidence(folder)).corpus.splits["test"]
+        )
+        assert answers.problem.startswith("scores differ from the recorded ones by up to ")

@@ -1,0 +1,448 @@
+"""README, CONTRIBUTING and docs/: what they name exists, their commands run, the site builds.
+
+A shell block is a ```bash fence. The line above it is its mark, an HTML comment:
+
+    <!-- fast -->                              runs in `make test`
+    <!-- slow -->                              runs in `make test-slow`
+    <!-- fast: needs outputs/tfidf_linear -->  a small model of that name is made first
+    <!-- slow: run by tests/test_demo.py -->   that test runs it (a server, a container, a whole release)
+    <!-- network -->                           needs the Hub, a cloud, a GPU or Docker: names are checked
+
+The blocks of a page run in the order of the page, in one copy of the project in which the synthetic sample
+takes the place of `data/raw/arxiv.csv` and of `my_papers.csv`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import typing
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from factories import ROOT, SAMPLE
+
+from arxiv_cls import __version__
+from arxiv_cls.cli import main
+from arxiv_cls.errors import UserError
+from arxiv_cls.recipe import TfidfRecipe, load_recipe
+from arxiv_cls.record.manifest import MANIFEST
+from arxiv_cls.training.arguments import TransformerRecipe
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import docs_hooks
+
+DOCS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", *DOCS]
+RELEASES = ROOT / "tests/fixtures/releases" / f"v{__version__}"
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+SCHEMAS = {"train.py": TransformerRecipe, "train_tfidf.py": TfidfRecipe}
+
+FENCE = re.compile(
+    r"(?:^ *<!-- (fast|slow|network)(?:: (needs|run by) ([^>\n]+?))? -->\n)?"
+    r"^( *)```+ *([\w+-]*)\n(.*?)^ *```+ *$",
+    re.MULTILINE | re.DOTALL,
+)
+COMMANDS = ("make", "arxiv-cls", "python", "accelerate", "pip", "pytest", "docker", "dvc", "torchrun")
+# What a command makes or fetches, what is only an example, and ids on a hub: no files of the repository.
+MADE = re.compile(r"^(outputs/|data/raw/arxiv|dist/|site/|\.venv|user/|team/|(.*/)?my_)")
+HUB_IDS = re.compile(r"^(distilbert|sentence-transformers|sumitm004)/[\w.-]+$")
+LOOKS_LIKE_FILE = re.compile(r"^[\w.][\w.-]*\.(py|mjs|md|ya?ml|toml|txt|csv|cff|dvc|svg|png|hcl|json)$")
+
+
+class Block(NamedTuple):
+    """A shell block of a page."""
+
+    where: str  # page:line of the fence, as editors open it
+    language: str
+    speed: str  # fast, slow, network, or "" without a mark
+    needs: list[str]  # model directories to make first
+    run_by: str  # the test that runs it, or ""
+    code: str
+
+
+@cache
+def text(page: str) -> str:
+    """A page's text."""
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def parse_blocks(page: str, content: str) -> list[Block]:
+    """The shell blocks of a text, in order."""
+    found = []
+    for match in FENCE.finditer(content):
+        speed, relation, things, indent, language, code = match.groups()
+        if language in {"bash", "sh", "shell", "console", "zsh"}:
+            where = f"{page}:{content[: match.start(4)].count(chr(10)) + 1}"
+            needs, run_by = (things if relation == one else "" for one in ("needs", "run by"))
+            code = re.sub(f"^{indent}", "", code, flags=re.MULTILINE).rstrip()
+            found.append(Block(where, language, speed or "", needs.split(), run_by, code))
+    return found
+
+
+def blocks(page: str) -> list[Block]:
+    """The shell blocks of a page."""
+    return parse_blocks(page, text(page))
+
+
+def inline_code(page: str) -> list[str]:
+    """What stands between backticks outside of fences."""
+    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", FENCE.sub("", text(page)))
+
+
+def commands(page: str) -> list[str]:
+    """The lines of its blocks, comments and here-documents cut off, and inline code that is a command."""
+    found = [code for code in inline_code(page) if code.split()[0] in COMMANDS]
+    for block in blocks(page):
+        code = re.sub(r"\\\n\s*", "", block.code)
+        code = re.sub(r"(<<-?\s*['\"]?(\w+).*)\n[\s\S]*?^\s*\2$", r"\1", code, flags=re.MULTILINE)
+        found += [re.split(r"\s#\s|^#", line, maxsplit=1)[0] for line in code.splitlines()]
+    return found
+
+
+def programs_of(command: str) -> list[list[str]]:
+    """The words of each program of a line: `A=1 a b && c | d` has three, settings and quotes taken off."""
+    lexer = shlex.shlex(re.sub(r"<[A-Za-z][^<>|]*>", "PLACEHOLDER", command), True, True, ";&|")
+    lexer.whitespace_split, lexer.commenters = True, ""
+    programs: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set(";&|"):
+            programs.append([])
+        elif programs[-1] or not re.fullmatch(r"\w+=.*", word):
+            programs[-1].append(word)
+    return [words for words in programs if words]
+
+
+@cache
+def help_of(*words: str) -> str:
+    """What `arxiv-cls WORDS --help` prints, or "" when there is no such command."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            status = main([*words, "--help"])
+        except UserError as error:
+            status = error.exit_code
+    return "" if status else printed.getvalue()
+
+
+def problem_of(words: list[str]) -> str:
+    """What a documented program names and does not have, or ""."""
+    options = {word.split("=")[0] for word in words if word.startswith("--")}
+    words = [word for word in words if word not in {"...", "…"}]
+    if words[0] == "make":
+        wanted = {w: rf"^{w}:" if "=" not in w else rf"\b{w.strip('[]').split('=')[0]}\b" for w in words[1:]}
+        unknown = [word for word, pattern in wanted.items() if not re.search(pattern, MAKEFILE, re.MULTILINE)]
+        return f"no target or variable {unknown}" if unknown else ""
+    if words[0] == "arxiv-cls":
+        shown = help_of(*takewhile(re.compile(r"[a-z][a-z-]*").fullmatch, words[1:]))
+        unknown = sorted(option for option in options - {"--help"} if option not in shown)
+        return f"no option {unknown}" if shown and unknown else "" if shown else "no such command"
+    if words[0] == "python" and words[1:] and words[1].startswith(("benchmarks/", "scripts/")):
+        unknown = sorted(option for option in options if f'"{option}"' not in text(words[1]))
+        return f"no option {unknown}" if unknown else ""
+    for script, schema in SCHEMAS.items():
+        if f"arxiv_cls/{script}" in words:
+            recipe, *overrides = words[words.index(f"arxiv_cls/{script}") + 1 :] or [""]
+            if recipe.endswith(".yaml") and (ROOT / recipe).is_file():
+                overrides = [word for word in overrides if word not in {"--resume", "--overwrite"}]
+                try:
+                    load_recipe(ROOT / recipe, overrides, schema)
+                except UserError as error:
+                    return str(error)
+    return ""
+
+
+@cache
+def known_names() -> str:
+    """Names of the project's files, and the package's code, which names the files that it writes."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = [path.read_text(encoding="utf-8") for path in (ROOT / "arxiv_cls").rglob("*.py")]
+    return "\n".join([tracked.stdout, *code])
+
+
+def missing_paths(code: str) -> list[str]:
+    """The words of a piece of code that look like paths of the repository and are none."""
+    missing = []
+    for path in (token.strip("'\"(),:;") for token in re.split(r"[\s=]+", code)):
+        if not re.fullmatch(r"[\w.][\w.-]*(/[\w.-]+)*/?", path) or MADE.match(path) or HUB_IDS.match(path):
+            continue
+        # A word with a slash is a path when it begins in a folder of ours or ends like a file.
+        first, last = path.split("/")[0], path.split("/")[-1]
+        is_path = LOOKS_LIKE_FILE.match(last) or ("/" in path and (ROOT / first).exists())
+        exists = (ROOT / path).exists() or path in {entry.path for entry in MANIFEST}
+        bare = "/" not in path and (path in known_names() or path.endswith(".csv"))
+        if is_path and not exists and not bare:
+            missing.append(path)
+    return missing
+
+
+def headings(page: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MkDocs make them."""
+    titles = re.findall(r"^#+ (.*)$", text(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def mark_problem(block: Block) -> str:
+    """What is wrong with a block's mark, or ""."""
+    test = ROOT / block.run_by
+    if block.language != "bash" or not block.speed:
+        return "write ```bash, and <!-- fast -->, <!-- slow --> or <!-- network --> above it"
+    if block.speed == "network":
+        return "a network block is not run, so it needs nothing" if block.needs or block.run_by else ""
+    if not block.run_by or not (test.is_file() and test.name.startswith("test_")):
+        return f"{block.run_by} is no test file" if block.run_by else ""
+    source = test.read_text(encoding="utf-8")
+    if block.speed == "slow" and "pytest.mark.slow" not in source:
+        return f"{block.run_by} has no slow test"
+    beside = [path for path in test.parent.glob("*.py") if not path.name.startswith("test_")]
+    told = "\n".join([test.stem, source, *(path.read_text(encoding="utf-8") for path in beside)])
+    named = re.findall(r"\bmake ([a-z-]+)|\barxiv-cls ([a-z-]+)|\bdvc ([a-z]+)|\b([a-z_]+)\.py\b", block.code)
+    silent = [name for name in map("".join, named) if not re.search(rf"\b{name}\b", told)]
+    takes_them_from_the_page = "from test_docs import blocks" in source
+    return f"{block.run_by} never names {silent}" if silent and not takes_them_from_the_page else ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+class TestPages:
+    """A page that names what is gone, or what never was, fails here, with its line."""
+
+    def test_paths_and_links_exist(self, page):
+        """Paths in code are the repository's or a model directory's; links lead to files and headings."""
+        assert not [path for code in commands(page) + inline_code(page) for path in missing_paths(code)]
+        for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", re.sub(r"`[^`]*`", "", text(page))):
+            path, _, heading = target.partition("#")
+            linked = (ROOT / page).parent / path if path else ROOT / page
+            assert linked.exists(), target
+            assert not heading or heading in headings(linked.resolve().relative_to(ROOT).as_posix()), target
+
+    def test_commands_parse(self, page):
+        """Targets and variables of make, commands and options of ours, keys of the recipes."""
+        found = [(code, problem_of(words)) for code in commands(page) for words in programs_of(code)]
+        assert not [problem for problem in found if problem[1]]
+
+    def test_every_block_is_marked(self, page):
+        """No command block is left out by accident."""
+        problems = [(block.where, mark_problem(block)) for block in blocks(page)]
+        assert not [problem for problem in problems if problem[1]]
+
+
+class TestChecks:
+    """The checks themselves see what is wrong."""
+
+    @pytest.mark.parametrize(
+        ("command", "expected"),
+        [
+            ("make demo REMOTE=x", ""),
+            ("make dmeo", "dmeo"),
+            ("make data REMOET=x", "REMOET"),
+            ("arxiv-cls data build --csv x.csv", ""),
+            ("arxiv-cls data biuld", "no such command"),
+            ("arxiv-cls evaluate outputs/a --spilt test", "--spilt"),
+            ("python arxiv_cls/train_tfidf.py recipes/tfidf_linear.yaml --trainer.seed 1 --overwrite", ""),
+            ("python arxiv_cls/train_tfidf.py recipes/tfidf_linear.yaml --trainer.sed 1", "mean seed?"),
+        ],
+    )
+    def test_commands(self, command, expected):
+        """A target, command, option or key that is not there is named."""
+        (words,) = programs_of(f"A=1 {command}")
+        assert expected in problem_of(words) if expected else problem_of(words) == ""
+
+    def test_paths(self):
+        """Paths inside the repository are seen; models, ids on the Hub and fractions are left alone."""
+        words = "recipes/none.yaml outputs/x user/name and/or distilbert/distilbert-base setup.cfg2 README.md"
+        assert missing_paths(words) == ["recipes/none.yaml"]
+
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [
+            ("   <!-- slow -->\n   ```bash\n   true\n   ```", ""),
+            ("text\n```bash\ntrue\n```", "above it"),
+            ("<!-- fast -->\n\n```bash\ntrue\n```", "above it"),
+            ("<!-- fast -->\n```sh\ntrue\n```", "write ```bash"),
+            ("<!-- slow: run by tests/none.py -->\n```bash\ntrue\n```", "tests/none.py is no test file"),
+            ("<!-- slow: run by tests/test_errors.py -->\n```bash\ntrue\n```", "has no slow test"),
+            ("<!-- slow: run by tests/test_demo.py -->\n```bash\nmake deploy\n```", "never names ['deploy']"),
+            ("<!-- network: needs outputs/a -->\n```bash\ntrue\n```", "is not run"),
+        ],
+    )
+    def test_marks(self, content, expected):
+        """A block without a mark, or with one that says nothing; indented blocks lose their indent."""
+        (block,) = parse_blocks("a.md", content)
+        assert expected in mark_problem(block) if expected else mark_problem(block) == ""
+        assert block.code in {"true", "make deploy"}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The project in a folder of its own: links to what is only read, folders for what gets written."""
+    folder = tmp_path / "a project"
+    folder.mkdir()
+    own = {"data", "outputs", "dist", "build", "site", ".dvc", ".git", ".venv", ".cache"}
+    for path in ROOT.iterdir():
+        if path.name not in own:
+            (folder / path.name).symlink_to(path)
+    (folder / ".venv").symlink_to(sys.prefix)
+    shutil.copytree(ROOT / "data/sample", folder / "data/sample")
+    for name in ("data/raw", "outputs", ".dvc"):
+        (folder / name).mkdir(parents=True)
+    for name in (".dvc/config", "data/raw/arxiv.csv.dvc"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("data/raw/arxiv.csv", "my_papers.csv"):
+        shutil.copy(SAMPLE, folder / name)
+    return folder
+
+
+def run_block(block: Block, project) -> None:
+    """Runs a block in bash; the first command that fails fails the test with page and line."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment = inherited | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        # The environment is the one that runs this test: make has nothing to install.
+        "MAKEFLAGS": "-- READY=",
+    }
+    command = ["bash", "-euo", "pipefail", "-c", block.code]
+    run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=900)
+    told = f"{block.code}\n--- its output\n{run.stdout[-1500:]}\n--- its errors\n{run.stderr[-3000:]}"
+    assert run.returncode == 0, f"{block.where} ended with exit status {run.returncode}\n{told}"
+
+
+def pages_with(speed: str) -> list[str]:
+    """The pages that have blocks to run with this mark; never none."""
+    found = [page for page in PAGES if any(b.speed == speed and not b.run_by for b in blocks(page))]
+    assert found, f"no {speed} block is left"
+    return found
+
+
+@pytest.mark.skipif(shutil.which("bash") is None or os.name == "nt", reason="needs bash and symbolic links")
+class TestCommands:
+    """The blocks work as they are written."""
+
+    @pytest.mark.parametrize(
+        ("page", "speeds"),
+        [
+            *((page, {"fast"}) for page in pages_with("fast")),
+            *(pytest.param(p, {"fast", "slow"}, marks=pytest.mark.slow) for p in pages_with("slow")),
+        ],
+    )
+    def test_blocks_run(self, page, speeds, project):
+        """All of a page, one after another; the slow ones among its fast ones, which may prepare for them."""
+        for block in (block for block in blocks(page) if block.speed in speeds and not block.run_by):
+            for name in block.needs:
+                kind = "tfidf" if "tfidf" in name else "transformer"
+                shutil.copytree(RELEASES / f"tiny-{kind}", project / name, dirs_exist_ok=True)
+            run_block(block, project)
+
+
+def test_messages_on_troubleshooting_are_those_of_the_programs():
+    """Each message has a line above it, `<!-- says: words | file -->`, and the file prints the words."""
+    page = text("docs/troubleshooting.md")
+    marks = re.findall(
+        r"^<!-- says: ([^\n]+) \| (\S+) -->\n```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL
+    )
+    assert len(marks) == page.count("```text") >= 10
+    for words, file, message in marks:
+        assert words in text(file), f"{file} no longer says {words!r}"
+        assert words in message
+
+
+def test_commands_in_pictures_exist():
+    """Each `make x` and `arxiv-cls x` in a picture of docs/images/ is there."""
+    pictures = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs/images").glob("*.svg"))
+    shown = [
+        label.split() for label in re.findall(r">\s*((?:make|arxiv-cls) [^<>]+)</t(?:ext|span)>", pictures)
+    ]
+    assert shown or not pictures
+    assert not [words for words in shown if problem_of(words)]
+
+
+class TestReadme:
+    """What the front page must have."""
+
+    def test_tree_is_the_real_one(self):
+        """Every line of the annotated tree is a path of the repository, and every package is in it."""
+        (block,) = re.findall(r"^```text\n(arxiv_cls/.*?)^```", text("README.md"), re.MULTILINE | re.DOTALL)
+        seen, folders = set(), []
+        for line in block.splitlines():
+            depth = (len(line) - len(line.lstrip())) // 2
+            # Names come first, two spaces end them: `train.py  train_tfidf.py   what they do`.
+            names = [name for name in re.split(r"\s{2,}", line.strip()) if re.fullmatch(r"[\w./-]+", name)]
+            names = [name for name in names if re.search(r"[/.]|file$", name)]
+            assert names, line
+            seen |= {"/".join([*folders[:depth], name.rstrip("/")]) for name in names}
+            folders = [*folders[:depth], names[0].rstrip("/")]
+        assert not [path for path in seen if not (ROOT / path).exists()]
+        assert {
+            f"arxiv_cls/{path.parent.name}" for path in (ROOT / "arxiv_cls").glob("*/__init__.py")
+        } <= seen
+
+    def test_first_screen(self):
+        """One sentence, the one command with what it prints, the table of results with their deviations."""
+        first_screen = "\n".join(text("README.md").splitlines()[:62])
+        assert re.match(r"# arxiv_cls\n\n[^\n]+\.\n\n<!-- slow", first_screen)
+        assert "make demo" in first_screen
+        assert "Results on the synthetic sample" in first_screen
+        assert re.search(r"^\| `recipes/.*±", first_screen, re.MULTILINE)
+        assert len(text("README.md").splitlines()) < 250
+
+
+class TestSite:
+    """Every page is in it, tables are those of the code, nothing comes from another server."""
+
+    def test_every_page_and_module_is_listed(self):
+        """The navigation names the pages of docs/, no more and no fewer; the reference every module."""
+        # MkDocs has tags of its own for YAML; the navigation needs none of them.
+        settings = text("mkdocs.yml")
+        navigation = yaml.safe_load(settings[settings.index("\nnav:") :])["nav"]
+        config = type("Config", (), {"nav": navigation})()
+        listed = re.findall(r"[\w/]+\.md", str(docs_hooks.on_config(config).nav))
+        reference = docs_hooks.reference_pages()
+        written = [page.removeprefix("docs/") for page in DOCS]
+        assert sorted(listed) == sorted([*reference, *docs_hooks.ROOT_PAGES.values(), *written])
+        content = "\n".join(reference.values()) + "\n"
+        paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "arxiv_cls").glob("*/**/*.py")]
+        modules = [".".join(path.parts) for path in paths if path.name not in {"__init__", "commands"}]
+        assert not [module for module in modules if f"::: {module}\n" not in content]
+
+    @pytest.mark.parametrize("schema", SCHEMAS.values())
+    def test_recipes_page_has_every_key(self, schema):
+        """Each dataclass that reads a recipe has its table on docs/recipes.md, with every key of ours."""
+        for hint in (typing.get_type_hints(schema)[name] for name in ("model", "data", "trainer", "release")):
+            dotted = f"{hint.__module__}.{hint.__name__}"
+            assert f"<!-- recipe-keys: {dotted} -->" in text("docs/recipes.md")
+            made = docs_hooks.recipe_keys(dotted)
+            own = [field for field in dataclasses.fields(hint) if "minimum" in field.metadata]
+            assert own
+            assert not [
+                f.name for f in own if f"| `{f.name}` |" not in made or f.metadata["help"] not in made
+            ]
+
+    @pytest.mark.slow
+    def test_builds_strictly_and_alone(self, tmp_path):
+        """No warning, and no page loads a script, style, font or image from another server."""
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+        environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+        assert run.returncode == 0, run.stderr
+        assert "WARNING" not in run.stdout + run.stderr
+        pages, styles = ([*tmp_path.rglob(f"*.{suffix}")] for suffix in ("html", "css"))
+        assert len(pages) > 20
+        assert styles
+        loads = re.compile(
+            r"<(?:script|img|iframe|source)[^>]+src=\"https?:|url\([\"']?https?:|@import[^;]*https?:"
+            r"|<link[^>]+rel=\"(?:stylesheet|preconnect)\"[^>]+href=\"https?:|&lt;!-- recipe"
+        )
+        assert not [path.name for path in pages + styles if loads.search(path.read_text(encoding="utf-8"))]
