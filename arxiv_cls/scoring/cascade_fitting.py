@@ -2,10 +2,8 @@
 
 First how much: the fewest tokens with which the transformer alone, on its engine, loses no more than what is
 allowed against itself in float32 with all its tokens. Then when: the score of the baseline from which it
-answers alone. Baseline and transformer err on different papers, so that a cascade can be better than either;
-the accuracy that may be lost is therefore counted from the best that any threshold reaches, or from the
-transformer in float32, whichever is higher: what is chosen on validation then has something in hand on papers
-that it was not chosen on.
+answers alone. A cascade can be better than either model, so the accuracy that may be lost is counted from the
+best that any threshold reaches or from the transformer in float32, whichever is higher.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import DEFAULT_ENGINE, RULE_FILE, SCHEMA_VERSION, baseline_columns, load_pair
 from arxiv_cls.models.prediction import SERVED_COVERAGE
 from arxiv_cls.record.checksums import file_sha256, write_record
-from arxiv_cls.scoring.decision_rules import coverage_threshold
+from arxiv_cls.scoring.calibration import coverage_threshold
 from arxiv_cls.scoring.scored_papers import data_options, load_model_and_corpus
 
 # Below even odds a baseline is not sure of anything; above 1 it never answers.

@@ -195,7 +195,7 @@ def visualize(
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder. Default: MODEL/eval.")] = None,
 ) -> None:
     """Map the embeddings; list a baseline's terms."""
-    from arxiv_cls.scoring.visualization import visualize_model
+    from arxiv_cls.scoring.plots import visualize_model
 
     for line in visualize_model(
         model, split=split, method=method, max_papers=max_papers, data=data, out=out, progress=True

@@ -11,9 +11,10 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.checksums import file_sha256
-from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.scoring.intervals import RESAMPLES, Difference, mcnemar, paired_bootstrap
-from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
+from arxiv_cls.record.model_files import read_record
+from arxiv_cls.record.schemas import Evaluation
+from arxiv_cls.scoring.intervals import RESAMPLES, mcnemar, paired_bootstrap
+from arxiv_cls.scoring.metrics import METRICS, compute_metrics
 from arxiv_cls.scoring.report import aligned
 from arxiv_cls.scoring.scored_papers import Predictions, load_model_and_corpus, read_predictions, score_papers
 
@@ -36,8 +37,9 @@ def predictions_of(
     path = Path(model)
     if path.suffix == ".parquet":
         return read_predictions(path)
-    evaluation = read_model_file(path, "eval/metrics.json")
-    if evaluation is not None:
+    record = path / "eval" / "metrics.json"
+    if record.is_file():
+        evaluation = read_record(record, Evaluation)
         weights = [path / name for name in ("model.safetensors", "model.skops") if (path / name).is_file()]
         if (
             weights
@@ -47,9 +49,8 @@ def predictions_of(
             return read_predictions(path / "eval" / "predictions.parquet")
         logger.info("eval/metrics.json is not of the weights in %s: scoring the test split again", path)
     loaded = load_model_and_corpus(model, data)
-    predictor, corpus = loaded.predictor, loaded.corpus
-    scored = score_papers(predictor, corpus.splits["test"], corpus.labels, progress=progress)
-    return Predictions(scored.label_names, scored.arxiv_ids, scored.labels, scored.probabilities)
+    corpus = loaded.corpus
+    return score_papers(loaded.predictor, corpus.splits["test"], corpus.labels, progress=progress)
 
 
 def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dict[str, int]]:
@@ -132,20 +133,19 @@ def compare_predictions(
         UserError: as `align`.
     """
     a, b, counts = align(a, b)
-    both = [compute_metrics(a.labels, part.probabilities, a.label_names) for part in (a, b)]
+    in_a, in_b = (compute_metrics(a.labels, part.probabilities, a.label_names) for part in (a, b))
     found = paired_bootstrap(a.labels, a.probabilities, b.probabilities, a.label_names, seed, resamples)
-    correct = [part.probabilities.argmax(axis=1) == a.labels for part in (a, b)]
-    only_a, only_b, p_value = mcnemar(*correct)
+    only_a, only_b, p_value = mcnemar(a.predicted == a.labels, b.predicted == a.labels)
     return {
         **counts,
         "resamples": resamples,
-        "metrics": {name: _line(both[0][name], both[1][name], found[name]) for name in SCALAR_METRICS},
+        "metrics": {name: {"a": in_a[name], "b": in_b[name], **found[name]._asdict()} for name in METRICS},
         "per_class": {
             name: {
-                **_line(
-                    both[0]["per_class"][name]["f1"], both[1]["per_class"][name]["f1"], found[f"f1/{name}"]
-                ),
-                "support": both[0]["per_class"][name]["support"],
+                "a": in_a["per_class"][name]["f1"],
+                "b": in_b["per_class"][name]["f1"],
+                **found[f"f1/{name}"]._asdict(),
+                "support": in_a["per_class"][name]["support"],
             }
             for name in a.label_names
         },
@@ -154,14 +154,10 @@ def compare_predictions(
     }
 
 
-def _line(a: float, b: float, found: Difference) -> dict[str, float]:
-    return {"a": a, "b": b, **found._asdict()}
-
-
 def _furthest_apart(a: Predictions, b: Predictions, papers: int) -> dict[str, list[dict[str, Any]]]:
-    rows = np.arange(len(a.labels))
+    rows = np.arange(len(a))
     given_a, given_b = (part.probabilities[rows, a.labels] for part in (a, b))
-    predicted_a, predicted_b = (part.probabilities.argmax(axis=1) for part in (a, b))
+    predicted_a, predicted_b = a.predicted, b.predicted
     order = np.argsort(given_b - given_a, kind="stable")
 
     def shown(row: int) -> dict[str, Any]:
@@ -190,16 +186,10 @@ def compare_models(
 ) -> dict[str, Any]:
     """`compare_predictions` of two models' test splits, with their names as `a` and `b`.
 
-    Args:
-        a: model directory, Hub id or predictions.parquet.
-        b: likewise.
-        papers: papers to name on each side.
-        data: the file to rebuild the splits from, where they must be scored; None for the recipes'.
-        progress: show bars while scoring.
-
-    Raises:
-        UserError: as `predictions_of` and `align`.
+    Each is a model directory, a Hub id or a predictions.parquet; errors as `predictions_of` and `align`.
     """
+    if papers < 0:
+        raise UserError(f"--papers {papers}: a number of papers is 0 or more")
     first, second = (predictions_of(model, data=data, progress=progress) for model in (a, b))
     return {"a": str(a), "b": str(b), **compare_predictions(first, second, papers=papers)}
 

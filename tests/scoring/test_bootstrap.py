@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import softmax
 
 from arxiv_cls.scoring import intervals as bootstrap
-from arxiv_cls.scoring.calibration import softmax
 from arxiv_cls.scoring.intervals import (
     bootstrap_intervals,
     bootstrap_metrics,
@@ -25,7 +25,7 @@ def scores(seed: int, papers: int = 150, skill: float = 1.5) -> tuple[np.ndarray
     labels = np.random.default_rng(0).integers(0, 4, papers)
     logits = np.random.default_rng(seed).normal(size=(papers, 4))
     logits[np.arange(papers), labels] += skill
-    return labels, softmax(logits)
+    return labels, softmax(logits, axis=1)
 
 
 class TestAgainstSlowReference:

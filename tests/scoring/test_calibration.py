@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from arxiv_cls.scoring.calibration import (
     chance_calibration_errors,
     expected_calibration_error,
     fit_temperature,
     reliability_bins,
-    softmax,
 )
 
 
@@ -41,7 +41,7 @@ def calibrated(seed: int, papers: int, spread: float = 2.0) -> tuple[np.ndarray,
     """Logits, probabilities and labels drawn from these probabilities."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(size=(papers, 5)) * spread
-    probabilities = softmax(logits)
+    probabilities = softmax(logits, axis=1)
     labels = (probabilities.cumsum(axis=1) > generator.random((papers, 1))).argmax(axis=1)
     return logits, probabilities, labels
 
@@ -112,7 +112,7 @@ class TestTemperature:
         logits = logits * 3
 
         def log_loss(temperature: float) -> float:
-            return -np.log(softmax(logits / temperature)[np.arange(500), labels]).mean()
+            return -np.log(softmax(logits / temperature, axis=1)[np.arange(500), labels]).mean()
 
         fitted = fit_temperature(logits, labels)
         assert all(log_loss(fitted) <= log_loss(t) for t in np.geomspace(0.05, 40, 400))
@@ -120,9 +120,9 @@ class TestTemperature:
     def test_argmax_stays_and_error_falls(self):
         logits, _, labels = calibrated(4, 3000)
         logits = logits * 4
-        scaled = softmax(logits / fit_temperature(logits, labels))
+        scaled = softmax(logits / fit_temperature(logits, labels), axis=1)
         assert (scaled.argmax(axis=1) == logits.argmax(axis=1)).all()
-        before = expected_calibration_error(softmax(logits), labels)
+        before = expected_calibration_error(softmax(logits, axis=1), labels)
         assert expected_calibration_error(scaled, labels) < before / 3
 
     def test_log_probabilities_do_as_well(self):

@@ -12,8 +12,9 @@ from factories import write_csv
 from arxiv_cls.cli import main
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
-from arxiv_cls.scoring import evaluation as csv_evaluation
-from arxiv_cls.scoring.evaluation import evaluate_csv, true_columns
+from arxiv_cls.scoring import scored_papers
+from arxiv_cls.scoring.evaluation import evaluate_csv
+from arxiv_cls.scoring.scored_papers import true_columns
 
 COLUMNS = ["id", "title", "category_code", "published_date", "summary"]
 
@@ -76,7 +77,7 @@ class TestRows:
     def test_batches(self, model, tmp_path, monkeypatch):
         """Texts are handed over in batches, with the same result."""
         whole = evaluate_csv(model.home, model.sample)
-        monkeypatch.setattr(csv_evaluation, "ROWS_AT_A_TIME", 64)
+        monkeypatch.setattr(scored_papers, "ROWS_AT_A_TIME", 64)
         model.predictor.largest_batch = 0
         assert evaluate_csv(model.home, model.sample)["metrics"] == whole["metrics"]
         assert model.predictor.largest_batch == 64

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from arxiv_cls.scoring import plots
-from arxiv_cls.scoring.plots import plot_out_of_scope
 
 NOTHING_YET = [{"loss": 1.0, "epoch": 0.5}, {"train_runtime": 3.0, "epoch": 1.0}]
 ONE_EPOCH = [
@@ -38,7 +36,7 @@ def years(count: int) -> tuple[dict]:
         ),
         *((plots.plot_reliability, shares(papers)) for papers in (1, 500)),
         *((plots.plot_accuracy_by_year, years(count)) for count in (1, 30)),
-        (plot_out_of_scope, (np.array([0.9]), np.array([0.1]), 0.5)),
+        (plots.plot_out_of_scope, (np.array([0.9]), np.array([0.1]), 0.5)),
         *((plots.plot_training_curve, (history,)) for history in ([], NOTHING_YET, ONE_EPOCH)),
     ],
 )
@@ -48,10 +46,3 @@ def test_plot_is_a_picture(plot, arguments, tmp_path):
     content = (tmp_path / "new" / "plot.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     assert len(content) > 5_000
-
-
-@pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (3, 10), (700, 1000)])
-def test_wilson_interval(hits, count):
-    low, high = plots.wilson_interval(np.array(hits), np.array(count))
-    expected = binomtest(hits, count).proportion_ci(method="wilson")
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)

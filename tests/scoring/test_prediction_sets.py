@@ -6,18 +6,25 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from arxiv_cls.models.prediction import load_set_threshold, prediction_set, set_members
-from arxiv_cls.scoring.calibration import softmax
-from arxiv_cls.scoring.decision_rules import COVERAGES, coverage_threshold, fit_prediction_sets
+from arxiv_cls.scoring.calibration import coverage_threshold
+from arxiv_cls.scoring.evaluation import COVERAGES, fit_prediction_sets
+from arxiv_cls.scoring.scored_papers import Predictions
 
 
 def drawn(seed: int, papers: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels drawn from the softmax of logits that the scores overstate twice over."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(size=(papers, 6)) * 1.5
-    labels = (softmax(logits).cumsum(axis=1) > generator.random((papers, 1))).argmax(axis=1)
-    return labels, softmax(2 * logits)
+    labels = (softmax(logits, axis=1).cumsum(axis=1) > generator.random((papers, 1))).argmax(axis=1)
+    return labels, softmax(2 * logits, axis=1)
+
+
+def predictions(seed: int, papers: int) -> Predictions:
+    """The same as a model's predictions."""
+    return Predictions(list("abcdef"), np.full(papers, "", dtype=object), *drawn(seed, papers))
 
 
 class TestThreshold:
@@ -59,8 +66,7 @@ class TestRecord:
     """What `eval/prediction_sets.json` says."""
 
     def test_figures_are_of_the_test_split(self):
-        validation, test = drawn(0, 2000), drawn(1, 3000)
-        record = fit_prediction_sets(*validation, *test)
+        record = fit_prediction_sets(predictions(0, 2000), predictions(1, 3000))
         assert (record["calibration_papers"], record["test_papers"]) == (2000, 3000)
         sizes = []
         for coverage in COVERAGES:
@@ -78,7 +84,7 @@ class TestLoading:
         """None where there is no file; otherwise that of the level asked for."""
         assert load_set_threshold(tmp_path) is None
         (tmp_path / "eval").mkdir()
-        record = fit_prediction_sets(*drawn(0, 200), *drawn(1, 100))
+        record = fit_prediction_sets(predictions(0, 200), predictions(1, 100))
         (tmp_path / "eval" / "prediction_sets.json").write_text(json.dumps(record))
         assert load_set_threshold(tmp_path) == record["levels"]["0.9"]["threshold"]
         assert load_set_threshold(tmp_path, "0.95") == record["levels"]["0.95"]["threshold"]

@@ -10,10 +10,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from arxiv_cls.corpus import build_corpus
+from arxiv_cls.corpus.outside import OutsidePapers
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ScopeRule, load_scope, load_set_threshold
-from arxiv_cls.scoring.decision_rules import OutsidePapers, auroc, fit_scope, outside_papers
 from arxiv_cls.scoring.evaluation import evaluate_model
+from arxiv_cls.scoring.out_of_scope import auroc, fit_scope
 from arxiv_cls.scoring.report import evaluation_table
 
 RULE = ScopeRule({"vision": 2.0, "image": 1.0, "frogs": -3.0}, intercept=-0.5, threshold=0.5)
@@ -57,7 +58,7 @@ class TestFit:
         return inside, outside, fit_scope(*inside, outside)
 
     def test_record(self):
-        inside, outside, (record, scores_in, scores_out) = self.fit()
+        inside, outside, (record, (scores_in, scores_out)) = self.fit()
         rule = ScopeRule(record["weights"], record["intercept"], record["threshold"])
         assert np.allclose(rule.scores(inside[2]), scores_in)
         assert record["auroc"] == pytest.approx(
@@ -122,19 +123,19 @@ class TestWithAnEvaluation:
 
     def test_outside_papers_are_those_without_a_label(self, model):
         corpus = build_corpus("top5", csv=model.sample)
-        outside = outside_papers(corpus.labels, {"config": "top5", "csv": str(model.sample)})
+        outside = corpus.outside
         inside = {text for name in corpus.splits for text in corpus.splits[name]["text"]}
         assert not inside & {*outside.train, *outside.test}
         counted = corpus.report.to_dict()
         assert 0 < len(outside.train) + len(outside.test) <= counted["outside_config"]
 
     def test_old_rule_goes_when_there_is_no_new_one(self, model, monkeypatch):
-        from arxiv_cls.scoring import decision_rules as rules
+        from arxiv_cls.scoring import out_of_scope
 
         folder = model.home / "eval"
         folder.mkdir()
         (folder / "scope.json").write_text("{}")
-        monkeypatch.setattr(rules, "fit_scope", lambda *arguments: None)
+        monkeypatch.setattr(out_of_scope, "fit_scope", lambda *arguments: None)
         assert evaluate_model(model.home)["rules"]["scope"] is None
         assert not (folder / "scope.json").exists()
 

@@ -11,7 +11,7 @@ import pytest
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
-from arxiv_cls.scoring.visualization import legend_groups, place_on_a_plane, visualize_model
+from arxiv_cls.scoring.plots import legend_groups, project_embeddings, visualize_model
 
 NEEDS_UMAP = [
     pytest.mark.slow,  # its first call compiles for half a minute
@@ -25,11 +25,11 @@ def test_groups_that_are_apart_stay_apart(method):
     """Nearest neighbours on the plane are of the same cloud; the same input gives the same map."""
     clouds = np.random.default_rng(0).normal(size=(60, 80))
     clouds[30:] += 6
-    points = place_on_a_plane(clouds, method)
+    points = project_embeddings(clouds, method)
     assert points.shape == (60, 2)
     distances = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag([np.inf] * 60)
     assert ((distances.argmin(axis=1) >= 30) == (np.arange(60) >= 30)).all()
-    assert (place_on_a_plane(clouds, method) == points).all()
+    assert (project_embeddings(clouds, method) == points).all()
 
 
 class TestLegend:
@@ -85,5 +85,5 @@ class TestVisualize:
         """The message names the package and the extra that brings it."""
         monkeypatch.setitem(sys.modules, "umap", None)
         with pytest.raises(UserError, match="umap-learn") as refusal:
-            place_on_a_plane(np.zeros((10, 3)), "umap")
+            project_embeddings(np.zeros((10, 3)), "umap")
         assert "EXTRAS=dev,umap" in str(refusal.value)
