@@ -24,12 +24,11 @@ logger = logging.getLogger(__name__)
 
 
 class ReliabilityBins(NamedTuple):
-    """The bars of a reliability diagram; four arrays of shape (bins,), lowest scores first."""
+    """The bars of a reliability diagram; three arrays of shape (bins,), lowest scores first."""
 
     confidence: np.ndarray  # mean top score in the bin
     accuracy: np.ndarray  # share of the bin's papers whose top label is right
-    count: np.ndarray  # type: ignore[assignment]  # papers in the bin; shadows tuple.count, which nobody calls
-    lower: np.ndarray  # lowest top score in the bin
+    papers: np.ndarray  # how many
 
 
 def equal_mass_starts(sorted_confidence: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
@@ -48,12 +47,9 @@ def equal_mass_cuts(count: int, bins: int = ECE_BINS) -> np.ndarray:
 
 
 def reliability_bins(probabilities: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> ReliabilityBins:
-    """Groups papers by their top score into bins of equal mass.
+    """Groups papers by their top score into bins of equal mass; ties can leave fewer than `bins`.
 
-    Args:
-        probabilities: (n, k), n > 0.
-        labels: (n,) true class numbers.
-        bins: number of bins asked for; ties can leave fewer.
+    `probabilities` is (n, k) with n > 0, `labels` the (n,) true class numbers.
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
@@ -64,39 +60,27 @@ def reliability_bins(probabilities: np.ndarray, labels: np.ndarray, bins: int = 
     return ReliabilityBins(
         confidence=np.add.reduceat(confidence, starts) / count,
         accuracy=np.add.reduceat(correct.astype(np.float64), starts) / count,
-        count=count,
-        lower=confidence[starts],
+        papers=count,
     )
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> float:
     """Mean distance between top score and accuracy over bins of equal mass, weighted by their size; 0 to 1.
 
-    Args:
-        probabilities: (n, k), n > 0.
-        labels: (n,) true class numbers.
-        bins: number of bins asked for.
+    `probabilities` is (n, k) with n > 0, `labels` the (n,) true class numbers.
     """
     found = reliability_bins(np.asarray(probabilities), np.asarray(labels), bins)
-    return float(np.abs(found.accuracy - found.confidence) @ found.count / found.count.sum())
+    return float(np.abs(found.accuracy - found.confidence) @ found.papers / found.papers.sum())
 
 
 def chance_calibration_errors(
     probabilities: np.ndarray, bins: int = ECE_BINS, simulations: int = 200, seed: int = 0
 ) -> np.ndarray:
-    """Calibration errors of a perfectly calibrated model with these scores.
+    """(simulations,) calibration errors of a perfectly calibrated model with these (n, k) scores, n > 0.
 
     Draws labels from the scores themselves. Only whether the top label is right matters to the error, and
-    that is a coin of the top score, so one uniform number a paper does for the draw.
-
-    Args:
-        probabilities: (n, k), n > 0.
-        bins: number of bins asked for.
-        simulations: how many sets of labels are drawn.
-        seed: of the random numbers.
-
-    Returns:
-        (simulations,) errors; their mean is the floor that finite size alone puts under the measured error.
+    that is a coin of the top score, so one uniform number a paper does for the draw. The mean is the floor
+    that finite size alone puts under the measured error.
     """
     confidence = np.sort(np.asarray(probabilities).max(axis=1))
     starts = equal_mass_starts(confidence, bins)
@@ -113,17 +97,14 @@ def chance_calibration_errors(
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature T that minimises the mean negative log-likelihood of softmax(logits / T).
+    """The temperature T, 0.02 to 50, that minimises the mean negative log-likelihood of softmax(logits / T).
 
-    Dividing by T leaves every argmax as it is. Search on log T by bounded Brent; the likelihood is convex
-    in 1/T, so the minimum found is the only one.
+    Dividing by T leaves every argmax as it is; T is above 1 when the model was too sure of itself. Search on
+    log T by bounded Brent: the likelihood is convex in 1/T, so the minimum found is the only one.
 
     Args:
         logits: (n, k) raw scores of papers that were not trained on; log-probabilities do as well.
         labels: (n,) true class numbers.
-
-    Returns:
-        T between 0.02 and 50; above 1 when the model was too sure of itself.
 
     Raises:
         ValueError: when there is nothing to fit on, or a logit is not finite.
@@ -156,18 +137,12 @@ def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Any], n
 
     At a bound of the search (labels told apart without an error, or a model that knows nothing) T stays 1;
     with n below `FEWEST_PAPERS` log T is shrunk by n / `FEWEST_PAPERS`. Both are logged and recorded.
-
-    Args:
-        logits: (n, k), as of `fit_temperature`.
-        labels: (n,) true class numbers.
+    Arguments and errors as of `fit_temperature`.
 
     Returns:
         What `run.json` holds under `calibration` (`temperature`, the calibration error before and after it,
-        and `note` where the fitted temperature was not taken as it was), and the (n, k) float64 probabilities
-        at that temperature.
-
-    Raises:
-        ValueError: as `fit_temperature`.
+        and `note` where the fitted temperature was not taken as it was), and the (n, k) float64
+        probabilities.
     """
     from scipy.special import softmax
 
@@ -196,10 +171,9 @@ def coverage_threshold(labels: np.ndarray, probabilities: np.ndarray, coverage: 
     """The largest threshold whose prediction sets hold the true label of a new paper with this probability.
 
     Split conformal prediction with the score of the true label as conformity (Sadinle, Lei and Wasserman,
-    2019: the smallest sets of a given coverage). A set is every label whose score reaches the threshold, and
-    the highest in any case. The guarantee is marginal: over papers like these, not for each category.
-    Adaptive sets (Romano, Sesia and Candes, 2020) were larger at 80, 90 and 95%: 1.34, 1.65 and 2.01 labels
-    against 1.05, 1.37 and 1.77 (linear baseline on `top5`).
+    2019: the smallest sets of a given coverage). The guarantee is marginal: over papers like these, not for
+    each category. Adaptive sets (Romano, Sesia and Candes, 2020) were larger at 80, 90 and 95%: 1.34, 1.65
+    and 2.01 labels against 1.05, 1.37 and 1.77 (linear baseline on `top5`).
 
     Args:
         labels: (n,) true class numbers of papers that were not trained on.
@@ -207,8 +181,7 @@ def coverage_threshold(labels: np.ndarray, probabilities: np.ndarray, coverage: 
         coverage: wanted share, between 0 and 1.
 
     Returns:
-        The floor((n + 1)(1 - coverage))-th smallest score of a true label; 0 (every label) when n is too
-        small for the coverage.
+        The floor((n + 1)(1 - coverage))-th smallest score of a true label; 0 (every label) where n is small.
     """
     true_scores = np.sort(probabilities[np.arange(len(labels)), labels])
     # Rounding before the floor: (n + 1) * (1 - 0.9) must not fall below a whole number by 1e-13.

@@ -26,10 +26,8 @@ def predictions_of(
 ) -> Predictions:
     """A model's scores of its test split: those on record when they are of these weights, else new ones.
 
-    Args:
-        model: a `predictions.parquet`, a model directory or a Hub id.
-        data: the file to rebuild the split from, where it must be scored; None for the recipe's.
-        progress: show a bar while scoring.
+    `model` is a `predictions.parquet`, a model directory or a Hub id; `data` the file to rebuild the split
+    from where it must be scored, None for the recipe's.
 
     Raises:
         UserError: when there is nothing to read and nothing to score with.
@@ -85,11 +83,9 @@ def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dic
         "relabelled": int((~same).sum()),
     }
     rows_a, rows_b = rows_a[same], rows_b[same]
-    part_a = Predictions(a.label_names, a.arxiv_ids[rows_a], a.labels[rows_a], a.probabilities[rows_a])
-    part_b = Predictions(
-        a.label_names, a.arxiv_ids[rows_a], a.labels[rows_a], b.probabilities[rows_b][:, columns]
-    )
-    return part_a, part_b, counts
+    common = a.label_names, a.arxiv_ids[rows_a], a.labels[rows_a]
+    part_b = Predictions(*common, b.probabilities[rows_b][:, columns])
+    return Predictions(*common, a.probabilities[rows_a]), part_b, counts
 
 
 def _paired_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +111,7 @@ def _paired_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def compare_predictions(
     a: Predictions, b: Predictions, *, papers: int = 5, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """B less A on the papers that both scored.
+    """B less A on the papers that both scored; errors as `align`.
 
     Args:
         a: the first model's scores.
@@ -128,9 +124,6 @@ def compare_predictions(
         `papers` and the other counts of `align`; `metrics` and `per_class` with {a, b, difference, low,
         high, p_value}; `mcnemar` with {only_a_right, only_b_right, p_value}; `b_ahead` and `a_ahead`, lists
         of {arxiv_id, label, predicted_a, predicted_b, score_a, score_b} with the scores of the true category.
-
-    Raises:
-        UserError: as `align`.
     """
     a, b, counts = align(a, b)
     in_a, in_b = (compute_metrics(a.labels, part.probabilities, a.label_names) for part in (a, b))
@@ -205,17 +198,11 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         if comparison[key]:
             parts[-1] += f"; {comparison[key]:,} {what}"
     for title, lines in (("metric", comparison["metrics"]), ("F1 of", comparison["per_class"])):
-        rows = [
-            [
-                name,
-                f"{line['a']:.4f}",
-                f"{line['b']:.4f}",
-                f"{line['difference']:+.4f}",
-                f"{line['low']:+.4f} to {line['high']:+.4f}",
-                f"{line['p_value']:.3f}",
-            ]
-            for name, line in lines.items()
-        ]
+        rows = []
+        for name, line in lines.items():
+            interval = f"{line['low']:+.4f} to {line['high']:+.4f}"
+            measured = [f"{line['a']:.4f}", f"{line['b']:.4f}", f"{line['difference']:+.4f}"]
+            rows.append([name, *measured, interval, f"{line['p_value']:.3f}"])
         parts.append(aligned(rows, [title, "A", "B", "B - A", "95% interval", "p"]))
     test = comparison["mcnemar"]
     parts.append(
@@ -223,15 +210,10 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         f"papers, p = {test['p_value']:.3g}"
     )
     for side, papers in (("B", comparison["b_ahead"]), ("A", comparison["a_ahead"])):
-        rows = [
-            [
-                f"https://arxiv.org/abs/{paper['arxiv_id']}",
-                paper["label"],
-                f"{paper['predicted_a']} {paper['score_a']:.2f}",
-                f"{paper['predicted_b']} {paper['score_b']:.2f}",
-            ]
-            for paper in papers
-        ]
+        rows = []
+        for paper in papers:
+            said = [f"{paper[f'predicted_{model}']} {paper[f'score_{model}']:.2f}" for model in "ab"]
+            rows.append([f"https://arxiv.org/abs/{paper['arxiv_id']}", paper["label"], *said])
         if rows:
             header = [f"{side} is ahead on", "label", "A says, score of label", "B says, score of label"]
             parts.append(aligned(rows, header))

@@ -24,7 +24,7 @@ from arxiv_cls.record.writing import write_json
 from arxiv_cls.scoring import out_of_scope
 from arxiv_cls.scoring.calibration import ECE_BINS, chance_calibration_errors, coverage_threshold
 from arxiv_cls.scoring.intervals import CONFIDENCE, RESAMPLES, bootstrap_intervals, wilson_interval
-from arxiv_cls.scoring.metrics import METRICS, compute_metrics, confusion_matrix, counts_of
+from arxiv_cls.scoring.metrics import METRICS, compute_metrics, confusion_matrix, counts_of, macro_f1
 from arxiv_cls.scoring.plots import (
     plot_accuracy_by_year,
     plot_confusion_matrix,
@@ -44,7 +44,6 @@ from arxiv_cls.scoring.scored_papers import (
 )
 
 SCHEMA_VERSION = 1
-SPLITS = ("train", "validation", "test")
 BOOTSTRAP_SEED = 0
 _CHANCE_SIMULATIONS = 1000
 # Below this many papers an accuracy says little (its 95% interval is over 0.3 wide): years are pooled.
@@ -67,7 +66,7 @@ def slice_metrics(scored: ScoredPapers, chosen: np.ndarray) -> dict[str, Any]:
         "n": len(labels),
         "accuracy": hits / len(labels),
         "accuracy_interval": list(wilson_interval(hits, len(labels))),
-        "macro_f1": float(METRICS["macro_f1"].of_counts(counts)),
+        "macro_f1": float(macro_f1(counts)),
     }
 
 
@@ -136,18 +135,12 @@ def evaluation_of(
 
 def library_versions() -> dict[str, str]:
     """What computed the figures; libraries that this process did not load are left out."""
-    libraries = {
-        "numpy": "numpy", "sklearn": "scikit-learn", "xgboost": "xgboost",
-        "torch": "torch", "transformers": "transformers", "onnxruntime": "onnxruntime",
-    }  # fmt: skip
-    loaded = {
-        name: str(getattr(sys.modules[name], "__version__", "")) for name in libraries if name in sys.modules
-    }
+    libraries = ("numpy", "sklearn", "xgboost", "torch", "transformers", "onnxruntime")
     return {
         "arxiv_cls": __version__,
         "python": platform.python_version(),
         "scipy": version("scipy"),
-        **loaded,
+        **{name: str(sys.modules[name].__version__) for name in libraries if name in sys.modules},
     }
 
 
@@ -165,8 +158,8 @@ def write_plots(scored: ScoredPapers, slices: dict[str, Any], folder: Path) -> l
 
 def log_to_wandb(evaluation: dict[str, Any], plots: list[Path]) -> None:
     """Adds figures and plots to the open W&B run; does nothing, and imports nothing, when there is none."""
-    wandb = sys.modules.get("wandb")
-    if wandb is None or (run := wandb.run) is None:
+    run = getattr(sys.modules.get("wandb"), "run", None)
+    if run is None:
         return
     name = evaluation["split"] or "csv"
     for metric in METRICS:
@@ -174,7 +167,7 @@ def log_to_wandb(evaluation: dict[str, Any], plots: list[Path]) -> None:
     for label, scores in evaluation["metrics"]["per_class"].items():
         run.summary[f"{name}/f1/{label}"] = scores["f1"]
     if plots:
-        run.log({f"{name}/{path.stem}": wandb.Image(str(path)) for path in plots})
+        run.log({f"{name}/{path.stem}": sys.modules["wandb"].Image(str(path)) for path in plots})
 
 
 def write_files(
@@ -210,11 +203,6 @@ def evaluation_record(
         **evaluation_of(scored),
         "versions": library_versions(),
     }
-
-
-def computes_the_weights(predictor: Any) -> bool:
-    """Whether an engine computes with the weights of the model directory, and not with an export of them."""
-    return predictor.engine in ("torch", "tfidf")
 
 
 def refuse_own_folder(model: str | Path, out: str | Path | None) -> None:
@@ -261,19 +249,16 @@ def evaluate_model(
     """
     if csv is not None:
         return evaluate_csv(model, csv, out=out, engine=engine, progress=progress)
-    if split not in SPLITS:
-        raise UserError(f"no split {split!r}", hint=f"name one of {', '.join(SPLITS)}")
     if split != "test":
         refuse_own_folder(model, out)
     loaded = load_model_and_corpus(model, data, engine)
-    of_the_weights = computes_the_weights(loaded.predictor)
+    # An ONNX engine computes with an export of the weights.
+    of_the_weights = loaded.predictor.engine in ("torch", "tfidf")
     if not of_the_weights:
         refuse_own_folder(model, out)
-    if out is not None:
-        folder = Path(out)
-    else:
-        own = split == "test" and Path(model).is_dir() and of_the_weights
-        folder = Path(model) / "eval" if own else None
+    folder = None if out is None else Path(out)
+    if out is None and split == "test" and Path(model).is_dir() and of_the_weights:
+        folder = Path(model) / "eval"
     return evaluate_loaded(loaded, split, folder, rules=rules, progress=progress)
 
 
@@ -335,15 +320,9 @@ def fit_rules(
 ) -> dict[str, Any]:
     """Fits on the validation split and writes `prediction_sets.json` and `scope.json` into `eval/`.
 
-    Args:
-        loaded: the model with its corpus.
-        tested: its scores of the test split.
-        folder: `eval/` of the model directory.
-        progress: show a bar.
-
-    Returns:
-        {"prediction_sets": ..., "scope": ... or None} as written; there is no out-of-scope rule when the
-        label set leaves out too few papers of the file, and an older one is taken away.
+    `tested` are the scores of the test split, for the figures on record. Returns {"prediction_sets": ...,
+    "scope": ... or None} as written; there is no out-of-scope rule when the label set leaves out too few
+    papers of the file, and an older one is taken away.
     """
     corpus, weights = loaded.corpus, {"weights_sha256": loaded.weights_sha256}
     held_out = score_papers(loaded.predictor, corpus.splits["validation"], corpus.labels, progress=progress)
@@ -378,11 +357,10 @@ def measure_prediction_sets(scored: Predictions, threshold: float) -> dict[str, 
 
 
 def fit_prediction_sets(validation: Predictions, test: Predictions) -> dict[str, Any]:
-    """Thresholds from the validation split, coverage and size on the test split.
+    """The content of `eval/prediction_sets.json` less the sha256 of the weights.
 
-    Returns:
-        The content of `eval/prediction_sets.json` less the sha256 of the weights: `levels` maps each
-        coverage, as text, to {threshold, coverage, mean_size}.
+    Thresholds come from the validation split, coverage and size from the test split: `levels` maps each
+    coverage, as text, to {threshold, coverage, mean_size}.
     """
     levels = {}
     for coverage in COVERAGES:
@@ -408,10 +386,9 @@ def evaluate_csv(
 ) -> dict[str, Any]:
     """Evaluates a model on a file; arguments and errors as `evaluate_model`.
 
-    Returns:
-        What `evaluate_model` returns, with `split` null and `csv`: {rows_read, rows_scored, rejected,
-        other_labels, in_training_split, in_training_split_exact}; the last two are null when the model has
-        no recipe, and the number is an upper bound unless the last is true.
+    Returns what that does, with `split` null and `csv`: {rows_read, rows_scored, rejected, other_labels,
+    in_training_split, in_training_split_exact}; the last two are null when the model has no recipe, and the
+    number is an upper bound unless the last is true.
     """
     from arxiv_cls.models.predictor import load_predictor
 

@@ -32,15 +32,9 @@ class Difference(NamedTuple):
 
 
 def resample_weights(count: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
-    """Multinomial weights in blocks of rows, the same for the same arguments.
+    """Multinomial weights in blocks of (rows, count) integers, the same for the same arguments.
 
-    Args:
-        count: papers, n.
-        resamples: rows in all blocks together.
-        seed: of the random numbers.
-
-    Yields:
-        (rows, n) integers; each row adds up to n.
+    Each row adds up to `count`, the number of papers; all blocks together have `resamples` rows.
     """
     generator = np.random.default_rng(seed)
     at_a_time = max(1, _CELLS_AT_A_TIME // count)
@@ -147,17 +141,16 @@ def bootstrap_intervals(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, tuple[float, float]]:
-    """95% percentile intervals; the calibration error's is centred on the measured value (never below 0).
+    """{metric: (low, high)}: 95% percentile intervals of all `METRICS`, and of `f1/<name>` of named classes.
+
+    The calibration error's is centred on the measured value (never below 0).
 
     Args:
         labels: (n,) true class numbers.
         probabilities: (n, k).
-        label_names: the k class names; given, `f1/<name>` of each class has its interval too.
+        label_names: the k class names, or none.
         seed: of the resampling.
         resamples: how many.
-
-    Returns:
-        {metric: (low, high)} for all `METRICS`.
 
     Raises:
         ValueError: as `compute_metrics`.
@@ -179,18 +172,9 @@ def paired_bootstrap(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, Difference]:
-    """Metrics of B less those of A on the same papers and the same resamples, with 95% intervals.
+    """{metric: Difference}: B less A on the same papers and the same resamples, with 95% intervals.
 
-    Args:
-        labels: (n,) true class numbers.
-        probabilities_a: (n, k) of the first model.
-        probabilities_b: (n, k) of the second.
-        label_names: the k class names; given, `f1/<name>` of each class is compared too.
-        seed: of the resampling.
-        resamples: how many.
-
-    Returns:
-        {metric: Difference}; p-values are never below 2 / (resamples + 1).
+    Arguments as of `bootstrap_intervals`; p-values are never below 2 / (resamples + 1).
     """
     models = [_Resampler(labels, given, label_names) for given in (probabilities_a, probabilities_b)]
     before, after = (model.measured() for model in models)
@@ -218,12 +202,7 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, int, float]:
     """Exact McNemar test (McNemar, 1947): do two models err equally often on the same papers?
 
-    Args:
-        correct_a: (n,) whether A is right on each paper.
-        correct_b: (n,) whether B is.
-
-    Returns:
-        Papers only A has right, papers only B has right, two-sided binomial p-value.
+    From two (n,) masks of right answers: papers only A has right, only B, and the two-sided p-value.
     """
     from scipy.stats import binomtest
 

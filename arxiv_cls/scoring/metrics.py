@@ -37,7 +37,8 @@ def f1_per_class(counts: Counts) -> np.ndarray:
     return np.divide(2.0 * hits, present, out=np.zeros(hits.shape), where=present > 0)
 
 
-def _macro_f1(counts: Counts) -> np.ndarray:
+def macro_f1(counts: Counts) -> np.ndarray:
+    """(...) mean F1 of the classes that occur in labels or predictions, as scikit-learn's."""
     return f1_per_class(counts).sum(axis=-1) / (counts[1] + counts[2] > 0).sum(axis=-1)
 
 
@@ -73,7 +74,7 @@ def true_label_ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarra
 # In the order in which they are printed. A new line here is all that a new metric needs.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("share of papers whose highest score is the right label's", True, _accuracy),
-    "macro_f1": Metric("mean F1 of the labels", True, _macro_f1),
+    "macro_f1": Metric("mean F1 of the labels", True, macro_f1),
     "micro_f1": Metric("F1 over all papers; the accuracy, with one label a paper", True, _accuracy),
     "weighted_f1": Metric("mean F1 of the labels, weighted by their papers", True, _weighted_f1),
     "top_2_accuracy": Metric(
@@ -141,8 +142,8 @@ def compute_metrics(
         label_names: the k class names, in the order of the columns.
 
     Returns:
-        The `METRICS` and `expected_calibration_error_chance` (what a perfectly calibrated model of this size
-        would show on average) as floats; and `per_class`: {name: {precision, recall, f1, support}}.
+        The `METRICS` and `expected_calibration_error_chance` (the mean of a perfectly calibrated model of
+        this size) as floats; and `per_class`: {name: {precision, recall, f1, support}}.
 
     Raises:
         ValueError: for arrays that are not as above.
@@ -182,11 +183,8 @@ def compute_metrics(
 def arxiv_metric(label_names: Sequence[str]) -> evaluate.Metric:
     """`compute_metrics` as a metric of the library `evaluate`, which a training computes its curves with.
 
-    `arxiv_metric(names).compute(predictions=probabilities, references=labels)` returns what `compute_metrics`
-    does. The library loads here, since scoring a text does without it; nothing is written or downloaded.
-
-    Args:
-        label_names: the k class names, in the order of the columns of predictions.
+    `arxiv_metric(names).compute(predictions=probabilities, references=labels)` returns the same figures. The
+    library loads here, since scoring a text does without it; nothing is written or downloaded.
     """
     import datasets
     import evaluate

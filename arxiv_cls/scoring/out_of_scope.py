@@ -22,13 +22,8 @@ FEWEST_PAPERS = 50
 def fit_words(inside: list[str], outside: list[str], words: int = WORDS) -> tuple[dict[str, float], float]:
     """Weights of words and the intercept of a balanced, L2-regularised logistic regression.
 
-    Fitted twice: on all words that 10 papers have (2 in a set of under 2,000), then on those that matter
-    most: large weight, in many papers.
-
-    Args:
-        inside: texts of in-scope training papers.
-        outside: texts of the others.
-        words: how many to keep.
+    Fitted twice, on the texts of training papers inside and outside: on all words that 10 papers have (2 in a
+    set of under 2,000), then on the `words` that matter most: large weight, in many papers.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -55,12 +50,8 @@ def fit_words(inside: list[str], outside: list[str], words: int = WORDS) -> tupl
 def auroc(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float, float]:
     """Area under the ROC curve with its 95% interval (DeLong, DeLong and Clarke-Pearson, 1988).
 
-    Args:
-        inside: (n,) scores of in-scope papers, n > 1.
-        outside: (m,) scores of the others, m > 1.
-
-    Returns:
-        The share of pairs in which the in-scope paper scores higher (ties count half), and the interval.
+    From the (n,) scores of in-scope papers and the (m,) scores of the others, both of at least 2: the share
+    of pairs in which the in-scope paper scores higher (ties count half), and the ends of the interval.
     """
     from scipy.stats import rankdata
 
@@ -76,12 +67,7 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float, float]
 def measure_scope(
     rule: ScopeRule, test: list[str], outside: OutsidePapers
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """What a rule does on the test papers.
-
-    Args:
-        rule: with its threshold.
-        test: in-scope test texts; at most `MOST_TRAINING_PAPERS` of them are scored.
-        outside: the papers without a label.
+    """What a rule does on the test papers, of which at most `MOST_TRAINING_PAPERS` in scope are scored.
 
     Returns:
         {auroc, auroc_interval, in_scope_kept, out_of_scope_caught, in_scope_papers, out_of_scope_papers,
@@ -109,16 +95,11 @@ def measure_scope(
 def fit_scope(
     train: list[str], validation: list[str], test: list[str], outside: OutsidePapers
 ) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]] | None:
-    """The rule with its figures, or None when there are fewer than 50 papers on a side.
-
-    Args:
-        train: in-scope training texts.
-        validation: in-scope validation texts.
-        test: in-scope test texts.
-        outside: the other papers of the file.
+    """The rule with its figures, from in-scope texts of each split and the other papers of the file.
 
     Returns:
-        The content of `eval/scope.json` less the sha256 of the weights, and the scores of `measure_scope`.
+        The content of `eval/scope.json` less the sha256 of the weights, and the scores of `measure_scope`;
+        None when there are fewer than `FEWEST_PAPERS` on a side.
     """
     if min(len(train), len(validation), len(test), len(outside.train), len(outside.test)) < FEWEST_PAPERS:
         return None

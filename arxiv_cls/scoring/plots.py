@@ -74,13 +74,7 @@ def _accuracy_panels(
 
 
 def plot_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: str | Path) -> None:
-    """Rows are true categories; the shade is the share of the row, the numbers are papers.
-
-    Args:
-        matrix: (k, k) counts, as `confusion_matrix` returns them.
-        label_names: the k names.
-        path: PNG to write.
-    """
+    """Draws (k, k) counts: rows are true categories, the shade is the share of the row."""
     classes = len(label_names)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(16.0, max(5.0, 0.85 * classes if classes <= _CLASSES_WITH_NUMBERS else 0.16 * classes))
@@ -108,16 +102,13 @@ def plot_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: 
 def plot_reliability(probabilities: np.ndarray, labels: np.ndarray, path: str | Path) -> None:
     """Accuracy against top score in bins of equal mass, with 95% intervals; below, the scores given.
 
-    Args:
-        probabilities: (n, k).
-        labels: (n,) true class numbers.
-        path: PNG to write.
+    `probabilities` is (n, k), `labels` the (n,) true class numbers.
     """
     found = reliability_bins(probabilities, labels)
-    hits = np.rint(found.accuracy * found.count)
-    ends = np.array([wilson_interval(*pair) for pair in zip(hits, found.count, strict=True)])
+    hits = np.rint(found.accuracy * found.papers)
+    ends = np.array([wilson_interval(*pair) for pair in zip(hits, found.papers, strict=True)])
     figure = _figure(5.6, 6.2)
-    label = f"{len(found.count)} bins of equal mass, 95% intervals"
+    label = f"{len(found.papers)} bins of equal mass, 95% intervals"
     upper, lower = _accuracy_panels(figure, found.confidence, found.accuracy, ends, label)
     upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfectly calibrated")
     error = expected_calibration_error(probabilities, labels)
@@ -132,12 +123,7 @@ def plot_reliability(probabilities: np.ndarray, labels: np.ndarray, path: str | 
 
 
 def plot_accuracy_by_year(slices: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
-    """Accuracy of each year's papers with intervals, and how many papers there were.
-
-    Args:
-        slices: `slices.year` of `metrics.json`, in ascending order.
-        path: PNG to write.
-    """
+    """Accuracy of each year's papers with intervals, and their number; `slices.year` of `metrics.json`."""
     figure = _figure(max(5.6, 0.42 * len(slices) + 2), 5.0)
     place = np.arange(len(slices))
     accuracy = np.array([part["accuracy"] for part in slices.values()])
@@ -157,11 +143,8 @@ def plot_accuracy_by_year(slices: Mapping[str, Mapping[str, Any]], path: str | P
 def plot_training_curve(history: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Losses on the left, accuracy and macro-F1 of the validation split on the right, over epochs.
 
-    Args:
-        history: `Trainer.state.log_history`, or entries in the same form: each with `epoch` and any of
-            `loss`, `eval_loss` (nats; or `eval_log_loss` where there is no other), `eval_accuracy`,
-            `eval_macro_f1`.
-        path: PNG to write.
+    `history` is `Trainer.state.log_history`, or entries in the same form: each with `epoch` and any of
+    `loss`, `eval_loss` (nats; or `eval_log_loss` where there is no other), `eval_accuracy`, `eval_macro_f1`.
     """
     eval_loss = "eval_loss" if any("eval_loss" in entry for entry in history) else "eval_log_loss"
     panels = (
@@ -191,14 +174,7 @@ def plot_training_curve(history: Sequence[Mapping[str, Any]], path: str | Path) 
 
 
 def plot_out_of_scope(inside: np.ndarray, outside: np.ndarray, threshold: float, path: str | Path) -> None:
-    """How the out-of-scope rule scores test papers inside and outside the label set.
-
-    Args:
-        inside: (n,) scores between 0 and 1.
-        outside: (m,) scores.
-        threshold: score from which a paper counts as inside.
-        path: PNG to write.
-    """
+    """How the out-of-scope rule scores test papers inside and outside the label set, 0 to 1."""
     figure = _figure(6.4, 3.8)
     axes = figure.subplots()
     bins = np.linspace(0, 1, 51).tolist()
@@ -217,18 +193,10 @@ def plot_out_of_scope(inside: np.ndarray, outside: np.ndarray, threshold: float,
 
 
 def project_embeddings(embeddings: np.ndarray, method: str = "tsne") -> np.ndarray:
-    """Two coordinates a paper; near neighbours stay near, distances between groups mean little.
+    """(n, 2) coordinates of (n, d) embeddings, n > 4; the same for the same input.
 
-    Args:
-        embeddings: (n, d), n > 4.
-        method: `tsne` (van der Maaten and Hinton, 2008), after a PCA to 50 dimensions; or `umap`
-            (McInnes et al., 2018).
-
-    Returns:
-        (n, 2); the same for the same input.
-
-    Raises:
-        UserError: for `umap` without the package umap-learn.
+    Near neighbours stay near, distances between groups mean little. `tsne` (van der Maaten and Hinton, 2008)
+    goes after a PCA to 50 dimensions; `umap` (McInnes et al., 2018) raises a `UserError` without umap-learn.
     """
     if method == "umap":
         try:
@@ -265,14 +233,9 @@ def legend_groups(label_names: Sequence[str]) -> tuple[list[str], np.ndarray]:
 
 
 def plot_map(points: np.ndarray, groups: np.ndarray, names: Sequence[str], title: str, path: Path) -> None:
-    """One dot a paper, coloured by group; the legend stands beside the map with the number of papers.
+    """One dot a paper at its (n, 2) point, coloured by its (n,) group.
 
-    Args:
-        points: (n, 2) coordinates.
-        groups: (n,) group of each paper; groups without papers are left out of the legend.
-        names: names of the groups, at most `MOST_GROUPS`.
-        title: what is shown.
-        path: PNG to write.
+    The legend stands beside the map with the number of papers; groups without papers are left out.
     """
     figure = _figure(9.2, 5.8)
     axes = figure.subplots()
@@ -315,16 +278,14 @@ def visualize_model(
         method: `tsne` or `umap`.
         max_papers: papers on the map, the first in hash order.
         data: the file that the split is rebuilt from; None for the path that the model's recipe names.
-        out: folder; by default `eval/` of a local model directory, whose map is of the test split: another
-            split needs another folder.
+        out: folder; by default `eval/` of a local model directory, whose map is of the test split.
         progress: show a bar while embedding.
 
     Returns:
         Lines for the terminal: the files written, and the terms of each category.
 
     Raises:
-        UserError: when the model or its data cannot be had, there are too few papers, or a Hub id comes
-            or another split than test comes without a folder.
+        UserError: model, data or folder cannot be used, or there are too few papers.
     """
     if max_papers < 5:
         raise UserError(f"a map of {max_papers} papers shows nothing", hint="ask for 5 or more")

@@ -81,13 +81,7 @@ HEADLINES = ("accuracy", "macro_f1", "log_loss", "expected_calibration_error")
 def write_dvc_files(evaluation: Mapping[str, Any], model: str | Path, folder: Path) -> None:
     """Writes `metrics.json` (the headline metrics, F1 by category) and `predictions.csv` (actual, predicted).
 
-    Args:
-        evaluation: of the test split, just written to `eval/` of the model directory.
-        model: the model directory.
-        folder: made where it is missing.
-
-    Raises:
-        UserError: the model has no `eval/predictions.parquet`.
+    `evaluation` is of the test split, just written to `eval/` of the model directory.
     """
     predictions = read_predictions(Path(model) / "eval" / "predictions.parquet")
     folder.mkdir(parents=True, exist_ok=True)

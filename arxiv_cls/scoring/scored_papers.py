@@ -77,11 +77,11 @@ def word_counts(texts: list[str]) -> np.ndarray:
 def score_papers(
     predictor: Any, papers: Any, label_names: list[str], *, progress: bool = False
 ) -> ScoredPapers:
-    """Scores one split.
+    """Scores a split of the corpus (a `datasets.Dataset`); columns are in the order of the model's labels.
 
     Args:
         predictor: any `Predictor` whose labels are those of the split, in any order.
-        papers: a `datasets.Dataset` of the corpus (text, label, arxiv_id, published).
+        papers: with text, label, arxiv_id and published.
         label_names: the corpus's category codes, in the order of its `label` feature.
         progress: show a bar.
 
@@ -127,15 +127,10 @@ def true_columns(categories: list[str], label_names: list[str]) -> np.ndarray:
 def score_csv(
     predictor: Any, csv: str | Path, *, progress: bool = False
 ) -> tuple[ScoredPapers, dict[str, Any], Any]:
-    """Scores the rows of a file whose category is one of the model's labels.
+    """Scores the rows of a file in the schema of the data whose category is one of the model's labels.
 
     Versions of a paper are rows of their own here: the file is scored as it stands. Beside the file's own
     text only one batch of texts is held, so a file of 136,000 rows stays far below 2 GB.
-
-    Args:
-        predictor: any `Predictor`.
-        csv: a file in the schema of the data, in either export's column names.
-        progress: show a bar.
 
     Returns:
         The scored rows (no date and id "" where the file gives none); {rows_read, rows_scored, rejected (by
@@ -228,15 +223,17 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(f"{path} is missing", hint="run `arxiv-cls evaluate` on the model first") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}", hint="run `arxiv-cls evaluate` again") from None
-    fixed = ["arxiv_id", "label", "predicted", "score"]
-    if table.column_names[:4] != fixed or table.num_rows == 0:
-        raise UserError(f"{path} is no table of predictions: its columns are {table.column_names}")
     names = table.column_names[4:]
     number_of = {name: number for number, name in enumerate(names)}
-    unknown = set(table["label"].to_pylist()) - set(names)
-    if unknown or not all(pa.types.is_floating(table.schema.field(name).type) for name in names):
+    if (
+        table.column_names[:4] != ["arxiv_id", "label", "predicted", "score"]
+        or table.num_rows == 0
+        or set(table["label"].to_pylist()) - set(names)
+        or not all(pa.types.is_floating(table.schema.field(name).type) for name in names)
+    ):
         raise UserError(
-            f"{path} is no table of predictions: expected a column of scores for each label",
+            f"{path} is no table of predictions with a column of scores for each label: its columns are "
+            f"{table.column_names}",
             hint="run `arxiv-cls evaluate` again",
         )
     return Predictions(
@@ -294,12 +291,10 @@ class LoadedModel:
 def load_model_and_corpus(
     model: str | Path, csv: str | Path | None = None, engine: str | None = None
 ) -> LoadedModel:
-    """A model with the corpus that its recipe names.
+    """A model (directory or Hub id) with the corpus that its recipe names.
 
-    Args:
-        model: model directory or Hub id.
-        csv: the data file; None for the one at the path that the recipe names.
-        engine: what computes a transformer; None for torch.
+    `csv` is the data file, None for the one at the path that the recipe names; `engine` computes a
+    transformer, None for torch.
 
     Raises:
         UserError: when model, recipe or data cannot be had.
@@ -312,15 +307,7 @@ def load_model_and_corpus(
 
 
 def load_corpus(model_dir: Path, csv: str | Path | None = None) -> tuple[Any, dict[str, Any]]:
-    """The `Corpus` that a model's recipe names, and the options that built it.
-
-    Args:
-        model_dir: the model directory.
-        csv: the data file; None for the one at the path that the recipe names.
-
-    Raises:
-        UserError: when recipe or data cannot be had.
-    """
+    """The `Corpus` that a recipe names, and the options that built it; see `load_model_and_corpus`."""
     from arxiv_cls.corpus import build_corpus
 
     options = data_options(model_dir)
@@ -381,11 +368,10 @@ def trained_on(
     options: dict[str, Any],
     newest: np.datetime64 | None = None,
 ) -> np.ndarray:
-    """Which papers the training split of a recipe's data group can hold.
+    """Which papers the training split of a recipe's data group can hold, by the rule of the split.
 
-    Recomputed from the rule, without the training file: by the hash of the id, or by the date for
-    `split: time`. The rule knows nothing of what the file held: it also takes in papers that came later,
-    unless `newest` excludes them, and with `max_samples` only the first papers in hash order were used.
+    The rule knows nothing of what the file held: it also takes in papers that came later, unless `newest`
+    excludes them, and with `max_samples` only the first papers in hash order were used.
 
     Args:
         arxiv_ids: (n,) base ids, "" where unknown (counted as not trained on).
@@ -407,7 +393,7 @@ def trained_on(
 def training_papers(
     model_dir: Path, arxiv_ids: np.ndarray, published: np.ndarray, csv: str | Path
 ) -> tuple[np.ndarray, bool] | None:
-    """Which papers a model was trained on.
+    """Which of the papers of a file a model was trained on.
 
     Args:
         model_dir: the model's files.
@@ -416,9 +402,8 @@ def training_papers(
         csv: the file they come from; it may be the one the model was trained on.
 
     Returns:
-        (n,) bool, and whether that is exact: the training data is at hand and each paper was looked up in
-        it. Else it marks every paper that can have been one. None when the model has no recipe, so that
-        nothing is known of its splits.
+        (n,) bool, and whether that is exact: the training data is at hand and each paper was looked up in it.
+        Else it marks every paper that can have been one. None when the model has no recipe.
 
     Raises:
         UserError: when the recipe cannot be read, or the training data is there and cannot be built.

@@ -7,6 +7,7 @@ import pytest
 from scipy.special import softmax
 
 from arxiv_cls.scoring.calibration import (
+    calibrate,
     chance_calibration_errors,
     expected_calibration_error,
     fit_temperature,
@@ -67,10 +68,10 @@ class TestExpectedCalibrationError:
     def test_bins_are_equal_and_ascending(self):
         _, probabilities, labels = calibrated(3, 3324)
         found = reliability_bins(probabilities, labels)
-        assert len(found.count) == 15
-        assert set(found.count.tolist()) <= {221, 222}
+        assert len(found.papers) == 15
+        assert set(found.papers.tolist()) <= {221, 222}
         assert (np.diff(found.confidence) > 0).all()
-        assert found.accuracy @ found.count / 3324 == pytest.approx(
+        assert found.accuracy @ found.papers / 3324 == pytest.approx(
             (probabilities.argmax(1) == labels).mean()
         )
 
@@ -125,11 +126,30 @@ class TestTemperature:
         before = expected_calibration_error(softmax(logits, axis=1), labels)
         assert expected_calibration_error(scaled, labels) < before / 3
 
-    def test_log_probabilities_do_as_well(self):
-        logits, probabilities, labels = calibrated(5, 400)
-        assert fit_temperature(np.log(probabilities), labels) == pytest.approx(
-            fit_temperature(logits, labels), rel=1e-4
-        )
+    @pytest.mark.parametrize(
+        ("papers", "sharpened", "expected"), [(3000, 4.0, 4.0), (50, 4.0, 2.0), (99, 0.5, 0.5), (1, 1.0, 1.0)]
+    )
+    def test_few_papers_move_it_towards_one(self, papers, sharpened, expected, caplog):
+        """On fewer than 100 papers the fitted T counts with its share, and the record says so."""
+        logits, _, labels = calibrated(6, papers)
+        record, probabilities = calibrate(logits * sharpened, labels)
+        fitted = fit_temperature(logits * sharpened, labels)
+        assert record["temperature"] == pytest.approx(expected, rel=0.35)
+        if papers == 3000:
+            assert record["temperature"] == fitted
+            assert "note" not in record
+            assert not caplog.text
+        else:
+            assert record["note"] in caplog.text
+        assert np.allclose(probabilities, softmax(logits * sharpened / record["temperature"], axis=1))
+
+    @pytest.mark.parametrize("scale", [1.0, -1.0], ids=["never wrong", "always wrong"])
+    def test_a_bound_is_not_taken(self, scale, caplog):
+        """Papers that are told apart without an error would make every score 0 or 1."""
+        record, _ = calibrate(scale * np.eye(5)[np.arange(200) % 5], np.arange(200) % 5)
+        assert record["temperature"] == 1.0
+        assert "ended at its bound" in record["note"]
+        assert record["note"] in caplog.text
 
     @pytest.mark.parametrize("logits", [np.zeros((0, 3)), np.full((2, 3), np.inf), np.zeros((3, 3))])
     def test_refuses(self, logits):
