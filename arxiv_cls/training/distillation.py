@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from datasets import Dataset
+from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from arxiv_cls.models.hardware import available_cores
 from arxiv_cls.models.tfidf import TermFeatures
 from arxiv_cls.recipe import TfidfModelConfig
-from arxiv_cls.scoring.calibration import softmax
 from arxiv_cls.training.tfidf_fit import combine_scores, out_of_fold_scores
 
 logger = logging.getLogger(__name__)
@@ -70,4 +70,4 @@ def out_of_fold_probabilities(
     with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as pool:
         scores = out_of_fold_scores(rows, labels, classes, config, seed, pool)
     coefficients, intercepts = combine_scores(scores, labels, classes)
-    return softmax((scores @ coefficients + intercepts).astype(np.float64))
+    return softmax((scores @ coefficients + intercepts).astype(np.float64), axis=1)

@@ -8,7 +8,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from safetensors.torch import load_model
 from transformers import (
@@ -23,7 +22,7 @@ from transformers import (
 from arxiv_cls.models.loading import load_encoder, load_encoder_config
 from arxiv_cls.recipe import resolved
 from arxiv_cls.record.checksums import file_sha256
-from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
+from arxiv_cls.scoring import calibration
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.arguments import TransformerModelConfig, TransformerRecipe, TransformerTrainerConfig
 from arxiv_cls.training.distributed import device_name, resolve_precision
@@ -146,7 +145,7 @@ def callbacks(model: PreTrainedModel, args: TransformerTrainerConfig, profile: P
     return chosen
 
 
-def calibrate(trainer: PaperTrainer) -> tuple[float, dict[str, float], dict[str, Any]]:
+def calibrate(trainer: PaperTrainer) -> tuple[float, dict[str, Any], dict[str, Any]]:
     """Fits the temperature on the validation split, and measures the model there.
 
     Every rank takes part, since the scores are gathered from all of them.
@@ -156,17 +155,11 @@ def calibrate(trainer: PaperTrainer) -> tuple[float, dict[str, float], dict[str,
         metrics of the calibrated model.
     """
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
-    logits, labels = np.asarray(output.predictions, dtype=np.float64), output.label_ids
-    temperature = fit_temperature(logits, labels)
-    calibrated = softmax(logits / temperature)
-    record = {
-        "temperature": temperature,
-        "expected_calibration_error_before": expected_calibration_error(softmax(logits), labels),
-        "expected_calibration_error_after": expected_calibration_error(calibrated, labels),
-    }
+    labels = output.label_ids
+    record, calibrated = calibration.calibrate(output.predictions, labels)
     names = trainer.model.config.id2label
     metrics = compute_metrics(labels, calibrated, [names[index] for index in range(len(names))])
-    return temperature, record, metrics
+    return record["temperature"], record, metrics
 
 
 def device_record(args: TransformerTrainerConfig, precision: str, threads: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.tfidf import LinearScores, TermFeatures, TfidfModel
 from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
-from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
+from arxiv_cls.scoring.calibration import calibrate
 
 # A boosting round on 15,000 papers takes 20 ms: threads would mostly wait for each other (1.4 s alone, and
 # twenty times that with two threads beside another program).
@@ -46,7 +46,7 @@ class Fitted(NamedTuple):
     """The model, and what the run record says of how it came about."""
 
     model: TfidfModel
-    calibration: dict[str, float]
+    calibration: dict[str, Any]
     validation_probabilities: np.ndarray
     rounds: int
 
@@ -119,14 +119,8 @@ def fit_tfidf(
         )  # fmt: skip
         rounds = model.booster.num_boosted_rounds()
 
-    logits = model.logits(held_out_rows)
-    model.temperature = fit_temperature(logits, validation.labels)
-    probabilities = softmax(logits / model.temperature)
-    calibration = {
-        "temperature": model.temperature,
-        "expected_calibration_error_before": expected_calibration_error(softmax(logits), validation.labels),
-        "expected_calibration_error_after": expected_calibration_error(probabilities, validation.labels),
-    }
+    calibration, probabilities = calibrate(model.logits(held_out_rows), validation.labels)
+    model.temperature = calibration["temperature"]
     return Fitted(model, calibration, probabilities, rounds)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from scipy.special import softmax
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -25,7 +26,7 @@ from transformers import (
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import nearest
-from arxiv_cls.scoring.metrics import compute_metrics
+from arxiv_cls.scoring.metrics import arxiv_metric
 from arxiv_cls.training.arguments import TransformerTrainerConfig
 from arxiv_cls.training.batches import EpochDataLoader, LengthGroupedBatches, collate
 
@@ -302,9 +303,8 @@ def scalar_metrics(prediction: EvalPrediction, labels: list[str]) -> dict[str, f
         prediction: logits of shape (papers, classes) and label ids of shape (papers,).
         labels: category codes in the order of the columns.
     """
-    logits = np.asarray(prediction.predictions, dtype=np.float64)
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    metrics = compute_metrics(prediction.label_ids, shifted / shifted.sum(axis=1, keepdims=True), labels)
+    probabilities = softmax(np.asarray(prediction.predictions, dtype=np.float64), axis=1)
+    metrics = arxiv_metric(labels).compute(predictions=probabilities, references=prediction.label_ids)
     scalars = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     return scalars | {f"f1/{label}": scores["f1"] for label, scores in metrics["per_class"].items()}
 
