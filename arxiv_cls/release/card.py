@@ -1,4 +1,4 @@
-"""The model card: `templates/model_card.md.j2` filled with one `CardContent`, and the front matter of the Hub.
+"""The model card: `templates/model_card.md.j2` filled with one `CardContent`, and its front matter.
 
 The words are in the template, with the name and the meaning of each metric; the numbers are those of the
 records, formatted by the filters below. A card names the template that wrote it by its digest, so `verify`
@@ -165,6 +165,7 @@ class CardContent:
         run: `run.json`.
         recipe: the whole recipe, YAML.
         release: its release group.
+        url: of the release on the Hub, once it is known.
         author: for the citation.
         citation_key: for BibTeX.
     """
@@ -205,6 +206,7 @@ class CardContent:
     run: Mapping[str, Any]
     recipe: str
     release: Mapping[str, Any]
+    url: str | None
     author: str
     citation_key: str
 
@@ -291,6 +293,7 @@ def card_content(
     # Before it has a name on the Hub a model goes by its recipe's: the directory may still be a staging one.
     recipe_name = PurePosixPath(run["recipe"]).stem
     title = repo_id.split("/")[1] if repo_id else recipe_name
+    url = f"https://huggingface.co/{repo_id}" if repo_id else None
     calibrated = run.get("calibration") or {}
     scope = model.optional_json(SCOPE)
     exports = _exports(model)
@@ -331,6 +334,7 @@ def card_content(
         run=run,
         recipe=yaml.safe_dump(model.recipe, sort_keys=False, allow_unicode=True).rstrip(),
         release=release,
+        url=f"{url}/tree/{version}" if url and version else url,
         author=repo_id.split("/")[0] if repo_id else "arxiv_cls",
         citation_key=f"arxiv_cls_{title}".replace("-", "_").replace(".", "_"),
     )
@@ -365,7 +369,7 @@ def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _check_complete(path: str, value: Any) -> None:
     """Refuses a number that is not there or not finite: a card with a hole in it is not written."""
     for name, leaf in leaves(value, path):
-        if leaf is None or isinstance(leaf, float) and not math.isfinite(leaf):
+        if leaf is None or (isinstance(leaf, float) and not math.isfinite(leaf)):
             raise UserError(
                 f"the card needs {name}, and the record holds {leaf}",
                 hint="`arxiv-cls evaluate MODEL` measures again, `arxiv-cls export MODEL` what onnx/ holds",
@@ -382,7 +386,7 @@ def _slices(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _slice_findings(evaluation: Mapping[str, Any]) -> list[SliceFinding]:
-    """Where accuracy is highest and lowest; kinds with fewer than two large slices have nothing to compare."""
+    """Where accuracy is highest and lowest, of the kinds with two large slices to compare."""
     found = []
     for header, slices in _slices(evaluation).items():
         large = {name: part for name, part in slices.items() if part["n"] >= ENOUGH_PAPERS}
@@ -460,7 +464,10 @@ def render_model_card(
     try:
         return template(MODEL_CARD).render(vars(content))
     except UndefinedError as error:
-        raise UserError(f"the card needs a field that the records lack: {error.message}") from None
+        raise UserError(
+            f"the card needs a field that the records lack: {error.message}",
+            hint="run `arxiv-cls evaluate` on the model again",
+        ) from None
 
 
 def write_model_card(model_dir: str | Path, *, repo_id: str | None = None) -> Path:
