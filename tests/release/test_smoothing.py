@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -70,7 +71,7 @@ class TestSmooth:
 
     def test_products(self, source: Path) -> None:
         """Those that share an activation are together; the one of the first token stays as it is."""
-        products = weighted_products(onnx.load(str(source)).graph)
+        products = weighted_products(ir.load(source).graph)
         assert {name: [node.name for node in nodes] for name, nodes in products.items()} == {
             "hidden": ["query", "key"]
         }
