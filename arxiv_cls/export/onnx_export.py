@@ -36,25 +36,15 @@ PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 
 @dataclass(frozen=True)
 class MeasuredPapers:
-    """n papers to measure an export on.
-
-    Attributes:
-        texts: n texts.
-        labels: (n,) true columns of the model; None where they are not known.
-        source: for the record: `texts` in words, and the sha256 of the data.
-    """
+    """n texts to measure an export on, (n,) true columns where they are known, and the source on record."""
 
     texts: list[str]
     labels: np.ndarray | None
     source: dict[str, Any]
 
 
-def validation_papers(model_dir: Path, data: str | Path | None, limit: int | None) -> MeasuredPapers:
-    """The first papers of the model's own validation split; its order is that of a hash.
-
-    Raises:
-        UserError: recipe or data are missing, or model and data have other labels.
-    """
+def _validation_papers(model_dir: Path, data: str | Path | None, limit: int | None) -> MeasuredPapers:
+    """The first papers of the model's own validation split, whose order is that of a hash."""
     from arxiv_cls.scoring.scored_papers import load_corpus
 
     corpus, _ = load_corpus(model_dir, data)
@@ -69,12 +59,8 @@ def validation_papers(model_dir: Path, data: str | Path | None, limit: int | Non
     return MeasuredPapers(list(papers["text"]), columns, source)
 
 
-def csv_papers(model_dir: Path, csv: str | Path, limit: int | None) -> MeasuredPapers:
-    """The first rows of a file whose category is one of the model's labels.
-
-    Raises:
-        UserError: the file cannot be read, or no row has a label of the model.
-    """
+def _csv_papers(model_dir: Path, csv: str | Path, limit: int | None) -> MeasuredPapers:
+    """The first rows of a file whose category is one of the model's labels."""
     from arxiv_cls.corpus.papers import read_papers
     from arxiv_cls.scoring.evaluation import REQUIRED, true_columns
 
@@ -154,9 +140,9 @@ def _papers(
     folder: Path, data: str | Path | None, csv: str | Path | None, int8: bool, limit: int | None
 ) -> MeasuredPapers:
     if csv is not None:
-        return csv_papers(folder, csv, limit)
+        return _csv_papers(folder, csv, limit)
     try:
-        return validation_papers(folder, data, limit)
+        return _validation_papers(folder, data, limit)
     except UserError as error:
         if int8 or data is not None:
             raise UserError(

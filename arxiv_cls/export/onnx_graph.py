@@ -1,8 +1,4 @@
-"""The ONNX graph of a sequence classifier, in operators that onnxruntime computes fast on a CPU.
-
-Attention is one operator, the last layer is computed for the first token only, and layer normalisation is
-plain arithmetic.
-"""
+"""The ONNX graph of a sequence classifier, in operators that onnxruntime computes fast on a CPU."""
 
 from __future__ import annotations
 
@@ -20,9 +16,7 @@ DEFAULT_EPSILON = 1e-5
 # How the names of nodes begin that work on the first token only.
 FIRST_TOKEN = "first_token"
 # Operators that treat each position of a sequence by itself when their other inputs are weights.
-POSITION_WISE = frozenset(
-    {"Add", "Cast", "Div", "Erf", "Gelu", "LayerNormalization", "MatMul", "Mul", "Tanh"}
-)
+POSITION_WISE = {"Add", "Cast", "Div", "Erf", "Gelu", "LayerNormalization", "MatMul", "Mul", "Tanh"}
 
 
 def write_onnx(model: Any, path: Path) -> None:
@@ -38,24 +32,16 @@ def write_onnx(model: Any, path: Path) -> None:
     import torch
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    class _Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-
     ids = torch.full((2, 7), 1, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
     with _fused_attention(model), quiet("torch.onnx"), torch.no_grad():
         program = torch.onnx.export(
-            _Logits().eval(),
-            (ids, mask),
+            model.eval(),
+            kwargs={"input_ids": ids, "attention_mask": mask},
             dynamo=True,
-            dynamic_shapes=(shape, shape),
+            dynamic_shapes={"input_ids": shape, "attention_mask": shape},
             input_names=["input_ids", "attention_mask"],
             output_names=["logits"],
             opset_version=OPSET,
@@ -133,19 +119,24 @@ def keep_first_token(graph: Any) -> int:
     Walks back from the node that takes position 0 of the last hidden states: a node whose only readers want
     the first token, and which treats positions alone, needs only the first token of its own inputs. That
     ends at the last attention, whose keys and values are read whole: a sixth of the layer's work remains.
-
-    Args:
-        graph: an `onnx_ir.Graph`, changed in place.
-
-    Returns:
-        How many nodes were narrowed, and named after it; 0 for a classifier that reads other tokens too.
+    Returns how many nodes were narrowed, and named after it; 0 where other tokens are read too.
     """
     import numpy as np
     import onnx_ir as ir
 
-    start = _first_token_reader(graph)
-    if start is None:
+    starts = [
+        node
+        for node in graph
+        if node.op_type == "Gather"
+        and node.attributes.get_int("axis", 0) == 1
+        and len(node.inputs[0].shape or ()) == 3
+        and node.inputs[1].const_value is not None
+        # A list would keep the axis.
+        and node.inputs[1].const_value.numpy().tolist() == 0
+    ]
+    if len(starts) != 1:
         return 0
+    (start,) = starts
     wanted: dict[Any, tuple[int, ...]] = {start: (0,)}
     pending = [start.inputs[0]]
     while pending:
@@ -174,21 +165,6 @@ def keep_first_token(graph: Any) -> int:
         for output in node.outputs:
             output.shape = None
     return len(wanted)
-
-
-def _first_token_reader(graph: Any) -> Any | None:
-    """The one node that takes position 0 of (batch, sequence, hidden), or None."""
-    found = [
-        node
-        for node in graph
-        if node.op_type == "Gather"
-        and node.attributes.get_int("axis", 0) == 1
-        and len(node.inputs[0].shape or ()) == 3
-        and node.inputs[1].const_value is not None
-        # A list would keep the axis.
-        and node.inputs[1].const_value.numpy().tolist() == 0
-    ]
-    return found[0] if len(found) == 1 else None
 
 
 def _position_inputs(node: Any) -> tuple[int, ...]:
@@ -227,13 +203,8 @@ def split_layer_norms(graph: Any) -> int:
     (x - mean) / sqrt(variance + epsilon) * scale + bias (Ba, Kiros and Hinton, 2016). onnxruntime's own
     operator adds up each row number by number, a quarter of the time of an int8 MiniLM at 200 tokens; this
     runs in vector instructions. Papers per second of one core of a Zen 5: 60 with the operator, 76 without
-    (int8). The variance is a product, not a power, which onnxruntime would recognise and undo.
-
-    Args:
-        graph: an `onnx_ir.Graph` of opset 18 or later, changed in place.
-
-    Returns:
-        How many were replaced.
+    (int8). The variance is a product, not a power, which onnxruntime would recognise and undo. Returns how
+    many were replaced; the graph must be of opset 18 or later.
     """
     import numpy as np
     import onnx_ir as ir

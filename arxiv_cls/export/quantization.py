@@ -54,13 +54,7 @@ def weighted_products(graph: Any) -> dict[str, list[Any]]:
 
 
 def largest_values(source: Path, names: Sequence[str], ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """The largest absolute value of each channel of activations, (channels,) float32 each.
-
-    Args:
-        source: an ONNX file of `write_onnx`.
-        names: of the activations, (batch, sequence, channels) in the graph.
-        ids: token ids of some texts.
-    """
+    """The largest absolute value of each channel of the named activations, (channels,) float32 each."""
     import onnx
     import onnxruntime
 
@@ -79,21 +73,14 @@ def largest_values(source: Path, names: Sequence[str], ids: Sequence[Sequence[in
 
 
 def smooth(source: Path, target: Path, ids: Sequence[Sequence[int]]) -> None:
-    """Writes a graph that computes the same in float32, and loses less in int8.
-
-    Args:
-        source: the fp32 file.
-        target: gets the smoothed fp32 file.
-        ids: token ids of texts; the first `TEXTS` give the scales.
-    """
+    """Writes a graph that computes the same in float32, and loses less in int8; `ids` are tokens of texts."""
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     model = ir.load(source)
     products = weighted_products(model.graph)
-    for (name, nodes), largest in zip(
-        products.items(), largest_values(source, list(products), ids[:TEXTS]), strict=True
-    ):
+    values = largest_values(source, list(products), ids[:TEXTS])
+    for (name, nodes), largest in zip(products.items(), values, strict=True):
         matrices = [node.inputs[1].const_value.numpy() for node in nodes]
         strongest = np.max([np.abs(matrix).max(axis=1) for matrix in matrices], axis=0)
         scales = np.maximum(largest, SMALLEST) ** STRENGTH / np.maximum(strongest, SMALLEST) ** (1 - STRENGTH)
@@ -207,13 +194,7 @@ def quantize(source: Path, target: Path, candidate: Candidate) -> None:
 
 
 def in_float32(products: Mapping[str, tuple[int, ...]], which: str) -> list[str]:
-    """The products that a candidate leaves alone.
-
-    Args:
-        products: name to shape of the weight, (inputs, outputs), in the order of the layers; () where the
-            second factor is no weight, as in attention.
-        which: `Candidate.float32`.
-    """
+    """The names of the products that a candidate leaves alone, given the shape of each one's weight."""
     down = [name for name, shape in products.items() if len(shape) == 2 and shape[0] > shape[1]]
     return {"": [], "early down": down[: len(down) // 2], "down": down}[which]
 
@@ -238,11 +219,9 @@ def choose(
         source: the fp32 file.
         target: gets the int8 file; intermediate files lie beside it.
         engine_of: makes an engine of an ONNX file.
-        ids: token ids of the papers.
+        ids: token ids of n papers.
         reference: (n, k) probabilities of fp32 for them.
         labels: (n,) their true columns.
-        search_papers: how many papers tell the candidates apart.
-        progress: show a bar.
 
     Returns:
         The candidate and how it compares with fp32 on all papers, None and None when none is within the
@@ -279,10 +258,9 @@ def choose(
     ]
     # The closest of those about as fast as the fastest, then the slower ones, the fastest first.
     fast_enough, closeness = min(seconds) * ABOUT_AS_FAST, [part.mean_difference for part in measured]
+    order = [(max(second, fast_enough), closeness[n], second, n) for n, second in enumerate(seconds)]
     failed = float("inf")
-    for number in sorted(
-        range(len(CANDIDATES)), key=lambda n: (max(seconds[n], fast_enough), closeness[n], seconds[n])
-    ):
+    for *_, number in sorted(order):
         if closeness[number] >= failed:
             continue
         candidate, failed = CANDIDATES[number], closeness[number]

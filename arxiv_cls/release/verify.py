@@ -20,7 +20,7 @@ from huggingface_hub import EvalResult, ModelCard
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.directory import check_directory
-from arxiv_cls.record.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SETS, PREDICTIONS, SCOPE
+from arxiv_cls.record.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SETS, PREDICTIONS, SCOPE, TERMS
 from arxiv_cls.record.model_directory import Evidence, read_evidence
 from arxiv_cls.release.card import eval_results, leaves, render_model_card, template_digest
 from arxiv_cls.release.check_result import CheckResult
@@ -337,6 +337,9 @@ def verify_release(
     check_directory(folder)
     model = read_evidence(folder)
     model.require_evaluation()
+    for path in (ONNX_PARITY, PREDICTION_SETS, SCOPE, TERMS):
+        # A malformed record is reported before anything is scored.
+        model.optional_json(path)
     card, card_not_checked = check_card(model, repo_id, version)
     data = rebuild_data(model, csv)
     split = score_test_split(folder, data=data, progress=True)

@@ -47,7 +47,7 @@ class TestCardCheck:
             ("With its threshold, 0.347", "With its threshold, 0.1", "threshold, 0.1 on a scale"),
             ("| train papers | 1,400 |", "| train papers | 9,400 |", "papers | 9,400 |', the records"),
             ("score: 0.7\n", "score: 0.9\n", "metadata.widget[0].output[0].score: the card says 0.9, the"),
-            ("license: apache-2.0\nmetrics", "license: mit\nmetrics", "metadata.license: the card says 'mit'"),
+            ("license: apache-2.0\nmetrics", "license: mit\nmetrics", "metadata.license: the card says"),
             ("## Limits and biases", "## No limits", "says '## No limits', the records '## Limits"),
             ("- The labels are", "- It is perfect.\n- The labels are", "says '- It is perfect.', the"),
             ("full texts and lone titles ", "", "languages, were not tested.', the records"),
