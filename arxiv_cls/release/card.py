@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -76,7 +76,7 @@ def size(number_of_bytes: int) -> str:
     return f"{number_of_bytes / 1e6:.0f} MB"
 
 
-FILTERS = {
+FILTERS: dict[str, Callable[..., str]] = {
     "number": lambda value, digits=3: f"{value:.{digits}f}",
     "small": lambda value: f"{value:.2g}",
     "count": lambda value: f"{value:,}",
