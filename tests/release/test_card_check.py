@@ -74,11 +74,8 @@ class TestCardCheck:
             in differences(folder, card.replace("split: test\n", "split: all\n", 1))[0]
         )
         entry = card[card.index("    - type: accuracy") : card.index("    - type: f1")]
-        fewer, more = (
-            card.replace(entry, "", 1),
-            card.replace(entry, entry + entry.replace("Acc", "Other acc"), 1),
-        )
-        assert "the card has no Accuracy" in " ".join(differences(folder, fewer))
+        assert "the card has no Accuracy" in " ".join(differences(folder, card.replace(entry, "", 1)))
+        more = card.replace(entry, entry + entry.replace("Acc", "Other acc"), 1)
         assert differences(folder, more) == ["model-index: the card has 8 entries, the records 7"]
 
     @pytest.mark.parametrize(

@@ -143,57 +143,41 @@ class TestVerify:
         assert failed.rescored == pytest.approx(true_value, abs=1e-9)
         assert any("Macro F1" in difference for difference in report.card)
 
-    def test_other_data(self, hub: LocalHub, sample_csv: Path, tmp_path: Path) -> None:
-        """A file of another version is refused with both hashes and the way to the right one."""
-        publish(hub, BASELINE)
-        other = tmp_path / "other.csv"
-        other.write_bytes(sample_csv.read_bytes() + b"\n")
-        with pytest.raises(UserError, match="is not the data of this release") as refusal:
-            verify_release(TARGET, csv=other)
-        assert "make data" in str(refusal.value)
-        with pytest.raises(UserError, match="is not there"):
-            verify_release(TARGET, csv=tmp_path / "none.csv")
-
-    def test_unknown_release(self, hub: LocalHub, sample_csv: Path) -> None:
-        """No such repository, no such version, no version at all."""
-        publish(hub, BASELINE)
-        with pytest.raises(UserError, match="knows no such version"):
-            verify_release("user/tiny-tfidf@v9.0.0", csv=sample_csv)
-        with pytest.raises(UserError, match="knows no such repository"):
-            verify_release("user/nothing@v0.1.0", csv=sample_csv)
-        with pytest.raises(UserError, match="names no version"):
-            verify_release("user/tiny-tfidf", csv=sample_csv)
-
-
-class TestCommandsOnAHubId:
-    """`MODEL` may be `user/name`, for both kinds, as a person types it."""
-
-    @pytest.fixture(params=FIXTURES, ids=named)
-    def repository(self, hub: LocalHub, request: pytest.FixtureRequest) -> Path:
-        """A release on the Hub; its folder here."""
-        publish(hub, request.param)
-        return request.param
-
-    def test_predict(self, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """The label that was recorded when it was released."""
-        example = json.loads((repository / "eval/examples.json").read_text())["examples"][0]
-        main(["predict", f"user/{repository.name}", example["text"]])
-        assert next(iter(example["scores"])) in capsys.readouterr().out
-
-    def test_evaluate(
-        self, repository: Path, sample_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize(
+        ("target", "csv", "expected"),
+        [
+            (TARGET, "other.csv", r"is not the data of this release(.|\n)*make data"),
+            (TARGET, "none.csv", "is not there"),
+            ("user/tiny-tfidf@v9.0.0", None, "knows no such version"),
+            ("user/nothing@v0.1.0", None, "knows no such repository"),
+            ("user/tiny-tfidf", None, "names no version"),
+        ],
+    )
+    def test_refused(
+        self, hub: LocalHub, sample_csv: Path, tmp_path: Path, target: str, csv: str | None, expected: str
     ) -> None:
-        """The figures that were recorded; nothing is written unless a folder is named."""
-        main(
-            ["evaluate", f"user/{repository.name}", "--data", str(sample_csv), "--out", str(tmp_path / "out")]
-        )
-        recorded = json.loads((repository / METRICS).read_text())["metrics"]
-        found = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
-        assert found["macro_f1"] == pytest.approx(recorded["macro_f1"], abs=1e-5)
-        assert f"{found['macro_f1']:.4f}" in capsys.readouterr().out
+        """Data of another version, with the way to the right one; a release that is not there."""
+        publish(hub, BASELINE)
+        (tmp_path / "other.csv").write_bytes(sample_csv.read_bytes() + b"\n")
+        with pytest.raises(UserError, match=expected):
+            verify_release(target, csv=tmp_path / csv if csv else sample_csv)
 
-    def test_compare(self, repository: Path, sample_csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """A release on the Hub against its files here: no difference."""
-        main(["compare", f"user/{repository.name}", str(repository), "--data", str(sample_csv)])
-        row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("macro_f1"))
-        assert row.split()[3] in ("+0.0000", "-0.0000")
+
+@pytest.mark.parametrize("folder", FIXTURES, ids=named)
+def test_commands_on_a_hub_id(
+    hub: LocalHub, sample_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    """`user/name` in place of a directory: the recorded label, the recorded figures, no difference."""
+    publish(hub, folder)
+    model, data = f"user/{folder.name}", ["--data", str(sample_csv)]
+    example = json.loads((folder / "eval/examples.json").read_text())["examples"][0]
+    main(["predict", model, example["text"]])
+    assert next(iter(example["scores"])) in capsys.readouterr().out
+    main(["evaluate", model, *data, "--out", str(tmp_path / "out")])
+    recorded = json.loads((folder / METRICS).read_text())["metrics"]
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    assert found["macro_f1"] == pytest.approx(recorded["macro_f1"], abs=1e-5)
+    assert f"{found['macro_f1']:.4f}" in capsys.readouterr().out
+    main(["compare", model, str(folder), *data])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("macro_f1"))
+    assert row.split()[3] in ("+0.0000", "-0.0000")
