@@ -10,7 +10,6 @@ from pathlib import Path
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import GATE_RECORD
 from arxiv_cls.record.model_directory import Evidence, read_evidence
-from arxiv_cls.release.card_data import Shown
 from arxiv_cls.release.check_result import CheckResult
 from arxiv_cls.release.comparison import Comparison, RebuiltData, compare_with_release, rebuild_data
 from arxiv_cls.release.gate_checks import LOCAL_CHECKS, check_answers, check_corpus
@@ -33,12 +32,12 @@ def gate_record(overridden: Sequence[CheckResult], version: str) -> bytes:
     return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def shown_overrides(overridden: Sequence[CheckResult]) -> list[Shown]:
-    """The sentences of the notice on the card, each under the name of its check."""
-    return [Shown(f"gate.{result.check}", str(result)) for result in overridden]
+def shown_overrides(overridden: Sequence[CheckResult]) -> list[str]:
+    """The sentences of the notice on the card."""
+    return [str(result) for result in overridden]
 
 
-def recorded_overrides(evidence: Evidence) -> list[Shown]:
+def recorded_overrides(evidence: Evidence) -> list[str]:
     """The sentences that the card of a release must show; none where nothing was overridden.
 
     Raises:

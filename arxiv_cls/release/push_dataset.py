@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 from arxiv_cls.record.manifest import CARD
-from arxiv_cls.release.card import template
-from arxiv_cls.release.card_data import is_synthetic
+from arxiv_cls.release.card import is_synthetic, template
 from arxiv_cls.release.hub import Content, check_repo_id, connect, parse_version, read_state
 from arxiv_cls.release.hub_commit import ReleaseResult, plan_release, publish
 from arxiv_cls.release.push_model import ensure_repository

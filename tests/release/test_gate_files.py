@@ -74,7 +74,7 @@ class TestEveryFile:
 class TestKilledExport:
     """An export that ends in the middle is not taken for a whole one."""
 
-    @pytest.mark.parametrize("step", ["_place", "write_handler", "write_step_record"])
+    @pytest.mark.parametrize("step", ["staged", "write_handler", "write_step_record"])
     def test_is_refused(self, model: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
         """Whatever it had written by then, the gate says to export again; the next export cleans up."""
 
