@@ -80,7 +80,8 @@ def summary(table: pd.DataFrame) -> str:
     for name, (shown, width) in named.items():
         shown = shown.rename_axis(index=None, columns=name)
         formats = [lambda value: f"{value:,}" if isinstance(value, int | np.integer) else value]
-        tables.append(shown.to_string(formatters=formats * shown.shape[1], col_space=width))
+        widths = {column: 8 if column == "share" else width for column in shown}
+        tables.append(shown.to_string(formatters=formats * shown.shape[1], col_space=widths))
     return "\n\n".join(tables)
 
 
