@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from arxiv_cls.corpus.splits import SPLITS
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.files import write_atomically
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus.builder import Corpus

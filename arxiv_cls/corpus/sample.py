@@ -29,7 +29,7 @@ from arxiv_cls.corpus.sample_vocabulary import (
     TITLES,
 )
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.files import write_atomically
 
 HEADER = (
     "id", "title", "category", "category_code", "published_date", "updated_date",

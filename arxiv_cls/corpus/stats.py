@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import DataConfig, load_group
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

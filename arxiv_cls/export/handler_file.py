@@ -10,7 +10,7 @@ import ast
 import importlib.util
 from pathlib import Path
 
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.files import write_atomically
 
 HANDLER = "handler.py"
 REQUIREMENTS = "requirements.txt"

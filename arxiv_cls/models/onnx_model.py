@@ -17,10 +17,9 @@ from arxiv_cls.models.prediction import (
     check_texts,
     to_predictions,
 )
-from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.directory import check_directory
-from arxiv_cls.record.model_config import ClassifierConfig
-from arxiv_cls.record.model_files import check_length, read_model_file, read_record
+from arxiv_cls.record.files import file_sha256
+from arxiv_cls.record.model_files import ClassifierConfig, check_length, read_model_file, read_record
 
 
 class OnnxPredictor:

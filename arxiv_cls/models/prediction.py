@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.record.schemas import Scope
+from arxiv_cls.record.model_files import Scope, read_model_file
 
 # The level of the sets that a predictor hands out.
 SERVED_COVERAGE = "0.9"

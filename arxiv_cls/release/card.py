@@ -19,9 +19,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.files import write_atomically
 from arxiv_cls.record.manifest import CARD, MAP_PLOT
-from arxiv_cls.record.model_directory import Evidence, read_evidence
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.card_data import (
     ENOUGH_PAPERS,
     Exports,
@@ -174,14 +174,14 @@ class ModelCard:
     year: str = field(default="")
 
 
-def _max_length(evidence: Evidence) -> Shown | None:
+def _max_length(evidence: ModelDirectory) -> Shown | None:
     settings = evidence.optional_json("tokenizer_config.json")
     if settings is None:
         return None
     return count("tokenizer_config.model_max_length", settings.get("model_max_length"))
 
 
-def _per_class(evidence: Evidence, evaluation: dict[str, Any]) -> list[ClassRow]:
+def _per_class(evidence: ModelDirectory, evaluation: dict[str, Any]) -> list[ClassRow]:
     rows = []
     for label in evidence.labels:
         scores = evaluation["metrics"]["per_class"].get(label)
@@ -206,7 +206,7 @@ def _per_class(evidence: Evidence, evaluation: dict[str, Any]) -> list[ClassRow]
 
 
 def build_model_card(
-    evidence: Evidence,
+    evidence: ModelDirectory,
     examples: list[dict[str, Any]],
     *,
     repo_id: str | None = None,
@@ -295,14 +295,14 @@ def render(card: ModelCard, *, layout: int = LAYOUT, mark: bool = False) -> str:
 
 
 def render_model_card(
-    model: str | Path | Evidence,
+    model: str | Path | ModelDirectory,
     *,
     repo_id: str | None = None,
     version: str | None = None,
     overrides: Sequence[str] = (),
 ) -> str:
     """The text of the card of a model directory or its records; arguments as of `build_model_card`."""
-    evidence = model if isinstance(model, Evidence) else read_evidence(model)
+    evidence = model if isinstance(model, ModelDirectory) else read_model_directory(model)
     evidence.require_evaluation()
     examples = ensure_examples(evidence)
     return render(build_model_card(evidence, examples, repo_id=repo_id, version=version, overrides=overrides))

@@ -23,7 +23,7 @@ from arxiv_cls.record.manifest import (
     TRANSFORMER,
     describe,
 )
-from arxiv_cls.record.model_directory import Evidence
+from arxiv_cls.record.model_directory import ModelDirectory
 
 
 class Shown(str):
@@ -118,7 +118,7 @@ DATASET_NAME = "arXiv papers"
 WIDGET_LABELS = 3
 
 
-def _eval_results(evidence: Evidence, dataset: str | None) -> list[EvalResult]:
+def _eval_results(evidence: ModelDirectory, dataset: str | None) -> list[EvalResult]:
     evaluation, data = evidence.require_evaluation(), evidence.run["data"]
     return [
         EvalResult(
@@ -136,7 +136,7 @@ def _eval_results(evidence: Evidence, dataset: str | None) -> list[EvalResult]:
     ]
 
 
-def card_metadata(evidence: Evidence, examples: list[dict[str, Any]], model_name: str) -> str:
+def card_metadata(evidence: ModelDirectory, examples: list[dict[str, Any]], model_name: str) -> str:
     """The front matter as YAML, without the dashes around it.
 
     Args:
@@ -412,7 +412,7 @@ def slice_findings(evaluation: Mapping[str, Any]) -> list[SliceFinding]:
     return found
 
 
-def prediction_sets(evidence: Evidence) -> PredictionSets | None:
+def prediction_sets(evidence: ModelDirectory) -> PredictionSets | None:
     """The prediction sets of `eval/prediction_sets.json`; None when there are none."""
     record = evidence.optional_json(PREDICTION_SETS)
     if record is None:
@@ -431,7 +431,7 @@ def prediction_sets(evidence: Evidence) -> PredictionSets | None:
     return PredictionSets(rows)
 
 
-def scope(evidence: Evidence) -> Scope | None:
+def scope(evidence: ModelDirectory) -> Scope | None:
     """The out-of-scope rule of `eval/scope.json`; None when there is none."""
     record = evidence.optional_json(SCOPE)
     if record is None:
@@ -508,7 +508,7 @@ class TermsRow:
     terms: Shown
 
 
-def exports(evidence: Evidence) -> Exports | None:
+def exports(evidence: ModelDirectory) -> Exports | None:
     """The exports that `onnx/parity.json` tells of and that are there; None when there are none.
 
     Raises:
@@ -526,7 +526,7 @@ def exports(evidence: Evidence) -> Exports | None:
     return Exports(rows, engine, (evidence.model_dir / HANDLER).is_file())
 
 
-def _export_row(evidence: Evidence, path: str, record: dict[str, Any]) -> ExportRow:
+def _export_row(evidence: ModelDirectory, path: str, record: dict[str, Any]) -> ExportRow:
     name = f"onnx.exports.{path}"
     papers, equal, fall = (record.get(key) for key in ("papers", "equal_labels", "accuracy_fall"))
     return ExportRow(
@@ -556,7 +556,7 @@ def _small(field: str, value: float | None) -> Shown:
     return Shown(field, f"{value:.2g}")
 
 
-def terms(evidence: Evidence) -> list[TermsRow]:
+def terms(evidence: ModelDirectory) -> list[TermsRow]:
     """The first terms of each category in `eval/terms.json`; empty when it is missing or of other weights."""
     record = evidence.optional_json(TERMS)
     if record is None or record.get("weights_sha256") != evidence.weights_sha256():

@@ -19,7 +19,7 @@ from arxiv_cls.export.handler_file import handler_source
 from arxiv_cls.models.prediction import ONNX_FILES, load_scope, set_members
 from arxiv_cls.recipe import portable_path
 from arxiv_cls.record.manifest import HANDLER, PREDICTIONS, TFIDF
-from arxiv_cls.record.model_directory import Evidence, read_evidence
+from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.check_result import listed
 from arxiv_cls.scoring.intervals import Difference, paired_bootstrap
 from arxiv_cls.scoring.metrics import compute_metrics
@@ -63,7 +63,7 @@ class RescoredSplit:
     options: dict[str, Any]
 
 
-def rebuild_data(evidence: Evidence, csv: str | Path | None = None) -> RebuiltData:
+def rebuild_data(evidence: ModelDirectory, csv: str | Path | None = None) -> RebuiltData:
     """The corpus of a model, from the data version that its records name.
 
     Args:
@@ -145,7 +145,7 @@ class EngineAnswers:
 
 
 def answers_of_engines(
-    evidence: Evidence, predictions: Predictions, papers: Any, sample: int = SAMPLE_PAPERS
+    evidence: ModelDirectory, predictions: Predictions, papers: Any, sample: int = SAMPLE_PAPERS
 ) -> list[EngineAnswers]:
     """Scores a sample of the test split with everything that a user of the release may score with.
 
@@ -214,7 +214,7 @@ class _NotTriedError(Exception):
 Scores = tuple[list[str], np.ndarray, list[list[int]] | None]
 
 
-def _engines(evidence: Evidence) -> Iterator[tuple[str, Callable[[Sequence[str]], Scores]]]:
+def _engines(evidence: ModelDirectory) -> Iterator[tuple[str, Callable[[Sequence[str]], Scores]]]:
     """Each engine of the release, and what gives its labels, (texts, labels) probabilities, token ids."""
     folder = evidence.model_dir
 
@@ -341,7 +341,7 @@ def _aligned(predictions: Predictions | ScoredPapers, ids: np.ndarray, labels: l
 
 
 def compare_with_release(
-    candidate: Evidence,
+    candidate: ModelDirectory,
     release_dir: Path,
     version: str,
     *,
@@ -368,7 +368,7 @@ def compare_with_release(
     """
     new = read_predictions(candidate.model_dir / PREDICTIONS)
     try:
-        released = read_evidence(release_dir)
+        released = read_model_directory(release_dir)
         labels = released.labels
         recorded = (release_dir / PREDICTIONS).is_file()
         old: Predictions | ScoredPapers | None = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import GATE_RECORD
-from arxiv_cls.record.model_directory import Evidence, read_evidence
+from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.card_data import Shown
 from arxiv_cls.release.check_result import CheckResult
 from arxiv_cls.release.comparison import Comparison, RebuiltData, compare_with_release, rebuild_data
@@ -38,7 +38,7 @@ def shown_overrides(overridden: Sequence[CheckResult]) -> list[Shown]:
     return [Shown(f"gate.{result.check}", str(result)) for result in overridden]
 
 
-def recorded_overrides(evidence: Evidence) -> list[Shown]:
+def recorded_overrides(evidence: ModelDirectory) -> list[Shown]:
     """The sentences that the card of a release must show; none where nothing was overridden.
 
     Raises:
@@ -163,7 +163,7 @@ def check_names_known(overrides: Sequence[str]) -> None:
 
 
 def run_gate(
-    model: str | Path | Evidence,
+    model: str | Path | ModelDirectory,
     *,
     current: Path | None = None,
     current_version: str = "",
@@ -183,7 +183,7 @@ def run_gate(
         UserError: for an unknown check name, or a directory that is no finished model.
     """
     check_names_known(overrides)
-    evidence = model if isinstance(model, Evidence) else read_evidence(model)
+    evidence = model if isinstance(model, ModelDirectory) else read_model_directory(model)
     results = [check(evidence) for check in LOCAL_CHECKS]
     comparison = None
     failed = {result.check for result in results if not result.passed}
@@ -205,7 +205,7 @@ def run_gate(
     return GateReport(results, frozenset(overrides))
 
 
-def _data_at_hand(evidence: Evidence, csv: str | Path | None) -> tuple[RebuiltData | None, str]:
+def _data_at_hand(evidence: ModelDirectory, csv: str | Path | None) -> tuple[RebuiltData | None, str]:
     """The candidate's corpus, or what a person must do to have it."""
     try:
         return rebuild_data(evidence, csv), ""

@@ -13,7 +13,8 @@ import yaml
 
 from arxiv_cls.export.handler_file import HANDLER, REQUIREMENTS, REQUIREMENTS_TEXT, handler_source
 from arxiv_cls.recipe import portable_path
-from arxiv_cls.record.checksums import COMMANDS, RECORD_OF, changed_files
+from arxiv_cls.record.directory import is_pickle, unreadable
+from arxiv_cls.record.files import COMMANDS, RECORD_OF, changed_files
 from arxiv_cls.record.manifest import (
     CARD,
     CASCADE,
@@ -31,8 +32,7 @@ from arxiv_cls.record.manifest import (
     missing_files,
     release_files,
 )
-from arxiv_cls.record.model_directory import Evidence
-from arxiv_cls.record.pickles import is_pickle, unreadable
+from arxiv_cls.record.model_directory import ModelDirectory
 from arxiv_cls.record.run_record import commit_exists, run_git
 from arxiv_cls.release.check_result import CheckResult, listed
 from arxiv_cls.release.comparison import EngineAnswers, RebuiltData, answers_of_engines
@@ -43,7 +43,7 @@ from arxiv_cls.scoring.scored_papers import read_predictions
 NO_EXPORT = "no export"
 
 
-def check_onnx(evidence: Evidence) -> CheckResult:
+def check_onnx(evidence: ModelDirectory) -> CheckResult:
     """`check_exports`, and the handler beside an export is the one that `arxiv-cls export` writes now."""
     result = check_exports(evidence)
     if not result.passed or result.found == NO_EXPORT:
@@ -51,7 +51,7 @@ def check_onnx(evidence: Evidence) -> CheckResult:
     return _stale_handler(evidence.model_dir) or result
 
 
-def check_exports(evidence: Evidence) -> CheckResult:
+def check_exports(evidence: ModelDirectory) -> CheckResult:
     """Every ONNX export was checked as it is, and agrees with the weights; nothing to check before one."""
     exports = [path for path in files_in(evidence.model_dir) if path.endswith(".onnx")]
     if not exports:
@@ -123,7 +123,7 @@ MADE_FOR_WEIGHTS = (
 )
 
 
-def check_files(evidence: Evidence) -> CheckResult:
+def check_files(evidence: ModelDirectory) -> CheckResult:
     """Only files of the manifest, and all that it requires."""
     foreign = foreign_files(evidence.model_dir, evidence.kind)
     # The card is rendered by the release itself.
@@ -140,7 +140,7 @@ def check_files(evidence: Evidence) -> CheckResult:
     )
 
 
-def check_checksums(evidence: Evidence) -> CheckResult:
+def check_checksums(evidence: ModelDirectory) -> CheckResult:
     """Every file is as the step recorded it that wrote it, or measured the model with it."""
     paths = [p for p in release_files(evidence.model_dir, evidence.kind) if p not in RENDERED]
     changed, unrecorded = changed_files(evidence.model_dir, paths, evidence.sha256)
@@ -162,7 +162,7 @@ def check_checksums(evidence: Evidence) -> CheckResult:
     )
 
 
-def check_pickles(evidence: Evidence) -> CheckResult:
+def check_pickles(evidence: ModelDirectory) -> CheckResult:
     """No Python pickle under any name: loading one runs its author's code. What cannot be read may be one."""
     paths = files_in(evidence.model_dir)
     damaged = [
@@ -175,14 +175,14 @@ def check_pickles(evidence: Evidence) -> CheckResult:
     return CheckResult("pickles", not problems, shown, "0", "; ".join(problems) or "no pickles")
 
 
-def check_secrets(evidence: Evidence) -> CheckResult:
+def check_secrets(evidence: ModelDirectory) -> CheckResult:
     """No token, key or password in any text file that would be pushed."""
     found = scan_files(evidence.model_dir, release_files(evidence.model_dir, evidence.kind))
     reason = f"looks like a secret: {listed(found)}" if found else "no secrets"
     return CheckResult("secrets", not found, str(len(found)), "0", reason)
 
 
-def check_weights_evaluated(evidence: Evidence) -> CheckResult:
+def check_weights_evaluated(evidence: ModelDirectory) -> CheckResult:
     """Run record, evaluation and the rules stored with it all belong to the weights on disk."""
     on_disk = evidence.weights_sha256()
     trained = evidence.run.get("weights_sha256")
@@ -208,7 +208,7 @@ def check_weights_evaluated(evidence: Evidence) -> CheckResult:
     )
 
 
-def check_data_evaluated(evidence: Evidence) -> CheckResult:
+def check_data_evaluated(evidence: ModelDirectory) -> CheckResult:
     """The evaluation is of the test split of the data that the model was trained on."""
     evaluation, data = evidence.evaluation or {}, evidence.run.get("data", {})
     found = (evaluation.get("data_sha256"), evaluation.get("split"))
@@ -229,7 +229,7 @@ def check_data_evaluated(evidence: Evidence) -> CheckResult:
     )
 
 
-def check_predictions(evidence: Evidence) -> CheckResult:
+def check_predictions(evidence: ModelDirectory) -> CheckResult:
     """The recorded metrics are those of the recorded predictions: each of them, and the number of papers."""
     path, evaluation = evidence.model_dir / PREDICTIONS, evidence.evaluation
     if evaluation is None or not path.is_file():
@@ -271,7 +271,7 @@ def _shown(value: Any) -> str:
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
-def check_commit(evidence: Evidence) -> CheckResult:
+def check_commit(evidence: ModelDirectory) -> CheckResult:
     """The code that trained it is a commit."""
     commit = evidence.run.get("git", {}).get("commit")
     if not commit:
@@ -286,14 +286,14 @@ def check_commit(evidence: Evidence) -> CheckResult:
     return CheckResult("commit", bool(exists), str(commit), "a commit", reason, checked=exists is not None)
 
 
-def check_clean_tree(evidence: Evidence) -> CheckResult:
+def check_clean_tree(evidence: ModelDirectory) -> CheckResult:
     """The code that trained it is that commit, unchanged."""
     dirty = evidence.run.get("git", {}).get("dirty")
     reason = "tracked files as committed" if dirty is False else "tracked files had uncommitted changes"
     return CheckResult("clean-tree", dirty is False, f"dirty={dirty}", "dirty=False", reason)
 
 
-def check_recipe(evidence: Evidence) -> CheckResult:
+def check_recipe(evidence: ModelDirectory) -> CheckResult:
     """The recorded recipe is the file of its name in that commit, but for the keys that were overridden."""
     commit, name = evidence.run.get("git", {}).get("commit"), str(evidence.run.get("recipe"))
     overridden = evidence.run.get("overrides")
@@ -330,7 +330,7 @@ def _same_value(recorded: Any, original: Any) -> bool:
         return False
 
 
-def check_corpus(evidence: Evidence, data: RebuiltData | None, problem: str = "") -> CheckResult:
+def check_corpus(evidence: ModelDirectory, data: RebuiltData | None, problem: str = "") -> CheckResult:
     """What `run.json` and the predictions say of the data is what its CSV file gives.
 
     Args:
@@ -376,13 +376,13 @@ def check_corpus(evidence: Evidence, data: RebuiltData | None, problem: str = ""
     return CheckResult("corpus", False, str(found)[:80], str(expected)[:80], reason)
 
 
-def engine_answers(evidence: Evidence, data: RebuiltData) -> list[EngineAnswers]:
+def engine_answers(evidence: ModelDirectory, data: RebuiltData) -> list[EngineAnswers]:
     """`answers_of_engines` of a model whose recorded predictions are of this corpus."""
     predictions = read_predictions(evidence.model_dir / PREDICTIONS)
     return answers_of_engines(evidence, predictions, data.corpus.splits["test"])
 
 
-def check_answers(evidence: Evidence, data: RebuiltData | None, problem: str = "") -> CheckResult:
+def check_answers(evidence: ModelDirectory, data: RebuiltData | None, problem: str = "") -> CheckResult:
     """Every engine of the release gives the recorded predictions, on a sample of the test papers."""
     if data is None:
         return CheckResult("answers", False, "not scored", "the recorded scores", problem, checked=False)
@@ -394,7 +394,7 @@ def check_answers(evidence: Evidence, data: RebuiltData | None, problem: str = "
     return CheckResult("answers", not wrong, f"{right} of {len(answers)} engines", f"{len(answers)}", reason)
 
 
-LOCAL_CHECKS: tuple[Callable[[Evidence], CheckResult], ...] = (
+LOCAL_CHECKS: tuple[Callable[[ModelDirectory], CheckResult], ...] = (
     check_files,
     check_checksums,
     check_pickles,

@@ -10,9 +10,9 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.files import write_atomically
 from arxiv_cls.record.manifest import CARD, GATE_RECORD, RENDERED, release_files
-from arxiv_cls.record.model_directory import Evidence, read_evidence
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.card import render_model_card
 from arxiv_cls.release.check_result import CheckResult, listed
 from arxiv_cls.release.gate import GateReport, check_names_known, gate_record, run_gate, shown_overrides
@@ -102,7 +102,7 @@ def push_model(
     check_names_known(overrides)
     if version is not None:
         parse_version(version)
-    evidence = read_evidence(model_dir)
+    evidence = read_model_directory(model_dir)
     folder = evidence.model_dir
     api = connect(write=True)
     state = read_state(api, repo_id)
@@ -142,7 +142,7 @@ def push_model(
     return PushOutcome(release, report)
 
 
-def _render(evidence: Evidence, repo_id: str, version: str, report: GateReport) -> dict[str, bytes]:
+def _render(evidence: ModelDirectory, repo_id: str, version: str, report: GateReport) -> dict[str, bytes]:
     """What this release writes itself: the card, and the record of the overridden checks where there are any.
 
     Raises:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from arxiv_cls.record.pickles import unreadable
+from arxiv_cls.record.directory import unreadable
 
 TEXT_SUFFIXES = frozenset({".json", ".yaml", ".yml", ".md", ".txt", ".py", ".log", ".toml", ".cfg", ".csv"})
 

@@ -15,7 +15,7 @@ import yaml
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.directory import check_directory
 from arxiv_cls.record.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SETS, PREDICTIONS, SCOPE
-from arxiv_cls.record.model_directory import Evidence, read_evidence
+from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.card import (
     FIELD_END,
     FIELD_NAMED,
@@ -286,7 +286,7 @@ def _pick(record: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_rules(evidence: Evidence, split: RescoredSplit, tolerance: float) -> list[FieldCheck]:
+def check_rules(evidence: ModelDirectory, split: RescoredSplit, tolerance: float) -> list[FieldCheck]:
     """The prediction sets and the out-of-scope rule stored with a model, applied again.
 
     Args:
@@ -308,7 +308,7 @@ def check_rules(evidence: Evidence, split: RescoredSplit, tolerance: float) -> l
     return checks
 
 
-def check_identity(evidence: Evidence, data: RebuiltData, split: RescoredSplit) -> list[CheckResult]:
+def check_identity(evidence: ModelDirectory, data: RebuiltData, split: RescoredSplit) -> list[CheckResult]:
     """Files, provenance, recorded predictions and the answers of every engine.
 
     Args:
@@ -327,7 +327,7 @@ def check_identity(evidence: Evidence, data: RebuiltData, split: RescoredSplit) 
     return results
 
 
-def _check_recorded_predictions(evidence: Evidence, split: RescoredSplit) -> CheckResult:
+def _check_recorded_predictions(evidence: ModelDirectory, split: RescoredSplit) -> CheckResult:
     recorded, scored = read_predictions(evidence.model_dir / PREDICTIONS), split.scored
     row_of = {name: row for row, name in enumerate(recorded.arxiv_ids)}
     columns = [recorded.label_names.index(label) for label in scored.label_names]
@@ -340,7 +340,7 @@ def _check_recorded_predictions(evidence: Evidence, split: RescoredSplit) -> Che
     return CheckResult("predictions", passed, f"{difference:.2g}", wanted, reason)
 
 
-def _not_measured(evidence: Evidence) -> list[str]:
+def _not_measured(evidence: ModelDirectory) -> list[str]:
     """What a second scoring of the test split cannot tell."""
     phrases = ["how long the training took, its speed and its memory (run.json)"]
     if (evidence.model_dir / PREDICTION_SETS).is_file() or (evidence.model_dir / SCOPE).is_file():
@@ -352,7 +352,7 @@ def _not_measured(evidence: Evidence) -> list[str]:
     return phrases
 
 
-def check_card(evidence: Evidence, repo_id: str | None, version: str | None) -> list[CardDifference]:
+def check_card(evidence: ModelDirectory, repo_id: str | None, version: str | None) -> list[CardDifference]:
     """The card of a directory against its records.
 
     Args:
@@ -407,7 +407,7 @@ def verify_release(
         parse_version(version)
         folder = download_release(connect(write=False), repo_id, version)
     check_directory(folder)
-    evidence = read_evidence(folder)
+    evidence = read_model_directory(folder)
     recorded = evidence.require_evaluation()
     card = check_card(evidence, repo_id, version)
     data = rebuild_data(evidence, csv)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.scoring.intervals import RESAMPLES, Difference, mcnemar, paired_bootstrap
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics

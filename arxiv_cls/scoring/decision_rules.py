@@ -22,10 +22,8 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import WORD_PATTERN, ScopeRule, set_members
-from arxiv_cls.record.checksums import file_sha256
-from arxiv_cls.record.model_config import Record
-from arxiv_cls.record.model_files import read_record
-from arxiv_cls.record.writing import write_json
+from arxiv_cls.record.files import file_sha256, write_json
+from arxiv_cls.record.model_files import Record, read_record
 from arxiv_cls.scoring.plots import plot_out_of_scope
 from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.checksums import METRICS, file_sha256, write_step_record
-from arxiv_cls.record.writing import write_json
+from arxiv_cls.record.files import file_sha256, write_json, write_step_record
+from arxiv_cls.record.manifest import METRICS
 from arxiv_cls.scoring.calibration import ECE_BINS, chance_calibration_errors
 from arxiv_cls.scoring.intervals import RESAMPLES, bootstrap_intervals
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics, confusion_matrix, f1_from_counts

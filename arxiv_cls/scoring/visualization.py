@@ -11,8 +11,8 @@ import numpy as np
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, archive_of
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.checksums import MAP, file_sha256, write_step_record
-from arxiv_cls.record.writing import write_json
+from arxiv_cls.record.files import file_sha256, write_json, write_step_record
+from arxiv_cls.record.manifest import MAP_RECORD
 from arxiv_cls.scoring.evaluation import SPLITS
 from arxiv_cls.scoring.plots import plot_map
 from arxiv_cls.scoring.scored_papers import load_model_and_corpus
@@ -130,7 +130,7 @@ def visualize_model(
         lines += _write_terms(predictor, folder)
     if folder.resolve() == own_folder.resolve():
         record = {"weights_sha256": file_sha256(Path(predictor.weights_path)), "papers": len(papers)}
-        write_step_record({"schema_version": 1, "method": method, **record}, folder.parent, MAP)
+        write_step_record({"schema_version": 1, "method": method, **record}, folder.parent, MAP_RECORD)
     return lines
 
 

@@ -39,8 +39,7 @@ from arxiv_cls.recipe import (
     resolved,
 )
 from arxiv_cls.record.manifest import RUN_RECORD
-from arxiv_cls.record.model_files import read_record
-from arxiv_cls.record.schemas import RunRecord
+from arxiv_cls.record.model_files import RunRecord, read_record
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
 
 SHAPE = "a sweep file is a mapping with program, method, metric, parameters and command"

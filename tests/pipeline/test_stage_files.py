@@ -12,7 +12,7 @@ import yaml
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_directory import read_evidence, write_release_group
+from arxiv_cls.record.model_directory import read_model_directory, write_release_group
 from arxiv_cls.reproduce import bring_data, metrics_table, refuse_other_model
 from arxiv_cls.scoring.report import write_dvc_files
 
@@ -100,10 +100,10 @@ class TestReleaseGroup:
         recipe = tmp_path / "new.yaml"
         recipe.write_text("release: {license: mit, tags: [pilot]}")
         write_release_group(model, recipe)
-        evidence = read_evidence(model)
+        evidence = read_model_directory(model)
         assert evidence.recipe["release"]["license"] == "mit"
         assert evidence.recipe["release"]["tags"] == ["pilot"]
-        assert evidence.recipe["data"] == read_evidence(RELEASE).recipe["data"]
+        assert evidence.recipe["data"] == read_model_directory(RELEASE).recipe["data"]
         assert (model / "recipe.yaml").read_bytes() == before
 
     def test_refused(self, tmp_path):

@@ -71,8 +71,8 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     from model_dirs import PNG, run_record, write_json
 
     from arxiv_cls.corpus import build_corpus
-    from arxiv_cls.record.checksums import file_sha256, write_record
-    from arxiv_cls.record.model_directory import read_evidence, write_release_group
+    from arxiv_cls.record.files import file_sha256, write_record
+    from arxiv_cls.record.model_directory import read_model_directory, write_release_group
     from arxiv_cls.record.run_record import data_record
     from arxiv_cls.scoring import decision_rules as rules
     from arxiv_cls.scoring import decision_rules as scope_fitting
@@ -102,7 +102,7 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     }  # fmt: skip
     write_record(cascade, folder / "eval/cascade.json")
     write_release_group(folder, folder / "recipe.yaml")
-    ensure_examples(read_evidence(folder))
+    ensure_examples(read_model_directory(folder))
     return folder
 
 

@@ -9,7 +9,7 @@ from local_hub import LocalHub
 from model_dirs import change_json, make_model_dir, write_json
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.release.card import ModelCard, build_model_card, render
 from arxiv_cls.release.push_model import push_model
 from arxiv_cls.release.verify import FIELD, FRONT_MATTER, CardDifference, check_card, compare_card
@@ -18,7 +18,7 @@ from arxiv_cls.release.verify import FIELD, FRONT_MATTER, CardDifference, check_
 @pytest.fixture(scope="module")
 def card(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
     """A filled card."""
-    evidence = read_evidence(make_model_dir(tmp_path_factory.mktemp("card") / "m"))
+    evidence = read_model_directory(make_model_dir(tmp_path_factory.mktemp("card") / "m"))
     recorded = evidence.optional_json("eval/examples.json")
     assert recorded is not None
     return build_model_card(evidence, recorded["examples"], repo_id="user/m", version="v0.1.0")
@@ -114,12 +114,12 @@ class TestOverrides:
 
     def differences(self, folder: Path) -> list[CardDifference]:
         """What `verify` finds on the card of the release."""
-        return check_card(read_evidence(folder), "user/m", "v0.1.0")
+        return check_card(read_model_directory(folder), "user/m", "v0.1.0")
 
     def test_untouched(self, released: Path) -> None:
         """The released card is what the record says."""
         assert self.differences(released) == []
-        assert check_card(read_evidence(released), None, None) == []
+        assert check_card(read_model_directory(released), None, None) == []
 
     def test_changed_value(self, released: Path) -> None:
         """The check is named, with the sentence on the card and the recorded one."""

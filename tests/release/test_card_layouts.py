@@ -18,7 +18,7 @@ from model_dirs import (
 )
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.release.card import LAYOUT, build_model_card, layout_of, render, render_model_card
 from arxiv_cls.release.verify import check_card, compare_card
 
@@ -37,7 +37,7 @@ class TestEarlierLayouts:
         written = (FIXTURES / "cards" / f"layout-{layout}-{kind}.md").read_text()
         folder = add_every_section(make_model_dir(tmp_path / "m", kind))
         change_json(folder / "run.json", git={"commit": "c" * 40, "dirty": False})
-        evidence = read_evidence(folder)
+        evidence = read_model_directory(folder)
         examples = evidence.optional_json("eval/examples.json")
         assert examples is not None
         card = build_model_card(evidence, examples["examples"], **WRITTEN)
@@ -48,15 +48,15 @@ class TestEarlierLayouts:
     @pytest.mark.parametrize("folder", RELEASES, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
     def test_released_fixtures(self, folder: Path) -> None:
         """The cards of the committed releases are what their records say."""
-        assert check_card(read_evidence(folder), f"user/{folder.name}", folder.parent.name) == []
+        assert check_card(read_model_directory(folder), f"user/{folder.name}", folder.parent.name) == []
 
     def test_a_local_directory_that_was_pushed(self) -> None:
         """`verify outputs/name` after a release: the card names its repository and version itself."""
-        assert check_card(read_evidence(RELEASES[0]), None, None) == []
+        assert check_card(read_model_directory(RELEASES[0]), None, None) == []
 
     def test_a_number_in_a_sentence_is_named(self, tmp_path: Path) -> None:
         """The threshold in the middle of the paragraph on the scope, in an old card and in a new one."""
-        evidence = read_evidence(add_every_section(make_model_dir(tmp_path / "m")))
+        evidence = read_model_directory(add_every_section(make_model_dir(tmp_path / "m")))
         examples = evidence.optional_json("eval/examples.json")
         assert examples is not None
         card = build_model_card(evidence, examples["examples"], **WRITTEN)
@@ -119,7 +119,7 @@ class TestExtras:
         """Shown where they are; terms of earlier weights are not."""
         folder = make_model_dir(tmp_path / "m", TFIDF)
         assert "## What it looks at" not in render_model_card(folder)
-        weights = read_evidence(folder).weights_sha256()
+        weights = read_model_directory(folder).weights_sha256()
         record = {"weights_sha256": weights, "terms": {"cs.CL": {"parsing": 2.0, "title:words": 1.0}}}
         write_json(folder / "eval/terms.json", record)
         assert '| `cs.CL` | "parsing", "title:words" |' in render_model_card(folder)

@@ -17,9 +17,9 @@ from test_released import publish
 from arxiv_cls.errors import UserError
 from arxiv_cls.export import onnx_export
 from arxiv_cls.models.prediction import ONNX_FILES
-from arxiv_cls.record.checksums import RECORD_OF
+from arxiv_cls.record.files import RECORD_OF
 from arxiv_cls.record.manifest import MANIFEST, RENDERED, TRANSFORMER, foreign_files, release_files
-from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.release.card import render_model_card
 from arxiv_cls.release.comparison import answers_of_engines, rebuild_data
 from arxiv_cls.release.gate import run_gate
@@ -66,7 +66,7 @@ class TestEveryFile:
         (model / "eval/out_of_scope.png").unlink()
         (model / "onnx/model_int8.onnx").unlink()
         (model / "eval/terms.json").write_text("{}")
-        reason = check_checksums(read_evidence(model)).reason
+        reason = check_checksums(read_model_directory(model)).reason
         assert "onnx/model_int8.onnx (run `arxiv-cls evaluate`, `arxiv-cls export`), or restore" in reason
         assert "no checksum on record: eval/terms.json (run `arxiv-cls visualize`)" in reason
 
@@ -94,8 +94,8 @@ class TestKilledExport:
         monkeypatch.setattr(onnx_export, step, killed)
         with pytest.raises(SystemExit):
             onnx_export.export_model(model)
-        assert "run `arxiv-cls export`" in check_checksums(read_evidence(model)).reason
-        assert not check_onnx(read_evidence(model)).passed
+        assert "run `arxiv-cls export`" in check_checksums(read_model_directory(model)).reason
+        assert not check_onnx(read_model_directory(model)).passed
         monkeypatch.setattr(onnx_export, step, whole)
         onnx_export.export_model(model)
         assert foreign_files(model, TRANSFORMER) == []
@@ -197,6 +197,8 @@ class TestUnchanged:
         predictions = read_predictions(folder / "eval/predictions.parquet")
         other = replace(predictions, probabilities=predictions.probabilities[::-1])
         (answers,) = answers_of_engines(
-            read_evidence(folder), other, rebuild_data(read_evidence(folder)).corpus.splits["test"]
+            read_model_directory(folder),
+            other,
+            rebuild_data(read_model_directory(folder)).corpus.splits["test"],
         )
         assert answers.problem.startswith("scores differ from the recorded ones by up to ")

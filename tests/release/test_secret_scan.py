@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from model_dirs import make_model_dir
 
+from arxiv_cls.record.directory import is_pickle, unreadable
 from arxiv_cls.record.manifest import files_in
-from arxiv_cls.record.pickles import is_pickle, unreadable
 from arxiv_cls.release.secret_scan import find_secrets, redact, scan_files
 
 # Put together here, so that no scanner takes this file for a leak.

@@ -13,7 +13,7 @@ from served_models import write_onnx_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.serving.model_slot import load_model
 from arxiv_cls.serving.settings import ServingSettings
 
@@ -117,7 +117,7 @@ class TestRecords:
     ) -> None:
         """Said by card, gate, push and verify, which read them first."""
         with pytest.raises(UserError, match=f"{re.escape(file)}: .*{expected}"):
-            read_evidence(damaged(tmp_path / "m", file, content))
+            read_model_directory(damaged(tmp_path / "m", file, content))
 
     @pytest.mark.parametrize("changes", [{"data": []}, {"metrics": []}])
     def test_of_the_endpoint(self, tmp_path: Path, changes: dict[str, Any]) -> None:
