@@ -1,8 +1,10 @@
-"""What a model directory may not hold, wherever it comes from: links that lead out of it, and pickles.
+"""What a model directory may not hold: links that lead out of it, pickles, and secrets in what is published.
 
 Loading a pickle runs its author's code. What counts is the content, under any name: the opcodes of a pickle
 of any protocol, an array of objects in a `.npy` file, a member of a zip, also of a zip in a zip, and each of
-them compressed. A suffix that is used for pickles alone counts as well.
+them compressed. A suffix that is used for pickles alone counts as well. Secrets are the token formats of the
+services that users of this project log in to, and a long random value assigned to a telling name; what is
+found is never printed whole.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -42,6 +45,25 @@ _COMPRESSED: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
     (b"BZh", bz2.BZ2File),
     (b"\xfd7zXZ\x00", lzma.LZMAFile),
 )
+TEXT_SUFFIXES = frozenset({".json", ".yaml", ".yml", ".md", ".txt", ".py", ".log", ".toml", ".cfg", ".csv"})
+
+SECRET_PATTERNS: dict[str, re.Pattern[str]] = {
+    "Hugging Face token": re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}"),
+    "W&B key": re.compile(r"\bwandb_v1_[A-Za-z0-9_]{20,}"),
+    "W&B key in a setting": re.compile(r"(?i)wandb[^\n]{0,40}?\b[0-9a-f]{40}\b"),
+    "AWS access key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "Google API key": re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b"),
+    "Google service account": re.compile(r'"type"\s*:\s*"service_account"'),
+    "GitHub token": re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})"),
+    "Slack token": re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
+    "OpenAI-style key": re.compile(r"\bsk-[A-Za-z0-9_-]{32,}"),
+    "private key": re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----"),
+    "password in a URL": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:[^\s/@\"']{3,}@"),
+    "secret in a setting": re.compile(
+        r"(?i)\b[\w.-]*(?:api[_-]?key|secret|passwd|password|access[_-]?token|auth[_-]?token)[\w.-]*[\"']?"
+        r"\s*[:=]\s*[\"']?(?=[^\s\"']*[0-9])(?=[^\s\"']*[A-Za-z])[A-Za-z0-9_+/=.-]{16,}"
+    ),
+}
 
 
 def refuse_outside_links(directory: str | Path) -> None:
@@ -197,3 +219,48 @@ def _member_holds_pickle(archive: zipfile.ZipFile, member: zipfile.ZipInfo, leve
         if levels == 0 or member.file_size > NESTED_BYTES:
             return True
         return _holds_pickle(io.BytesIO(head + content.read(NESTED_BYTES)), levels - 1)
+
+
+@dataclass(frozen=True)
+class SecretFinding:
+    """Where a secret stands: the path as given, the line (from 1) and the kind; never the value."""
+
+    path: str
+    line: int
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.line}: {self.kind}"
+
+
+def redact(text: str) -> str:
+    """The text with everything that looks like a secret replaced, for messages that quote other programs."""
+    for kind, pattern in SECRET_PATTERNS.items():
+        text = pattern.sub(f"<{kind}>", text)
+    return text
+
+
+def find_secrets(text: str, path: str) -> list[SecretFinding]:
+    """Secrets in a text, at most one of each kind per line, reported under the path."""
+    return [
+        SecretFinding(path, number, kind)
+        for number, line in enumerate(text.splitlines(), start=1)
+        for kind, pattern in SECRET_PATTERNS.items()
+        if pattern.search(line)
+    ]
+
+
+def secrets_in_files(root: Path, paths: list[str]) -> list[SecretFinding]:
+    """Secrets in the text files among `paths` (POSIX paths below `root`).
+
+    Left out are a tokenizer's vocabulary, a list of words that nobody types into, and a file that is
+    `unreadable`.
+    """
+    findings = []
+    for path in paths:
+        file = root / path
+        if file.suffix not in TEXT_SUFFIXES or path in {"tokenizer.json", "vocab.txt", "vocab.json"}:
+            continue
+        if unreadable(file) is None:
+            findings += find_secrets(file.read_text(encoding="utf-8", errors="replace"), path)
+    return findings

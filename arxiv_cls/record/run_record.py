@@ -1,4 +1,4 @@
-"""`run.json`: what a run was made of, and the commit of the code, from git or as a container image names it."""
+"""`run.json`: what a run was made of, and the commit of its code, from git or from the image."""
 
 from __future__ import annotations
 

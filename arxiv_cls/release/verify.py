@@ -25,28 +25,28 @@ from arxiv_cls.release.card import (
     layout_of,
     render,
 )
-from arxiv_cls.release.check_result import CheckResult
-from arxiv_cls.release.comparison import (
-    SCORE_TOLERANCE,
-    RebuiltData,
-    RescoredSplit,
-    rebuild_data,
-    remeasure_prediction_sets,
-    remeasure_scope,
-    score_test_split,
-)
 from arxiv_cls.release.gate import recorded_overrides
 from arxiv_cls.release.gate_checks import (
+    CheckResult,
     check_checksums,
     check_commit,
-    check_corpus,
     check_data_evaluated,
     check_exports,
     check_recipe,
     check_weights_evaluated,
-    engine_answers,
 )
 from arxiv_cls.release.hub import check_repo_id, connect, download_release, parse_version
+from arxiv_cls.release.rescoring import (
+    SCORE_TOLERANCE,
+    RebuiltData,
+    RescoredSplit,
+    check_corpus,
+    rebuild_data,
+    remeasure_prediction_sets,
+    remeasure_scope,
+    score_test_split,
+    score_with_engines,
+)
 from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
 from arxiv_cls.scoring.report import aligned
@@ -320,7 +320,7 @@ def check_identity(evidence: ModelDirectory, data: RebuiltData, split: RescoredS
     results += [check_exports(evidence), check_commit(evidence), check_recipe(evidence)]
     corpus = check_corpus(evidence, data)
     results += [corpus, _check_recorded_predictions(evidence, split)] if corpus.passed else [corpus]
-    for answer in engine_answers(evidence, data):
+    for answer in score_with_engines(evidence, data):
         found = answer.problem or "as recorded"
         passed, name = not answer.problem, f"answers of {answer.engine}"
         results.append(CheckResult(name, passed, found, "the recorded scores", found, checked=answer.checked))

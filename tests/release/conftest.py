@@ -17,7 +17,7 @@ from model_dirs import DATA_SHA256
 
 from arxiv_cls.release import gate
 from arxiv_cls.release import hub as hub_client
-from arxiv_cls.release.check_result import CheckResult
+from arxiv_cls.release.gate_checks import CheckResult
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +26,10 @@ def _nobody_scores_with_made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("check_corpus", "check_answers"):
         real = getattr(gate, name)
 
-        def check(evidence, data, problem="", *, name=name, real=real):
-            made_up = evidence.run["data"]["sha256"] == DATA_SHA256
+        def check(model, data, problem="", *, name=name, real=real):
+            made_up = model.run["data"]["sha256"] == DATA_SHA256
             passed = CheckResult(name.removeprefix("check_"), True, "-", "-", "made up")
-            return passed if made_up else real(evidence, data, problem)
+            return passed if made_up else real(model, data, problem)
 
         monkeypatch.setattr(gate, name, check)
 

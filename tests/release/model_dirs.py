@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from arxiv_cls.record.files import FILES, write_record, write_step_record
-from arxiv_cls.record.manifest import METRICS, TFIDF, TRANSFORMER, WEIGHTS
+from arxiv_cls.record.files import write_record, write_step_record
+from arxiv_cls.record.manifest import METRICS, RECORD_COMMANDS, RECORD_OF, TFIDF, TRANSFORMER, WEIGHTS
 from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE
 from arxiv_cls.record.run_record import git_state
 from arxiv_cls.scoring.evaluation import evaluation_of

@@ -8,8 +8,7 @@ from local_hub_store import Blob
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.hub import Content, connect, download_release, read_state
-from arxiv_cls.release.hub_commit import ReleaseResult, plan_release, publish, rollback
-from arxiv_cls.release.push_model import ensure_repository
+from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, publish, rollback
 
 REPO = "user/model"
 FIRST: dict[str, Content] = {
@@ -24,13 +23,11 @@ def release(
     files: dict[str, Content], version: str | None = None, *, create_pr: bool = False
 ) -> ReleaseResult:
     """The steps of a push without the gate."""
-    api = connect(write=True)
-    state = read_state(api, REPO)
-    plan = plan_release(api, REPO, state, version, files)
-    if state is None:
-        created = ensure_repository(api, REPO, None, "model", False)
-        return publish(api, REPO, plan, files, parent=created.head, create_pr=create_pr, created=True)
-    return publish(api, REPO, plan, files, parent=state.head, create_pr=create_pr)
+    repository = Repository(connect(write=True), REPO)
+    state = repository.state()
+    plan = plan_release(repository, state, version, files)
+    head = (state or repository.create(private=False)).head
+    return publish(repository, plan, files, parent=head, create_pr=create_pr, created=state is None)
 
 
 def released(hub: LocalHub, version: str) -> dict[str, bytes]:
@@ -218,23 +215,23 @@ class TestFaults:
 
     def test_parent_that_moved(self, hub: LocalHub) -> None:
         """A commit by somebody else between reading and committing stops the release; theirs is kept."""
-        api = connect(write=True)
-        state = read_state(api, REPO)
-        plan = plan_release(api, REPO, state, None, SECOND)
+        repository = Repository(connect(write=True), REPO)
+        state = repository.state()
+        plan = plan_release(repository, state, None, SECOND)
         theirs = hub.repository(REPO).commit("main", "theirs", {})[0]
         with pytest.raises(UserError, match="somebody else changed the repository meanwhile"):
-            publish(api, REPO, plan, SECOND, parent=state.head)
+            publish(repository, plan, SECOND, parent=state.head)
         assert hub.repository(REPO).branches["main"] == theirs
         assert list(hub.repository(REPO).tags) == ["v0.1.0"]
 
     def test_tag_of_somebody_else(self, hub: LocalHub) -> None:
         """A version that another run tagged meanwhile stays theirs."""
-        api = connect(write=True)
-        state = read_state(api, REPO)
-        plan = plan_release(api, REPO, state, None, SECOND)
+        repository = Repository(connect(write=True), REPO)
+        state = repository.state()
+        plan = plan_release(repository, state, None, SECOND)
         hub.repository(REPO).tag("v0.2.0", state.head)
         with pytest.raises(UserError, match="answered 409"):
-            publish(api, REPO, plan, SECOND, parent=state.head)
+            publish(repository, plan, SECOND, parent=state.head)
         assert hub.repository(REPO).tags["v0.2.0"] == state.head
 
 
@@ -271,10 +268,9 @@ class TestBusyHub:
 
     def test_two_first_pushes_at_once(self, hub: LocalHub) -> None:
         """The second one finds the release of the first, and does not write over it."""
-        api = connect(write=True)
         release(FIRST)
         with pytest.raises(UserError, match=f"somebody else created {REPO} meanwhile"):
-            ensure_repository(api, REPO, None, "model", False)
+            Repository(connect(write=True), REPO).create(private=False)
         assert release(SECOND).version == "v0.2.0"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import HfApi
 from local_hub import TOKEN, LocalHub
 from model_dirs import TFIDF, TRANSFORMER, change_json, make_model_dir, record_again
 from test_released import BASELINE
@@ -22,8 +23,8 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import release_files
 from arxiv_cls.record.run_record import git_state
 from arxiv_cls.release import push_model as hub_push
-from arxiv_cls.release.hub_commit import format_releases, list_releases, rollback
 from arxiv_cls.release.push_model import push_model
+from arxiv_cls.release.releases import list_releases, rollback
 
 REPO = "user/arxiv-tiny"
 ROOT = Path(__file__).resolve().parents[2]
@@ -268,13 +269,14 @@ class TestCommands:
         main(["rollback", REPO, "v0.1.0"])
         everything = printed.out + printed.err + capsys.readouterr().out
         assert TOKEN not in everything
-        assert [line.version for line in list_releases(REPO) if line.current] == ["v0.1.0"]
+        assert [line.split()[1] for line in list_releases(REPO).splitlines() if line[0] == "*"] == ["v0.1.0"]
 
-    def test_empty_repository(self, hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
-        """A repository that does not exist is an error; a version-less one is not."""
+    def test_no_such_repository_and_one_without_releases(self, hub: LocalHub) -> None:
+        """The first is an error, the second is not."""
         with pytest.raises(UserError, match="knows no repository"):
-            main(["releases", REPO])
-        assert format_releases([]).split()[0] == "version"
+            list_releases(REPO)
+        HfApi().create_repo(REPO)
+        assert list_releases(REPO) == f"{REPO} has no releases"
 
     def test_card_verb(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """`arxiv-cls card` needs no Hub."""

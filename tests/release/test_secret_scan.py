@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from model_dirs import make_model_dir
 
-from arxiv_cls.record.directory import is_pickle, unreadable
+from arxiv_cls.record.directory import find_secrets, is_pickle, redact, secrets_in_files, unreadable
 from arxiv_cls.record.manifest import files_in
-from arxiv_cls.release.secret_scan import find_secrets, redact, scan_files
 
 # Put together here, so that no scanner takes this file for a leak.
 SECRETS = {
@@ -65,7 +64,7 @@ class TestSecrets:
     def test_a_whole_model_directory_passes(self, tmp_path: Path) -> None:
         """What this project writes holds nothing that looks like one."""
         folder = make_model_dir(tmp_path / "model")
-        assert scan_files(folder, files_in(folder)) == []
+        assert secrets_in_files(folder, files_in(folder)) == []
 
 
 class TestPickles:
@@ -114,7 +113,7 @@ class TestPickles:
         assert "broken zip" in (unreadable(cut) or "")
         assert unreadable(lost) == "No such file or directory"
         assert unreadable(tmp_path / "whole.skops") is None
-        assert scan_files(tmp_path, ["lost.json"]) == []
+        assert secrets_in_files(tmp_path, ["lost.json"]) == []
 
 
 def zipped(content: bytes, name: str) -> bytes:

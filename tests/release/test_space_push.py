@@ -13,7 +13,6 @@ from local_hub import LocalHub
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release import push_space as space_files
-from arxiv_cls.release import push_space as space_push
 from arxiv_cls.release.push_space import build_wheel, project_root, push_space, split_front_matter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,7 +198,7 @@ class TestRefusals:
 
     def test_no_network_before_any_work(self, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
         """No wheel is built for a Hub that is not there."""
-        monkeypatch.setattr(space_push, "space_files", lambda *a, **k: pytest.fail("built"))
+        monkeypatch.setattr(space_files, "space_files", lambda *a, **k: pytest.fail("built"))
         hub.__exit__()
         with pytest.raises(UserError, match="cannot reach the Hub"):
             push_space(SPACE, MODEL)
@@ -212,7 +211,7 @@ class TestWheel:
     def test_holds_the_package_and_is_the_same_every_time(self, tmp_path: Path) -> None:
         """Modules and templates are in it, tests are not; a second build gives the same bytes."""
         shutil.copytree(ROOT / "arxiv_cls", tmp_path / "arxiv_cls")
-        for name in space_files.WHEEL_SOURCES:
+        for name in space_files.SOURCES:
             shutil.copy(ROOT / name, tmp_path)
         wheels = [build_wheel(tmp_path, tmp_path / folder) for folder in ("first", "second")]
         names = zipfile.ZipFile(wheels[0]).namelist()
@@ -223,7 +222,7 @@ class TestWheel:
 
     def test_failed_build_says_why(self, tmp_path: Path) -> None:
         """One line of the builder's, and what shows the rest."""
-        for name in space_files.WHEEL_SOURCES:
+        for name in space_files.SOURCES:
             (tmp_path / name).write_text("not = [toml" if name.endswith("toml") else "text")
         (tmp_path / "arxiv_cls").mkdir()
         with pytest.raises(UserError, match="the wheel could not be built"):

@@ -1,4 +1,4 @@
-"""One release: one commit with exactly the given files, guarded by its parent, then one tag.
+"""Releases of a repository on the Hub: one commit with exactly the given files, then one tag.
 
 What makes it safe to run twice: before anything is sent the repository is compared with the files, so
 that a commit whose answer was lost, or whose tag is missing, is recognised and only finished.
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.manifest import METRICS, RUN_RECORD
+from arxiv_cls.record.manifest import METRICS, RENDERED, RUN_RECORD
 from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.release.hub import (
-    AGAIN,
     ATTEMPTS,
     RELEASE_TITLE,
+    RERUN,
     ROLLBACK_TITLE,
     Content,
     RepositoryState,
@@ -28,17 +29,62 @@ from arxiv_cls.release.hub import (
     connect,
     download_release,
     hub_call,
-    hub_errors,
-    open_request,
     parse_version,
     read_state,
     remote_files,
-    same_release,
+    same_content,
 )
 
 logger = logging.getLogger(__name__)
 
-RERUN = f"{AGAIN}: it finishes what was begun, and nothing is sent twice"
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository that releases go to: `user/name`, and "model", "dataset" or "space"."""
+
+    api: HfApi
+    repo_id: str
+    repo_type: str = "model"
+
+    @property
+    def url(self) -> str:
+        """Where a person looks at it."""
+        prefix = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        return f"{self.api.endpoint}/{prefix}{self.repo_id}"
+
+    def state(self) -> RepositoryState | None:
+        """`hub.read_state` of it."""
+        return read_state(self.api, self.repo_id, self.repo_type)
+
+    def files(self, revision: str) -> dict[str, str]:
+        """`hub.remote_files` of it."""
+        return remote_files(self.api, self.repo_id, revision, self.repo_type)
+
+    def holds(self, revision: str, files: Mapping[str, Content]) -> bool:
+        """Whether a revision has exactly these files, but for those that name the version (`RENDERED`)."""
+        remote, paths = self.files(revision), set(files) - RENDERED
+        return set(remote) - RENDERED == paths and all(
+            same_content(remote[path], files[path]) for path in paths
+        )
+
+    def create(self, *, private: bool, space_sdk: str | None = None) -> RepositoryState:
+        """Creates it, and returns its state; a Space needs its SDK for that.
+
+        Raises:
+            UserError: when the Hub refuses or cannot be reached, or somebody else was faster.
+        """
+        options = {"repo_type": self.repo_type, "private": private, "space_sdk": space_sdk}
+        hub_call(
+            f"creating {self.repo_id}",
+            lambda: self.api.create_repo(self.repo_id, exist_ok=True, **options),
+            unless_done=RERUN,
+        )
+        created = self.state()
+        if created is None:
+            raise UserError(f"{self.repo_id} was created, and the Hub does not show it yet", RERUN, 3)
+        if created.versions or len(created.history) > 1:
+            raise UserError(f"somebody else created {self.repo_id} meanwhile and wrote to it", RERUN)
+        return created
 
 
 @dataclass(frozen=True)
@@ -81,22 +127,15 @@ class Plan:
 
 
 def plan_release(
-    api: HfApi,
-    repo_id: str,
-    state: RepositoryState | None,
-    version: str | None,
-    files: Mapping[str, Content],
-    repo_type: str = "model",
+    repository: Repository, state: RepositoryState | None, version: str | None, files: Mapping[str, Content]
 ) -> Plan:
     """Decides the version, and whether these files are on the Hub already.
 
     Args:
-        api: the client.
-        repo_id: `user/name`.
-        state: the repository; None when it does not exist yet.
+        repository: where the release goes.
+        state: of the repository; None when it does not exist yet.
         version: the version asked for; None for the next one.
         files: path to content of everything but what the release itself writes.
-        repo_type: "model" or "dataset".
 
     Raises:
         UserError: when the version exists and holds something else.
@@ -105,20 +144,17 @@ def plan_release(
         parse_version(version)
     if state is None:
         return Plan(version or "v0.1.0", None, False)
-
-    def holds(revision: str) -> bool:
-        return same_release(remote_files(api, repo_id, revision, repo_type), files)
-
     existing = version if version in state.versions else state.latest_version if version is None else None
-    if existing is not None and holds(state.versions[existing]):
+    if existing is not None and repository.holds(state.versions[existing], files):
         return Plan(existing, state.versions[existing], True)
     if version in state.versions:
         raise UserError(
-            f"{repo_id} has a release {version} with other files; a version is never overwritten",
+            f"{repository.repo_id} has a release {version} with other files; a version is never overwritten",
             hint=f"leave VERSION out for {state.next_version()}, or name a new one",
         )
     wanted = version or state.next_version()
-    return Plan(wanted, next((oid for oid in _untagged(state, wanted) if holds(oid)), None), False)
+    begun = next((oid for oid in _untagged(state, wanted) if repository.holds(oid, files)), None)
+    return Plan(wanted, begun, False)
 
 
 def _untagged(state: RepositoryState, version: str) -> Iterator[str]:
@@ -128,22 +164,20 @@ def _untagged(state: RepositoryState, version: str) -> Iterator[str]:
     below a tag or a roll-back was superseded, and is no longer to be finished.
     """
     tagged = set(state.versions.values())
-    for commit in state.history:
-        if commit.oid in tagged or ROLLBACK_TITLE.fullmatch(commit.title):
+    for oid, title in state.history:
+        if oid in tagged or ROLLBACK_TITLE.fullmatch(title):
             return
-        title = RELEASE_TITLE.fullmatch(commit.title)
-        if title and title[1] == version:
-            yield commit.oid
+        release = RELEASE_TITLE.fullmatch(title)
+        if release and release[1] == version:
+            yield oid
 
 
 def publish(
-    api: HfApi,
-    repo_id: str,
+    repository: Repository,
     plan: Plan,
     files: Mapping[str, Content],
     *,
     parent: str,
-    repo_type: str = "model",
     create_pr: bool = False,
     description: str = "",
     created: bool = False,
@@ -151,12 +185,10 @@ def publish(
     """Makes the commit and the tag that the plan still lacks.
 
     Args:
-        api: the client.
-        repo_id: `user/name`; it exists.
+        repository: where the release goes; it exists.
         plan: from `plan_release`.
         files: path to content of the whole release, the card too.
         parent: main's head as it was when the plan was made.
-        repo_type: "model" or "dataset".
         create_pr: open a pull request instead; the same command tags it once it is merged.
         description: the commit's body.
         created: the repository was made for this release and holds nothing yet.
@@ -164,65 +196,56 @@ def publish(
     Raises:
         UserError: when the Hub refuses, fails or cannot be reached, or main has moved since.
     """
-    prefix = "" if repo_type == "model" else f"{repo_type}s/"
-    url = f"{api.endpoint}/{prefix}{repo_id}"
-    commit, finished = plan.commit, plan.commit is not None
-    if plan.tagged:
-        return ReleaseResult(repo_id, plan.version, commit, "present", f"{url}/tree/{plan.version}")
+    commit, url = plan.commit, f"{repository.url}/tree/{plan.version}"
     title = f"Release {plan.version}"
+    state = "present" if plan.tagged else "finished"
     if commit is None and create_pr:
-        request = open_request(api, repo_id, title, files, repo_type)
-        request = request or _commit(
-            api, repo_id, title, files, parent, repo_type, description, True, created
-        )
-        return ReleaseResult(repo_id, plan.version, None, "proposed", request)
+        request = _open_request(repository, title, files)
+        request = request or _commit(repository, title, files, parent, True, description, created)
+        return ReleaseResult(repository.repo_id, plan.version, None, "proposed", request)
     if commit is None:
-        commit = _commit(api, repo_id, title, files, parent, repo_type, description, False, created)
-    _tag(api, repo_id, plan.version, commit, repo_type)
-    state = "finished" if finished else "released"
-    return ReleaseResult(repo_id, plan.version, commit, state, f"{url}/tree/{plan.version}")
+        commit = _commit(repository, title, files, parent, False, description, created)
+        state = "released"
+    if not plan.tagged:
+        _tag(repository, plan.version, commit)
+    return ReleaseResult(repository.repo_id, plan.version, commit, state, url)
 
 
 def _commit(
-    api: HfApi,
-    repo_id: str,
+    repository: Repository,
     title: str,
     files: Mapping[str, Content],
     parent: str,
-    repo_type: str,
-    description: str,
     create_pr: bool,
+    description: str,
     created: bool,
 ) -> str:
     """Sends the commit; returns its id, or the URL of the pull request."""
-    present = remote_files(api, repo_id, parent, repo_type)
-    operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(path, content) for path, content in files.items()
-    ]
-    operations += [CommitOperationDelete(path) for path in present if path not in files]
+    operations: list[Any] = [CommitOperationAdd(path, content) for path, content in files.items()]
+    operations += [CommitOperationDelete(path) for path in repository.files(parent) if path not in files]
 
     def commit() -> str:
         try:
-            info = api.create_commit(
-                repo_id,
+            info = repository.api.create_commit(
+                repository.repo_id,
                 operations,
                 commit_message=title,
                 commit_description=description,
-                repo_type=repo_type,
+                repo_type=repository.repo_type,
                 parent_commit=parent,
                 create_pr=create_pr,
             )
         except Exception as error:
-            committed = None if create_pr else _landed(api, repo_id, title, files, repo_type, parent)
+            committed = None if create_pr else _lost_commit(repository, title, files, parent)
             if committed is None:
                 raise
             logger.info("the commit is on the Hub although its answer was lost (%s)", type(error).__name__)
             return committed
         return info.pr_url if create_pr else info.oid
 
-    again = RERUN
+    repo_id, again = repository.repo_id, RERUN
     if created:
-        kind = "" if repo_type == "model" else f" --type {repo_type}"
+        kind = "" if repository.repo_type == "model" else f" --type {repository.repo_type}"
         again += (
             f"\n  {repo_id} was created for it and is empty: `hf repos delete {repo_id}{kind}` removes it"
         )
@@ -234,122 +257,89 @@ def _commit(
         return hub_call(f"committing to {repo_id}", commit, unless_done=again, attempts=attempts)
 
 
-def _landed(
-    api: HfApi, repo_id: str, title: str, files: Mapping[str, Content], repo_type: str, parent: str
-) -> str | None:
+def _lost_commit(repository: Repository, title: str, files: Mapping[str, Content], parent: str) -> str | None:
     """The head, when it is the commit whose answer was lost."""
     try:
-        state = read_state(api, repo_id, repo_type)
+        state = repository.state()
+        if state is None or state.head == parent or state.history[0][1] != title:
+            return None
+        return state.head if repository.holds(state.head, files) else None
     except UserError:
         return None
-    if state is None or state.head == parent or state.history[0].title != title:
-        return None
-    return state.head if same_release(remote_files(api, repo_id, state.head, repo_type), files) else None
 
 
-def _tag(api: HfApi, repo_id: str, version: str, commit: str, repo_type: str) -> None:
+def _open_request(repository: Repository, title: str, files: Mapping[str, Content]) -> str | None:
+    """The URL of an open pull request that proposes exactly these files under this title."""
+    wanted = {"discussion_type": "pull_request", "discussion_status": "open"}
+    found = hub_call(
+        f"reading the pull requests of {repository.repo_id}",
+        lambda: list(
+            repository.api.get_repo_discussions(repository.repo_id, repo_type=repository.repo_type, **wanted)
+        ),
+    )
+    for request in found:
+        if request.title == title and repository.holds(f"refs/pr/{request.num}", files):
+            return request.url
+    return None
+
+
+def _tag(repository: Repository, version: str, commit: str) -> None:
     def tag() -> None:
         try:
-            api.create_tag(repo_id, tag=version, revision=commit, repo_type=repo_type)
+            repository.api.create_tag(
+                repository.repo_id, tag=version, revision=commit, repo_type=repository.repo_type
+            )
         except HfHubHTTPError as error:
             # A tag whose answer was lost is there at the second attempt; somebody else's is not ours.
             if error.response.status_code != 409:
                 raise
-            state = read_state(api, repo_id, repo_type)
+            state = repository.state()
             if state is None or state.versions.get(version) != commit:
                 raise
 
     hub_call(f"tagging {version}", tag, unless_done=RERUN)
 
 
-@dataclass(frozen=True)
-class ReleaseLine:
-    """One version with what it recorded; a number that it does not record is None.
-
-    Attributes:
-        version: the tag.
-        commit: the commit it names.
-        current: main serves it now.
-        kind: "transformer" or "tfidf".
-        accuracy, macro_f1, expected_calibration_error: on the test split.
-        test_papers: how many papers these were measured on.
-        data_md5: version of the data.
-        weights_sha256: identity of the weights.
-    """
-
-    version: str
-    commit: str
-    current: bool
-    kind: str | None
-    accuracy: float | None
-    macro_f1: float | None
-    expected_calibration_error: float | None
-    test_papers: int | None
-    data_md5: str | None
-    weights_sha256: str | None
-
-
-def _state_of(api: HfApi, repo_id: str) -> RepositoryState:
-    state = read_state(api, check_repo_id(repo_id))
+def _existing(repository: Repository) -> RepositoryState:
+    state = repository.state()
     if state is None:
         raise UserError(
-            f"the Hub knows no repository {repo_id}",
+            f"the Hub knows no repository {repository.repo_id}",
             hint="check the name; a private repository needs HF_TOKEN or `hf auth login`",
         )
     return state
 
 
-def list_releases(repo_id: str) -> list[ReleaseLine]:
-    """Every version of a repository, newest first.
+def list_releases(repo_id: str) -> str:
+    """The versions of a model as a table for the terminal, newest first; `*` marks what main serves.
 
     Raises:
         UserError: when there is no such repository or the Hub cannot be reached.
     """
     api = connect(write=False)
-    state = _state_of(api, repo_id)
-    lines = []
+    state = _existing(Repository(api, check_repo_id(repo_id)))
+    if not state.versions:
+        return f"{repo_id} has no releases"
+    rows = [("", "version", "kind", "accuracy", "macro_f1", "calibration", "papers", "data", "weights")]
     for version, commit in reversed(state.versions.items()):
         folder = download_release(api, repo_id, commit, only=[METRICS, RUN_RECORD])
         evaluation, run = read_model_file(folder, METRICS) or {}, read_model_file(folder, RUN_RECORD) or {}
         metrics = evaluation.get("metrics", {})
-        lines.append(
-            ReleaseLine(
-                version=version,
-                commit=commit,
-                current=version == state.current_version,
-                kind=run.get("kind"),
-                accuracy=metrics.get("accuracy"),
-                macro_f1=metrics.get("macro_f1"),
-                expected_calibration_error=metrics.get("expected_calibration_error"),
-                test_papers=evaluation.get("papers"),
-                data_md5=run.get("data", {}).get("md5"),
-                weights_sha256=run.get("weights_sha256"),
-            )
-        )
-    return lines
-
-
-def format_releases(lines: Sequence[ReleaseLine]) -> str:
-    """The list as a table for the terminal; `*` marks the version that main serves."""
-    header = ("", "version", "kind", "accuracy", "macro_f1", "calibration", "papers", "data", "weights")
-    rows = [header]
-    for line in lines:
-        numbers = (line.accuracy, line.macro_f1, line.expected_calibration_error)
+        numbers = [metrics.get(name) for name in ("accuracy", "macro_f1", "expected_calibration_error")]
         rows.append(
             (
-                "*" if line.current else "",
-                line.version,
-                line.kind or "?",
+                "*" if version == state.current_version else "",
+                version,
+                run.get("kind") or "?",
                 *("?" if number is None else f"{number:.4f}" for number in numbers),
-                "?" if line.test_papers is None else str(line.test_papers),
-                (line.data_md5 or "?")[:8],
-                (line.weights_sha256 or "?")[:8],
+                "?" if evaluation.get("papers") is None else str(evaluation["papers"]),
+                (run.get("data", {}).get("md5") or "?")[:8],
+                (run.get("weights_sha256") or "?")[:8],
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def rollback(repo_id: str, version: str) -> str:
@@ -367,21 +357,24 @@ def rollback(repo_id: str, version: str) -> str:
     """
     check_repo_id(repo_id)
     parse_version(version)
-    api = connect(write=True)
-    state = _state_of(api, repo_id)
+    repository = Repository(connect(write=True), repo_id)
+    state = _existing(repository)
     if version not in state.versions:
         known = ", ".join(state.versions) or "none"
         raise UserError(f"{repo_id} has no version {version}", hint=f"versions there: {known}")
-    wanted, present = remote_files(api, repo_id, version), remote_files(api, repo_id, state.head)
-    operations: list[CommitOperationCopy | CommitOperationDelete] = [
+    wanted, present = repository.files(version), repository.files(state.head)
+    operations: list[Any] = [
         CommitOperationCopy(path, path, src_revision=version)
-        for path, file in wanted.items()
-        if present.get(path) != file
+        for path, identity in wanted.items()
+        if present.get(path) != identity
     ]
     operations += [CommitOperationDelete(path) for path in present if path not in wanted]
     if not operations:
         return state.head
-    with hub_errors(f"rolling {repo_id} back to {version}", unless_done=RERUN):
-        return api.create_commit(
+
+    def commit() -> str:
+        return repository.api.create_commit(
             repo_id, operations, commit_message=f"Roll back to {version}", parent_commit=state.head
         ).oid
+
+    return hub_call(f"rolling {repo_id} back to {version}", commit, unless_done=RERUN, attempts=1)
