@@ -30,7 +30,7 @@ def cloud(tmp_path, monkeypatch) -> Iterator[LocalCloudRun]:
 
 @pytest.fixture
 def address(capsys) -> Callable[..., str]:
-    """Runs a verb and returns the one line that it prints."""
+    """Runs a command and returns the one line that it prints."""
 
     def run(*arguments: str) -> str:
         capsys.readouterr()
