@@ -111,18 +111,15 @@ class TestPushSpace:
         monkeypatch.setattr(space_files, "render_readme", lambda *a, **k: render(*a, **k) + "\nMore.\n")
         assert (push_space(SPACE, MODEL).version, pushed(hub)["README.md"][-6:]) == ("v0.2.0", b"More.\n")
 
-    def test_version_can_be_named(self, hub: LocalHub) -> None:
-        """An older release is shown on request."""
+    def test_version_that_is_shown(self, hub: LocalHub) -> None:
+        """An older release on request; a model without one, perhaps uploaded by hand, by its commit."""
+        commit = release_model(hub, EXPORTED, version=None)
+        push_space(SPACE, MODEL)
+        assert json.loads(pushed(hub)["space.json"])["model"] == f"{MODEL}@{commit}"
         release_model(hub, EXPORTED)
         release_model(hub, {"model.safetensors": b"better"}, "v0.4.0")
         push_space(SPACE, f"{MODEL}@v0.3.0")
         assert json.loads(pushed(hub)["space.json"])["model"] == f"{MODEL}@v0.3.0"
-
-    def test_model_without_a_release_is_pinned_to_its_commit(self, hub: LocalHub) -> None:
-        """Also a model that somebody uploaded by hand."""
-        commit = release_model(hub, EXPORTED, version=None)
-        push_space(SPACE, MODEL)
-        assert json.loads(pushed(hub)["space.json"])["model"] == f"{MODEL}@{commit}"
 
     @pytest.mark.parametrize("asked", [False, True])
     def test_torch_where_it_must_or_shall_be(self, hub: LocalHub, asked: bool) -> None:
@@ -171,22 +168,17 @@ class TestRefusals:
             push_space(SPACE, model)
         assert ("spaces", SPACE) not in hub.repositories
 
-    def test_failed_commit_leaves_nothing_and_a_rerun_completes(self, hub: LocalHub) -> None:
-        """As with a model: the shared road, here with a Space."""
+    def test_failed_commit_and_lost_answers(self, hub: LocalHub) -> None:
+        """Nothing is left of a failure; a commit and a tag whose answers were lost are one of each."""
         release_model(hub, EXPORTED)
         hub.fail("commit", 500, times=4)
         with pytest.raises(UserError, match="answered 500"):
             push_space(SPACE, MODEL)
-        assert not hub.repository(SPACE, "spaces").tags
-        assert push_space(SPACE, MODEL).state == "released"
-
-    def test_lost_answers(self, hub: LocalHub) -> None:
-        """A commit and a tag whose answers were lost are one commit and one tag in the end."""
-        release_model(hub, EXPORTED)
+        repository = hub.repository(SPACE, "spaces")
+        assert not repository.tags
         hub.fail("commit", None, after=True)
         hub.fail("tag", None, after=True)
         assert push_space(SPACE, MODEL).state == "released"
-        repository = hub.repository(SPACE, "spaces")
         assert (len(repository.history("main")), list(repository.tags)) == (2, ["v0.1.0"])
 
     def test_not_a_checkout(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

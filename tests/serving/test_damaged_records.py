@@ -73,7 +73,7 @@ RECORDS = [
     (SCOPE, '{"schema_version": 1, "threshold": 0.5}', "expected `weights` and `intercept`"),
     (SCOPE, '{"schema_version": 1, "threshold": NaN}', "threshold: Input should be a finite number"),
 ]  # fmt: skip
-EVIDENCE = [
+RELEASE_RECORDS = [
     (RUN, {"data": []}, "data: Input should be a valid dictionary"),
     (RUN, {"metrics": []}, "metrics: Input should be a valid dictionary"),
     (RUN, "[]", "expected an object"),
@@ -111,7 +111,9 @@ class TestRecords:
         assert str(tmp_path / "m") in said.value.message
         assert len(said.value.message) < 1000
 
-    @pytest.mark.parametrize(("file", "content", "expected"), EVIDENCE, ids=range(len(EVIDENCE)))
+    @pytest.mark.parametrize(
+        ("file", "content", "expected"), RELEASE_RECORDS, ids=range(len(RELEASE_RECORDS))
+    )
     def test_of_a_release(
         self, tmp_path: Path, file: str, content: dict[str, Any] | str, expected: str
     ) -> None:
