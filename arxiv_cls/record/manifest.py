@@ -109,7 +109,7 @@ MANIFEST: tuple[ManifestFile, ...] = (
     _optional(SCOPE_PLOT, "scores of papers inside and outside the label set"),
     _optional(MAP_PLOT, "t-SNE or UMAP map of the embeddings", MAP_RECORD),
     _optional(MAP_RECORD, "how the map was made, and the sha256 of map and terms", MAP_RECORD),
-    _optional(TERMS, "for the baseline: the terms that speak for each category", MAP_RECORD),
+    _optional(TERMS, "for the baseline: the terms with the largest weights for each category", MAP_RECORD),
     _optional(GATE_RECORD, "checks of the release gate that were overridden, where any were", None),
     ManifestFile(CARD, "model card", record=None),
     _transformer("onnx/model.onnx", "ONNX export, fp32", record=ONNX_PARITY),

@@ -76,6 +76,9 @@ def _own_code(content: Any, inside: str = "") -> Iterator[str]:
 
 Label = Annotated[str, AfterValidator(_label)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
+WideSize = Annotated[int, Field(ge=1, le=1 << 18)]
+Depth = Annotated[int, Field(ge=1, le=256)]
+Heads = Annotated[int, Field(ge=1, le=1024)]
 Count = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -121,12 +124,12 @@ class EncoderConfig(_WithoutCode):
     hidden_size: Size | None = None
     dim: Size | None = None
     embedding_size: Size | None = None
-    intermediate_size: Annotated[int, Field(ge=1, le=1 << 18)] | None = None
-    hidden_dim: Annotated[int, Field(ge=1, le=1 << 18)] | None = None
-    num_hidden_layers: Annotated[int, Field(ge=1, le=256)] | None = None
-    n_layers: Annotated[int, Field(ge=1, le=256)] | None = None
-    num_attention_heads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    n_heads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    intermediate_size: WideSize | None = None
+    hidden_dim: WideSize | None = None
+    num_hidden_layers: Depth | None = None
+    n_layers: Depth | None = None
+    num_attention_heads: Heads | None = None
+    n_heads: Heads | None = None
     type_vocab_size: Annotated[int, Field(ge=0, le=65_536)] | None = None
     pad_token_id: Annotated[int, Field(ge=0, le=5_000_000)] | None = None
     id2label: Annotated[dict[str, Any], Field(max_length=MAX_LABELS)] | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from local_hub import LocalHub
@@ -17,7 +19,17 @@ from test_released import publish
 from arxiv_cls.errors import UserError
 from arxiv_cls.export import onnx_export
 from arxiv_cls.models.prediction import ONNX_FILES
-from arxiv_cls.record.manifest import MANIFEST, RECORD_OF, RENDERED, TRANSFORMER, foreign_files, release_files
+from arxiv_cls.record import files
+from arxiv_cls.record.manifest import (
+    MANIFEST,
+    RECORD_COMMANDS,
+    RECORD_OF,
+    RENDERED,
+    TRANSFORMER,
+    files_in,
+    foreign_files,
+    release_files,
+)
 from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.release.card import render_model_card
 from arxiv_cls.release.gate import run_gate
@@ -68,6 +80,25 @@ class TestEveryFile:
         reason = check_checksums(read_model_directory(model)).reason
         assert "onnx/model_int8.onnx (run `arxiv-cls evaluate`, `arxiv-cls export`), or restore" in reason
         assert "no checksum on record: eval/terms.json (run `arxiv-cls visualize`)" in reason
+
+    def test_read_once(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A process hashes a file once, and again after it changed."""
+        read, digest = [], hashlib.file_digest
+
+        def counted(file: BinaryIO, name: str) -> object:
+            read.append(file.name)
+            return digest(file, name)
+
+        monkeypatch.setattr(hashlib, "file_digest", counted)
+        monkeypatch.setattr(files, "CLOCK_TICK_NS", 0)
+        for _ in range(2):
+            assert check_checksums(read_model_directory(model)).passed
+            assert check_onnx(read_model_directory(model)).passed
+        assert (
+            len(read) == len(set(read)) == len(RECORD_OF.keys() & set(files_in(model)) - set(RECORD_COMMANDS))
+        )
+        (model / "model.safetensors").write_bytes(b"other")
+        assert not check_checksums(read_model_directory(model)).passed
 
 
 class TestKilledExport:
