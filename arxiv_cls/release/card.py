@@ -174,21 +174,21 @@ class ModelCard:
     year: str = field(default="")
 
 
-def _max_length(evidence: ModelDirectory) -> Shown | None:
-    settings = evidence.optional_json("tokenizer_config.json")
+def _max_length(model: ModelDirectory) -> Shown | None:
+    settings = model.optional_json("tokenizer_config.json")
     if settings is None:
         return None
     return count("tokenizer_config.model_max_length", settings.get("model_max_length"))
 
 
-def _per_class(evidence: ModelDirectory, evaluation: dict[str, Any]) -> list[ClassRow]:
+def _per_class(model: ModelDirectory, evaluation: dict[str, Any]) -> list[ClassRow]:
     rows = []
-    for label in evidence.labels:
+    for label in model.labels:
         scores = evaluation["metrics"]["per_class"].get(label)
         if scores is None:
             raise UserError(
                 f"the model's category {label} is not in eval/metrics.json",
-                hint=f"run `arxiv-cls evaluate {evidence.model_dir}` again",
+                hint=f"run `arxiv-cls evaluate {model.model_dir}` again",
             )
         name = f"metrics.per_class.{label}"
         rows.append(
@@ -206,7 +206,7 @@ def _per_class(evidence: ModelDirectory, evaluation: dict[str, Any]) -> list[Cla
 
 
 def build_model_card(
-    evidence: ModelDirectory,
+    model: ModelDirectory,
     examples: list[dict[str, Any]],
     *,
     repo_id: str | None = None,
@@ -216,7 +216,7 @@ def build_model_card(
     """Fills the card from the records of a model directory.
 
     Args:
-        evidence: the records.
+        model: the records.
         examples: example texts with their scores, as `ensure_examples` gives them.
         repo_id: `user/name` once it is known; the directory's name until then.
         version: the release's tag, once it is known.
@@ -225,28 +225,28 @@ def build_model_card(
     Raises:
         UserError: when a record lacks what the card must show.
     """
-    evaluation = evidence.require_evaluation()
+    evaluation = model.require_evaluation()
     metrics, intervals = evaluation["metrics"], evaluation["intervals"]
-    release = evidence.recipe.get("release") or {}
+    release = model.recipe.get("release") or {}
     # Before it has a name on the Hub a model goes by its recipe's: the directory may still be a staging one.
-    recipe_name = PurePosixPath(evidence.run["recipe"]).stem
+    recipe_name = PurePosixPath(model.run["recipe"]).stem
     title = repo_id.split("/")[1] if repo_id else recipe_name
     by_chance = evaluation["calibration"]
     return ModelCard(
-        metadata=card_metadata(evidence, examples, title),
+        metadata=card_metadata(model, examples, title),
         title=title,
-        kind=evidence.kind,
-        model_type=evidence.config.get("model_type", ""),
+        kind=model.kind,
+        model_type=model.config.get("model_type", ""),
         base_model=release.get("base_model"),
         model_id=repo_id or f"outputs/{recipe_name}",
         version=version,
         overrides=overrides,
         example=EXAMPLE_PAPERS[1],
-        max_length=_max_length(evidence),
+        max_length=_max_length(model),
         split=evaluation["split"],
         test_papers=count("papers", evaluation["papers"]),
         resamples=count("resamples", evaluation["resamples"]),
-        label_count=count("labels", len(evidence.labels)),
+        label_count=count("labels", len(model.labels)),
         metrics=[
             MetricRow(
                 key,
@@ -255,30 +255,30 @@ def build_model_card(
             )
             for key in SCALAR_METRICS
         ],
-        per_class=_per_class(evidence, evaluation),
+        per_class=_per_class(model, evaluation),
         calibration_floor=number("calibration.chance_mean", by_chance["chance_mean"]),
         calibration_ceiling=number("calibration.chance_upper", by_chance["chance_upper"]),
         calibration_p_value=number("calibration.p_value", by_chance["p_value"]),
-        temperature=temperature(evidence.run),
-        prediction_sets=prediction_sets(evidence),
-        scope=scope(evidence),
+        temperature=temperature(model.run),
+        prediction_sets=prediction_sets(model),
+        scope=scope(model),
         slices=slice_tables(evaluation),
         slice_findings=slice_findings(evaluation),
         smallest_slice=ENOUGH_PAPERS,
-        exports=exports(evidence),
-        map_plot=(evidence.model_dir / MAP_PLOT).is_file(),
-        terms=terms(evidence),
-        data=data_rows(evidence.run["data"]),
-        split_by=evidence.run["data"]["split"],
-        synthetic=is_synthetic(evidence.run["data"]),
-        training=training_rows(evidence.run),
+        exports=exports(model),
+        map_plot=(model.model_dir / MAP_PLOT).is_file(),
+        terms=terms(model),
+        data=data_rows(model.run["data"]),
+        split_by=model.run["data"]["split"],
+        synthetic=is_synthetic(model.run["data"]),
+        training=training_rows(model.run),
         # A linear baseline has no rounds whose losses a curve could show.
-        curve=evidence.run.get("training", {}).get("rounds") != 0,
-        recipe=yaml.safe_dump(evidence.recipe, sort_keys=False, allow_unicode=True).rstrip(),
+        curve=model.run.get("training", {}).get("rounds") != 0,
+        recipe=yaml.safe_dump(model.recipe, sort_keys=False, allow_unicode=True).rstrip(),
         license=release.get("license", "apache-2.0"),
         citation_key=f"arxiv_cls_{title}".replace("-", "_").replace(".", "_"),
         author=repo_id.split("/")[0] if repo_id else "arxiv_cls",
-        year=evidence.run["started"][:4],
+        year=model.run["started"][:4],
     )
 
 
@@ -302,10 +302,10 @@ def render_model_card(
     overrides: Sequence[str] = (),
 ) -> str:
     """The text of the card of a model directory or its records; arguments as of `build_model_card`."""
-    evidence = model if isinstance(model, ModelDirectory) else read_model_directory(model)
-    evidence.require_evaluation()
-    examples = ensure_examples(evidence)
-    return render(build_model_card(evidence, examples, repo_id=repo_id, version=version, overrides=overrides))
+    model = model if isinstance(model, ModelDirectory) else read_model_directory(model)
+    model.require_evaluation()
+    examples = ensure_examples(model)
+    return render(build_model_card(model, examples, repo_id=repo_id, version=version, overrides=overrides))
 
 
 def write_model_card(model_dir: str | Path, *, repo_id: str | None = None) -> Path:

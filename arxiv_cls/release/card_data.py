@@ -118,8 +118,8 @@ DATASET_NAME = "arXiv papers"
 WIDGET_LABELS = 3
 
 
-def _eval_results(evidence: ModelDirectory, dataset: str | None) -> list[EvalResult]:
-    evaluation, data = evidence.require_evaluation(), evidence.run["data"]
+def _eval_results(model: ModelDirectory, dataset: str | None) -> list[EvalResult]:
+    evaluation, data = model.require_evaluation(), model.run["data"]
     return [
         EvalResult(
             task_type=TASK,
@@ -136,16 +136,16 @@ def _eval_results(evidence: ModelDirectory, dataset: str | None) -> list[EvalRes
     ]
 
 
-def card_metadata(evidence: ModelDirectory, examples: list[dict[str, Any]], model_name: str) -> str:
+def card_metadata(model: ModelDirectory, examples: list[dict[str, Any]], model_name: str) -> str:
     """The front matter as YAML, without the dashes around it.
 
     Args:
-        evidence: the model's records.
+        model: the model's records.
         examples: example texts with their scores, for the widget.
         model_name: the name in the results index.
     """
-    release = evidence.recipe.get("release") or {}
-    transformer = evidence.kind == TRANSFORMER
+    release = model.recipe.get("release") or {}
+    transformer = model.kind == TRANSFORMER
     dataset = release.get("dataset")
     own_tags = ["arxiv", "scientific-papers"] + ([] if transformer else ["tfidf", "skops"])
     data = ModelCardData(
@@ -170,7 +170,7 @@ def card_metadata(evidence: ModelDirectory, examples: list[dict[str, Any]], mode
             for example in examples
         ],
         model_name=model_name,
-        eval_results=_eval_results(evidence, dataset),
+        eval_results=_eval_results(model, dataset),
     )
     return yaml.safe_dump(
         {key: value for key, value in data.to_dict().items() if value is not None},
@@ -412,9 +412,9 @@ def slice_findings(evaluation: Mapping[str, Any]) -> list[SliceFinding]:
     return found
 
 
-def prediction_sets(evidence: ModelDirectory) -> PredictionSets | None:
+def prediction_sets(model: ModelDirectory) -> PredictionSets | None:
     """The prediction sets of `eval/prediction_sets.json`; None when there are none."""
-    record = evidence.optional_json(PREDICTION_SETS)
+    record = model.optional_json(PREDICTION_SETS)
     if record is None:
         return None
     rows = []
@@ -431,9 +431,9 @@ def prediction_sets(evidence: ModelDirectory) -> PredictionSets | None:
     return PredictionSets(rows)
 
 
-def scope(evidence: ModelDirectory) -> Scope | None:
+def scope(model: ModelDirectory) -> Scope | None:
     """The out-of-scope rule of `eval/scope.json`; None when there is none."""
-    record = evidence.optional_json(SCOPE)
+    record = model.optional_json(SCOPE)
     if record is None:
         return None
     kept, caught = (
@@ -447,7 +447,7 @@ def scope(evidence: ModelDirectory) -> Scope | None:
         threshold=number("scope.threshold", record["threshold"]),
         kept=kept,
         caught=caught,
-        plot=(evidence.model_dir / SCOPE_PLOT).is_file(),
+        plot=(model.model_dir / SCOPE_PLOT).is_file(),
         worst_archives=_worst_archives(record),
     )
 
@@ -508,31 +508,31 @@ class TermsRow:
     terms: Shown
 
 
-def exports(evidence: ModelDirectory) -> Exports | None:
+def exports(model: ModelDirectory) -> Exports | None:
     """The exports that `onnx/parity.json` tells of and that are there; None when there are none.
 
     Raises:
         UserError: when a record lacks a number that the card must show.
     """
-    recorded = evidence.exports
+    recorded = model.exports
     rows = [
-        _export_row(evidence, path, record)
+        _export_row(model, path, record)
         for path, record in recorded.items()
-        if (evidence.model_dir / path).is_file()
+        if (model.model_dir / path).is_file()
     ]
     if not rows:
         return None
     engine = "int8" if any(row.path == ONNX_INT8 for row in rows) else "onnx"
-    return Exports(rows, engine, (evidence.model_dir / HANDLER).is_file())
+    return Exports(rows, engine, (model.model_dir / HANDLER).is_file())
 
 
-def _export_row(evidence: ModelDirectory, path: str, record: dict[str, Any]) -> ExportRow:
+def _export_row(model: ModelDirectory, path: str, record: dict[str, Any]) -> ExportRow:
     name = f"onnx.exports.{path}"
     papers, equal, fall = (record.get(key) for key in ("papers", "equal_labels", "accuracy_fall"))
     return ExportRow(
         path=path,
         what=describe(path),
-        size=gigabytes(f"{name}.bytes", (evidence.model_dir / path).stat().st_size),
+        size=gigabytes(f"{name}.bytes", (model.model_dir / path).stat().st_size),
         reference=str(record.get("reference", "torch")),
         difference=_small(f"{name}.max_difference", record.get("max_difference")),
         tolerance=_small(f"{name}.tolerance", record.get("tolerance")),
@@ -556,10 +556,10 @@ def _small(field: str, value: float | None) -> Shown:
     return Shown(field, f"{value:.2g}")
 
 
-def terms(evidence: ModelDirectory) -> list[TermsRow]:
+def terms(model: ModelDirectory) -> list[TermsRow]:
     """The first terms of each category in `eval/terms.json`; empty when it is missing or of other weights."""
-    record = evidence.optional_json(TERMS)
-    if record is None or record.get("weights_sha256") != evidence.weights_sha256():
+    record = model.optional_json(TERMS)
+    if record is None or record.get("weights_sha256") != model.weights_sha256():
         return []
     rows = []
     for label, weights in record["terms"].items():

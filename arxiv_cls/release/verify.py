@@ -286,11 +286,11 @@ def _pick(record: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_rules(evidence: ModelDirectory, split: RescoredSplit, tolerance: float) -> list[FieldCheck]:
+def check_rules(model: ModelDirectory, split: RescoredSplit, tolerance: float) -> list[FieldCheck]:
     """The prediction sets and the out-of-scope rule stored with a model, applied again.
 
     Args:
-        evidence: the records.
+        model: the records.
         split: the model's test split, scored again.
         tolerance: largest absolute difference that counts as reproduced.
 
@@ -298,37 +298,37 @@ def check_rules(evidence: ModelDirectory, split: RescoredSplit, tolerance: float
         UserError: when the data cannot be read.
     """
     checks = []
-    sets, scope = evidence.optional_json(PREDICTION_SETS), evidence.optional_json(SCOPE)
+    sets, scope = model.optional_json(PREDICTION_SETS), model.optional_json(SCOPE)
     if sets is not None:
         now = remeasure_prediction_sets(sets, split.scored)
         checks += _compare(_pick(sets, now), now, "prediction_sets", tolerance)
     if scope is not None:
-        now = remeasure_scope(evidence.model_dir, split)
+        now = remeasure_scope(model.model_dir, split)
         checks += _compare(_pick(scope, now), now, "scope", tolerance)
     return checks
 
 
-def check_identity(evidence: ModelDirectory, data: RebuiltData, split: RescoredSplit) -> list[CheckResult]:
+def check_identity(model: ModelDirectory, data: RebuiltData, split: RescoredSplit) -> list[CheckResult]:
     """Files, provenance, recorded predictions and the answers of every engine.
 
     Args:
-        evidence: the records of the release.
+        model: the records of the release.
         data: the corpus, rebuilt.
         split: the test split, scored again.
     """
-    results = [check(evidence) for check in (check_checksums, check_weights_evaluated, check_data_evaluated)]
-    results += [check_exports(evidence), check_commit(evidence), check_recipe(evidence)]
-    corpus = check_corpus(evidence, data)
-    results += [corpus, _check_recorded_predictions(evidence, split)] if corpus.passed else [corpus]
-    for answer in score_with_engines(evidence, data):
+    results = [check(model) for check in (check_checksums, check_weights_evaluated, check_data_evaluated)]
+    results += [check_exports(model), check_commit(model), check_recipe(model)]
+    corpus = check_corpus(model, data)
+    results += [corpus, _check_recorded_predictions(model, split)] if corpus.passed else [corpus]
+    for answer in score_with_engines(model, data):
         found = answer.problem or "as recorded"
         passed, name = not answer.problem, f"answers of {answer.engine}"
         results.append(CheckResult(name, passed, found, "the recorded scores", found, checked=answer.checked))
     return results
 
 
-def _check_recorded_predictions(evidence: ModelDirectory, split: RescoredSplit) -> CheckResult:
-    recorded, scored = read_predictions(evidence.model_dir / PREDICTIONS), split.scored
+def _check_recorded_predictions(model: ModelDirectory, split: RescoredSplit) -> CheckResult:
+    recorded, scored = read_predictions(model.model_dir / PREDICTIONS), split.scored
     row_of = {name: row for row, name in enumerate(recorded.arxiv_ids)}
     columns = [recorded.label_names.index(label) for label in scored.label_names]
     before = recorded.probabilities[[row_of[name] for name in scored.arxiv_ids]][:, columns]
@@ -340,42 +340,42 @@ def _check_recorded_predictions(evidence: ModelDirectory, split: RescoredSplit) 
     return CheckResult("predictions", passed, f"{difference:.2g}", wanted, reason)
 
 
-def _not_measured(evidence: ModelDirectory) -> list[str]:
+def _not_measured(model: ModelDirectory) -> list[str]:
     """What a second scoring of the test split cannot tell."""
     phrases = ["how long the training took, its speed and its memory (run.json)"]
-    if (evidence.model_dir / PREDICTION_SETS).is_file() or (evidence.model_dir / SCOPE).is_file():
+    if (model.model_dir / PREDICTION_SETS).is_file() or (model.model_dir / SCOPE).is_file():
         phrases.append(
             "which thresholds the papers outside the test split gave; they were applied as recorded"
         )
-    if (evidence.model_dir / ONNX_PARITY).is_file():
+    if (model.model_dir / ONNX_PARITY).is_file():
         phrases.append(f"the agreement of the ONNX files on all the papers that {ONNX_PARITY} names")
     return phrases
 
 
-def check_card(evidence: ModelDirectory, repo_id: str | None, version: str | None) -> list[CardDifference]:
+def check_card(model: ModelDirectory, repo_id: str | None, version: str | None) -> list[CardDifference]:
     """The card of a directory against its records.
 
     Args:
-        evidence: the records.
+        model: the records.
         repo_id: the repository that the card was rendered for; None for the one that it names itself, if any.
         version: its release, likewise.
 
     Raises:
         UserError: when there is no card, or the records lack what it must show.
     """
-    path = evidence.model_dir / CARD
+    path = model.model_dir / CARD
     if not path.is_file():
-        raise UserError(f"{evidence.model_dir} has no {CARD}", hint="`arxiv-cls card MODEL` writes it")
+        raise UserError(f"{model.model_dir} has no {CARD}", hint="`arxiv-cls card MODEL` writes it")
     text = path.read_text(encoding="utf-8")
     if repo_id is None and (released := RELEASED_AS.search(text)):
         # A local directory that was pushed holds the released card.
         repo_id, version = released[1], released[2]
-    examples = (evidence.optional_json(EXAMPLES) or {}).get("examples", [])
+    examples = (model.optional_json(EXAMPLES) or {}).get("examples", [])
     # Cards of the first layout came without a record of the overrides.
     overrides: Sequence[str] = OVERRIDE_LINE.findall(text)
     if layout_of(text) > 1:
-        overrides = recorded_overrides(evidence) if version else ()
-    card = build_model_card(evidence, examples, repo_id=repo_id, version=version, overrides=overrides)
+        overrides = recorded_overrides(model) if version else ()
+    card = build_model_card(model, examples, repo_id=repo_id, version=version, overrides=overrides)
     return compare_card(text, card)
 
 
@@ -407,20 +407,20 @@ def verify_release(
         parse_version(version)
         folder = download_release(connect(write=False), repo_id, version)
     check_directory(folder)
-    evidence = read_model_directory(folder)
-    recorded = evidence.require_evaluation()
-    card = check_card(evidence, repo_id, version)
-    data = rebuild_data(evidence, csv)
+    model = read_model_directory(folder)
+    recorded = model.require_evaluation()
+    card = check_card(model, repo_id, version)
+    data = rebuild_data(model, csv)
     split = score_test_split(folder, data=data, progress=True)
     rescored = evaluation_of(split.scored, recorded.get("seed", BOOTSTRAP_SEED), recorded["resamples"])
-    results = check_identity(evidence, data, split)
+    results = check_identity(model, data, split)
     return VerifyReport(
         target=target,
         papers=len(split.scored),
-        checks=compare_evaluations(recorded, rescored, tolerance) + check_rules(evidence, split, tolerance),
+        checks=compare_evaluations(recorded, rescored, tolerance) + check_rules(model, split, tolerance),
         passed=sum(result.passed and result.checked for result in results),
         identity=[str(result) for result in results if result.checked and not result.passed],
         card=card,
         not_checked=[f"{result.check}: {result.reason}" for result in results if not result.checked]
-        + _not_measured(evidence),
+        + _not_measured(model),
     )

@@ -50,11 +50,11 @@ EXAMPLE_PAPERS = (
 )
 
 
-def ensure_examples(evidence: ModelDirectory) -> list[dict[str, Any]]:
+def ensure_examples(model: ModelDirectory) -> list[dict[str, Any]]:
     """The examples with their scores, measured anew when the recorded ones belong to other weights.
 
     Args:
-        evidence: a finished model directory; `eval/examples.json` is written into it when needed.
+        model: a finished model directory; `eval/examples.json` is written into it when needed.
 
     Returns:
         For each example `title`, `text` and `scores` ({label: score}, descending).
@@ -62,16 +62,16 @@ def ensure_examples(evidence: ModelDirectory) -> list[dict[str, Any]]:
     Raises:
         UserError: when the model cannot be loaded.
     """
-    weights = evidence.weights_sha256()
-    recorded = evidence.optional_json(EXAMPLES)
+    weights = model.weights_sha256()
+    recorded = model.optional_json(EXAMPLES)
     if recorded and recorded.get("weights_sha256") == weights and "record_sha256" in recorded:
         return recorded["examples"]
     from arxiv_cls.models.predictor import load_predictor
 
-    predictions = load_predictor(evidence.model_dir).predict([paper.text for paper in EXAMPLE_PAPERS])
+    predictions = load_predictor(model.model_dir).predict([paper.text for paper in EXAMPLE_PAPERS])
     examples = [
         {"title": paper.title, "text": paper.text, "scores": prediction.scores}
         for paper, prediction in zip(EXAMPLE_PAPERS, predictions, strict=True)
     ]
-    write_record({"weights_sha256": weights, "examples": examples}, evidence.model_dir / EXAMPLES)
+    write_record({"weights_sha256": weights, "examples": examples}, model.model_dir / EXAMPLES)
     return examples

@@ -18,10 +18,10 @@ from arxiv_cls.release.verify import FIELD, FRONT_MATTER, CardDifference, check_
 @pytest.fixture(scope="module")
 def card(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
     """A filled card."""
-    evidence = read_model_directory(make_model_dir(tmp_path_factory.mktemp("card") / "m"))
-    recorded = evidence.optional_json("eval/examples.json")
+    model = read_model_directory(make_model_dir(tmp_path_factory.mktemp("card") / "m"))
+    recorded = model.optional_json("eval/examples.json")
     assert recorded is not None
-    return build_model_card(evidence, recorded["examples"], repo_id="user/m", version="v0.1.0")
+    return build_model_card(model, recorded["examples"], repo_id="user/m", version="v0.1.0")
 
 
 class TestCardCheck:

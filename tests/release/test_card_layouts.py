@@ -37,10 +37,10 @@ class TestEarlierLayouts:
         written = (FIXTURES / "cards" / f"layout-{layout}-{kind}.md").read_text()
         folder = add_every_section(make_model_dir(tmp_path / "m", kind))
         change_json(folder / "run.json", git={"commit": "c" * 40, "dirty": False})
-        evidence = read_model_directory(folder)
-        examples = evidence.optional_json("eval/examples.json")
+        model = read_model_directory(folder)
+        examples = model.optional_json("eval/examples.json")
         assert examples is not None
-        card = build_model_card(evidence, examples["examples"], **WRITTEN)
+        card = build_model_card(model, examples["examples"], **WRITTEN)
         assert render(card, layout=layout) == written
         assert layout_of(written) == layout
         assert compare_card(written, card) == []
@@ -56,10 +56,10 @@ class TestEarlierLayouts:
 
     def test_a_number_in_a_sentence_is_named(self, tmp_path: Path) -> None:
         """The threshold in the middle of the paragraph on the scope, in an old card and in a new one."""
-        evidence = read_model_directory(add_every_section(make_model_dir(tmp_path / "m")))
-        examples = evidence.optional_json("eval/examples.json")
+        model = read_model_directory(add_every_section(make_model_dir(tmp_path / "m")))
+        examples = model.optional_json("eval/examples.json")
         assert examples is not None
-        card = build_model_card(evidence, examples["examples"], **WRITTEN)
+        card = build_model_card(model, examples["examples"], **WRITTEN)
         for layout in range(1, LAYOUT + 1):
             text = render(card, layout=layout).replace("With its threshold, 0.347", "With its threshold, 0.1")
             (difference,) = compare_card(text, card)

@@ -169,7 +169,7 @@ class TestStale:
         weights.write_bytes(weights.read_bytes() + b" ")
         with pytest.raises(UserError, match="exported from other weights"):
             load_predictor(folder, engine="onnx")
-        assert not check_onnx(evidence_of(folder)).passed
+        assert not check_onnx(model_of(folder)).passed
 
     def test_another_file(self, exported: Path, tmp_path: Path) -> None:
         """A file that was never measured is refused, also where the weights are not beside it."""
@@ -183,7 +183,7 @@ class TestStale:
 
     def test_gate_passes_a_true_export(self, exported: Path) -> None:
         """The record of a real export satisfies the check that reads it."""
-        verdict = check_onnx(evidence_of(exported))
+        verdict = check_onnx(model_of(exported))
         assert verdict.passed, verdict
 
     def test_no_export(self, exported: Path, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def write_another_graph(exported: Path):
     return write
 
 
-def evidence_of(folder: Path):
+def model_of(folder: Path):
     """What the gate's check of exports reads of a directory."""
     from arxiv_cls.record.model_directory import ModelDirectory
 
