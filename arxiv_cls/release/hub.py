@@ -183,10 +183,7 @@ def _retry_after(error: HfHubHTTPError) -> float | None:
 
 
 def connect(*, write: bool) -> HfApi:
-    """A client for the Hub, once it is known that the Hub answers.
-
-    Args:
-        write: a token is needed, and is tried.
+    """A client for the Hub; `write` needs a token, which is tried.
 
     Raises:
         UserError: when the Hub cannot be reached, or when the token is missing or refused.
@@ -213,22 +210,13 @@ def connect(*, write: bool) -> HfApi:
 
 
 def download_release(api: HfApi, repo_id: str, revision: str, *, only: list[str] | None = None) -> Path:
-    """Downloads a release into the Hub's cache, and returns its folder.
-
-    Args:
-        api: the client of `connect`.
-        repo_id: `user/name`.
-        revision: tag, branch or commit.
-        only: paths to fetch; all when None.
+    """Downloads a release, or the paths of it in `only`, into the Hub's cache, and returns its folder.
 
     Raises:
         UserError: when the repository or the version does not exist, or the Hub cannot be reached.
     """
-
-    def download() -> str:
-        return snapshot_download(repo_id, revision=revision, allow_patterns=only, endpoint=api.endpoint)
-
-    return Path(hub_call(f"downloading {repo_id}@{revision}", download))
+    options = {"revision": revision, "allow_patterns": only, "endpoint": api.endpoint}
+    return Path(hub_call(f"downloading {repo_id}@{revision}", lambda: snapshot_download(repo_id, **options)))
 
 
 @dataclass(frozen=True)

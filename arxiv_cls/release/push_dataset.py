@@ -41,14 +41,9 @@ SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
 
 @dataclass(frozen=True)
 class ConfigFiles:
-    """One label set, written to Parquet.
+    """One label set, written to Parquet: papers of each split, columns as the Hub's card spells them, files.
 
-    Attributes:
-        name: the configuration.
-        labels: its category codes.
-        sizes: papers of each split.
-        features: the columns, as the Hub's dataset card spells them.
-        files: path in the repository to the local file.
+    `files` is path in the repository to local file.
     """
 
     name: str
@@ -74,15 +69,7 @@ def write_config(corpus: Corpus, name: str, folder: Path) -> ConfigFiles:
 def render_dataset_card(
     repo_id: str, version: str | None, configs: Sequence[ConfigFiles], data: Any, seed: int
 ) -> str:
-    """The dataset's card.
-
-    Args:
-        repo_id: `user/name`.
-        version: the release's tag, once it is known.
-        configs: the label sets, the default first.
-        data: the corpus's `DataVersion`.
-        seed: of the split.
-    """
+    """The dataset's card; the default label set is the first of `configs`, `data` the `DataVersion`."""
     papers = max(sum(config.sizes.values()) for config in configs)
     synthetic = is_synthetic({"csv": data.csv})
     metadata: dict[str, Any] = {

@@ -61,11 +61,9 @@ class HubModel:
     """The model that a Space is for, as the Hub has it.
 
     Attributes:
-        repo_id: `user/name`.
         version: its release; None when it has none.
-        commit: the commit of that version.
         files: those of its files that the Space reads: they are downloaded when it is built.
-        torch: the Space computes with torch, for want of an ONNX file or on ZeroGPU.
+        torch: the Space computes with torch, because there is no ONNX file or for ZeroGPU.
         datasets: Hub ids that its card names.
     """
 
@@ -78,12 +76,7 @@ class HubModel:
 
 
 def find_model(api: HfApi, model: str, *, torch: bool = False) -> HubModel:
-    """Looks a model up: the version asked for, or the one that is current.
-
-    Args:
-        api: the client.
-        model: `user/name` or `user/name@v1.2.0`.
-        torch: compute with torch even where there is an ONNX file (ZeroGPU).
+    """Looks up a model, `user/name` or `user/name@v1.2.0`: that version, or the one that is current.
 
     Raises:
         UserError: no such model or version, or its files are not those of a model; exit code 3 when the Hub
@@ -129,11 +122,7 @@ def project_root() -> Path:
 
 
 def build_wheel(root: Path, folder: Path) -> Path:
-    """Builds the project's wheel; the same sources give the same bytes.
-
-    Args:
-        root: the checkout; nothing is written there.
-        folder: where the wheel goes.
+    """Builds the wheel of a checkout into a folder; the same sources give the same bytes.
 
     Raises:
         UserError: when the build fails.
@@ -210,13 +199,7 @@ def render_requirements(root: Path, *, torch: bool) -> str:
 
 
 def space_files(root: Path, folder: Path, repo_id: str, model: HubModel) -> dict[str, Content]:
-    """Every file of the Space, path to content.
-
-    Args:
-        root: the checkout.
-        folder: where the wheel is built.
-        repo_id: of the Space.
-        model: what it shows; one without a release is named by its commit.
+    """Every file of the Space, path to content; a model without a release is named by its commit.
 
     Raises:
         UserError: when the wheel cannot be built.

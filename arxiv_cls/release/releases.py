@@ -53,11 +53,11 @@ class Repository:
         return f"{self.api.endpoint}/{prefix}{self.repo_id}"
 
     def state(self) -> RepositoryState | None:
-        """`hub.read_state` of it."""
+        """As `read_state`."""
         return read_state(self.api, self.repo_id, self.repo_type)
 
     def files(self, revision: str) -> dict[str, str]:
-        """`hub.remote_files` of it."""
+        """As `remote_files`."""
         return remote_files(self.api, self.repo_id, revision, self.repo_type)
 
     def holds(self, revision: str, files: Mapping[str, Content]) -> bool:
@@ -89,15 +89,9 @@ class Repository:
 
 @dataclass(frozen=True)
 class ReleaseResult:
-    """What became of a release.
+    """What became of a release: "released", "finished", "present" or "proposed", as `describe` explains.
 
-    Attributes:
-        repo_id: `user/name`.
-        version: its tag.
-        commit: the commit that holds it; None while a pull request waits.
-        state: "released", "finished" (an earlier run's commit got its tag), "present" (nothing to do),
-            "proposed" (a pull request waits).
-        url: where to look at it.
+    `commit` is None while a pull request waits; `url` is where a person looks at it.
     """
 
     repo_id: str
@@ -344,10 +338,6 @@ def list_releases(repo_id: str) -> str:
 
 def rollback(repo_id: str, version: str) -> str:
     """Makes an older version current: a new commit on main with exactly that version's files.
-
-    Args:
-        repo_id: `user/name`.
-        version: the tag to go back to.
 
     Returns:
         The id of main's head afterwards; the same as before when main held these files already.
