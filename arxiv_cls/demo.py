@@ -87,8 +87,7 @@ def run(step: Step, number: int, total: int) -> None:
 
 def result_row(name: str, model: str) -> list[str]:
     """The cells of one model's line: name, papers, accuracy and macro-F1 with their 95% intervals."""
-    from arxiv_cls.record.model_files import read_record
-    from arxiv_cls.record.schemas import Evaluation
+    from arxiv_cls.record.model_files import Evaluation, read_record
 
     report = read_record(Path(model, "eval", "metrics.json"), Evaluation)
     cells = [name, str(report["papers"])]

@@ -23,7 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import run_main
 from arxiv_cls.recipe import TfidfRecipe, load_recipe, recorded, resolved
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.run_record import build_run_record, data_record, git_state
 from arxiv_cls.release.finish_run import finish_run
 from arxiv_cls.scoring.metrics import compute_metrics

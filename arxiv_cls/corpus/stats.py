@@ -18,7 +18,7 @@ from arxiv_cls.corpus.duplicates import SHINGLE_WORDS, THRESHOLD, method, search
 from arxiv_cls.corpus.splits import SPLITS
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import DataConfig, load_group
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.files import write_atomically
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 MOST_COLOURS = 10  # more labels than that are not told apart by colour

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.files import write_atomically
 
 HANDLER = "handler.py"
 REQUIREMENTS = "requirements.txt"

@@ -22,20 +22,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, Und
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.manifest import (
-    CARD,
-    HANDLER,
-    MAP_PLOT,
-    ONNX_INT8,
-    PREDICTION_SETS,
-    SCOPE,
-    SCOPE_PLOT,
-    TERMS,
-    TRANSFORMER,
-    describe,
-)
-from arxiv_cls.record.model_directory import Evidence, read_evidence
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.files import write_atomically
+from arxiv_cls.record.manifest import CARD, HANDLER, MAP_PLOT, ONNX_INT8, PREDICTION_SETS, SCOPE, SCOPE_PLOT, TERMS, TRANSFORMER, describe
+from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -211,7 +200,7 @@ class CardContent:
     citation_key: str
 
 
-def eval_results(model: Evidence) -> list[EvalResult]:
+def eval_results(model: ModelDirectory) -> list[EvalResult]:
     """The results index of the front matter: each metric of `INDEX_METRICS`, rounded to six decimals.
 
     Args:
@@ -238,7 +227,7 @@ def eval_results(model: Evidence) -> list[EvalResult]:
     ]
 
 
-def card_data(model: Evidence, examples: Sequence[Mapping[str, Any]], model_name: str) -> ModelCardData:
+def card_data(model: ModelDirectory, examples: Sequence[Mapping[str, Any]], model_name: str) -> ModelCardData:
     """The front matter.
 
     Args:
@@ -276,7 +265,7 @@ def card_data(model: Evidence, examples: Sequence[Mapping[str, Any]], model_name
 
 
 def card_content(
-    model: Evidence,
+    model: ModelDirectory,
     examples: Sequence[Mapping[str, Any]],
     *,
     repo_id: str | None = None,
@@ -409,7 +398,7 @@ def _worst_archives(scope: Mapping[str, Any]) -> list[tuple[str, int, float]]:
     return sorted(below, key=lambda row: (row[2], row[0]))[:ARCHIVES_SHOWN]
 
 
-def _exports(model: Evidence) -> list[dict[str, Any]]:
+def _exports(model: ModelDirectory) -> list[dict[str, Any]]:
     """The ONNX files that `onnx/parity.json` tells of and that are there."""
     measured = {"reference": "torch", "papers": None, "equal_labels": None, "accuracy_fall": None}
     found = [
@@ -425,7 +414,7 @@ def _exports(model: Evidence) -> list[dict[str, Any]]:
     return found
 
 
-def _terms(model: Evidence) -> dict[str, str]:
+def _terms(model: ModelDirectory) -> dict[str, str]:
     """The first terms of each category in `eval/terms.json`; empty when it is missing or of other weights."""
     record = model.optional_json(TERMS)
     if record is None or record.get("weights_sha256") != model.weights_sha256():
@@ -437,7 +426,7 @@ def _terms(model: Evidence) -> dict[str, str]:
 
 
 def render_model_card(
-    model: str | Path | Evidence,
+    model: str | Path | ModelDirectory,
     *,
     repo_id: str | None = None,
     version: str | None = None,
@@ -456,7 +445,7 @@ def render_model_card(
     Raises:
         UserError: when the model was not evaluated, or a record lacks what the card must show.
     """
-    records = model if isinstance(model, Evidence) else read_evidence(model)
+    records = model if isinstance(model, ModelDirectory) else read_model_directory(model)
     records.require_evaluation()
     if examples is None:
         examples = ensure_examples(records)

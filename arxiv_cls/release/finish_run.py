@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from arxiv_cls.record.checksums import update_file
+from arxiv_cls.record.files import update_file
 from arxiv_cls.release.card import write_model_card
 from arxiv_cls.scoring.evaluation import evaluate_model
 from arxiv_cls.scoring.report import evaluation_table

@@ -21,30 +21,12 @@ from huggingface_hub import EvalResult, ModelCard
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.directory import check_directory
 from arxiv_cls.record.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SETS, PREDICTIONS, SCOPE, TERMS
-from arxiv_cls.record.model_directory import Evidence, read_evidence
+from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.card import eval_results, leaves, render_model_card, template_digest
-from arxiv_cls.release.check_result import CheckResult
-from arxiv_cls.release.comparison import (
-    SCORE_TOLERANCE,
-    RebuiltData,
-    RescoredSplit,
-    rebuild_data,
-    remeasure_prediction_sets,
-    remeasure_scope,
-    score_test_split,
-)
 from arxiv_cls.release.gate import recorded_overrides
-from arxiv_cls.release.gate_checks import (
-    check_checksums,
-    check_commit,
-    check_corpus,
-    check_data_evaluated,
-    check_exports,
-    check_recipe,
-    check_weights_evaluated,
-    engine_answers,
-)
+from arxiv_cls.release.gate_checks import CheckResult, check_checksums, check_commit, check_data_evaluated, check_exports, check_recipe, check_weights_evaluated
 from arxiv_cls.release.hub import check_repo_id, connect, download_release, parse_version
+from arxiv_cls.release.rescoring import SCORE_TOLERANCE, RebuiltData, RescoredSplit, check_corpus, rebuild_data, remeasure_prediction_sets, remeasure_scope, score_test_split, score_with_engines
 from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
 from arxiv_cls.scoring.report import aligned
@@ -110,7 +92,7 @@ def compare_cards(card: ModelCard, expected: ModelCard) -> list[str]:
 
 
 def check_card(
-    model: Evidence, repo_id: str | None = None, version: str | None = None
+    model: ModelDirectory, repo_id: str | None = None, version: str | None = None
 ) -> tuple[list[str], list[str]]:
     """Compares the card of a directory with its records.
 
@@ -234,7 +216,7 @@ def compare_numbers(
     ]
 
 
-def compare_measurements(model: Evidence, split: RescoredSplit, tolerance: float) -> list[FieldCheck]:
+def compare_measurements(model: ModelDirectory, split: RescoredSplit, tolerance: float) -> list[FieldCheck]:
     """The evaluation, the prediction sets and the out-of-scope rule, measured again on a scored test split.
 
     Args:
@@ -263,7 +245,7 @@ def compare_measurements(model: Evidence, split: RescoredSplit, tolerance: float
     return checks + compare_numbers(recorded, measured, tolerance)
 
 
-def check_identity(model: Evidence, data: RebuiltData, split: RescoredSplit) -> list[CheckResult]:
+def check_identity(model: ModelDirectory, data: RebuiltData, split: RescoredSplit) -> list[CheckResult]:
     """Files, provenance, recorded predictions and the answers of every engine.
 
     Args:
@@ -275,14 +257,14 @@ def check_identity(model: Evidence, data: RebuiltData, split: RescoredSplit) -> 
     results += [check_exports(model), check_commit(model), check_recipe(model)]
     corpus = check_corpus(model, data)
     results += [corpus, _check_recorded_predictions(model, split)] if corpus.passed else [corpus]
-    for answer in engine_answers(model, data):
+    for answer in score_with_engines(model, data):
         found = answer.problem or "as recorded"
         passed, name = not answer.problem, f"answers of {answer.engine}"
         results.append(CheckResult(name, passed, found, "the recorded scores", found, checked=answer.checked))
     return results
 
 
-def _check_recorded_predictions(model: Evidence, split: RescoredSplit) -> CheckResult:
+def _check_recorded_predictions(model: ModelDirectory, split: RescoredSplit) -> CheckResult:
     recorded, scored = read_predictions(model.model_dir / PREDICTIONS), split.scored
     row_of = {name: row for row, name in enumerate(recorded.arxiv_ids)}
     columns = [recorded.label_names.index(label) for label in scored.label_names]
@@ -295,7 +277,7 @@ def _check_recorded_predictions(model: Evidence, split: RescoredSplit) -> CheckR
     return CheckResult("predictions", passed, f"{difference:.2g}", wanted, reason)
 
 
-def _not_measured(model: Evidence) -> list[str]:
+def _not_measured(model: ModelDirectory) -> list[str]:
     """What a second scoring of the test split cannot tell."""
     phrases = ["how long the training took, its speed and its memory (run.json)"]
     if (model.model_dir / PREDICTION_SETS).is_file() or (model.model_dir / SCOPE).is_file():
@@ -335,7 +317,7 @@ def verify_release(
         parse_version(version)
         folder = download_release(connect(write=False), repo_id, version)
     check_directory(folder)
-    model = read_evidence(folder)
+    model = read_model_directory(folder)
     model.require_evaluation()
     for path in (ONNX_PARITY, PREDICTION_SETS, SCOPE, TERMS):
         # A malformed record is reported before anything is scored.

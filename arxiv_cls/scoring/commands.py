@@ -160,7 +160,7 @@ def compare(
     ] = None,
 ) -> None:
     """Compare two models on the same papers."""
-    from arxiv_cls.record.writing import write_json
+    from arxiv_cls.record.files import write_json
     from arxiv_cls.scoring.comparison import compare_models, comparison_table
 
     comparison = compare_models(a, b, papers=papers, data=data, progress=True)

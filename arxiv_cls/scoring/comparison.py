@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.checksums import file_sha256
-from arxiv_cls.record.model_files import read_record
-from arxiv_cls.record.schemas import Evaluation
+from arxiv_cls.record.files import file_sha256
+from arxiv_cls.record.model_files import Evaluation, read_record
 from arxiv_cls.scoring.intervals import RESAMPLES, mcnemar, paired_bootstrap
 from arxiv_cls.scoring.metrics import METRICS, compute_metrics
 from arxiv_cls.scoring.report import aligned

@@ -15,33 +15,16 @@ import numpy as np
 from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import set_members
-from arxiv_cls.record.checksums import METRICS as METRICS_FILE
-from arxiv_cls.record.checksums import file_sha256, write_step_record
-from arxiv_cls.record.model_config import Record
-from arxiv_cls.record.model_files import read_record
-from arxiv_cls.record.writing import write_json
+from arxiv_cls.record.files import file_sha256, write_json, write_step_record
+from arxiv_cls.record.manifest import METRICS as METRICS_FILE
+from arxiv_cls.record.model_files import Record, read_record
 from arxiv_cls.scoring import out_of_scope
 from arxiv_cls.scoring.calibration import ECE_BINS, chance_calibration_errors, coverage_threshold
 from arxiv_cls.scoring.intervals import CONFIDENCE, RESAMPLES, bootstrap_intervals, wilson_interval
 from arxiv_cls.scoring.metrics import METRICS, compute_metrics, confusion_matrix, counts_of, macro_f1
 from arxiv_cls.scoring.out_of_scope import MOST_TRAINING_PAPERS, outside_papers
-from arxiv_cls.scoring.plots import (
-    plot_accuracy_by_year,
-    plot_confusion_matrix,
-    plot_out_of_scope,
-    plot_reliability,
-)
-from arxiv_cls.scoring.scored_papers import (
-    LoadedModel,
-    Predictions,
-    ScoredPapers,
-    data_record,
-    load_model_and_corpus,
-    score_csv,
-    score_papers,
-    training_papers,
-    write_predictions,
-)
+from arxiv_cls.scoring.plots import plot_accuracy_by_year, plot_confusion_matrix, plot_out_of_scope, plot_reliability
+from arxiv_cls.scoring.scored_papers import LoadedModel, Predictions, ScoredPapers, data_record, load_model_and_corpus, score_csv, score_papers, training_papers, write_predictions
 
 SCHEMA_VERSION = 1
 BOOTSTRAP_SEED = 0

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from arxiv_cls.record.checksums import write_record
+from arxiv_cls.record.files import write_record
 from arxiv_cls.record.manifest import EXAMPLES
-from arxiv_cls.record.model_directory import Evidence
+from arxiv_cls.record.model_directory import ModelDirectory
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ EXAMPLE_PAPERS = (
 )
 
 
-def ensure_examples(evidence: Evidence) -> list[dict[str, Any]]:
+def ensure_examples(evidence: ModelDirectory) -> list[dict[str, Any]]:
     """The examples with their scores, measured anew when the recorded ones belong to other weights.
 
     `eval/examples.json` is written into the model directory when needed. Returns for each example `title`,

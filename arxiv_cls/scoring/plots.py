@@ -18,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, archive_of
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.checksums import MAP, write_step_record
-from arxiv_cls.record.writing import write_json
+from arxiv_cls.record.files import write_json, write_step_record
+from arxiv_cls.record.manifest import MAP_RECORD
 from arxiv_cls.scoring.calibration import expected_calibration_error, reliability_bins
 from arxiv_cls.scoring.intervals import wilson_interval
 from arxiv_cls.scoring.scored_papers import load_model_and_corpus
@@ -321,5 +321,5 @@ def visualize_model(
         lines += [f"{label}: {', '.join(of)}" for label, of in terms.items()]
     if is_own:
         record = {"schema_version": 1, "method": method, **weights, "papers": len(papers)}
-        write_step_record(record, folder.parent, MAP)
+        write_step_record(record, folder.parent, MAP_RECORD)
     return lines

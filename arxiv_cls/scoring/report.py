@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arxiv_cls.record.writing import write_json
+from arxiv_cls.record.files import write_json
 from arxiv_cls.scoring.metrics import METRICS
 from arxiv_cls.scoring.scored_papers import read_predictions
 

@@ -11,10 +11,8 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import portable_path
-from arxiv_cls.record.checksums import file_sha256
-from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.record.schemas import RecipeRecord, RunRecord
-from arxiv_cls.record.writing import staged
+from arxiv_cls.record.files import file_sha256, staged
+from arxiv_cls.record.model_files import RecipeRecord, RunRecord, read_model_file
 
 DEFAULT_CSV = "data/raw/arxiv.csv"
 # Rows of a CSV whose texts are held at once.

@@ -21,7 +21,7 @@ from transformers import (
 
 from arxiv_cls.models.loading import load_encoder, load_encoder_config
 from arxiv_cls.recipe import resolved
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.files import file_sha256
 from arxiv_cls.scoring import calibration
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.arguments import TransformerModelConfig, TransformerRecipe, TransformerTrainerConfig

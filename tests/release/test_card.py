@@ -21,7 +21,7 @@ from factories import (
 )
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.release.card import render_model_card, write_model_card
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
 from arxiv_cls.scoring.scored_papers import ScoredPapers
@@ -285,7 +285,7 @@ class TestOptionalSections:
         assert "](training_curve.png)" in card
         assert "## What it looks at" not in card
         change_json(folder / "run.json", training={"rounds": 0, "papers_seen": 1400})
-        weights = read_evidence(folder).weights_sha256()
+        weights = read_model_directory(folder).weights_sha256()
         record = {"weights_sha256": weights, "terms": {"cs.CL": {"parsing": 2.0, "title:words": 1.0}}}
         write_json(folder / "eval/terms.json", record)
         card = render_model_card(folder)

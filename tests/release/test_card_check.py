@@ -9,7 +9,7 @@ from factories import add_every_section, change_json, make_model_dir, write_json
 from local_hub import LocalHub
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.release.card import render_model_card
 from arxiv_cls.release.push_model import push_model
 from arxiv_cls.release.verify import check_card
@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def differences(folder: Path, card: str) -> list[str]:
     """What `verify` finds on a card; everything on it was checked."""
     (folder / "README.md").write_text(card)
-    found, left = check_card(read_evidence(folder))
+    found, left = check_card(read_model_directory(folder))
     assert left == []
     return found
 
@@ -103,12 +103,12 @@ class TestCardCheck:
         folder, card = model
         other = card.replace("(template ", "(template 0").replace("## Limits", "## Other limits")
         (folder / "README.md").write_text(other)
-        found, (left,) = check_card(read_evidence(folder))
+        found, (left,) = check_card(read_model_directory(folder))
         assert found == []
         assert left.startswith("the text of README.md")
         value = card.split("name: Macro F1")[0].rsplit("value: ", 1)[1].split()[0]
         (folder / "README.md").write_text(other.replace(f"value: {value}", "value: 0.99"))
-        assert len(check_card(read_evidence(folder))[0]) == 1
+        assert len(check_card(read_model_directory(folder))[0]) == 1
 
 
 class TestOverrides:

@@ -14,7 +14,7 @@ from arxiv_cls import train
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.models.pretrained import write_local_distilbert
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.manifest import MANIFEST, TRANSFORMER
 from arxiv_cls.training import fine_tuning
 from arxiv_cls.training.run_directory import MarkComplete

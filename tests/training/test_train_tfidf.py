@@ -17,8 +17,9 @@ from tqdm import tqdm
 from arxiv_cls import train_tfidf
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.manifest import files_in, foreign_files, missing_files
-from arxiv_cls.scoring.evaluation import evaluate_model, file_sha256
+from arxiv_cls.scoring.evaluation import evaluate_model
 
 XGBOOST, LINEAR = (ROOT / "recipes" / f"tfidf_{name}.yaml" for name in ("xgboost", "linear"))
 TEXT = "Parsing sentences\n\nWe parse sentences of a language with a grammar."
