@@ -5,7 +5,13 @@ from datetime import date
 import numpy as np
 import pytest
 
-from arxiv_cls.corpus.splits import SPLITS, parse_time_boundaries, split_by_paper, split_by_time, split_positions
+from arxiv_cls.corpus.splits import (
+    SPLITS,
+    parse_time_boundaries,
+    split_by_paper,
+    split_by_time,
+    split_positions,
+)
 from arxiv_cls.errors import UserError
 
 

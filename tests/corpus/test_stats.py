@@ -15,7 +15,15 @@ from factories import COUNT, paper, papers, write_csv
 
 from arxiv_cls.cli import main
 from arxiv_cls.corpus.builder import BuildReport
-from arxiv_cls.corpus.stats import DataDiff, compare_corpora, counts_by, paper_table, summary, write_plots, write_record
+from arxiv_cls.corpus.stats import (
+    DataDiff,
+    compare_corpora,
+    counts_by,
+    paper_table,
+    summary,
+    write_plots,
+    write_record,
+)
 from arxiv_cls.errors import UserError
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from factories import TFIDF, TRANSFORMER, change_json, make_model_dir, record_again
 from huggingface_hub import HfApi
 from local_hub import TOKEN, LocalHub
-from model_dirs import TFIDF, TRANSFORMER, change_json, make_model_dir, record_again
 from test_released import BASELINE
 
 from arxiv_cls import cli

@@ -8,7 +8,15 @@ import pytest
 from factories import make_model_dir
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.manifest import MANIFEST, TFIDF, TRANSFORMER, foreign_files, missing_files, model_kind, release_files
+from arxiv_cls.record.manifest import (
+    MANIFEST,
+    TFIDF,
+    TRANSFORMER,
+    foreign_files,
+    missing_files,
+    model_kind,
+    release_files,
+)
 
 
 class TestManifest:

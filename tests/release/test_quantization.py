@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from arxiv_cls.export import quantization
-from arxiv_cls.export.quantization import Agreement, Candidate, agreement, choose, in_float32, limits, within_limits
+from arxiv_cls.export.quantization import (
+    Agreement,
+    Candidate,
+    agreement,
+    choose,
+    in_float32,
+    limits,
+    within_limits,
+)
 
 PER_TENSOR = Candidate(per_channel=False, reduce_range=False)
 PER_CHANNEL = Candidate(per_channel=True, reduce_range=False)

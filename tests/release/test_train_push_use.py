@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from factories import make_model_dir
 from local_hub import TOKEN, LocalHub
-from model_dirs import make_model_dir
 
 from arxiv_cls.record.manifest import TFIDF, TRANSFORMER, release_files
 

@@ -8,7 +8,13 @@ from scipy import stats
 from scipy.special import softmax
 
 from arxiv_cls.scoring import intervals as bootstrap
-from arxiv_cls.scoring.intervals import bootstrap_intervals, bootstrap_metrics, mcnemar, paired_bootstrap, resample_weights
+from arxiv_cls.scoring.intervals import (
+    bootstrap_intervals,
+    bootstrap_metrics,
+    mcnemar,
+    paired_bootstrap,
+    resample_weights,
+)
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
 
 NAMES = ["a", "b", "c", "d"]

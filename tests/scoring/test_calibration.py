@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from arxiv_cls.scoring.calibration import calibrate, chance_calibration_errors, expected_calibration_error, fit_temperature, reliability_bins
+from arxiv_cls.scoring.calibration import (
+    calibrate,
+    chance_calibration_errors,
+    expected_calibration_error,
+    fit_temperature,
+    reliability_bins,
+)
 
 
 def slow_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

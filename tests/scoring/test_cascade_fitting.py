@@ -15,7 +15,14 @@ import arxiv_cls.models.predictor as predictors
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import load_rule
-from arxiv_cls.scoring.cascade_fitting import NEVER, cascade_scores, cascade_table, fastest, fit_cascade, table
+from arxiv_cls.scoring.cascade_fitting import (
+    NEVER,
+    cascade_scores,
+    cascade_table,
+    fastest,
+    fit_cascade,
+    table,
+)
 
 # Four papers of class 0, 1, 0, 1. The baseline is right on the first two, sure of the first and the third.
 LABELS = np.array([0, 1, 0, 1])

@@ -10,7 +10,13 @@ import pytest
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.scoring.comparison import align, compare_models, compare_predictions, comparison_table, predictions_of
+from arxiv_cls.scoring.comparison import (
+    align,
+    compare_models,
+    compare_predictions,
+    comparison_table,
+    predictions_of,
+)
 from arxiv_cls.scoring.evaluation import evaluate_model
 from arxiv_cls.scoring.scored_papers import Predictions
 
