@@ -1,4 +1,4 @@
-"""Papers to token ids, with the length that the model will use for good."""
+"""From texts to batches: token ids, batches of similar length, padding."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from transformers import PreTrainedTokenizerBase
 
 from arxiv_cls.models import loading
 
+# Batches are formed within chunks of this many, as in transformers: little padding, and which papers meet in
+# a batch stays random.
+BATCHES_PER_CHUNK = 50
+
 logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(directory: Path, max_length: int) -> PreTrainedTokenizerBase:
-    """The pretrained model's tokenizer, which from now on truncates at `max_length` tokens.
+    """The pretrained model's tokenizer, which truncates at `max_length` tokens or at what the model reads.
 
     The length is kept in `model_max_length`, so that it is saved with the model and a later user's
-    `truncation=True` cuts where the training did. A model that reads less than that says so in a line.
+    `truncation=True` cuts where the training did.
 
     Raises:
         UserError: the directory holds no configuration and tokenizer that transformers can load.
@@ -70,23 +74,18 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> Dataset
     return DatasetDict({name: tokenized(name, papers) for name, papers in splits.items()})
 
 
-# Batches are formed within chunks of this many: long enough that padding is small, short enough that
-# which papers meet in a batch stays random. transformers' own grouping uses the same number.
-BATCHES_PER_CHUNK = 50
-
-
 class LengthGroupedBatches(Sampler[list[int]]):
-    """Yields this rank's share of each global batch; the order depends on (seed, epoch) alone.
+    """Yields this process's share of each global batch; the order depends on (seed, epoch) alone.
 
-    A global batch is formed first and then dealt out, so that the same papers meet in a step whatever
-    the number of ranks. The last, incomplete batch is dealt out too; where it has fewer papers than
-    there are ranks, papers are repeated so that every rank takes part in the step.
+    A global batch is formed first and then divided, so that the same papers meet in a step whatever the
+    number of processes. Where the last, incomplete one has fewer papers than there are processes, papers
+    are repeated so that each process takes part in the step.
 
     Args:
         lengths: tokens of each paper.
-        batch_size: papers per rank and batch.
+        batch_size: papers per process and batch.
         seed: of the order.
-        rank, world_size: this process and how many there are.
+        process_index, num_processes: number of this process, and how many there are.
         grouped: False keeps the random order and does not sort by length.
         drop_last: leave out the incomplete global batch.
     """
@@ -97,15 +96,15 @@ class LengthGroupedBatches(Sampler[list[int]]):
         batch_size: int,
         seed: int,
         *,
-        rank: int = 0,
-        world_size: int = 1,
+        process_index: int = 0,
+        num_processes: int = 1,
         grouped: bool = True,
         drop_last: bool = False,
     ) -> None:
         self.lengths = np.asarray(lengths)
-        self.global_batch_size = batch_size * world_size
+        self.global_batch_size = batch_size * num_processes
         self.seed, self.epoch = seed, 0
-        self.rank, self.world_size = rank, world_size
+        self.process_index, self.num_processes = process_index, num_processes
         self.grouped, self.drop_last = grouped, drop_last
 
     def set_epoch(self, epoch: int) -> None:
@@ -117,7 +116,7 @@ class LengthGroupedBatches(Sampler[list[int]]):
         return whole + (1 if rest and not self.drop_last else 0)
 
     def global_batches(self) -> list[np.ndarray]:
-        """The papers of each step of this epoch, over all ranks."""
+        """The papers of each step of this epoch, over all processes."""
         generator = np.random.default_rng((self.seed, self.epoch))
         order = generator.permutation(len(self.lengths))
         size = self.global_batch_size
@@ -136,27 +135,20 @@ class LengthGroupedBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.global_batches():
-            if len(batch) < self.world_size:
-                batch = np.resize(batch, self.world_size)
-            yield batch[self.rank :: self.world_size].tolist()
+            if len(batch) < self.num_processes:
+                batch = np.resize(batch, self.num_processes)
+            yield batch[self.process_index :: self.num_processes].tolist()
 
     def _by_length(self, papers: np.ndarray) -> np.ndarray:
         return papers[np.argsort(self.lengths[papers], kind="stable")] if self.grouped else papers
 
 
 class EpochDataLoader(DataLoader):
-    """A `DataLoader` whose batch sampler is told the epoch, as the Trainer asks for."""
+    """A `DataLoader` that passes on the epoch, which the Trainer sets."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Passes the epoch (from 0) on to the batch sampler."""
+        """Chooses the order of the batches: epoch counts from 0."""
         self.batch_sampler.set_epoch(epoch)
-
-
-def padded_tokens_share(lengths: Sequence[int], batches: Sequence[np.ndarray]) -> float:
-    """Share of the tokens of an epoch that is padding, 0 to 1."""
-    lengths = np.asarray(lengths)
-    computed = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    return 1 - sum(int(lengths[batch].sum()) for batch in batches) / computed if computed else 0.0
 
 
 def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[str, torch.Tensor]:

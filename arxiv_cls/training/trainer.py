@@ -1,15 +1,17 @@
-"""The loss: cross-entropy with class weights and label smoothing, right under accumulation and ranks."""
+"""The Trainer of a fine-tuning run: loss, learning rates by layer, frozen parts, callbacks."""
 
 from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
+from scipy.special import softmax
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -28,20 +30,29 @@ from arxiv_cls.recipe import nearest
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.arguments import TransformerTrainerConfig
 from arxiv_cls.training.batches import EpochDataLoader, LengthGroupedBatches, collate
+from arxiv_cls.training.run_directory import COMPLETE
+from arxiv_cls.training.tracking import Trackers, is_number
+
+# Parameters without weight decay: biases and normalisation, as in BERT's own training.
+_NOT_DECAYED = re.compile(r"(?:^|\.)bias$|norm", re.IGNORECASE)
+_LAYER = re.compile(r"\.(?:layer|layers|h|block)\.(\d+)\.")
+# Written into a checkpoint's mark where nothing was left to train.
+ENDED = "ended"
+
+logger = logging.getLogger(__name__)
 
 
 def make_loss(weights: torch.Tensor | None, label_smoothing: float) -> Callable[..., torch.Tensor]:
-    """A loss for `Trainer(compute_loss_func=...)`.
+    """A loss for `Trainer(compute_loss_func=...)`: cross-entropy in float32.
 
     Args:
         weights: of the classes, (classes,), with a mean of 1 over the training papers; None: equal.
         label_smoothing: share of the target that is spread over all classes, 0 to 1.
 
     Returns:
-        A function of (outputs, labels, num_items_in_batch): the sum over the papers divided by the
-        number of papers of the whole step (all ranks and accumulated batches), in float32. Without
-        that number, as in evaluation, the mean over the batch. Labels are class numbers, (papers,), or
-        a distribution over the classes for each paper, (papers, classes).
+        A function of (outputs, labels, num_items_in_batch): the sum over the papers divided by the number
+        of papers of the whole step (all processes and accumulated batches), or without that number their
+        mean. Labels are class numbers, (papers,), or distributions over the classes, (papers, classes).
     """
 
     def loss(
@@ -61,11 +72,6 @@ def make_loss(weights: torch.Tensor | None, label_smoothing: float) -> Callable[
         return total / (num_items_in_batch / (labels.numel() // len(labels)))
 
     return loss
-
-
-# Parameters that weight decay leaves alone: biases and normalisation, as in BERT's own training.
-_NOT_DECAYED = re.compile(r"(?:^|\.)bias$|norm", re.IGNORECASE)
-_LAYER = re.compile(r"\.(?:layer|layers|h|block)\.(\d+)\.")
 
 
 def is_head(name: str, model: PreTrainedModel) -> bool:
@@ -90,20 +96,11 @@ def parameter_groups(
     layerwise_decay: float,
     weight_decay: float,
 ) -> list[dict]:
-    """Groups for an optimizer: one per learning rate and decay.
+    """Groups for an optimizer, one per learning rate and weight decay.
 
     A layer `d` below the top learns with `learning_rate * layerwise_decay ** d` (discriminative
-    fine-tuning, Howard and Ruder 2018; the factor per layer as in ELECTRA, Clark et al. 2020).
-
-    Args:
-        model: a sequence classifier of transformers.
-        learning_rate: of the encoder's last layer.
-        head_learning_rate: of the head; None: `learning_rate`.
-        layerwise_decay: 0 to 1.
-        weight_decay: of all but biases and normalisation.
-
-    Returns:
-        Dicts with `params`, `lr`, `weight_decay`; the order is that of the model's parameters.
+    fine-tuning, Howard and Ruder 2018; the factor per layer as in ELECTRA, Clark et al. 2020); the head
+    with `head_learning_rate`, where None is `learning_rate`.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -117,13 +114,11 @@ def parameter_groups(
 
 
 def freeze(model: PreTrainedModel, parts: list[str]) -> int:
-    """Stops parts of the encoder from learning.
+    """Freezes parts of the encoder and returns the number of frozen parameters.
 
     Args:
+        model: a sequence classifier of transformers.
         parts: `embeddings`, `encoder` (all but the head), or `layer.N`.
-
-    Returns:
-        How many parameters are frozen.
 
     Raises:
         UserError: a part that the model does not have.
@@ -149,10 +144,7 @@ def freeze(model: PreTrainedModel, parts: list[str]) -> int:
 
 
 class HeadOnlyEpochs(TrainerCallback):
-    """Keeps the encoder still for the first epochs: gradual unfreezing in its simplest form.
-
-    The state follows from the step alone, so that a resumed run goes on as it would have.
-    """
+    """Freezes the encoder for the first epochs; the state follows from the step alone, also after a resume."""
 
     def __init__(self, model: PreTrainedModel, epochs: float) -> None:
         self.epochs = epochs
@@ -163,7 +155,7 @@ class HeadOnlyEpochs(TrainerCallback):
         ]
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
-        """Sets which parameters want gradients before each step."""
+        """Sets which parameters require gradients."""
         learns = state.global_step >= self.epochs * state.max_steps / args.num_train_epochs
         if self.encoder and self.encoder[0].requires_grad != learns:
             for parameter in self.encoder:
@@ -227,21 +219,21 @@ class PaperTrainer(Trainer):
             compute_metrics=lambda prediction: scalar_metrics(prediction, labels),
             callbacks=callbacks,
         )
-        # The callbacks of the project say each step; the Trainer's own would print it once more.
+        # `LogCallback` writes each step; the Trainer's own would print it once more.
         self.remove_callback(PrinterCallback)
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(TrainingBar)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches by length, dealt out to the ranks by the sampler itself."""
+        """Batches by length, divided among the processes by the sampler itself."""
         args = self.args
         batches = LengthGroupedBatches(
             [len(ids) for ids in self.train_dataset["input_ids"]],
             args.per_device_train_batch_size,
             args.data_seed if args.data_seed is not None else args.seed,
-            rank=args.process_index,
-            world_size=args.world_size,
+            process_index=args.process_index,
+            num_processes=args.world_size,
             grouped=args.length_grouping,
             drop_last=args.dataloader_drop_last,
         )
@@ -273,11 +265,11 @@ class TrainingBar(ProgressCallback):
     """The Trainer's bars without its lines."""
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Leaves the line to the log."""
+        """Prints nothing: `LogCallback` does."""
 
 
 def check_metric_name(name: str | None, labels: list[str]) -> None:
-    """Says at the start what would otherwise be a KeyError after the first epoch.
+    """Finds at the start what would otherwise be a KeyError after the first epoch.
 
     Args:
         name: `metric_for_best_model`, with or without `eval_`; None for no metric.
@@ -302,56 +294,97 @@ def scalar_metrics(prediction: EvalPrediction, labels: list[str]) -> dict[str, f
         prediction: logits of shape (papers, classes) and label ids of shape (papers,).
         labels: category codes in the order of the columns.
     """
-    logits = np.asarray(prediction.predictions, dtype=np.float64)
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    metrics = compute_metrics(prediction.label_ids, shifted / shifted.sum(axis=1, keepdims=True), labels)
+    probabilities = softmax(np.asarray(prediction.predictions, dtype=np.float64), axis=1)
+    metrics = compute_metrics(prediction.label_ids, probabilities, labels)
     scalars = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     return scalars | {f"f1/{label}": scores["f1"] for label, scores in metrics["per_class"].items()}
 
 
-logger = logging.getLogger(__name__)
-
-
 class ProfileSteps(TrainerCallback):
-    """Records a few steps with torch's profiler, after a step of warm-up.
+    """Records a few steps of the main process with torch's profiler, after a step of warm-up.
 
     The trace opens in Perfetto or chrome://tracing; `operators.txt` is the table of the costly operators.
     """
 
     def __init__(self, steps: int, folder: Path) -> None:
-        self.steps, self.folder = steps, folder
-        self.profiler: torch.profiler.profile | None = None
+        self.folder = folder
+        self.profiler = torch.profiler.profile(
+            schedule=torch.profiler.schedule(wait=0, warmup=1, active=steps, repeat=1),
+            on_trace_ready=self.write,
+            record_shapes=True,
+        )
 
-    def on_step_begin(self, args, state, control, **kwargs) -> None:
-        """Starts to record at the second step of this process."""
-        if not state.is_world_process_zero or self.steps <= 0 or self.profiler is not None:
-            return
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
-        schedule = torch.profiler.schedule(wait=0, warmup=1, active=self.steps, repeat=1)
-        self.profiler = torch.profiler.profile(activities=activities, schedule=schedule, record_shapes=True)
-        self.profiler.start()
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Starts the warm-up."""
+        if state.is_world_process_zero:
+            self.profiler.start()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        """Counts the step, and writes the trace after the last one."""
-        if self.profiler is None or self.steps < 0:
-            return
-        self.profiler.step()
-        self.recorded = getattr(self, "recorded", 0) + 1
-        if self.recorded > self.steps:
-            self._write()
+        """Counts the step."""
+        if state.is_world_process_zero:
+            self.profiler.step()
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         """Writes what there is when the training was shorter than the recording."""
-        if self.profiler is not None and self.steps >= 0:
-            self._write()
+        if state.is_world_process_zero:
+            self.profiler.stop()
 
-    def _write(self) -> None:
-        self.profiler.stop()
-        self.steps = -1
+    def write(self, profiler: torch.profiler.profile) -> None:
+        """Writes the trace and the table."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.profiler.export_chrome_trace(str(self.folder / "trace.json"))
-        table = self.profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
+        profiler.export_chrome_trace(str(self.folder / "trace.json"))
+        table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
         (self.folder / "operators.txt").write_text(table, encoding="utf-8")
         logger.info("profile of the first steps: %s", self.folder)
+
+
+class MarkComplete(TrainerCallback):
+    """Writes a mark into each checkpoint after its last file; without it, a checkpoint is incomplete.
+
+    The mark holds the seconds of training so far, those before a kill included, and `ended` where nothing
+    was left to train: the Trainer forgets an early stop when it goes on.
+
+    Args:
+        checkpoint: the one that this run goes on from, or None.
+    """
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        mark = (checkpoint / COMPLETE).read_text(encoding="utf-8") if checkpoint else "0"
+        seconds, _, ended = mark.partition(" ")
+        self.ended = ended == ENDED
+        self._before, self._start = float(seconds), time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds of training so far."""
+        return self._before + time.monotonic() - self._start
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Starts the clock."""
+        self._start = time.monotonic()
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        """Marks the checkpoint of this step."""
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            ended = f" {ENDED}" if control.should_training_stop else ""
+            (checkpoint / COMPLETE).write_text(f"{self.seconds():.2f}{ended}", encoding="utf-8")
+
+
+class LogCallback(TrainerCallback):
+    """Passes what the Trainer logs on to the log file and the trackers."""
+
+    def __init__(self, trackers: Trackers) -> None:
+        self.trackers = trackers
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Writes one line and one point per logged step."""
+        if not state.is_world_process_zero or not logs:
+            return
+        numbers = {name: float(value) for name, value in logs.items() if is_number(value)}
+        line = " ".join(f"{name}={value:.5g}" for name, value in numbers.items())
+        logger.info("step %d/%d %s", state.global_step, state.max_steps, line)
+        prefixed = {
+            f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}": value
+            for name, value in numbers.items()
+        }
+        self.trackers.log(prefixed, step=state.global_step)
