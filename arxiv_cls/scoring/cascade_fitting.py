@@ -67,7 +67,8 @@ def fit_cascade(
         )
     first, second = load_pair(model, baseline, engine)
     columns = baseline_columns(first, second)
-    reference, _, corpus, _ = load_model_and_corpus(model, data, "onnx")
+    full_model = load_model_and_corpus(model, data, "onnx")
+    reference, corpus = full_model.predictor, full_model.corpus
     refuse_other_splits(first.directory, second.directory)
     papers = corpus.splits["validation"]
     texts = list(papers["text"])

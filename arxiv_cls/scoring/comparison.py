@@ -46,7 +46,8 @@ def predictions_of(
         ):
             return read_predictions(path / "eval" / "predictions.parquet")
         logger.info("eval/metrics.json is not of the weights in %s: scoring the test split again", path)
-    predictor, _, corpus, _ = load_model_and_corpus(model, data)
+    loaded = load_model_and_corpus(model, data)
+    predictor, corpus = loaded.predictor, loaded.corpus
     scored = score_papers(predictor, corpus.splits["test"], corpus.labels, progress=progress)
     return Predictions(scored.label_names, scored.arxiv_ids, scored.labels, scored.probabilities)
 

@@ -22,12 +22,11 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import WORD_PATTERN, ScopeRule, set_members
-from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.model_config import Record
 from arxiv_cls.record.model_files import read_record
 from arxiv_cls.record.writing import write_json
 from arxiv_cls.scoring.plots import plot_out_of_scope
-from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers
+from arxiv_cls.scoring.scored_papers import LoadedModel, ScoredPapers, score_papers
 
 COVERAGES = (0.8, 0.9, 0.95)
 
@@ -289,9 +288,7 @@ def drop_stale_rules(folder: Path, weights_sha256: str) -> None:
 
 
 def fit_rules(
-    predictor: Any,
-    corpus: Any,
-    options: Mapping[str, Any],
+    loaded: LoadedModel,
     tested: ScoredPapers,
     folder: Path,
     *,
@@ -300,9 +297,7 @@ def fit_rules(
     """Fits the rules on the validation split and writes `prediction_sets.json` and `scope.json`.
 
     Args:
-        predictor: the model.
-        corpus: its corpus.
-        options: the arguments of `build_corpus`, with `config`.
+        loaded: the model with its corpus.
         tested: its scores of the test split.
         folder: `eval/` of the model directory.
         progress: show a bar.
@@ -314,8 +309,8 @@ def fit_rules(
     Raises:
         UserError: when the data cannot be read.
     """
-    weights = file_sha256(Path(predictor.weights_path))
-    held_out = score_papers(predictor, corpus.splits["validation"], corpus.labels, progress=progress)
+    corpus, weights = loaded.corpus, loaded.weights_sha256
+    held_out = score_papers(loaded.predictor, corpus.splits["validation"], corpus.labels, progress=progress)
     sets = fit_prediction_sets(held_out.labels, held_out.probabilities, tested.labels, tested.probabilities)
     sets["weights_sha256"] = weights
     write_json(sets, folder / "prediction_sets.json")
@@ -324,7 +319,7 @@ def fit_rules(
         name: list(corpus.splits[name].select(range(min(PAPERS_A_SIDE, len(corpus.splits[name]))))["text"])
         for name in ("train", "validation", "test")
     }
-    outside = outside_papers(corpus.labels, options)
+    outside = outside_papers(corpus.labels, loaded.options)
     found = fit_scope(texts["train"], texts["validation"], texts["test"], outside)
     if found is None:
         logger.info("no out-of-scope rule: fewer than %s papers inside or outside the labels", FEWEST_PAPERS)

@@ -27,6 +27,7 @@ from arxiv_cls.scoring.plots import (
     wilson_interval,
 )
 from arxiv_cls.scoring.scored_papers import (
+    LoadedModel,
     ScoredPapers,
     SeenPapers,
     data_record,
@@ -270,9 +271,43 @@ def evaluate_model(
         raise UserError(f"no split {split!r}", hint=f"name one of {', '.join(SPLITS)}")
     if split != "test":
         refuse_own_folder(model, out)
-    predictor, _, corpus, options = load_model_and_corpus(model, data, engine)
-    if not computes_the_weights(predictor):
+    loaded = load_model_and_corpus(model, data, engine)
+    of_the_weights = computes_the_weights(loaded.predictor)
+    if not of_the_weights:
         refuse_own_folder(model, out)
+    if out is not None:
+        folder = Path(out)
+    else:
+        own = split == "test" and Path(model).is_dir() and of_the_weights
+        folder = Path(model) / "eval" if own else None
+    return evaluate_loaded(loaded, split, folder, rules=rules, progress=progress)
+
+
+def evaluate_loaded(
+    loaded: LoadedModel,
+    split: str = "test",
+    folder: Path | None = None,
+    *,
+    rules: bool = True,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Scores a split of the corpus that a model was loaded with; reads neither the CSV nor the weights again.
+
+    Args:
+        loaded: the model with its corpus.
+        split: `train`, `validation` or `test`.
+        folder: where metrics.json, predictions.parquet and the plots go; None writes nothing. With `eval/` of
+            `loaded.directory` metrics.json also records the checksums of the model's files.
+        rules: with `eval/`, also fit prediction sets and the out-of-scope threshold and write them there.
+        progress: show bars.
+
+    Returns:
+        As `evaluate_model`.
+
+    Raises:
+        UserError: model and corpus have other labels, or the split has no papers.
+    """
+    predictor, corpus = loaded.predictor, loaded.corpus
     scored = score_papers(predictor, corpus.splits[split], corpus.labels, progress=progress)
     evaluation = {
         "schema_version": SCHEMA_VERSION,
@@ -280,23 +315,21 @@ def evaluate_model(
         "engine": predictor.engine,
         "labels": list(predictor.labels),
         "split": split,
-        "data": data_record(corpus.data, options),
+        "data": data_record(corpus.data, loaded.options),
         "data_sha256": corpus.data.sha256,
-        "weights_sha256": file_sha256(Path(predictor.weights_path)),
+        "weights_sha256": loaded.weights_sha256,
         **evaluation_of(scored),
         "versions": library_versions(),
     }
-    own_folder = split == "test" and out is None and Path(model).is_dir() and computes_the_weights(predictor)
-    folder = Path(model) / "eval" if own_folder else Path(out) if out is not None else None
-    if not own_folder or folder is None:
+    if folder is None or folder.resolve() != (loaded.directory / "eval").resolve():
         hand_over(evaluation, scored, folder)
         return evaluation
     from arxiv_cls.scoring.decision_rules import drop_stale_rules, fit_rules
 
     hand_over(evaluation, scored, folder, record=False)
-    drop_stale_rules(folder, evaluation["weights_sha256"])
-    fitted = fit_rules(predictor, corpus, options, scored, folder, progress=progress) if rules else None
-    known = {Path(predictor.weights_path).name: evaluation["weights_sha256"]}
+    drop_stale_rules(folder, loaded.weights_sha256)
+    fitted = fit_rules(loaded, scored, folder, progress=progress) if rules else None
+    known = {Path(predictor.weights_path).name: loaded.weights_sha256}
     evaluation = write_step_record(evaluation, folder.parent, METRICS, known)
     return evaluation | ({} if fitted is None else {"rules": fitted})
 

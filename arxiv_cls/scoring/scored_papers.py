@@ -187,9 +187,34 @@ def data_options(model_dir: Path) -> dict[str, Any]:
     return {key: data[key] for key in known if data.get(key) is not None}
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory with the corpus of its recipe: what a run hands from step to step.
+
+    `load_model_and_corpus` reads one from disk; the end of a training run builds one from what it holds.
+
+    Attributes:
+        directory: the model directory; recipe, run record and `eval/` are looked for there.
+        predictor: any `Predictor`, whose `weights_path` is the file of the weights.
+        corpus: the `Corpus`.
+        options: the arguments of `build_corpus` that made it, with `config`.
+        weights_sha256: of the file of the weights; hashed here where the caller does not know it.
+    """
+
+    directory: Path
+    predictor: Any
+    corpus: Any
+    options: dict[str, Any]
+    weights_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.weights_sha256:
+            object.__setattr__(self, "weights_sha256", file_sha256(Path(self.predictor.weights_path)))
+
+
 def load_model_and_corpus(
     model: str | Path, csv: str | Path | None = None, engine: str | None = None
-) -> tuple[Any, Path, Any, dict[str, Any]]:
+) -> LoadedModel:
     """A model with the corpus that its recipe names.
 
     Args:
@@ -197,17 +222,14 @@ def load_model_and_corpus(
         csv: the data file; None for the one at the path that the recipe names.
         engine: what computes a transformer; None for torch.
 
-    Returns:
-        The predictor, the directory of its files, the `Corpus`, and the options that built it.
-
     Raises:
         UserError: when model, recipe or data cannot be had.
     """
     from arxiv_cls.models.predictor import load_predictor
 
     predictor = load_predictor(model, engine=engine)
-    model_dir = Path(predictor.directory)
-    return predictor, model_dir, *load_corpus(model_dir, csv)
+    directory = Path(predictor.directory)
+    return LoadedModel(directory, predictor, *load_corpus(directory, csv))
 
 
 def load_corpus(model_dir: Path, csv: str | Path | None = None) -> tuple[Any, dict[str, Any]]:

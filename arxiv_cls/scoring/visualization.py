@@ -116,7 +116,8 @@ def visualize_model(
             hint=f"name another folder for the map of the {split} split with --out",
         )
     folder = Path(out) if out is not None else own_folder
-    predictor, _, corpus, _ = load_model_and_corpus(model, data)
+    loaded = load_model_and_corpus(model, data)
+    predictor, corpus = loaded.predictor, loaded.corpus
     papers = corpus.splits[split]
     if len(papers) < 5:
         raise UserError(f"the {split} split has {len(papers)} papers: too few for a map")
