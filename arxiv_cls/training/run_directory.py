@@ -28,6 +28,7 @@ from arxiv_cls.record.manifest import CARD, MANIFEST, RUN_RECORD, files_in
 from arxiv_cls.record.run_record import build_run_record, data_record, git_state
 from arxiv_cls.record.writing import write_json
 from arxiv_cls.scoring.evaluation import evaluate_loaded
+from arxiv_cls.scoring.example_papers import write_examples
 from arxiv_cls.scoring.plots import plot_training_curve
 from arxiv_cls.scoring.scored_papers import LoadedModel
 from arxiv_cls.training.tracking import Trackers, log_to_file
@@ -197,13 +198,12 @@ class TrainingRun(contextlib.ExitStack):
 
     Attributes:
         corpus: the splits, after `build_corpus`.
-        trackers: open after `begin`.
+        trackers: open after `begin`, in the main process.
         record: the content of `run.json`, after `write_record`.
         evaluation: the content of `eval/metrics.json`, after `evaluate`.
     """
 
     corpus: Corpus
-    trackers: Trackers
     record: dict[str, Any]
     evaluation: dict[str, Any]
 
@@ -216,6 +216,7 @@ class TrainingRun(contextlib.ExitStack):
         self.recorded_recipe["trainer"]["output_dir"] = output_dir
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.git = git_state()
+        self.trackers = Trackers([], recipe.name, self.directory.folder, {})
 
     def build_corpus(self) -> None:
         """Reads the CSV, or takes the splits from the cache.
@@ -232,6 +233,7 @@ class TrainingRun(contextlib.ExitStack):
         """Takes the directory, opens log file and trackers; arguments and result as of `prepare`."""
         self.enter_context(self.directory.lock())
         checkpoint = self.directory.prepare(fingerprint, resume=resume, overwrite=overwrite)
+        self.directory.staging.mkdir()
         self.enter_context(log_to_file(self.directory.log_file))
         config = {"recipe": self.recorded_recipe, "data": self.data}
         names = self.recipe.trainer.trackers
@@ -239,36 +241,43 @@ class TrainingRun(contextlib.ExitStack):
         logger.info("%s", self.corpus.report_line())
         return checkpoint
 
-    def write_record(self, *, weights: str, history: list[dict[str, float]], **measured: Any) -> None:
+    def write_record(
+        self, predictor: Any, seconds: float, history: list[dict[str, float]], **measured: Any
+    ) -> None:
         """Completes the staged weights by `recipe.yaml`, `training_curve.png` and `run.json`.
 
         Args:
-            weights: name of the weights file in the staging directory.
-            history: log of the training, for `plot_training_curve`.
-            measured: further arguments of `build_run_record`.
+            predictor: a `Predictor` over the weights in memory, which are those that were saved.
+            seconds: of the training.
+            history: log of the training, for the curve.
+            measured: further arguments of `build_run_record`, among them `training` with `papers_seen`.
         """
         staging = self.directory.staging
         recipe = yaml.safe_dump(self.recorded_recipe, sort_keys=False, allow_unicode=True)
         (staging / "recipe.yaml").write_text(recipe, encoding="utf-8")
         plot_training_curve(history, staging / "training_curve.png")
         self.record = build_run_record(
-            recipe=Path(self.recipe.name).name, data=self.data, git=self.git, started=self.started,
-            seed=self.recipe.trainer.seed, overrides=self.overrides,
-            weights_sha256=file_sha256(staging / weights), **measured,
+            kind=predictor.kind, recipe=self.recipe.name, data=self.data, git=self.git, started=self.started,
+            seed=self.recipe.trainer.seed, overrides=self.overrides, duration_seconds=seconds,
+            papers_per_second=measured["training"]["papers_seen"] / seconds,
+            weights_sha256=file_sha256(predictor.weights_path), **measured,
         )  # fmt: skip
         write_json(self.record, staging / RUN_RECORD)
         self.trackers.log_metrics("validation", self.record["metrics"]["validation"])
 
     def evaluate(self, predictor: Any) -> None:
-        """Scores the test split and adds its metrics to the record.
-
-        Args:
-            predictor: a `Predictor` over the model in memory; its weights are those that were saved.
-        """
-        staging = self.directory.staging
-        loaded = LoadedModel(staging, predictor, self.corpus, self.data_options)
+        """Scores the test split and the card's examples, and adds the metrics to the record."""
+        staging, weights_sha256 = self.directory.staging, self.record["weights_sha256"]
+        loaded = LoadedModel(staging, predictor, self.corpus, self.data_options, weights_sha256)
         self.evaluation = evaluate_loaded(loaded, folder=staging / "eval", progress=True)
         self.record["metrics"]["test"] = self.evaluation["metrics"]
         write_json(self.record, staging / RUN_RECORD)
         update_file(staging, RUN_RECORD)
+        write_examples(predictor, weights_sha256)
         self.trackers.log_evaluation(self.evaluation, staging)
+
+    def publish(self) -> None:
+        """Makes the staged model the model directory."""
+        self.directory.publish()
+        state = "" if "test" in self.record["metrics"] else ", not evaluated yet"
+        logger.info("model directory%s: %s", state, self.directory.model_dir)

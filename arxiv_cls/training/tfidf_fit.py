@@ -1,8 +1,7 @@
 """Fits the baseline: linear models with out-of-fold scores, latent semantic analysis, trees, temperature.
 
-The trees read scores of linear models. On its own training papers a linear model is nearly always right,
-so trees grown on those scores would trust them blindly; they are grown on the scores of models fitted
-without the paper's fold instead (Wolpert 1992, "Stacked generalization").
+The trees read scores of linear models. On its own training papers a linear model is nearly always right, so
+they are grown on scores of models fitted without the paper's fold (Wolpert 1992, "Stacked generalization").
 """
 
 from __future__ import annotations
@@ -15,18 +14,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+from datasets import Dataset
+from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.hardware import available_cores
 from arxiv_cls.models.tfidf import LinearScores, TermFeatures, TfidfModel
 from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
-from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
+from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature
 
-# A boosting round on 15,000 papers takes 20 ms: threads would mostly wait for each other (1.4 s alone, and
-# twenty times that with two threads beside another program).
+# A boosting round on 15,000 papers takes 20 ms: threads would mostly wait for each other.
 PAPERS_PER_THREAD = 20_000
-# Of both linear solvers. At their default of 1e-4 they take half as long again, and on top5 the SVM gives the
-# same validation figures (0.794 / 0.757), the ridge 0.001 less.
+# Of both linear solvers: their default of 1e-4 takes half as long again and scores no better on top5.
 TOLERANCE = 1e-2
 # liblinear draws from one generator for the whole process: two fits at a time would not be reproducible.
 _LIBLINEAR = threading.Lock()
@@ -40,6 +40,11 @@ class Split(NamedTuple):
 
     texts: Sequence[str]
     labels: np.ndarray
+
+
+def read_split(papers: Dataset) -> Split:
+    """The texts and labels of a split of the corpus."""
+    return Split(papers["text"][:], np.asarray(papers["label"][:]))
 
 
 class Fitted(NamedTuple):
@@ -93,9 +98,7 @@ def fit_tfidf(
     on_stage("linear models")
     grows_trees = config.classifier == "xgboost"
     size, seed = len(labels), trainer_config.seed
-    # None of these needs another one's result, and their libraries let go of the interpreter while they
-    # compute: threads halve the time on two cores. Each task keeps to its one thread, since threads within
-    # threads wait for each other; so the results are the same for any number of them.
+    # One thread per task, none within a task: the results are the same for any number of threads.
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         fitting = pool.submit(_fit_linear, rows, train.labels, size, config, seed)
         analysing = pool.submit(_components, rows, terms, config, seed) if grows_trees else None
@@ -121,10 +124,12 @@ def fit_tfidf(
 
     logits = model.logits(held_out_rows)
     model.temperature = fit_temperature(logits, validation.labels)
-    probabilities = softmax(logits / model.temperature)
+    probabilities = softmax(logits / model.temperature, axis=1)
     calibration = {
         "temperature": model.temperature,
-        "expected_calibration_error_before": expected_calibration_error(softmax(logits), validation.labels),
+        "expected_calibration_error_before": expected_calibration_error(
+            softmax(logits, axis=1), validation.labels
+        ),
         "expected_calibration_error_after": expected_calibration_error(probabilities, validation.labels),
     }
     return Fitted(model, calibration, probabilities, rounds)
@@ -163,6 +168,30 @@ def out_of_fold_scores(
     # list: an error of a thread is raised here.
     list(pool.map(score_fold, range(config.folds)))
     return scores
+
+
+def out_of_fold_probabilities(
+    texts: Sequence[str], labels: np.ndarray, label_count: int, seed: int
+) -> np.ndarray:
+    """Probabilities of the linear part for its own training papers, each without its own fold.
+
+    Args:
+        texts: n texts.
+        labels: (n,) label numbers.
+        label_count: k.
+        seed: of the folds and the models.
+
+    Returns:
+        (n, k) float64, rows sum to 1.
+    """
+    config = TfidfModelConfig()
+    _, rows = TermFeatures.fit(
+        texts, ngram_max=config.ngram_max, min_df=config.min_df, title_weight=config.title_weight
+    )
+    with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as pool:
+        scores = out_of_fold_scores(rows, labels, label_count, config, seed, pool)
+    coefficients, intercepts = combine_scores(scores, labels, label_count)
+    return softmax((scores @ coefficients + intercepts).astype(np.float64), axis=1)
 
 
 def assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -214,12 +243,7 @@ def _one_per_label(coefficients: np.ndarray, intercepts: np.ndarray) -> tuple[np
 
 
 def combine_scores(scores: np.ndarray, labels: np.ndarray, label_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression of the label on out-of-fold scores.
-
-    Args:
-        scores: (n, features).
-        labels: (n,) label numbers.
-        label_count: k.
+    """Multinomial logistic regression of the (n,) labels on (n, features) out-of-fold scores.
 
     Returns:
         Coefficients (features, k) and intercepts (k,), float32.

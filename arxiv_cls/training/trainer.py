@@ -144,7 +144,7 @@ def freeze(model: PreTrainedModel, parts: list[str]) -> int:
 
 
 class HeadOnlyEpochs(TrainerCallback):
-    """Freezes the encoder for the first epochs; the state follows from the step alone, also after a resume."""
+    """Freezes the encoder for the first epochs; follows from the step alone, also after a resume."""
 
     def __init__(self, model: PreTrainedModel, epochs: float) -> None:
         self.epochs = epochs

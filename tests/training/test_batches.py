@@ -13,7 +13,7 @@ LENGTHS = np.random.default_rng(0).integers(8, 256, size=1003)
 
 def batches(epoch: int = 0, rank: int = 0, world_size: int = 1, size: int = 8, **options) -> list[list[int]]:
     """The batches of one rank in one epoch."""
-    sampler = LengthGroupedBatches(LENGTHS, size, 7, rank=rank, world_size=world_size, **options)
+    sampler = LengthGroupedBatches(LENGTHS, size, 7, process_index=rank, num_processes=world_size, **options)
     sampler.set_epoch(epoch)
     return list(sampler)
 
@@ -42,7 +42,7 @@ class TestOrder:
     def test_ranks_have_the_same_number_of_batches(self):
         """Also when the last papers are fewer than the ranks: a rank that waits would wait for ever."""
         lengths = LENGTHS[:17]
-        shares = [list(LengthGroupedBatches(lengths, 4, 0, rank=rank, world_size=4)) for rank in range(4)]
+        shares = [list(LengthGroupedBatches(lengths, 4, 0, process_index=rank, num_processes=4)) for rank in range(4)]
         assert [len(share) for share in shares] == [2] * 4
         assert all(len(share[-1]) == 1 for share in shares)
 

@@ -17,7 +17,7 @@ from arxiv_cls.models.pretrained import write_local_distilbert
 from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.manifest import MANIFEST, TRANSFORMER
 from arxiv_cls.training import fine_tuning
-from arxiv_cls.training.run_directory import MarkComplete
+from arxiv_cls.training.trainer import MarkComplete
 
 RECIPES = ROOT / "recipes"
 
