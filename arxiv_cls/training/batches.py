@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedTokenizerBase
 
@@ -23,10 +25,9 @@ logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(directory: Path, max_length: int) -> PreTrainedTokenizerBase:
-    """The pretrained model's tokenizer, which truncates at `max_length` tokens or at what the model reads.
+    """The pretrained tokenizer, with `max_length` or what the model reads at most as its `model_max_length`.
 
-    The length is kept in `model_max_length`, so that it is saved with the model and a later user's
-    `truncation=True` cuts where the training did.
+    It is saved with the model, so that a later user's `truncation=True` cuts where the training did.
 
     Raises:
         UserError: the directory holds no configuration and tokenizer that transformers can load.
@@ -50,16 +51,12 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> Dataset
         tokenizer: from `load_tokenizer`.
     """
 
-    def to_ids(batch: dict) -> dict:
-        # The attention mask follows from the lengths, and one segment needs no type ids.
-        return {"input_ids": tokenizer(batch["text"], truncation=True)["input_ids"]}
-
     def tokenized(name: str, papers: Dataset) -> Dataset:
-        unused = [column for column in papers.column_names if column != "label"]
         ids = papers.map(
-            to_ids,
+            # The attention mask follows from the lengths, and one segment needs no type ids.
+            lambda batch: {"input_ids": tokenizer(batch["text"], truncation=True)["input_ids"]},
             batched=True,
-            remove_columns=unused,
+            remove_columns=[column for column in papers.column_names if column != "label"],
             desc=f"tokenize {name}",
             # Hashing a tokenizer costs more than using it; a build is cached, its tokens need not be.
             new_fingerprint=uuid.uuid4().hex,
@@ -91,16 +88,9 @@ class LengthGroupedBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        seed: int,
-        *,
-        process_index: int = 0,
-        num_processes: int = 1,
-        grouped: bool = True,
-        drop_last: bool = False,
-    ) -> None:
+        self, lengths: Sequence[int], batch_size: int, seed: int, *,
+        process_index: int = 0, num_processes: int = 1, grouped: bool = True, drop_last: bool = False,
+    ) -> None:  # fmt: skip
         self.lengths = np.asarray(lengths)
         self.global_batch_size = batch_size * num_processes
         self.seed, self.epoch = seed, 0
@@ -152,25 +142,21 @@ class EpochDataLoader(DataLoader):
 
 
 def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[str, torch.Tensor]:
-    """Pads to the longest paper of the batch.
+    """Pads to the longest paper of the batch, rounded up to what matrix units want.
 
     Args:
-        features: `input_ids` and `label` of each paper; where there is a `target`, a distribution over
-            the classes, it takes the label's place.
+        features: `input_ids` and `label` of each paper; a `target` (a distribution over the classes) takes
+            the label's place.
         pad_token_id: of the tokenizer.
-        multiple: lengths are rounded up to it; matrix units want multiples of 8.
+        multiple: of the length in tokens.
 
     Returns:
-        `input_ids` and `attention_mask` of shape (papers, tokens), `labels` of shape (papers,) or
-        (papers, classes).
+        `input_ids` and `attention_mask` (papers, tokens), `labels` (papers,) or (papers, classes).
     """
-    longest = max(len(feature["input_ids"]) for feature in features)
-    width = -(-longest // multiple) * multiple
-    input_ids = torch.full((len(features), width), pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros((len(features), width), dtype=torch.long)
-    for row, feature in enumerate(features):
-        length = len(feature["input_ids"])
-        input_ids[row, :length] = torch.as_tensor(feature["input_ids"])
-        attention_mask[row, :length] = 1
+    tokens = [torch.as_tensor(feature["input_ids"]) for feature in features]
+    input_ids = pad_sequence(tokens, batch_first=True, padding_value=pad_token_id)
+    input_ids = functional.pad(input_ids, (0, -input_ids.shape[1] % multiple), value=pad_token_id)
+    lengths = torch.tensor([len(ids) for ids in tokens])
+    attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
     labels = torch.tensor([feature.get("target", feature["label"]) for feature in features])
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -36,8 +36,6 @@ from arxiv_cls.training.tracking import Trackers, is_number
 # Parameters without weight decay: biases and normalisation, as in BERT's own training.
 _NOT_DECAYED = re.compile(r"(?:^|\.)bias$|norm", re.IGNORECASE)
 _LAYER = re.compile(r"\.(?:layer|layers|h|block)\.(\d+)\.")
-# Written into a checkpoint's mark where nothing was left to train.
-ENDED = "ended"
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +57,9 @@ def make_loss(weights: torch.Tensor | None, label_smoothing: float) -> Callable[
         outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         logits = outputs["logits"].float()
+        weight = None if weights is None else weights.to(logits.device)
         total = functional.cross_entropy(
-            logits,
-            labels,
-            weight=None if weights is None else weights.to(logits.device),
-            label_smoothing=label_smoothing,
-            reduction="sum",
+            logits, labels, weight=weight, label_smoothing=label_smoothing, reduction="sum"
         )
         if num_items_in_batch is None:
             return total / len(labels)
@@ -72,6 +67,21 @@ def make_loss(weights: torch.Tensor | None, label_smoothing: float) -> Callable[
         return total / (num_items_in_batch / (labels.numel() // len(labels)))
 
     return loss
+
+
+def class_weights(counts: torch.Tensor, weighting: str) -> torch.Tensor | None:
+    """Weights of the classes in the loss, (classes,) float32 with a mean of 1 over the training papers.
+
+    Args:
+        counts: training papers per class, (classes,).
+        weighting: none (which returns None), balanced (1 / count) or sqrt (1 / sqrt(count)).
+    """
+    if weighting == "none":
+        return None
+    exponent = {"balanced": 1.0, "sqrt": 0.5}[weighting]
+    counts = counts.double()
+    weights = torch.where(counts > 0, counts.clamp(min=1) ** -exponent, 0.0)
+    return (weights * counts.sum() / (weights * counts).sum()).float()
 
 
 def is_head(name: str, model: PreTrainedModel) -> bool:
@@ -123,61 +133,19 @@ def freeze(model: PreTrainedModel, parts: list[str]) -> int:
     Raises:
         UserError: a part that the model does not have.
     """
-    frozen = 0
+    encoder = {name: value for name, value in model.named_parameters() if not is_head(name, model)}
     for part in parts:
-        pattern = {"encoder": r"", "embeddings": r"\bembeddings\."}.get(part, rf"\b{re.escape(part)}\.")
-        found = [
-            parameter
-            for name, parameter in model.named_parameters()
-            if not is_head(name, model) and re.search(pattern, name)
-        ]
+        pattern = {"encoder": "", "embeddings": r"\bembeddings\."}.get(part, rf"\b{re.escape(part)}\.")
+        found = [parameter for name, parameter in encoder.items() if re.search(pattern, name)]
         if not found:
-            layers = model.config.num_hidden_layers
+            last = model.config.num_hidden_layers - 1
             raise UserError(
                 f"trainer.freeze: the model has no part {part!r}",
-                hint=f"Parts are embeddings, encoder, and layer.0 to layer.{layers - 1}.",
+                hint=f"Parts are embeddings, encoder, and layer.0 to layer.{last}.",
             )
         for parameter in found:
-            frozen += parameter.numel() if parameter.requires_grad else 0
             parameter.requires_grad_(False)
-    return frozen
-
-
-class HeadOnlyEpochs(TrainerCallback):
-    """Freezes the encoder for the first epochs; follows from the step alone, also after a resume."""
-
-    def __init__(self, model: PreTrainedModel, epochs: float) -> None:
-        self.epochs = epochs
-        self.encoder = [
-            parameter
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and not is_head(name, model)
-        ]
-
-    def on_step_begin(self, args, state, control, **kwargs) -> None:
-        """Sets which parameters require gradients."""
-        learns = state.global_step >= self.epochs * state.max_steps / args.num_train_epochs
-        if self.encoder and self.encoder[0].requires_grad != learns:
-            for parameter in self.encoder:
-                parameter.requires_grad_(learns)
-
-
-def class_weights(counts: torch.Tensor, weighting: str) -> torch.Tensor | None:
-    """Weights of the classes in the loss, with a mean of 1 over the training papers.
-
-    Args:
-        counts: training papers per class, (classes,).
-        weighting: none, balanced (1 / count) or sqrt (1 / sqrt(count)).
-
-    Returns:
-        (classes,) float32, or None for equal weights.
-    """
-    if weighting == "none":
-        return None
-    exponent = {"balanced": 1.0, "sqrt": 0.5}[weighting]
-    counts = counts.double()
-    weights = torch.where(counts > 0, counts.clamp(min=1) ** -exponent, 0.0)
-    return (weights * counts.sum() / (weights * counts).sum()).float()
+    return sum(parameter.numel() for parameter in encoder.values() if not parameter.requires_grad)
 
 
 class PaperTrainer(Trainer):
@@ -195,17 +163,13 @@ class PaperTrainer(Trainer):
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        args: TransformerTrainerConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        train_dataset: Dataset,
-        eval_dataset: Dataset,
-        callbacks: list[TrainerCallback],
-    ) -> None:
+        self, model: PreTrainedModel, args: TransformerTrainerConfig, tokenizer: PreTrainedTokenizerBase,
+        train_dataset: Dataset, eval_dataset: Dataset, callbacks: list[TrainerCallback],
+    ) -> None:  # fmt: skip
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         check_metric_name(args.metric_for_best_model, labels)
         counts = torch.bincount(torch.as_tensor(train_dataset["label"][:]), minlength=len(labels))
+        weights = class_weights(counts, args.class_weighting)
         super().__init__(
             model=model,
             args=args,
@@ -213,9 +177,7 @@ class PaperTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             data_collator=lambda features: collate(features, tokenizer.pad_token_id),
-            compute_loss_func=make_loss(
-                class_weights(counts, args.class_weighting), args.label_smoothing_factor
-            ),
+            compute_loss_func=make_loss(weights, args.label_smoothing_factor),
             compute_metrics=lambda prediction: scalar_metrics(prediction, labels),
             callbacks=callbacks,
         )
@@ -261,13 +223,6 @@ class PaperTrainer(Trainer):
         return self.optimizer
 
 
-class TrainingBar(ProgressCallback):
-    """The Trainer's bars without its lines."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Prints nothing: `LogCallback` does."""
-
-
 def check_metric_name(name: str | None, labels: list[str]) -> None:
     """Finds at the start what would otherwise be a KeyError after the first epoch.
 
@@ -291,13 +246,55 @@ def scalar_metrics(prediction: EvalPrediction, labels: list[str]) -> dict[str, f
     """The numbers of `compute_metrics` that fit on a curve, and the F1 of each class.
 
     Args:
-        prediction: logits of shape (papers, classes) and label ids of shape (papers,).
+        prediction: logits (papers, classes) and label ids (papers,).
         labels: category codes in the order of the columns.
     """
     probabilities = softmax(np.asarray(prediction.predictions, dtype=np.float64), axis=1)
     metrics = compute_metrics(prediction.label_ids, probabilities, labels)
-    scalars = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    scalars = {name: value for name, value in metrics.items() if is_number(value)}
     return scalars | {f"f1/{label}": scores["f1"] for label, scores in metrics["per_class"].items()}
+
+
+class TrainingBar(ProgressCallback):
+    """The Trainer's bars without its lines."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Prints nothing: `LogCallback` does."""
+
+
+class LogCallback(TrainerCallback):
+    """Passes what the Trainer logs on to the log file and the trackers."""
+
+    def __init__(self, trackers: Trackers) -> None:
+        self.trackers = trackers
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Writes one line and one point per logged step."""
+        if not state.is_world_process_zero or not logs:
+            return
+        numbers = {name: float(value) for name, value in logs.items() if is_number(value)}
+        line = " ".join(f"{name}={value:.5g}" for name, value in numbers.items())
+        logger.info("step %d/%d %s", state.global_step, state.max_steps, line)
+        prefixed = {
+            f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}": value
+            for name, value in numbers.items()
+        }
+        self.trackers.log(prefixed, step=state.global_step)
+
+
+class HeadOnlyEpochs(TrainerCallback):
+    """Freezes the encoder for the first epochs; follows from the step alone, also after a resume."""
+
+    def __init__(self, model: PreTrainedModel, epochs: float) -> None:
+        self.epochs = epochs
+        named = model.named_parameters()
+        self.encoder = [value for name, value in named if value.requires_grad and not is_head(name, model)]
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        """Sets which parameters require gradients."""
+        learns = state.global_step >= self.epochs * state.max_steps / args.num_train_epochs
+        for parameter in self.encoder:
+            parameter.requires_grad_(learns)
 
 
 class ProfileSteps(TrainerCallback):
@@ -308,10 +305,9 @@ class ProfileSteps(TrainerCallback):
 
     def __init__(self, steps: int, folder: Path) -> None:
         self.folder = folder
+        schedule = torch.profiler.schedule(wait=0, warmup=1, active=steps, repeat=1)
         self.profiler = torch.profiler.profile(
-            schedule=torch.profiler.schedule(wait=0, warmup=1, active=steps, repeat=1),
-            on_trace_ready=self.write,
-            record_shapes=True,
+            schedule=schedule, on_trace_ready=self.write, record_shapes=True
         )
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
@@ -351,7 +347,7 @@ class MarkComplete(TrainerCallback):
     def __init__(self, checkpoint: Path | None) -> None:
         mark = (checkpoint / COMPLETE).read_text(encoding="utf-8") if checkpoint else "0"
         seconds, _, ended = mark.partition(" ")
-        self.ended = ended == ENDED
+        self.ended = ended == "ended"
         self._before, self._start = float(seconds), time.monotonic()
 
     def seconds(self) -> float:
@@ -366,25 +362,5 @@ class MarkComplete(TrainerCallback):
         """Marks the checkpoint of this step."""
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            ended = f" {ENDED}" if control.should_training_stop else ""
+            ended = " ended" if control.should_training_stop else ""
             (checkpoint / COMPLETE).write_text(f"{self.seconds():.2f}{ended}", encoding="utf-8")
-
-
-class LogCallback(TrainerCallback):
-    """Passes what the Trainer logs on to the log file and the trackers."""
-
-    def __init__(self, trackers: Trackers) -> None:
-        self.trackers = trackers
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Writes one line and one point per logged step."""
-        if not state.is_world_process_zero or not logs:
-            return
-        numbers = {name: float(value) for name, value in logs.items() if is_number(value)}
-        line = " ".join(f"{name}={value:.5g}" for name, value in numbers.items())
-        logger.info("step %d/%d %s", state.global_step, state.max_steps, line)
-        prefixed = {
-            f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}": value
-            for name, value in numbers.items()
-        }
-        self.trackers.log(prefixed, step=state.global_step)

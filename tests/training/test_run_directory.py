@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.training.run_directory import COMPLETE, STARTING_WEIGHTS, MarkComplete, RunDirectory
+from arxiv_cls.training.run_directory import COMPLETE, STARTING_WEIGHTS, RunDirectory
+from arxiv_cls.training.trainer import MarkComplete
 
 SAME = {"trainer.learning_rate": 0.1, "data sha256": "abc", "processes": 1}
 
