@@ -1,4 +1,4 @@
-"""Runs in processes of their own: the same bytes twice, a kill in epoch 2, two ranks, the launcher."""
+"""Runs in processes of their own: the same bytes twice, a kill in epoch 2, two at a time, the launcher."""
 
 import json
 import os
@@ -71,7 +71,7 @@ class TestKillAndResume:
         assert weights(killed) == weights(whole)
 
 
-class TestTwoRanks:
+class TestTwoProcesses:
     """Two processes over gloo against one with the same global batch."""
 
     def test_same_result_within_rounding(self, write_recipe, tmp_path, run_python):
@@ -91,14 +91,14 @@ class TestTwoRanks:
         ours, theirs = (load_file(run / "model.safetensors") for run in (one, two))
         differences = [abs(ours[name] - theirs[name]).max() for name in ours]
         assert max(differences) < 1e-4
-        # Each line is said by one rank, on the screen and in the log.
+        # Each line is written by one process, on the screen and in the log.
         log = (tmp_path / ".checkpoints" / "two" / "train.log").read_text()
         for text in (log, done.stderr):
             assert text.count("step 12/12 eval_loss") == 1
             assert text.count("925 rows read") == 1
         assert "pin_memory" not in done.stderr
 
-        # A finished run in the way: one error, and no rank ends in a traceback.
+        # A finished run in the way: one error, and no process ends in a traceback.
         again = run_python(*launch, "arxiv_cls/train.py", recipe, *words)
         assert again.returncode != 0
         assert again.stderr.count("a finished run is in the way") == 1
