@@ -46,9 +46,6 @@ NOT_IN_FINGERPRINT = {
 def starting_weights(directory: Path) -> dict[str, str | None]:
     """What a run starts from, as it goes on record.
 
-    Args:
-        directory: from `resolve_pretrained`.
-
     Returns:
         `sha256` of the weights, those of several files taken one after another; `hub_commit`, or None for
         a model that did not come from the Hub.
@@ -131,9 +128,8 @@ def load_classifier(config: TransformerModelConfig, directory: Path, labels: lis
 def add_soft_labels(papers: Dataset, texts: Sequence[str], weight: float, seed: int) -> Dataset:
     """Adds the column `target`: the label mixed with the probabilities of a TF-IDF model.
 
-    Knowledge distillation (Hinton et al. 2015). On papers that it was fitted on, a linear model is nearly
-    always right and would add nothing to the label, so each paper gets the probabilities of models that were
-    fitted without its fold.
+    Knowledge distillation (Hinton et al. 2015). Each paper gets the probabilities of models fitted without
+    its fold: on its own papers a linear model is nearly always right and would add nothing to the label.
 
     Args:
         papers: with `label` (a `ClassLabel`), in the order of `texts`.
@@ -172,7 +168,7 @@ def callbacks(model: PreTrainedModel, args: TransformerTrainerConfig, profile: P
 
 
 def train(trainer: PaperTrainer, checkpoint: Path | None, ended: bool) -> None:
-    """Trains to the end, or takes the weights of a training that had ended when its run was killed.
+    """Trains to the end; after a kill that came later, takes the weights as they are.
 
     Args:
         trainer: with its model.
@@ -193,8 +189,7 @@ def calibrate(trainer: PaperTrainer) -> tuple[dict[str, float], dict[str, Any]]:
     """Fits the temperature on the validation split and folds it into the model; every process takes part.
 
     Returns:
-        The record of the temperature with the expected calibration error before and after, and the
-        validation metrics of the calibrated model.
+        The record of the temperature, and the validation metrics of the calibrated model.
     """
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
     logits, labels = np.asarray(output.predictions, dtype=np.float64), output.label_ids

@@ -60,8 +60,7 @@ class RunDirectory:
     def lock(self) -> Iterator[None]:
         """Keeps other runs out until the block, or this process, ends.
 
-        A launcher that is killed leaves its training process alive, and a second run beside it would take
-        its checkpoints for its own.
+        A launcher that is killed leaves its training process alive.
 
         Raises:
             UserError: another run is at work there, or the folder cannot be made.

@@ -60,7 +60,7 @@ def fit_tfidf(
     train: Split,
     validation: Split,
     labels: list[str],
-    model_config: TfidfModelConfig,
+    config: TfidfModelConfig,
     trainer_config: TfidfTrainerConfig,
     threads: int,
     on_round: Callable[[dict[str, float]], None],
@@ -72,8 +72,7 @@ def fit_tfidf(
         train: training papers.
         validation: papers that stop the boosting and set the temperature.
         labels: the k category codes, in the order of the label numbers.
-        model_config: group `model` of the recipe.
-        trainer_config: group `trainer` of the recipe.
+        config, trainer_config: groups `model` and `trainer` of the recipe.
         threads: of the linear fits and of XGBoost; another number can change the trees' last digits.
         on_round: gets `epoch`, `loss` and `eval_loss` (mean log-loss) after every boosting round.
         on_stage: gets the name of each stage as it begins.
@@ -81,15 +80,11 @@ def fit_tfidf(
     Raises:
         UserError: when the training papers have one label only or no term that repeats.
     """
-    config = model_config
-    present = np.unique(train.labels)
-    if len(present) < 2:
+    if len(np.unique(train.labels)) < 2:
         raise UserError("the training split has papers of one label only", hint="raise data.max_samples")
     on_stage("terms")
     try:
-        terms, rows = TermFeatures.fit(
-            train.texts, ngram_max=config.ngram_max, min_df=config.min_df, title_weight=config.title_weight
-        )
+        terms, rows = _fit_terms(train.texts, config)
     except ValueError as error:
         raise UserError(
             f"no term occurs in {config.min_df} training papers", hint="lower model.min_df or use more papers"
@@ -135,15 +130,17 @@ def fit_tfidf(
     return Fitted(model, calibration, probabilities, rounds)
 
 
+def _fit_terms(texts: Sequence[str], config: TfidfModelConfig) -> tuple[TermFeatures, sp.csr_matrix]:
+    return TermFeatures.fit(
+        texts, ngram_max=config.ngram_max, min_df=config.min_df, title_weight=config.title_weight
+    )
+
+
 def out_of_fold_scores(
-    rows: sp.csr_matrix,
-    labels: np.ndarray,
-    label_count: int,
-    config: TfidfModelConfig,
-    seed: int,
+    rows: sp.csr_matrix, labels: np.ndarray, label_count: int, config: TfidfModelConfig, seed: int,
     pool: Executor,
-) -> np.ndarray:
-    """Scores of each paper by the linear models that were fitted without its fold.
+) -> np.ndarray:  # fmt: skip
+    """(n, 3 * k) float32 scores of each paper by the linear models that were fitted without its fold.
 
     Args:
         rows: (n, features) terms.
@@ -152,9 +149,6 @@ def out_of_fold_scores(
         config: folds and penalties.
         seed: of the folds and the models.
         pool: of threads, one fold each.
-
-    Returns:
-        (n, 3 * k) float32.
     """
     scores = np.zeros((len(labels), 3 * label_count), dtype=np.float32)
     folds = assign_folds(labels, config.folds, seed)
@@ -173,21 +167,16 @@ def out_of_fold_scores(
 def out_of_fold_probabilities(
     texts: Sequence[str], labels: np.ndarray, label_count: int, seed: int
 ) -> np.ndarray:
-    """Probabilities of the linear part for its own training papers, each without its own fold.
+    """(n, k) float64 probabilities of the linear part for its n training texts, each without its own fold.
 
     Args:
         texts: n texts.
         labels: (n,) label numbers.
         label_count: k.
         seed: of the folds and the models.
-
-    Returns:
-        (n, k) float64, rows sum to 1.
     """
     config = TfidfModelConfig()
-    _, rows = TermFeatures.fit(
-        texts, ngram_max=config.ngram_max, min_df=config.min_df, title_weight=config.title_weight
-    )
+    _, rows = _fit_terms(texts, config)
     with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as pool:
         scores = out_of_fold_scores(rows, labels, label_count, config, seed, pool)
     coefficients, intercepts = combine_scores(scores, labels, label_count)
@@ -276,14 +265,11 @@ def _components(
 
 
 def _grow(
-    train: tuple[np.ndarray, np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray, np.ndarray],
-    label_count: int,
-    config: TfidfModelConfig,
-    trainer: TfidfTrainerConfig,
-    threads: int,
+    train: tuple[np.ndarray, np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray, np.ndarray],
+    label_count: int, config: TfidfModelConfig, trainer: TfidfTrainerConfig, threads: int,
     on_round: Callable[[dict[str, float]], None],
-) -> Any:
+) -> Any:  # fmt: skip
+    """Trees that start from margins; both splits are features (n, m), margins (n, k) and labels (n,)."""
     import xgboost
 
     class Report(xgboost.callback.TrainingCallback):
@@ -297,23 +283,15 @@ def _grow(
     features, margin, labels = validation
     validation_matrix = xgboost.DMatrix(features, labels, base_margin=margin)
     parameters = {
-        "objective": "multi:softprob",
-        "num_class": label_count,
-        "eval_metric": "mlogloss",
-        "tree_method": "hist",
-        "eta": trainer.learning_rate,
-        "max_depth": config.max_depth,
-        "min_child_weight": config.min_child_weight,
-        "subsample": config.subsample,
-        "colsample_bytree": config.colsample_bytree,
-        "alpha": config.reg_alpha,
-        "lambda": config.reg_lambda,
-        "max_bin": config.max_bin,
-        "seed": trainer.seed,
+        "objective": "multi:softprob", "num_class": label_count, "eval_metric": "mlogloss",
+        "tree_method": "hist", "eta": trainer.learning_rate, "seed": trainer.seed,
+        "max_depth": config.max_depth, "min_child_weight": config.min_child_weight,
+        "subsample": config.subsample, "colsample_bytree": config.colsample_bytree,
+        "alpha": config.reg_alpha, "lambda": config.reg_lambda, "max_bin": config.max_bin,
         "nthread": min(threads, 1 + len(train[2]) // PAPERS_PER_THREAD),
         # A fitted constant would be added to margins that already are one.
         "base_score": 0.0,
-    }
+    }  # fmt: skip
     stop = xgboost.callback.EarlyStopping(rounds=trainer.early_stopping_patience, save_best=True)
     return xgboost.train(
         parameters,
