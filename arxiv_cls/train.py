@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
             return
         predictor = fine_tuning.save_model(trainer, run.directory.staging)
         run.write_record(
-            predictor, seconds, history=trainer.state.log_history,
+            predictor, seconds, trainer.state.log_history,
             device=distributed.device_record(args, precision, threads), peak_memory_bytes=memory,
             calibration=calibration, training=fine_tuning.training_record(trainer, seconds, start),
             metrics={"validation": validation},

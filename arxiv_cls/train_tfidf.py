@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arxiv_cls.errors import run_main
@@ -56,7 +54,6 @@ def main(argv: list[str]) -> None:
     from arxiv_cls.models.hardware import available_cores, peak_resident_bytes, processor_name
     from arxiv_cls.models.tfidf import TfidfPredictor
     from arxiv_cls.release.card import write_model_card
-    from arxiv_cls.scoring.metrics import compute_metrics
     from arxiv_cls.scoring.report import evaluation_table
     from arxiv_cls.training.run_directory import TrainingRun
     from arxiv_cls.training.tfidf_fit import fit_tfidf, read_split
@@ -68,50 +65,23 @@ def main(argv: list[str]) -> None:
         run.begin(resolved(recipe), resume=False, overwrite=arguments.overwrite)
         if arguments.resume:
             logger.info("--resume: a baseline keeps no checkpoints, the run starts from the beginning")
-        labels = run.corpus.labels
         train, validation = (read_split(run.corpus.splits[name]) for name in ("train", "validation"))
 
-        history: list[dict[str, float]] = []
-        start = time.perf_counter()
-        # The linear models are fitted in one go, so that a bar would not move.
-        rounds = {"total": recipe.trainer.num_train_epochs, "disable": recipe.model.classifier == "linear"}
-        with tqdm(**rounds, leave=False) as bar:
+        def on_round(losses: dict[str, float]) -> None:
+            values = {"train/loss": losses["loss"], "eval/loss": losses["eval_loss"]}
+            run.trackers.log(values, step=int(losses["epoch"]))
 
-            def on_round(losses: dict[str, float]) -> None:
-                history.append(losses)
-                values = {"train/loss": losses["loss"], "eval/loss": losses["eval_loss"]}
-                run.trackers.log(values, step=int(losses["epoch"]))
-                bar.update()
-
-            def on_stage(name: str) -> None:
-                bar.set_description(name)
-                logger.info("%5.1f s  %s", time.perf_counter() - start, name)
-
-            fitted = fit_tfidf(
-                train,
-                validation,
-                run.corpus.labels,
-                recipe.model,
-                recipe.trainer,
-                threads,
-                on_round,
-                on_stage,
-            )
-        seconds = time.perf_counter() - start
-        logger.info("%5.1f s  fitted, %d boosting rounds kept", seconds, fitted.rounds)
-
-        metrics = compute_metrics(validation.labels, fitted.validation_probabilities, labels)
-        scores = {"eval_accuracy": metrics["accuracy"], "eval_macro_f1": metrics["macro_f1"]}
-        last = {"epoch": 0.0} | (history.pop() if history else {})
+        configs = (recipe.model, recipe.trainer)
+        fitted = fit_tfidf(train, validation, run.corpus.labels, *configs, threads, on_round)
         fitted.model.save(run.directory.staging)
         predictor = TfidfPredictor(fitted.model, run.directory.staging)
         run.write_record(
-            predictor, seconds, history=[*history, last | scores],
+            predictor, fitted.seconds, fitted.history,
             device={"type": "cpu", "name": processor_name(), "processes": 1, "threads": threads,
                     "precision": "fp32", "peak_memory_of": "process"},
             peak_memory_bytes=peak_resident_bytes(), calibration=fitted.calibration,
             training={"rounds": fitted.rounds, "papers_seen": len(train.texts)},
-            metrics={"validation": metrics},
+            metrics={"validation": fitted.metrics},
         )  # fmt: skip
         if not arguments.no_evaluate:
             run.evaluate(predictor)

@@ -30,15 +30,10 @@ def set_cpu_threads(requested: int | None) -> int:
 
 
 def resolve_precision(requested: str, use_cpu: bool) -> str:
-    """The precision that a run computes in.
+    """The precision that a run computes in: fp32, bf16 or fp16.
 
-    Args:
-        requested: auto, fp32, bf16 or fp16.
-        use_cpu: whether the run stays on the CPU although an accelerator may be there.
-
-    Returns:
-        `requested`, or for auto: bf16 on a GPU of compute capability 8.0 or later and on a CPU with
-        AVX512-BF16 or AMX instructions (without them bf16 is emulated), fp16 on an older GPU, else fp32.
+    `auto` is bf16 on a GPU of compute capability 8.0 or later and on a CPU with AVX512-BF16 or AMX
+    instructions (without them bf16 is emulated), fp16 on an older GPU, else fp32.
 
     Raises:
         UserError: fp16 on a CPU, where the Trainer would compute in fp32 without a warning.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -17,12 +18,14 @@ import scipy.sparse as sp
 from datasets import Dataset
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.hardware import available_cores
 from arxiv_cls.models.tfidf import LinearScores, TermFeatures, TfidfModel
 from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
 from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature
+from arxiv_cls.scoring.metrics import compute_metrics
 
 # A boosting round on 15,000 papers takes 20 ms: threads would mostly wait for each other.
 PAPERS_PER_THREAD = 20_000
@@ -48,12 +51,15 @@ def read_split(papers: Dataset) -> Split:
 
 
 class Fitted(NamedTuple):
-    """The model, and what the run record says of how it came about."""
+    """The model, and what goes on record with it."""
 
     model: TfidfModel
     calibration: dict[str, float]
     validation_probabilities: np.ndarray
+    metrics: dict[str, Any]  # of the validation split
+    history: list[dict[str, float]]  # `epoch`, `loss` and `eval_loss` of each round, metrics in the last one
     rounds: int
+    seconds: float
 
 
 def fit_tfidf(
@@ -64,7 +70,6 @@ def fit_tfidf(
     trainer_config: TfidfTrainerConfig,
     threads: int,
     on_round: Callable[[dict[str, float]], None],
-    on_stage: Callable[[str], None] = logger.info,
 ) -> Fitted:
     """Fits everything; the same arguments give the same model.
 
@@ -75,14 +80,23 @@ def fit_tfidf(
         config, trainer_config: groups `model` and `trainer` of the recipe.
         threads: of the linear fits and of XGBoost; another number can change the trees' last digits.
         on_round: gets `epoch`, `loss` and `eval_loss` (mean log-loss) after every boosting round.
-        on_stage: gets the name of each stage as it begins.
 
     Raises:
         UserError: when the training papers have one label only or no term that repeats.
     """
     if len(np.unique(train.labels)) < 2:
         raise UserError("the training split has papers of one label only", hint="raise data.max_samples")
-    on_stage("terms")
+    start = time.perf_counter()
+    history: list[dict[str, float]] = []
+
+    def log(message: str, *values: object) -> None:
+        logger.info("%5.1f s  " + message, time.perf_counter() - start, *values)
+
+    def note(losses: dict[str, float]) -> None:
+        history.append(losses)
+        on_round(losses)
+
+    log("terms")
     try:
         terms, rows = _fit_terms(train.texts, config)
     except ValueError as error:
@@ -90,7 +104,7 @@ def fit_tfidf(
             f"no term occurs in {config.min_df} training papers", hint="lower model.min_df or use more papers"
         ) from error
 
-    on_stage("linear models")
+    log("linear models")
     grows_trees = config.classifier == "xgboost"
     size, seed = len(labels), trainer_config.seed
     # One thread per task, none within a task: the results are the same for any number of threads.
@@ -109,11 +123,11 @@ def fit_tfidf(
         dense = model.dense(rows)
         # The analysis never saw a label; the scores did, so they give way to those out of fold.
         dense[:, : out_of_fold.shape[1]] = out_of_fold
-        on_stage("trees")
+        log("trees")
         model.booster = _grow(
             (dense, linear.margin(out_of_fold), train.labels),
             (model.dense(held_out_rows), linear.margin(linear.scores(held_out_rows)), validation.labels),
-            len(labels), config, trainer_config, threads, on_round,
+            len(labels), config, trainer_config, threads, note,
         )  # fmt: skip
         rounds = model.booster.num_boosted_rounds()
 
@@ -127,7 +141,12 @@ def fit_tfidf(
         ),
         "expected_calibration_error_after": expected_calibration_error(probabilities, validation.labels),
     }
-    return Fitted(model, calibration, probabilities, rounds)
+    metrics = compute_metrics(validation.labels, probabilities, list(labels))
+    scores = {"eval_accuracy": metrics["accuracy"], "eval_macro_f1": metrics["macro_f1"]}
+    history[-1:] = [(history[-1] if history else {"epoch": 0.0}) | scores]
+    seconds = time.perf_counter() - start
+    log("fitted, %d boosting rounds kept", rounds)
+    return Fitted(model, calibration, probabilities, metrics, history, rounds, seconds)
 
 
 def _fit_terms(texts: Sequence[str], config: TfidfModelConfig) -> tuple[TermFeatures, sp.csr_matrix]:
@@ -276,6 +295,7 @@ def _grow(
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
             losses = {name: log["mlogloss"][-1] for name, log in evals_log.items()}
             on_round({"epoch": epoch + 1, "loss": losses["train"], "eval_loss": losses["validation"]})
+            bar.update()
             return False
 
     features, margin, labels = train
@@ -293,11 +313,9 @@ def _grow(
         "base_score": 0.0,
     }  # fmt: skip
     stop = xgboost.callback.EarlyStopping(rounds=trainer.early_stopping_patience, save_best=True)
-    return xgboost.train(
-        parameters,
-        train_matrix,
-        trainer.num_train_epochs,
-        evals=[(train_matrix, "train"), (validation_matrix, "validation")],
-        callbacks=[stop, Report()],
-        verbose_eval=False,
-    )
+    with tqdm(total=trainer.num_train_epochs, desc="trees", leave=False) as bar:
+        return xgboost.train(
+            parameters, train_matrix, trainer.num_train_epochs,
+            evals=[(train_matrix, "train"), (validation_matrix, "validation")],
+            callbacks=[stop, Report()], verbose_eval=False,
+        )  # fmt: skip

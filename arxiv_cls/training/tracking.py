@@ -37,16 +37,14 @@ def log_to_file(path: Path) -> Iterator[None]:
 
 
 class Trackers:
-    """The open runs of the trackers that a recipe asks for; does nothing when it asks for none.
+    """The open runs of the trackers that a recipe asks for, closed at the end of a `with` block.
 
-    Used with `with`: the runs are closed at its end, as failed ones when an exception ends it. The Trainer's
-    own callbacks will not do: they close the run before the test split, and log every path of the machine.
+    The Trainer's own callbacks close the run before the test split and log the paths of the machine.
 
     Args:
-        names: of wandb and trackio.
-        run_name: what the run is called there.
-        folder: `outputs/.checkpoints/NAME`; W&B's files go into it, and the trackio board of all runs lies
-            in `outputs/.trackio`.
+        names: wandb, trackio, both or none.
+        run_name: of the run there.
+        folder: `outputs/.checkpoints/NAME` for W&B's files; the trackio board is in `outputs/.trackio`.
         config: the recipe and the data version.
 
     Raises:
@@ -71,23 +69,16 @@ class Trackers:
 
     def log_metrics(self, split: str, metrics: Mapping[str, Any]) -> None:
         """The metrics of the finished model on a split, as `validation/macro_f1`: what a sweep reads."""
-        self.log({f"{split}/{name}": value for name, value in metrics.items() if is_number(value)})
+        self.log(_numbers(split, metrics))
 
     def log_evaluation(self, evaluation: Mapping[str, Any], model_dir: Path) -> None:
-        """Adds test metrics and plots to the trackio board; the evaluation itself logs to an open W&B run.
-
-        Args:
-            evaluation: the content of `eval/metrics.json`.
-            model_dir: its `eval/` holds the plots.
-        """
+        """Adds test metrics and plots to the trackio board; the evaluation itself logs to an open W&B run."""
         if "trackio" in self.runs:
             import trackio
 
             plots = sorted((model_dir / "eval").glob("*.png"))
             images = {f"test/{plot.stem}": trackio.Image(str(plot)) for plot in plots}
-            metrics = evaluation["metrics"].items()
-            numbers = {f"test/{name}": value for name, value in metrics if is_number(value)}
-            self.runs["trackio"].log(numbers | images)
+            self.runs["trackio"].log(_numbers("test", evaluation["metrics"]) | images)
 
 
 def is_number(value: Any) -> bool:
@@ -95,21 +86,23 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
-    """A W&B run: online with a key and a network, else offline; it never asks and never waits for long.
+def _numbers(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{split}/{name}": value for name, value in metrics.items() if is_number(value)}
 
-    The host gets 5 seconds to accept a connection and 5 more to open the run.
-    """
+
+def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
+    """A W&B run: online with a key and a network, else offline; never a prompt, 10 seconds at most."""
     try:
         import wandb
     except ImportError:
         raise UserError("trainer.report_to: wandb is not installed", hint="make setup EXTRAS=train") from None
-    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    host = urlsplit(url).hostname or ""
+    url = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    host = url.hostname or ""
     mode = os.environ.get("WANDB_MODE") or "online"
     reason = None
     if mode not in ("offline", "dryrun", "disabled"):
-        reason = "no API key" if not _has_wandb_key(host) else _unreachable(url)
+        port = url.port or (80 if url.scheme == "http" else 443)
+        reason = _why_offline(host, port)
         mode = "offline" if reason else mode
     timeouts = dict.fromkeys(("init_timeout", "login_timeout"), CONNECT_TIMEOUT_SECONDS)
     options = {
@@ -124,30 +117,24 @@ def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
         reason = f"{type(error).__name__} from {host}"
         run = wandb.init(mode="offline", **options)
     if reason:
-        print(
-            f"W&B: offline ({reason}); upload later with: wandb sync {run.settings.sync_dir}", file=sys.stderr
-        )
+        upload = f"wandb sync {run.settings.sync_dir}"
+        print(f"W&B: offline ({reason}); upload later with: {upload}", file=sys.stderr)
     return run
 
 
-def _has_wandb_key(host: str) -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+def _why_offline(host: str, port: int) -> str | None:
+    """The reason; None with a key and a connection."""
     try:
-        return netrc.netrc().authenticators(host) is not None
+        in_netrc = netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _unreachable(url: str) -> str | None:
-    """Why there is no connection; None when there is one."""
-    parts = urlsplit(url)
-    port = parts.port or (80 if parts.scheme == "http" else 443)
+        in_netrc = False
+    if not os.environ.get("WANDB_API_KEY") and not in_netrc:
+        return "no API key"
     try:
-        with socket.create_connection((parts.hostname or "", port), timeout=CONNECT_TIMEOUT_SECONDS):
+        with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS):
             return None
     except OSError:
-        return f"{parts.hostname} cannot be reached"
+        return f"{host} cannot be reached"
 
 
 def _open_trackio(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
@@ -156,9 +143,8 @@ def _open_trackio(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
     try:
         import trackio
     except ImportError:
-        raise UserError(
-            "trainer.report_to: trackio is not installed", hint="make setup EXTRAS=dev,trackio"
-        ) from None
+        message = "trainer.report_to: trackio is not installed"
+        raise UserError(message, hint="make setup EXTRAS=dev,trackio") from None
     run = trackio.init(project=DEFAULT_PROJECT, name=run_name, config=config, embed=False)
     print(f"trackio: TRACKIO_DIR={directory} trackio show --project {DEFAULT_PROJECT}", file=sys.stderr)
     return run
