@@ -194,17 +194,11 @@ class TrainingRun(contextlib.ExitStack):
     Args:
         recipe: of either kind.
         overrides: words of the command line that changed it.
-
-    Attributes:
-        corpus: the splits, after `build_corpus`.
-        trackers: open after `begin`, in the main process.
-        record: the content of `run.json`, after `write_record`.
-        evaluation: the content of `eval/metrics.json`, after `evaluate`.
     """
 
-    corpus: Corpus
-    record: dict[str, Any]
-    evaluation: dict[str, Any]
+    corpus: Corpus  # after `build_corpus`
+    record: dict[str, Any]  # content of `run.json`, after `write_record`
+    evaluation: dict[str, Any]  # content of `eval/metrics.json`, after `evaluate`
 
     def __init__(self, recipe: Any, overrides: Sequence[str]) -> None:
         super().__init__()
@@ -243,10 +237,10 @@ class TrainingRun(contextlib.ExitStack):
     def write_record(
         self, predictor: Any, seconds: float, history: list[dict[str, float]], **measured: Any
     ) -> None:
-        """Completes the staged weights by `recipe.yaml`, `training_curve.png` and `run.json`.
+        """Adds `recipe.yaml`, `training_curve.png` and `run.json` to the staged weights.
 
         Args:
-            predictor: a `Predictor` over the weights in memory, which are those that were saved.
+            predictor: over the weights in memory, which are those that were saved.
             seconds: of the training.
             history: log of the training, for the curve.
             measured: further arguments of `build_run_record`, among them `training` with `papers_seen`.

@@ -89,36 +89,22 @@ def is_head(name: str, model: PreTrainedModel) -> bool:
     return not name.startswith(model.base_model_prefix + ".")
 
 
-def depth(name: str, model: PreTrainedModel) -> int:
-    """Layers above a parameter: 0 for the last layer and the head, all of them for the embeddings."""
-    layers = model.config.num_hidden_layers
-    layer = _LAYER.search(name)
-    if layer:
-        return layers - 1 - int(layer.group(1))
-    return layers if "embeddings" in name else 0
-
-
-def parameter_groups(
-    model: PreTrainedModel,
-    *,
-    learning_rate: float,
-    head_learning_rate: float | None,
-    layerwise_decay: float,
-    weight_decay: float,
-) -> list[dict]:
+def parameter_groups(model: PreTrainedModel, args: TransformerTrainerConfig) -> list[dict]:
     """Groups for an optimizer, one per learning rate and weight decay.
 
-    A layer `d` below the top learns with `learning_rate * layerwise_decay ** d` (discriminative
-    fine-tuning, Howard and Ruder 2018; the factor per layer as in ELECTRA, Clark et al. 2020); the head
-    with `head_learning_rate`, where None is `learning_rate`.
+    A layer `d` below the top learns with `learning_rate * layerwise_learning_rate_decay ** d` (discriminative
+    fine-tuning, Howard and Ruder 2018; the factor per layer as in ELECTRA, Clark et al. 2020), embeddings as
+    below all layers, and the head with `head_learning_rate` where there is one.
     """
+    layers = model.config.num_hidden_layers
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        layer = _LAYER.search(name)
+        below_top = layers - 1 - int(layer.group(1)) if layer else layers if "embeddings" in name else 0
+        rate = args.learning_rate * args.layerwise_learning_rate_decay**below_top
         if is_head(name, model):
-            rate = head_learning_rate or learning_rate
-        else:
-            rate = learning_rate * layerwise_decay ** depth(name, model)
-        decay = 0.0 if _NOT_DECAYED.search(name) else weight_decay
+            rate = args.head_learning_rate or args.learning_rate
+        decay = 0.0 if _NOT_DECAYED.search(name) else args.weight_decay
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
@@ -171,16 +157,11 @@ class PaperTrainer(Trainer):
         counts = torch.bincount(torch.as_tensor(train_dataset["label"][:]), minlength=len(labels))
         weights = class_weights(counts, args.class_weighting)
         super().__init__(
-            model=model,
-            args=args,
-            processing_class=tokenizer,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer,
             data_collator=lambda features: collate(features, tokenizer.pad_token_id),
             compute_loss_func=make_loss(weights, args.label_smoothing_factor),
-            compute_metrics=lambda prediction: scalar_metrics(prediction, labels),
-            callbacks=callbacks,
-        )
+            compute_metrics=lambda prediction: scalar_metrics(prediction, labels), callbacks=callbacks,
+        )  # fmt: skip
         # `LogCallback` writes each step; the Trainer's own would print it once more.
         self.remove_callback(PrinterCallback)
         if not args.disable_tqdm:
@@ -190,36 +171,23 @@ class PaperTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches by length, divided among the processes by the sampler itself."""
         args = self.args
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        seed = args.data_seed if args.data_seed is not None else args.seed
         batches = LengthGroupedBatches(
-            [len(ids) for ids in self.train_dataset["input_ids"]],
-            args.per_device_train_batch_size,
-            args.data_seed if args.data_seed is not None else args.seed,
-            process_index=args.process_index,
-            num_processes=args.world_size,
-            grouped=args.length_grouping,
-            drop_last=args.dataloader_drop_last,
-        )
+            lengths, args.per_device_train_batch_size, seed, process_index=args.process_index,
+            num_processes=args.world_size, grouped=args.length_grouping, drop_last=args.dataloader_drop_last,
+        )  # fmt: skip
         return EpochDataLoader(
-            self.train_dataset,
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
+            self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
-        )
+        )  # fmt: skip
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """AdamW (or what `optim` names) over the groups of `parameter_groups`."""
         if self.optimizer is None:
-            groups = parameter_groups(
-                self.model,
-                learning_rate=self.args.learning_rate,
-                head_learning_rate=self.args.head_learning_rate,
-                layerwise_decay=self.args.layerwise_learning_rate_decay,
-                weight_decay=self.args.weight_decay,
-            )
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = optimizer_class(groups, **options)
+            self.optimizer = optimizer_class(parameter_groups(self.model, self.args), **options)
         return self.optimizer
 
 
