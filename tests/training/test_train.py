@@ -133,18 +133,6 @@ class TestPrediction:
             )
         assert [prediction.truncated for prediction in ours] == [False, True]
 
-    def test_order_does_not_matter(self, trained):
-        """Texts are scored by length inside, and come back in their own order."""
-        predictor = load_predictor(trained)
-        texts = ["short", "a much longer text about networks " * 5, "middle sized text on inference"]
-        together = predictor.predict_proba(texts)
-        assert np.allclose(
-            together, np.vstack([predictor.predict_proba([text]) for text in texts]), atol=1e-6
-        )
-        assert np.allclose(together.sum(axis=1), 1)
-        assert predictor.embed(texts).shape == (3, 16)
-        assert predictor.predict_proba([]).shape == (0, 5)
-
 
 class TestEvaluation:
     """A run scores the model in memory."""
