@@ -44,12 +44,7 @@ def load_tokenizer(directory: Path, max_length: int) -> PreTrainedTokenizerBase:
 
 
 def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
-    """Columns `input_ids` and `label`; validation and test sorted by length, so that they pad little.
-
-    Args:
-        splits: `train`, `validation`, `test` with `text` and `label`.
-        tokenizer: from `load_tokenizer`.
-    """
+    """Columns `input_ids` and `label`; validation and test sorted by length, so that they pad little."""
 
     def tokenized(name: str, papers: Dataset) -> Dataset:
         ids = papers.map(
@@ -142,16 +137,11 @@ class EpochDataLoader(DataLoader):
 
 
 def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[str, torch.Tensor]:
-    """Pads to the longest paper of the batch, rounded up to what matrix units want.
-
-    Args:
-        features: `input_ids` and `label` of each paper; a `target` (a distribution over the classes) takes
-            the label's place.
-        pad_token_id: of the tokenizer.
-        multiple: of the length in tokens.
+    """Pads to the longest paper of the batch, rounded up to a multiple for matrix units.
 
     Returns:
-        `input_ids` and `attention_mask` (papers, tokens), `labels` (papers,) or (papers, classes).
+        `input_ids` and `attention_mask` (papers, tokens); `labels` (papers,), or (papers, classes) where the
+        papers have a `target`, a distribution over the classes.
     """
     tokens = [torch.as_tensor(feature["input_ids"]) for feature in features]
     input_ids = pad_sequence(tokens, batch_first=True, padding_value=pad_token_id)

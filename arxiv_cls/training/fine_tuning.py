@@ -134,11 +134,8 @@ def add_soft_labels(papers: Dataset, texts: Sequence[str], weight: float, seed: 
     Args:
         papers: with `label` (a `ClassLabel`), in the order of `texts`.
         texts: title and abstract of each paper.
-        weight: share of the probabilities, 0 to 1; 0 returns the papers as they are.
+        weight: share of the probabilities in the (classes,) targets; 0 returns the papers as they are.
         seed: of the folds and the TF-IDF model.
-
-    Returns:
-        The papers with `target`, (classes,) float32 that sum to 1.
     """
     if not weight:
         return papers
@@ -168,12 +165,10 @@ def callbacks(model: PreTrainedModel, args: TransformerTrainerConfig, profile: P
 
 
 def train(trainer: PaperTrainer, checkpoint: Path | None, ended: bool) -> None:
-    """Trains to the end; after a kill that came later, takes the weights as they are.
+    """Trains to the end, from a checkpoint where there is one.
 
-    Args:
-        trainer: with its model.
-        checkpoint: to go on from, or None.
-        ended: whether nothing was left to train there; the Trainer itself would undo an early stop.
+    Where nothing was left to train there (`ended`), its weights are taken: the Trainer would
+    undo an early stop.
     """
     if checkpoint is None or not ended:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

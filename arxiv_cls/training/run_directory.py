@@ -43,11 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunDirectory:
-    """Where a run writes, and what may be in the way.
-
-    Args:
-        model_dir: the model directory that the run will become.
-    """
+    """Where a run writes before it becomes `model_dir`, and what may be in the way."""
 
     def __init__(self, model_dir: str | Path) -> None:
         self.model_dir = Path(model_dir)

@@ -159,16 +159,7 @@ def out_of_fold_scores(
     rows: sp.csr_matrix, labels: np.ndarray, label_count: int, config: TfidfModelConfig, seed: int,
     pool: Executor,
 ) -> np.ndarray:  # fmt: skip
-    """(n, 3 * k) float32 scores of each paper by the linear models that were fitted without its fold.
-
-    Args:
-        rows: (n, features) terms.
-        labels: (n,) label numbers.
-        label_count: k.
-        config: folds and penalties.
-        seed: of the folds and the models.
-        pool: of threads, one fold each.
-    """
+    """(n, 3 * k) float32 scores of (n, features) rows by the linear models fitted without the row's fold."""
     scores = np.zeros((len(labels), 3 * label_count), dtype=np.float32)
     folds = assign_folds(labels, config.folds, seed)
 
@@ -186,14 +177,7 @@ def out_of_fold_scores(
 def out_of_fold_probabilities(
     texts: Sequence[str], labels: np.ndarray, label_count: int, seed: int
 ) -> np.ndarray:
-    """(n, k) float64 probabilities of the linear part for its n training texts, each without its own fold.
-
-    Args:
-        texts: n texts.
-        labels: (n,) label numbers.
-        label_count: k.
-        seed: of the folds and the models.
-    """
+    """(n, k) float64 probabilities of the linear part for its n training texts, each without its own fold."""
     config = TfidfModelConfig()
     _, rows = _fit_terms(texts, config)
     with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as pool:

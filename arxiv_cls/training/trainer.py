@@ -72,9 +72,7 @@ def make_loss(weights: torch.Tensor | None, label_smoothing: float) -> Callable[
 def class_weights(counts: torch.Tensor, weighting: str) -> torch.Tensor | None:
     """Weights of the classes in the loss, (classes,) float32 with a mean of 1 over the training papers.
 
-    Args:
-        counts: training papers per class, (classes,).
-        weighting: none (which returns None), balanced (1 / count) or sqrt (1 / sqrt(count)).
+    None for `none`, 1 / count for `balanced`, 1 / sqrt(count) for `sqrt`; `counts` are papers per class.
     """
     if weighting == "none":
         return None
@@ -110,11 +108,7 @@ def parameter_groups(model: PreTrainedModel, args: TransformerTrainerConfig) -> 
 
 
 def freeze(model: PreTrainedModel, parts: list[str]) -> int:
-    """Freezes parts of the encoder and returns the number of frozen parameters.
-
-    Args:
-        model: a sequence classifier of transformers.
-        parts: `embeddings`, `encoder` (all but the head), or `layer.N`.
+    """Freezes `embeddings`, `encoder` (all but the head) or `layer.N`; returns the number of parameters.
 
     Raises:
         UserError: a part that the model does not have.
@@ -192,11 +186,7 @@ class PaperTrainer(Trainer):
 
 
 def check_metric_name(name: str | None, labels: list[str]) -> None:
-    """Finds at the start what would otherwise be a KeyError after the first epoch.
-
-    Args:
-        name: `metric_for_best_model`, with or without `eval_`; None for no metric.
-        labels: category codes.
+    """Checks `metric_for_best_model` at the start: the Trainer would raise a KeyError after the first epoch.
 
     Raises:
         UserError: the validation split has no such metric.
@@ -211,12 +201,7 @@ def check_metric_name(name: str | None, labels: list[str]) -> None:
 
 
 def scalar_metrics(prediction: EvalPrediction, labels: list[str]) -> dict[str, float]:
-    """The numbers of `compute_metrics` that fit on a curve, and the F1 of each class.
-
-    Args:
-        prediction: logits (papers, classes) and label ids (papers,).
-        labels: category codes in the order of the columns.
-    """
+    """The numbers of `compute_metrics`, and the F1 of each class; logits are (papers, classes)."""
     probabilities = softmax(np.asarray(prediction.predictions, dtype=np.float64), axis=1)
     metrics = compute_metrics(prediction.label_ids, probabilities, labels)
     scalars = {name: value for name, value in metrics.items() if is_number(value)}
@@ -305,11 +290,8 @@ class ProfileSteps(TrainerCallback):
 class MarkComplete(TrainerCallback):
     """Writes a mark into each checkpoint after its last file; without it, a checkpoint is incomplete.
 
-    The mark holds the seconds of training so far, those before a kill included, and `ended` where nothing
-    was left to train: the Trainer forgets an early stop when it goes on.
-
-    Args:
-        checkpoint: the one that this run goes on from, or None.
+    The mark holds the seconds of training so far, those before the checkpoint that was resumed included, and
+    `ended` where nothing was left to train: the Trainer forgets an early stop when it goes on.
     """
 
     def __init__(self, checkpoint: Path | None) -> None:
