@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from arxiv_cls.corpus.csv_reader import read_bytes
 from arxiv_cls.corpus.duplicates import THRESHOLD, find_duplicates, method, search
 from arxiv_cls.corpus.labels import CONFIGS, label_indices, label_names
+from arxiv_cls.corpus.outside import OUTSIDE_FILE, OutsidePapers, outside_table, read_outside, write_outside
 from arxiv_cls.corpus.papers import DataVersion, Papers, keep_newest_versions, read_papers, write_rejects
 from arxiv_cls.corpus.splits import (
     SPLITS,
@@ -152,12 +153,12 @@ class BuildReport:
         return rows
 
 
-def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Table], BuildReport]:
+def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Table], pa.Table, BuildReport]:
     """The build without its files. Empties `papers.table`, so that a large file is not held twice.
 
     Returns:
-        Split name to table (columns of the features, label int64; in hash order, smallest first), and the
-        report.
+        Split name to table (columns of the features, label int64; in hash order, smallest first), the
+        `outside_table`, and the report.
 
     Raises:
         UserError: a split would be empty.
@@ -166,19 +167,16 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
     names = label_names(config.name, merged["category"])
     labels = label_indices(config.name, names, merged["category"])
     inside = labels >= 0
-    outside = len(merged) - int(inside.sum())
+    outside = np.flatnonzero(~inside)
+    others = merged.select(["arxiv_id", "published"]).take(pa.array(outside))
+    kept_outside = outside_table(merged, outside, *_positions_and_splits(others, config))
     # Only the columns and rows that go on: the table of the whole file is let go of. In one chunk, since
     # taking rows from many is several times slower.
     merged = merged.select(["title", "abstract", "arxiv_id", "published"]).filter(pa.array(inside))
     merged = merged.combine_chunks()
     labels, papers.table = labels[inside], papers.table.slice(0, 0)
     base_ids = merged["arxiv_id"].to_pylist()
-    positions = split_positions(base_ids, config.seed)
-    if config.split == "paper":
-        splits = split_by_paper(positions)
-    else:
-        published = np.asarray(merged["published"]).astype("datetime64[D]")
-        splits = split_by_time(published, parse_time_boundaries(config.time_boundaries))
+    positions, splits = _positions_and_splits(merged, config)
 
     duplicates = find_duplicates(merged["title"], merged["abstract"], base_ids, splits)
     keep = np.ones(len(merged), dtype=bool)
@@ -214,7 +212,7 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
         rejected_by_reason=papers.rejected_by_reason(),
         rejects_file=None,
         merged=merged_away,
-        outside_config=outside,
+        outside_config=len(outside),
         duplicates=[
             DroppedDuplicate(
                 base_ids[d.dropped], SPLITS[splits[d.dropped]], base_ids[d.kept], SPLITS[splits[d.kept]]
@@ -225,7 +223,16 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
         splits=counts,
         near_duplicates=near_duplicates,
     )
-    return tables, report
+    return tables, kept_outside, report
+
+
+def _positions_and_splits(papers: pa.Table, config: ArxivConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The hash of each paper, which gives the order, and the number of its split."""
+    positions = split_positions(papers["arxiv_id"].to_pylist(), config.seed)
+    if config.split == "paper":
+        return positions, split_by_paper(positions)
+    published = np.asarray(papers["published"]).astype("datetime64[D]")
+    return positions, split_by_time(published, parse_time_boundaries(config.time_boundaries))
 
 
 def _drop_near_duplicates(
@@ -337,9 +344,9 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
             "time_boundaries": boundaries,
             "max_samples": max_samples or 0,
         }
-        keyed = dict(options)
+        # Counted up when a build leaves other files, so that an older one in the cache is not taken for it.
+        keyed = {**options, "layout": 2}
         if near_duplicates == "drop":
-            # Named only here, so that builds from before there was a choice are found again.
             options["near_duplicates"] = near_duplicates
             keyed["near_duplicates"] = method()
         key = hashlib.sha256(json.dumps(keyed, sort_keys=True).encode()).hexdigest()[:16]
@@ -367,7 +374,7 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         if papers.version.sha256 != self.config.sha256:
             raise UserError(f"{self.csv}: the file changed while it was read", "run it again")
         self._refuse_too_many_rejects(papers)
-        tables, report = build_splits(papers, self.config)
+        tables, outside, report = build_splits(papers, self.config)
         names = list(report.splits["train"])
         self.info.features = datasets.Features(
             {
@@ -380,6 +387,7 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
             }
         )
         write_rejects(papers.rejects, output / REJECTS_FILE)
+        write_outside(outside, output / OUTSIDE_FILE)
         report.rejects_file = REJECTS_FILE if papers.rejects else None
         report.save(output / REPORT_FILE, data=asdict(papers.version))
         return [
@@ -423,6 +431,11 @@ class Corpus:
     report: BuildReport
     data: DataVersion
     cache_dir: Path  # holds the Arrow files, report.json and rejects.csv
+
+    @property
+    def outside(self) -> OutsidePapers:
+        """Papers of the file without a label, read from what the build left."""
+        return read_outside(self.cache_dir / OUTSIDE_FILE)
 
     def report_line(self) -> str:
         """What became of the rows of the file, and where the whole report is: for the log of a training."""

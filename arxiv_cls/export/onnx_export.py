@@ -79,7 +79,7 @@ def csv_papers(model_dir: Path, csv: str | Path, limit: int | None) -> MeasuredP
     """
     from arxiv_cls.corpus.papers import read_papers
     from arxiv_cls.record.manifest import model_labels
-    from arxiv_cls.scoring.evaluation import REQUIRED, true_columns
+    from arxiv_cls.scoring.scored_papers import REQUIRED, true_columns
 
     papers = read_papers(csv, required=REQUIRED)
     columns = true_columns(papers.table["category"].to_pylist(), model_labels(model_dir))

@@ -2,7 +2,7 @@
 
 Applies the thresholds in `eval/prediction_sets.json`. A set is every label whose score reaches the threshold,
 and the highest label in any case, so that no set is empty. How the thresholds are fitted, and after whom, is
-said in `arxiv_cls.scoring.decision_rules`.
+said in `arxiv_cls.scoring.evaluation`.
 """
 
 from __future__ import annotations

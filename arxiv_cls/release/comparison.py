@@ -16,7 +16,7 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.export.handler_file import handler_source
-from arxiv_cls.models.prediction import ONNX_FILES, load_scope, set_members
+from arxiv_cls.models.prediction import ONNX_FILES, load_scope
 from arxiv_cls.recipe import portable_path
 from arxiv_cls.record.manifest import HANDLER, PREDICTIONS, TFIDF
 from arxiv_cls.record.model_directory import Evidence, read_evidence
@@ -270,14 +270,14 @@ def _columns(answers: list[list[dict[str, Any]]], ids: list[list[int]] | None = 
 
 def remeasure_prediction_sets(record: Mapping[str, Any], scored: ScoredPapers) -> dict[str, Any]:
     """Coverage and mean size of the recorded thresholds on the papers, in the form of the record."""
-    levels = {}
-    for level, part in record["levels"].items():
-        members = set_members(scored.probabilities, part["threshold"])
-        levels[level] = {
-            "coverage": float(members[np.arange(len(scored)), scored.labels].mean()),
-            "mean_size": float(members.sum(axis=1).mean()),
+    from arxiv_cls.scoring.evaluation import measure_prediction_sets
+
+    return {
+        "levels": {
+            level: measure_prediction_sets(scored, part["threshold"])
+            for level, part in record["levels"].items()
         }
-    return {"levels": levels}
+    }
 
 
 def remeasure_scope(model_dir: Path, split: RescoredSplit) -> dict[str, Any]:
@@ -286,23 +286,14 @@ def remeasure_scope(model_dir: Path, split: RescoredSplit) -> dict[str, Any]:
     Raises:
         UserError: when the rule or the data cannot be read.
     """
-    from arxiv_cls.scoring.decision_rules import PAPERS_A_SIDE, auroc, caught_by_archive, outside_papers
+    from arxiv_cls.scoring.out_of_scope import measure_scope
 
     rule = load_scope(model_dir)
     if rule is None:
         return {}
-    inside = rule.scores(list(split.corpus.splits["test"]["text"][:PAPERS_A_SIDE]))
-    papers = outside_papers(split.corpus.labels, split.options)
-    outside = rule.scores(papers.test)
-    area, low, high = auroc(inside, outside)
-    return {
-        "auroc": area,
-        "auroc_interval": [low, high],
-        "in_scope_kept": float((inside >= rule.threshold).mean()),
-        "out_of_scope_caught": float((outside < rule.threshold).mean()),
-        "out_of_scope_papers": len(outside),
-        "caught_by_archive": caught_by_archive(outside < rule.threshold, papers.test_archives),
-    }
+    measured, _ = measure_scope(rule, list(split.corpus.splits["test"]["text"]), split.corpus.outside)
+    del measured["in_scope_papers"]
+    return measured
 
 
 @dataclass(frozen=True)

@@ -54,14 +54,8 @@ EXAMPLE_PAPERS = (
 def ensure_examples(evidence: Evidence) -> list[dict[str, Any]]:
     """The examples with their scores, measured anew when the recorded ones belong to other weights.
 
-    Args:
-        evidence: a finished model directory; `eval/examples.json` is written into it when needed.
-
-    Returns:
-        For each example `title`, `text` and `scores` ({label: score}, descending).
-
-    Raises:
-        UserError: when the model cannot be loaded.
+    `eval/examples.json` is written into the model directory when needed. Returns for each example `title`,
+    `text` and `scores` ({label: score}, descending).
     """
     weights = evidence.weights_sha256()
     recorded = evidence.optional_json(EXAMPLES)

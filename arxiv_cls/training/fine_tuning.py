@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from safetensors.torch import load_model
-from scipy.special import softmax
 from transformers import (
     AutoModelForSequenceClassification,
     EarlyStoppingCallback,
@@ -26,7 +25,7 @@ from transformers import (
 from arxiv_cls.models.loading import load_encoder, load_encoder_config
 from arxiv_cls.models.transformer import TransformerPredictor, fold_temperature
 from arxiv_cls.recipe import resolved
-from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature
+from arxiv_cls.scoring import calibration
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.arguments import TransformerModelConfig, TransformerRecipe, TransformerTrainerConfig
 from arxiv_cls.training.distributed import resolve_precision
@@ -180,25 +179,18 @@ def train(trainer: PaperTrainer, checkpoint: Path | None, ended: bool) -> None:
     load_model(trainer.model, weights / "model.safetensors")
 
 
-def calibrate(trainer: PaperTrainer) -> tuple[dict[str, float], dict[str, Any]]:
+def calibrate(trainer: PaperTrainer) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fits the temperature on the validation split and folds it into the model; every process takes part.
 
     Returns:
         The record of the temperature, and the validation metrics of the calibrated model.
     """
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
-    logits, labels = np.asarray(output.predictions, dtype=np.float64), output.label_ids
-    temperature = fit_temperature(logits, labels)
-    before, after = softmax(logits, axis=1), softmax(logits / temperature, axis=1)
-    record = {
-        "temperature": temperature,
-        "expected_calibration_error_before": expected_calibration_error(before, labels),
-        "expected_calibration_error_after": expected_calibration_error(after, labels),
-    }
+    record, probabilities = calibration.calibrate(output.predictions, output.label_ids)
     names = trainer.model.config.id2label
-    metrics = compute_metrics(labels, after, [names[index] for index in range(len(names))])
-    fold_temperature(trainer.accelerator.unwrap_model(trainer.model), temperature)
-    return record, metrics
+    labels = [names[index] for index in range(len(names))]
+    fold_temperature(trainer.accelerator.unwrap_model(trainer.model), record["temperature"])
+    return record, compute_metrics(output.label_ids, probabilities, labels)
 
 
 def save_model(trainer: PaperTrainer, directory: Path) -> TransformerPredictor:

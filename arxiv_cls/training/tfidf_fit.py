@@ -24,7 +24,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.hardware import available_cores
 from arxiv_cls.models.tfidf import LinearScores, TermFeatures, TfidfModel
 from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
-from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature
+from arxiv_cls.scoring.calibration import calibrate
 from arxiv_cls.scoring.metrics import compute_metrics
 
 # A boosting round on 15,000 papers takes 20 ms: threads would mostly wait for each other.
@@ -54,7 +54,7 @@ class Fitted(NamedTuple):
     """The model, and what goes on record with it."""
 
     model: TfidfModel
-    calibration: dict[str, float]
+    calibration: dict[str, Any]
     validation_probabilities: np.ndarray
     metrics: dict[str, Any]  # of the validation split
     history: list[dict[str, float]]  # `epoch`, `loss` and `eval_loss` of each round, metrics in the last one
@@ -131,16 +131,8 @@ def fit_tfidf(
         )  # fmt: skip
         rounds = model.booster.num_boosted_rounds()
 
-    logits = model.logits(held_out_rows)
-    model.temperature = fit_temperature(logits, validation.labels)
-    probabilities = softmax(logits / model.temperature, axis=1)
-    calibration = {
-        "temperature": model.temperature,
-        "expected_calibration_error_before": expected_calibration_error(
-            softmax(logits, axis=1), validation.labels
-        ),
-        "expected_calibration_error_after": expected_calibration_error(probabilities, validation.labels),
-    }
+    calibration, probabilities = calibrate(model.logits(held_out_rows), validation.labels)
+    model.temperature = calibration["temperature"]
     metrics = compute_metrics(validation.labels, probabilities, list(labels))
     scores = {"eval_accuracy": metrics["accuracy"], "eval_macro_f1": metrics["macro_f1"]}
     history[-1:] = [(history[-1] if history else {"epoch": 0.0}) | scores]

@@ -27,7 +27,7 @@ from transformers import (
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import nearest
-from arxiv_cls.scoring.metrics import compute_metrics
+from arxiv_cls.scoring.metrics import arxiv_metric
 from arxiv_cls.training.arguments import TransformerTrainerConfig
 from arxiv_cls.training.batches import EpochDataLoader, LengthGroupedBatches, collate
 from arxiv_cls.training.run_directory import COMPLETE
@@ -203,7 +203,7 @@ def check_metric_name(name: str | None, labels: list[str]) -> None:
 def scalar_metrics(prediction: EvalPrediction, labels: list[str]) -> dict[str, float]:
     """The numbers of `compute_metrics`, and the F1 of each class; logits are (papers, classes)."""
     probabilities = softmax(np.asarray(prediction.predictions, dtype=np.float64), axis=1)
-    metrics = compute_metrics(prediction.label_ids, probabilities, labels)
+    metrics = arxiv_metric(labels).compute(predictions=probabilities, references=prediction.label_ids)
     scalars = {name: value for name, value in metrics.items() if is_number(value)}
     return scalars | {f"f1/{label}": scores["f1"] for label, scores in metrics["per_class"].items()}
 

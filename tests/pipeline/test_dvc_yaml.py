@@ -29,10 +29,8 @@ NOT_IN_THE_WEIGHTS = (
     "corpus/", "record/", "release/", "errors.py", "missing_library.py",
     *(f"models/{name}.py" for name in ("decision_rules", "onnx_engine", "onnx_model", "peak_memory",
                                        "prediction_sets", "predictor", "scope", "transformer")),
-    *(f"scoring/{name}.py" for name in ("bootstrap", "csv_evaluation", "evaluation", "file_checksums",
-                                        "map_plots", "model_data", "plots", "prediction_set_fitting",
-                                        "report", "rules", "scope_fitting", "scored_papers", "seen_papers",
-                                        "slices")),
+    *(f"scoring/{name}.py" for name in ("evaluation", "example_papers", "intervals", "out_of_scope", "plots",
+                                        "report", "scored_papers")),
     *(f"training/{name}.py" for name in ("finishing", "profiling", "ranks", "run_folder", "tracking")),
 )  # fmt: skip
 

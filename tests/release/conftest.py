@@ -74,12 +74,11 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     from arxiv_cls.record.checksums import file_sha256, write_record
     from arxiv_cls.record.model_directory import read_evidence, write_release_group
     from arxiv_cls.record.run_record import data_record
-    from arxiv_cls.scoring import decision_rules as rules
-    from arxiv_cls.scoring import decision_rules as scope_fitting
+    from arxiv_cls.scoring import out_of_scope
     from arxiv_cls.scoring.evaluation import evaluate_model
     from arxiv_cls.scoring.example_papers import ensure_examples
+    from arxiv_cls.scoring.plots import visualize_model
     from arxiv_cls.scoring.scored_papers import data_options
-    from arxiv_cls.scoring.visualization import visualize_model
 
     folder = tmp_path_factory.mktemp("whole") / "model"
     shutil.copytree(exported, folder)
@@ -92,8 +91,7 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     run = run_record("transformer", weights)
     write_json(folder / "run.json", run | {"data": data_record(build_corpus(**options), options)})
     with pytest.MonkeyPatch.context() as patch:
-        for module in (rules, scope_fitting):
-            patch.setattr(module, "FEWEST_PAPERS", 5)
+        patch.setattr(out_of_scope, "FEWEST_PAPERS", 5)
         evaluate_model(folder)
     visualize_model(folder, max_papers=20)
     cascade = {
