@@ -117,8 +117,8 @@ def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
         reason = f"{type(error).__name__} from {host}"
         run = wandb.init(mode="offline", **options)
     if reason:
-        upload = f"wandb sync {run.settings.sync_dir}"
-        print(f"W&B: offline ({reason}); upload later with: {upload}", file=sys.stderr)
+        folder = run.settings.sync_dir
+        print(f"W&B: offline ({reason}); upload later with: wandb sync {folder}", file=sys.stderr)
     return run
 
 
