@@ -23,7 +23,13 @@ from arxiv_cls.corpus.csv_reader import read_bytes
 from arxiv_cls.corpus.duplicates import THRESHOLD, find_duplicates, method, search
 from arxiv_cls.corpus.labels import label_indices, label_names
 from arxiv_cls.corpus.papers import DataVersion, Papers, keep_newest_versions, read_papers, write_rejects
-from arxiv_cls.corpus.splits import SPLITS, parse_time_boundaries, split_by_paper, split_by_time, split_positions
+from arxiv_cls.corpus.splits import (
+    SPLITS,
+    parse_time_boundaries,
+    split_by_paper,
+    split_by_time,
+    split_positions,
+)
 from arxiv_cls.errors import UserError
 from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 

@@ -24,7 +24,14 @@ from transformers import (
 
 from arxiv_cls.errors import UserError, is_out_of_memory
 from arxiv_cls.record.directory import check_directory
-from arxiv_cls.record.model_files import ClassifierConfig, EncoderConfig, TokenizerConfig, check_length, read_model_file, read_record
+from arxiv_cls.record.model_files import (
+    ClassifierConfig,
+    EncoderConfig,
+    TokenizerConfig,
+    check_length,
+    read_model_file,
+    read_record,
+)
 
 # A new head, and what an architecture keeps beside its published weights; more is another model's size.
 MOST_NEW_PARAMETERS = 30_000_000

@@ -23,7 +23,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, Und
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.files import write_atomically
-from arxiv_cls.record.manifest import CARD, HANDLER, MAP_PLOT, ONNX_INT8, PREDICTION_SETS, SCOPE, SCOPE_PLOT, TERMS, TRANSFORMER, describe
+from arxiv_cls.record.manifest import (
+    CARD,
+    HANDLER,
+    MAP_PLOT,
+    ONNX_INT8,
+    PREDICTION_SETS,
+    SCOPE,
+    SCOPE_PLOT,
+    TERMS,
+    TRANSFORMER,
+    describe,
+)
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
 

@@ -11,7 +11,13 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import GATE_RECORD
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.gate_checks import LOCAL_CHECKS, CheckResult
-from arxiv_cls.release.rescoring import COMPARED, check_answers, check_corpus, compare_with_release, rebuild_data
+from arxiv_cls.release.rescoring import (
+    COMPARED,
+    check_answers,
+    check_corpus,
+    compare_with_release,
+    rebuild_data,
+)
 
 SCHEMA_VERSION = 1
 CHECK_NAMES = (*LOCAL_CHECKS, "corpus", "answers", *COMPARED)

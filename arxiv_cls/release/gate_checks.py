@@ -15,7 +15,25 @@ from arxiv_cls.export.handler_file import HANDLER, REQUIREMENTS, REQUIREMENTS_TE
 from arxiv_cls.recipe import portable_path
 from arxiv_cls.record.directory import is_pickle, secrets_in_files, unreadable
 from arxiv_cls.record.files import changed_files, file_sha256
-from arxiv_cls.record.manifest import CARD, CASCADE, MAP_RECORD, METRICS, ONNX_PARITY, PREDICTION_SETS, PREDICTIONS, RECORD_COMMANDS, RECORD_OF, RENDERED, RUN_RECORD, SCOPE, TERMS, files_in, foreign_files, missing_files, release_files
+from arxiv_cls.record.manifest import (
+    CARD,
+    CASCADE,
+    MAP_RECORD,
+    METRICS,
+    ONNX_PARITY,
+    PREDICTION_SETS,
+    PREDICTIONS,
+    RECORD_COMMANDS,
+    RECORD_OF,
+    RENDERED,
+    RUN_RECORD,
+    SCOPE,
+    TERMS,
+    files_in,
+    foreign_files,
+    missing_files,
+    release_files,
+)
 from arxiv_cls.record.model_directory import ModelDirectory
 from arxiv_cls.record.run_record import commit_exists, run_git
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics

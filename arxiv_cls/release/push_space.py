@@ -21,8 +21,25 @@ from huggingface_hub import HfApi
 import arxiv_cls
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ONNX_FILES
-from arxiv_cls.record.manifest import CARD, METRICS, ONNX_PARITY, PREDICTION_SETS, SCOPE, TFIDF, TRANSFORMER, WEIGHTS
-from arxiv_cls.release.hub import Content, check_repo_id, connect, hub_call, read_state, remote_files, same_content
+from arxiv_cls.record.manifest import (
+    CARD,
+    METRICS,
+    ONNX_PARITY,
+    PREDICTION_SETS,
+    SCOPE,
+    TFIDF,
+    TRANSFORMER,
+    WEIGHTS,
+)
+from arxiv_cls.release.hub import (
+    Content,
+    check_repo_id,
+    connect,
+    hub_call,
+    read_state,
+    remote_files,
+    same_content,
+)
 from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, publish
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,22 @@ from huggingface_hub.errors import HfHubHTTPError
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import METRICS, RENDERED, RUN_RECORD
 from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.release.hub import ATTEMPTS, RELEASE_TITLE, RERUN, ROLLBACK_TITLE, Content, RepositoryState, check_repo_id, connect, download_release, hub_call, parse_version, read_state, remote_files, same_content
+from arxiv_cls.release.hub import (
+    ATTEMPTS,
+    RELEASE_TITLE,
+    RERUN,
+    ROLLBACK_TITLE,
+    Content,
+    RepositoryState,
+    check_repo_id,
+    connect,
+    download_release,
+    hub_call,
+    parse_version,
+    read_state,
+    remote_files,
+    same_content,
+)
 
 logger = logging.getLogger(__name__)
 

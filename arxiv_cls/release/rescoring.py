@@ -26,7 +26,15 @@ from arxiv_cls.scoring.evaluation import measure_prediction_sets
 from arxiv_cls.scoring.intervals import paired_bootstrap
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.scoring.out_of_scope import measure_scope, outside_papers
-from arxiv_cls.scoring.scored_papers import DEFAULT_CSV, Predictions, ScoredPapers, data_options, read_predictions, score_papers, training_papers
+from arxiv_cls.scoring.scored_papers import (
+    DEFAULT_CSV,
+    Predictions,
+    ScoredPapers,
+    data_options,
+    read_predictions,
+    score_papers,
+    training_papers,
+)
 
 SAMPLE_PAPERS = 64
 # Another processor or number of threads moves a float32 score by 1e-5, half precision on a GPU by 5e-4.

@@ -24,9 +24,27 @@ from arxiv_cls.record.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SE
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.card import eval_results, leaves, render_model_card, template_digest
 from arxiv_cls.release.gate import recorded_overrides
-from arxiv_cls.release.gate_checks import CheckResult, check_checksums, check_commit, check_data_evaluated, check_exports, check_recipe, check_weights_evaluated
+from arxiv_cls.release.gate_checks import (
+    CheckResult,
+    check_checksums,
+    check_commit,
+    check_data_evaluated,
+    check_exports,
+    check_recipe,
+    check_weights_evaluated,
+)
 from arxiv_cls.release.hub import check_repo_id, connect, download_release, parse_version
-from arxiv_cls.release.rescoring import SCORE_TOLERANCE, RebuiltData, RescoredSplit, check_corpus, rebuild_data, remeasure_prediction_sets, remeasure_scope, score_test_split, score_with_engines
+from arxiv_cls.release.rescoring import (
+    SCORE_TOLERANCE,
+    RebuiltData,
+    RescoredSplit,
+    check_corpus,
+    rebuild_data,
+    remeasure_prediction_sets,
+    remeasure_scope,
+    score_test_split,
+    score_with_engines,
+)
 from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
 from arxiv_cls.scoring.report import aligned

@@ -23,8 +23,23 @@ from arxiv_cls.scoring.calibration import ECE_BINS, chance_calibration_errors, c
 from arxiv_cls.scoring.intervals import CONFIDENCE, RESAMPLES, bootstrap_intervals, wilson_interval
 from arxiv_cls.scoring.metrics import METRICS, compute_metrics, confusion_matrix, counts_of, macro_f1
 from arxiv_cls.scoring.out_of_scope import MOST_TRAINING_PAPERS, outside_papers
-from arxiv_cls.scoring.plots import plot_accuracy_by_year, plot_confusion_matrix, plot_out_of_scope, plot_reliability
-from arxiv_cls.scoring.scored_papers import LoadedModel, Predictions, ScoredPapers, data_record, load_model_and_corpus, score_csv, score_papers, training_papers, write_predictions
+from arxiv_cls.scoring.plots import (
+    plot_accuracy_by_year,
+    plot_confusion_matrix,
+    plot_out_of_scope,
+    plot_reliability,
+)
+from arxiv_cls.scoring.scored_papers import (
+    LoadedModel,
+    Predictions,
+    ScoredPapers,
+    data_record,
+    load_model_and_corpus,
+    score_csv,
+    score_papers,
+    training_papers,
+    write_predictions,
+)
 
 SCHEMA_VERSION = 1
 BOOTSTRAP_SEED = 0

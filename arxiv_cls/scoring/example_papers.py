@@ -6,6 +6,7 @@ The papers are made up, so that no test paper is singled out and nobody's text i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from arxiv_cls.record.files import write_record
@@ -62,10 +63,16 @@ def ensure_examples(evidence: ModelDirectory) -> list[dict[str, Any]]:
         return recorded["examples"]
     from arxiv_cls.models.predictor import load_predictor
 
-    predictions = load_predictor(evidence.model_dir).predict([paper.text for paper in EXAMPLE_PAPERS])
+    return write_examples(load_predictor(evidence.model_dir), weights)
+
+
+def write_examples(predictor: Any, weights_sha256: str) -> list[dict[str, Any]]:
+    """Scores the examples, writes `eval/examples.json` of the predictor's directory, and returns them."""
+    predictions = predictor.predict([paper.text for paper in EXAMPLE_PAPERS])
     examples = [
         {"title": paper.title, "text": paper.text, "scores": prediction.scores}
         for paper, prediction in zip(EXAMPLE_PAPERS, predictions, strict=True)
     ]
-    write_record({"weights_sha256": weights, "examples": examples}, evidence.model_dir / EXAMPLES)
+    record = {"weights_sha256": weights_sha256, "examples": examples}
+    write_record(record, Path(predictor.directory) / EXAMPLES)
     return examples

@@ -7,9 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from factories import ROOT
 
+from arxiv_cls.recipe import TfidfRecipe, load_recipe
 from arxiv_cls.record import run_record
 from arxiv_cls.record.run_record import build_run_record, git_state
+from arxiv_cls.training.run_directory import TrainingRun
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -111,6 +114,8 @@ class TestRun:
         ("script", "training"), [("train", "PaperTrainer("), ("train_tfidf", "fit_tfidf(")]
     )
     def test_taken_before_the_training(self, script: str, training: str) -> None:
-        """In both scripts."""
+        """In both scripts: a `TrainingRun` takes it when it is made."""
         source = (Path(run_record.__file__).parents[1] / f"{script}.py").read_text()
-        assert source.index("git = git_state()") < source.rindex(training)
+        assert source.index("TrainingRun(recipe, overrides) as run") < source.rindex(training)
+        recipe = load_recipe(ROOT / "recipes" / "tfidf_linear.yaml", [], TfidfRecipe)
+        assert TrainingRun(recipe, []).git == git_state()
