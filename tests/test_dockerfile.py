@@ -186,7 +186,7 @@ class TestCompose:
         from arxiv_cls.cloud.cloud_run import CPUS, MEMORY
 
         endpoint = self.COMPOSE["services"]["endpoint"]
-        assert endpoint["cpus"] == endpoint["environment"]["ARXIV_CLS_THREADS"] == CPUS
+        assert endpoint["cpus"] == endpoint["environment"]["ARXIV_CLS_THREADS"] == int(CPUS)
         assert endpoint["mem_limit"] == MEMORY.replace("Gi", "g")
 
     def test_prometheus_watches_the_endpoint(self):

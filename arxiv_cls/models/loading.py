@@ -80,6 +80,15 @@ def load_encoder(directory: Path, settings: PreTrainedConfig) -> PreTrainedModel
     return _load_weights(directory, settings, "cannot be loaded as a text encoder", _ENCODER_HINT)[0]
 
 
+def new_classifier(settings: PreTrainedConfig, encoder: PreTrainedModel) -> PreTrainedModel:
+    """A classifier in float32 with a new head on an encoder of the same configuration."""
+    model = AutoModelForSequenceClassification.from_config(
+        settings, dtype=torch.float32, trust_remote_code=False
+    )
+    setattr(model, model.base_model_prefix, encoder)
+    return model
+
+
 def load_classifier(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A finished classifier in float32 on the CPU, with its tokenizer.
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from safetensors.torch import load_model
 from transformers import (
-    AutoModelForSequenceClassification,
     EarlyStoppingCallback,
     PreTrainedModel,
     TrainerCallback,
@@ -22,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from arxiv_cls.models.loading import load_encoder, load_encoder_config
+from arxiv_cls.models.loading import load_encoder, load_encoder_config, new_classifier
 from arxiv_cls.models.transformer import TransformerPredictor, fold_temperature
 from arxiv_cls.recipe import resolved
 from arxiv_cls.scoring import calibration
@@ -119,9 +117,7 @@ def load_classifier(config: TransformerModelConfig, directory: Path, labels: lis
     if encoder is None:
         return load_encoder(directory, settings)
     logger.info("new head: the classifier to start from has other labels")
-    model = AutoModelForSequenceClassification.from_config(settings, dtype=torch.float32)
-    setattr(model, model.base_model_prefix, encoder)
-    return model
+    return new_classifier(settings, encoder)
 
 
 def add_soft_labels(papers: Dataset, texts: Sequence[str], weight: float, seed: int) -> Dataset:

@@ -66,7 +66,8 @@ class TestVerify:
         """All recorded numbers, from another process than the one that measured them, and the card's."""
         publish(hub, folder)
         # Another number of threads may add up a transformer's floats in another order.
-        tolerance = 1e-9 if model_kind(folder) == "tfidf" else 1e-5
+        # Wilson ends of the first release were computed with a normal quantile of seven digits.
+        tolerance = 1e-7 if model_kind(folder) == "tfidf" else 1e-5
         target = f"user/{folder.name}@{folder.parent.name}"
         report = verify_release(target, csv=sample_csv, tolerance=tolerance)
         assert report.reproduced, report.summary()
