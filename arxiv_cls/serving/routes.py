@@ -1,185 +1,57 @@
-"""The page at `/docs`: one file, nothing from another server, so that it works without the internet."""
+"""The routes: classification in four schemas, switching the model, and what operators ask for."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import re
-from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import EncodedText
-from arxiv_cls.serving.endpoint import ClientGone, Endpoint
-from arxiv_cls.serving.http_errors import CountedRoute, Refused, documented, explain, parse_json
-from arxiv_cls.serving.model_info import Info, describe
+from arxiv_cls.serving.http_errors import Refused, documented, explain
 from arxiv_cls.serving.model_slot import ServedModel, allowed_model
+from arxiv_cls.serving.request_body import BoundedRoute, parse_json
 from arxiv_cls.serving.schemas import (
+    AnyRequest,
     HuggingFaceReply,
     HuggingFaceRequest,
+    Info,
     Paper,
-    PaperRequest,
+    PredictRequest,
     TeiReply,
-    TeiRequest,
-    TextRequest,
     VertexReply,
     VertexRequest,
-    client_scores,
-    paper_reply,
+    describe,
 )
+from arxiv_cls.serving.settings import ServingSettings
 
-# Its script and style are inline; it may call this server and no other.
+if TYPE_CHECKING:
+    from arxiv_cls.serving.app import Endpoint
+
+# The script and the style of /docs are inline; it may call this server and no other.
 SECURITY_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-
-
-@cache
-def docs_page() -> str:
-    """The page's HTML; it reads `openapi.json` of the server it came from."""
-    return (Path(__file__).parent / "templates" / "docs.html").read_text(encoding="utf-8")
-
-
-KEYS = {
-    "text": {"text"},
-    "paper": {"title", "abstract"},
-    "inputs": {"inputs"},
-    "instances": {"instances"},
+DOCS_PAGE = Path(__file__).parent / "templates" / "docs.html"
+LINKS = {
+    "predict": "POST /predict",
+    "hugging_face": "POST /",
+    "health": "/health",
+    "live": "/health/live",
+    "info": "/info",
+    "metrics": "/metrics",
+    "docs": "/docs",
+    "openapi": "/openapi.json",
 }
-ERRORS = documented(400, 408, 413, 415, 422, 429, 503)
-
-
-def schema_of(body: Any) -> str | None:
-    """Which schema a body follows, told by its keys; None when they name none, or two."""
-    if not isinstance(body, dict):
-        return None
-    named = [schema for schema, keys in KEYS.items() if keys & body.keys()]
-    return named[0] if len(named) == 1 else None
-
-
-AnyRequest = Annotated[
-    Annotated[TextRequest, Tag("text")]
-    | Annotated[PaperRequest, Tag("paper")]
-    | Annotated[TeiRequest, Tag("inputs")]
-    | Annotated[VertexRequest, Tag("instances")],
-    Discriminator(
-        schema_of,
-        custom_error_type="one_schema",
-        custom_error_message=(
-            "send a JSON object with exactly one of: text; title and abstract; inputs; instances"
-        ),
-    ),
-]
-
-
-def predict_router(settings_predict_route: str) -> APIRouter:
-    """The routes.
-
-    Args:
-        settings_predict_route: one more address of Vertex AI's schema; "/predict" adds none.
-    """
-    router = APIRouter(tags=["classify"], route_class=CountedRoute)
-
-    @router.post(
-        "/predict",
-        summary="Classify texts",
-        response_class=JSONResponse,
-        responses={200: {"model": Paper | TeiReply | VertexReply}, **ERRORS},
-    )
-    async def predict(request: Request, body: AnyRequest) -> Response:
-        """The reply follows the request: `text` or `title` and `abstract`, `inputs`, `instances`."""
-        if isinstance(body, TeiRequest):
-            return await _tei(request, body)
-        if isinstance(body, VertexRequest):
-            return await _vertex(request, body)
-
-        async def one() -> dict[str, Any]:
-            model, answer = await _endpoint(request).answer(request, "text", body.texts())
-            return paper_reply(answer.predictions[0], model, body.top_k)
-
-        return await _reply(one)
-
-    @router.post(
-        "/",
-        summary="Classify texts, Hugging Face's inference schema",
-        response_class=JSONResponse,
-        responses={200: {"model": HuggingFaceReply}, **ERRORS},
-    )
-    async def hugging_face(request: Request, body: HuggingFaceRequest) -> Response:
-        """What `InferenceClient(model=url).text_classification(text)` calls."""
-        wanted = body.parameters
-
-        async def scores() -> list[list[dict[str, Any]]]:
-            check = _refuse_truncation if wanted and wanted.truncation is False else None
-            _, answer = await _endpoint(request).answer(request, "huggingface", body.texts(), check)
-            return [client_scores(said, wanted.top_k if wanted else None) for said in answer.predictions]
-
-        return await _reply(scores)
-
-    if settings_predict_route != "/predict":
-
-        @router.post(
-            settings_predict_route,
-            summary="Classify texts, Vertex AI's schema",
-            response_class=JSONResponse,
-            responses={200: {"model": VertexReply}, **ERRORS},
-        )
-        async def vertex(request: Request, body: VertexRequest) -> Response:
-            """The address that `AIP_PREDICT_ROUTE` names."""
-            return await _vertex(request, body)
-
-    return router
-
-
-async def _tei(request: Request, body: TeiRequest) -> Response:
-    async def scores() -> list[Any]:
-        check = _refuse_truncation if body.truncate is False else None
-        _, answer = await _endpoint(request).answer(request, "inputs", body.texts(), check)
-        told = [client_scores(said) for said in answer.predictions]
-        return told if body.is_batch() else told[0]
-
-    return await _reply(scores)
-
-
-async def _vertex(request: Request, body: VertexRequest) -> Response:
-    async def predictions() -> dict[str, Any]:
-        model, answer = await _endpoint(request).answer(request, "instances", body.texts())
-        top_k = body.parameters.top_k if body.parameters else None
-        return {"predictions": [paper_reply(said, model, top_k) for said in answer.predictions]}
-
-    return await _reply(predictions)
-
-
-async def _reply(make: Callable[[], Any]) -> Response:
-    try:
-        return JSONResponse(await make())
-    except ClientGone:
-        # Nobody reads this; the log and the metrics see the status.
-        return Response(status_code=499)
-
-
-def _endpoint(request: Request) -> Endpoint:
-    return request.app.state.endpoint
-
-
-def _refuse_truncation(encoded: Sequence[EncodedText]) -> None:
-    for position, text in enumerate(encoded):
-        if text.truncated:
-            raise Refused(
-                422, f"text {position + 1} is longer than the model reads, and truncation was refused"
-            )
-
-
 # The directories of an absolute path; no part of an address.
 _DIRECTORIES = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\",;()]+/)+")
 
@@ -201,92 +73,6 @@ class LoadReply(BaseModel):
     engine: str
     seconds: float = Field(description="that loading took")
     previous: str | None = Field(description="name of the model before")
-
-
-bearer = HTTPBearer(auto_error=False, description="the value of ARXIV_CLS_TOKEN")
-
-
-def load_router() -> APIRouter:
-    """The route."""
-    router = APIRouter(tags=["operate"])
-    schema = LoadRequest.model_json_schema()
-
-    @router.post(
-        "/load",
-        summary="Switch the model",
-        response_model=LoadReply,
-        responses=documented(401, 403, 404, 408, 409, 413, 415, 422, 424),
-        # The body is read by hand, so that who has no token learns nothing from how it is judged.
-        openapi_extra={
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
-        },
-    )
-    async def load(
-        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-    ) -> dict[str, Any]:
-        """Requests that came before are answered by the old model, later ones by the new; none is dropped."""
-        endpoint = request.app.state.endpoint
-        _check_token(credentials, endpoint.settings.token)
-        try:
-            wanted = LoadRequest.model_validate(await parse_json(await request.body(), max_texts=1))
-        except ValidationError as error:
-            raise Refused(422, explain(error.errors())) from None
-        settings = endpoint.settings
-        # In a thread: it reads the head of every file of the model.
-        model = await asyncio.to_thread(
-            allowed_model, wanted.model, settings.models_directory, settings.allow_hub
-        )
-        previous = endpoint.slot.current
-        try:
-            loaded = await endpoint.switch(model)
-        except UserError as error:
-            told = without_paths(error.message.replace(model, wanted.model), settings.models_directory)
-            raise Refused(424, f"not loaded, the old model stays: {told}") from None
-        if loaded is None:
-            raise Refused(409, "another model is being loaded")
-        return {
-            "model": loaded.name,
-            "model_version": loaded.version,
-            "engine": loaded.predictor.engine,
-            "seconds": round(loaded.loaded_in, 3),
-            "previous": previous.name if previous else None,
-        }
-
-    return router
-
-
-def without_paths(told: str, models_directory: Path | None) -> str:
-    """An error without the directories of this machine, which are not even told to who has the token.
-
-    Args:
-        told: the error.
-        models_directory: whose path may hold white space; of other paths only the file's name is left.
-    """
-    if models_directory:
-        for root in (models_directory.resolve(), models_directory):
-            told = told.replace(f"{root}/", "")
-    return _DIRECTORIES.sub("", told)
-
-
-def _check_token(credentials: HTTPAuthorizationCredentials | None, token: str | None) -> None:
-    if not token:
-        raise Refused(403, "switching is off: the server was started without ARXIV_CLS_TOKEN")
-    given = credentials.credentials if credentials else ""
-    # compare_digest takes the same time wherever the first difference is.
-    if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode("utf-8", "replace")):
-        raise Refused(401, "send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
-
-
-LINKS = {
-    "predict": "POST /predict",
-    "hugging_face": "POST /",
-    "health": "/health",
-    "live": "/health/live",
-    "info": "/info",
-    "metrics": "/metrics",
-    "docs": "/docs",
-    "openapi": "/openapi.json",
-}
 
 
 class Welcome(BaseModel):
@@ -313,66 +99,178 @@ class Live(BaseModel):
     status: str
 
 
-def status_router(health_route: str) -> APIRouter:
-    """The routes.
+classify = APIRouter(tags=["classify"], route_class=BoundedRoute)
+operate = APIRouter(tags=["operate"])
+bearer = HTTPBearer(auto_error=False, description="the value of ARXIV_CLS_TOKEN")
+
+
+def add_routes(app: FastAPI, settings: ServingSettings) -> None:
+    """Adds all routes, with the addresses that Vertex AI's variables name."""
+    app.include_router(classify)
+    if settings.predict_route != "/predict":
+        own = APIRouter(tags=["classify"], route_class=BoundedRoute)
+        own.post(
+            settings.predict_route, summary="Classify texts, Vertex AI's schema", **_replies(VertexReply)
+        )(vertex)
+        app.include_router(own)
+    app.include_router(operate)
+    if settings.health_route != "/health":
+        app.get(settings.health_route, tags=["operate"], **HEALTH)(health)
+
+
+def _replies(model: Any) -> dict[str, Any]:
+    errors = documented(400, 408, 413, 415, 422, 429, 503)
+    return {"response_class": JSONResponse, "responses": {200: {"model": model}, **errors}}
+
+
+def _endpoint(request: Request) -> Endpoint:
+    return request.app.state.endpoint
+
+
+async def _answer(request: Request, body: AnyRequest) -> Response:
+    return JSONResponse(await _endpoint(request).answer(request, body))
+
+
+@classify.post("/predict", summary="Classify texts", **_replies(Paper | TeiReply | VertexReply))
+async def predict(request: Request, body: PredictRequest) -> Response:
+    """The reply follows the request: `text` or `title` and `abstract`, `inputs`, `instances`."""
+    return await _answer(request, body)
+
+
+@classify.post("/", summary="Classify texts, Hugging Face's inference schema", **_replies(HuggingFaceReply))
+async def hugging_face(request: Request, body: HuggingFaceRequest) -> Response:
+    """What `InferenceClient(model=url).text_classification(text)` calls."""
+    return await _answer(request, body)
+
+
+async def vertex(request: Request, body: VertexRequest) -> Response:
+    """The address that `AIP_PREDICT_ROUTE` names."""
+    return await _answer(request, body)
+
+
+@operate.post(
+    "/load",
+    summary="Switch the model",
+    response_model=LoadReply,
+    responses=documented(401, 403, 404, 408, 409, 413, 415, 422, 424),
+    # The body is read by hand, so that a client without the token learns nothing from how it is judged.
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": LoadRequest.model_json_schema()}},
+        }
+    },
+)
+async def load(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> dict[str, Any]:
+    """Requests that came before are answered by the old model, later ones by the new; none is dropped."""
+    endpoint = _endpoint(request)
+    settings = endpoint.settings
+    _check_token(credentials, settings.token)
+    try:
+        name = LoadRequest.model_validate(await parse_json(await request.body(), max_texts=1)).model
+    except ValidationError as error:
+        raise Refused(422, explain(error.errors())) from None
+    # In a thread: it reads the head of every file of the model.
+    model = await asyncio.to_thread(allowed_model, name, settings.models_directory, settings.allow_hub)
+    previous = endpoint.slot.current
+    try:
+        loaded = await endpoint.switch(model)
+    except UserError as error:
+        reason = without_paths(error.message.replace(model, name), settings.models_directory)
+        raise Refused(424, f"not loaded, the old model stays: {reason}") from None
+    if loaded is None:
+        raise Refused(409, "another model is being loaded")
+    return {
+        "model": loaded.name,
+        "model_version": loaded.version,
+        "engine": loaded.predictor.engine,
+        "seconds": round(loaded.loaded_in, 3),
+        "previous": previous.name if previous else None,
+    }
+
+
+def without_paths(message: str, models_directory: Path | None) -> str:
+    """An error without the directories of this machine, which no client needs to know.
 
     Args:
-        health_route: one more address of `/health`; "/health" adds none.
+        message: the error.
+        models_directory: whose path may hold white space; of other paths only the file's name is left.
     """
-    router = APIRouter(tags=["operate"])
+    if models_directory:
+        for root in (models_directory.resolve(), models_directory):
+            message = message.replace(f"{root}/", "")
+    return _DIRECTORIES.sub("", message)
 
-    @router.get("/", summary="What this is", response_model=Welcome)
-    async def welcome(request: Request) -> dict[str, Any]:
-        """Name, model and links."""
-        model = _endpoint(request).slot.current
-        return {
-            "name": "arxiv_cls",
-            "version": __version__,
-            "what": "Names the arXiv category of a paper from its title and abstract.",
-            "model": model.name if model else None,
-            "links": LINKS,
-        }
 
-    async def health(request: Request) -> dict[str, Any]:
-        """200 when a request would be answered; 503 before the model is loaded and while the server ends."""
-        model = _ready(request)
-        _check_thread(request)
-        return {"status": "ready", "model": model.name, "model_version": model.version}
+def _check_token(credentials: HTTPAuthorizationCredentials | None, token: str | None) -> None:
+    if not token:
+        raise Refused(403, "switching is off: the server was started without ARXIV_CLS_TOKEN")
+    given = credentials.credentials if credentials else ""
+    # compare_digest takes the same time wherever the first difference is.
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode("utf-8", "replace")):
+        raise Refused(401, "send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
 
-    for route in dict.fromkeys(("/health", health_route)):
-        router.get(route, summary="Ready", response_model=Health, responses=documented(503))(health)
 
-    @router.get("/health/live", summary="Alive", response_model=Live, responses=documented(503))
-    async def live(request: Request) -> dict[str, str]:
-        """200 as long as the process should not be started anew."""
-        _check_thread(request)
-        return {"status": "alive"}
+@operate.get("/", summary="What this is", response_model=Welcome)
+async def welcome(request: Request) -> dict[str, Any]:
+    """Name, model and links."""
+    model = _endpoint(request).slot.current
+    return {
+        "name": "arxiv_cls",
+        "version": __version__,
+        "what": "Names the arXiv category of a paper from its title and abstract.",
+        "model": model.name if model else None,
+        "links": LINKS,
+    }
 
-    @router.get("/info", summary="Model and limits", response_model=Info, responses=documented(503))
-    async def info(request: Request) -> dict[str, Any]:
-        """The model, its data and the limits of requests."""
-        return describe(_ready(request), _endpoint(request).settings)
 
-    @router.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
-    async def metrics(request: Request) -> Response:
-        """Prometheus' text format."""
-        return Response(generate_latest(_endpoint(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+HEALTH: dict[str, Any] = {"summary": "Ready", "response_model": Health, "responses": documented(503)}
 
-    @router.get("/monitoring", summary="Not here yet", status_code=404, responses=documented(404))
-    async def monitoring() -> None:
-        """Drift reports are not part of this server; the request log is what they are made from."""
-        raise Refused(
-            404,
-            "this server makes no drift reports yet; start it with --request-log to keep what they need, "
-            "and read /metrics for its counters",
-        )
 
-    @router.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        """The documentation, without anything from another server."""
-        return HTMLResponse(docs_page(), headers={"Content-Security-Policy": SECURITY_POLICY})
+@operate.get("/health", **HEALTH)
+async def health(request: Request) -> dict[str, Any]:
+    """200 when a request would be answered; 503 before the model is loaded and while the server ends."""
+    model = _ready(request)
+    _check_thread(request)
+    return {"status": "ready", "model": model.name, "model_version": model.version}
 
-    return router
+
+@operate.get("/health/live", summary="Alive", response_model=Live, responses=documented(503))
+async def live(request: Request) -> dict[str, str]:
+    """200 as long as the process should not be started anew."""
+    _check_thread(request)
+    return {"status": "alive"}
+
+
+@operate.get("/info", summary="Model and limits", response_model=Info, responses=documented(503))
+async def info(request: Request) -> dict[str, Any]:
+    """The model, its data and the limits of requests."""
+    return describe(_ready(request), _endpoint(request).settings)
+
+
+@operate.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(generate_latest(_endpoint(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@operate.get("/monitoring", summary="Not here yet", status_code=404, responses=documented(404))
+async def monitoring() -> None:
+    """Drift reports are not part of this server; the request log is what they are made from."""
+    raise Refused(
+        404,
+        "this server makes no drift reports yet; start it with --request-log to keep what they need, "
+        "and read /metrics for its counters",
+    )
+
+
+@operate.get("/docs", include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """The documentation, without anything from another server."""
+    page = DOCS_PAGE.read_text(encoding="utf-8")
+    return HTMLResponse(page, headers={"Content-Security-Policy": SECURITY_POLICY})
 
 
 def _ready(request: Request) -> ServedModel:

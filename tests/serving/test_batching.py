@@ -9,7 +9,8 @@ import pytest
 from counting_predictor import CountingPredictor, hold, run
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.serving.batching import Batcher, Closed, QueueFull
+from arxiv_cls.serving.batching import Batcher
+from arxiv_cls.serving.http_errors import Refused
 
 
 class TestBatches:
@@ -87,9 +88,9 @@ class TestPlaces:
             second = asyncio.ensure_future(batcher.answer(["a", "b"], predictor))
             await asyncio.sleep(0)
             assert batcher.depth == 3
-            with pytest.raises(QueueFull) as refused:
+            with pytest.raises(Refused, match="queue is full") as refused:
                 await batcher.answer(["c"], predictor)
-            assert refused.value.retry_after >= 1
+            assert int(refused.value.headers["Retry-After"]) >= 1
             predictor.go_on.set()
             await asyncio.gather(first, second)
             assert batcher.depth == 0
@@ -124,7 +125,7 @@ class TestPlaces:
             await asyncio.sleep(0.2)
             predictor.go_on.set()
             await first
-            with pytest.raises(QueueFull):
+            with pytest.raises(Refused, match="queue is full"):
                 await late
             assert predictor.batches == [["held"]]
             assert batcher.depth == 0
@@ -139,9 +140,9 @@ class TestPlaces:
             batcher._note_speed(2, seconds=1.0)
             waiting = asyncio.ensure_future(batcher.answer(["a", "b", "c"], predictor))
             await asyncio.sleep(0)
-            with pytest.raises(QueueFull) as refused:
+            with pytest.raises(Refused, match="queue is full") as refused:
                 await batcher.answer(["d"], predictor)
-            assert refused.value.retry_after == 2
+            assert refused.value.headers["Retry-After"] == "2"
             waiting.cancel()
             predictor.go_on.set()
             await first
@@ -197,7 +198,7 @@ class TestClose:
             await asyncio.sleep(0.2)
             closing = asyncio.ensure_future(batcher.close(30))
             await asyncio.sleep(0)
-            with pytest.raises(Closed):
+            with pytest.raises(Refused, match="ending"):
                 await batcher.answer(["new"], predictor)
             predictor.go_on.set()
             answers = await asyncio.gather(first, *waiting)
@@ -216,7 +217,7 @@ class TestClose:
             await asyncio.sleep(0)
             batcher.refuse_accepted()
             told = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
-            assert [type(error) for error in told] == [Closed] * 4
+            assert [error.reason for error in told] == ["ending"] * 4
             assert batcher.depth == 0
             predictor.go_on.set()
             assert await batcher.close(30)
@@ -240,4 +241,4 @@ class TestClose:
         batcher = Batcher(max_batch_tokens=1, max_queue=1, max_wait=1.0)
         loop = asyncio.new_event_loop()
         loop.close()
-        batcher._tell(SimpleNamespace(loop=loop, future=None), lambda: None)
+        batcher._resolve(SimpleNamespace(future=loop.create_future()), RuntimeError())

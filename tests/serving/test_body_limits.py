@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from arxiv_cls.serving.http_errors import DISCARD, BodyLimits
+from arxiv_cls.serving.request_body import DISCARD, BodyLimits
 
 LIMIT = 100
 

@@ -8,8 +8,8 @@ import pytest
 from counting_predictor import hold, let_go, run
 
 from arxiv_cls.serving import batching
-from arxiv_cls.serving import batching as job_encoding
-from arxiv_cls.serving.batching import Batcher, QueueFull
+from arxiv_cls.serving.batching import Batcher
+from arxiv_cls.serving.http_errors import Refused
 
 
 class TestTogether:
@@ -17,7 +17,7 @@ class TestTogether:
 
     def test_waiting_requests_are_encoded_in_one_call(self, monkeypatch):
         """Up to a number of texts, whatever the budget of a batch is; each gets its own."""
-        monkeypatch.setattr(job_encoding, "ENCODED_TOGETHER", 4)
+        monkeypatch.setattr(batching, "ENCODED_TOGETHER", 4)
 
         async def test(batcher, predictor):
             first = await hold(batcher, predictor)
@@ -50,8 +50,7 @@ class TestTogether:
 
     def test_texts_that_cost_nothing_do_not_wait_for_newer_ones(self, monkeypatch):
         """A batch that holds as many texts as are encoded together is computed before more are encoded."""
-        for module in (batching, job_encoding):
-            monkeypatch.setattr(module, "ENCODED_TOGETHER", 2)
+        monkeypatch.setattr(batching, "ENCODED_TOGETHER", 2)
 
         async def test(batcher, predictor):
             first = await hold(batcher, predictor)
@@ -99,7 +98,7 @@ class TestTogether:
             batcher.max_wait = 0.0
             predictor.go_on.set()
             await waiting[0]
-            with pytest.raises(QueueFull):
+            with pytest.raises(Refused, match="queue is full"):
                 await waiting[1]
             assert predictor.batches[1:] == [texts[:1]]
             assert batcher.depth == 0

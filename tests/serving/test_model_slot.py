@@ -15,8 +15,8 @@ from factories import LABELS, write_onnx_model
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor
 from arxiv_cls.record.checksums import file_sha256
-from arxiv_cls.serving.model_info import CascadeInfo, Info, describe
 from arxiv_cls.serving.model_slot import ModelSlot, load_model
+from arxiv_cls.serving.schemas import CascadeInfo, Info, describe
 from arxiv_cls.serving.settings import ServingSettings
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
@@ -100,19 +100,13 @@ class TestCascade:
         """The version names both; the baseline has its own entry."""
         transformer, baseline = pair
         model = load_model(str(transformer), ServingSettings(model="x", cascade=str(baseline), threads=1))
-        assert model.version == f"{model.weights_sha256[:12]}+{model.baseline.version}"
-        assert (model.baseline.name, model.baseline.threshold, model.baseline.max_tokens) == (
-            "tiny-tfidf",
-            0.6,
-            16,
-        )
-        assert model.baseline.weights_sha256 == file_sha256(baseline / "model.skops")
-        assert model.baseline.version == model.baseline.weights_sha256[:12]
+        baseline_sha = file_sha256(baseline / "model.skops")
+        assert model.version == f"{model.weights_sha256[:12]}+{baseline_sha[:12]}"
         info = describe(model, ServingSettings(model="x"))
         assert Info(**info).cascade == CascadeInfo(
             baseline="tiny-tfidf",
-            baseline_version=model.baseline.version,
-            baseline_sha=model.baseline.weights_sha256,
+            baseline_version=baseline_sha[:12],
+            baseline_sha=baseline_sha,
             threshold=0.6,
             max_tokens=16,
         )
