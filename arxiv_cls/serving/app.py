@@ -1,204 +1,269 @@
-"""The application: one model, its queue, counters and logs, and the routes around them."""
+"""The application: routes for texts and for operators, and the limits, counters and logs around them."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+import hmac
+import re
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arxiv_cls import __version__
-from arxiv_cls.models.prediction import EncodedText
-from arxiv_cls.serving.batching import Answer, Batcher
-from arxiv_cls.serving.http_errors import ClientGone, Refused, ending, install_error_handlers
-from arxiv_cls.serving.model_slot import ModelSlot, ServedModel, load_model
-from arxiv_cls.serving.observability import Metrics, RequestLines
-from arxiv_cls.serving.request_body import BodyLimits, too_many_texts
-from arxiv_cls.serving.request_log import RequestLog, ScoredText
-from arxiv_cls.serving.routes import add_routes
-from arxiv_cls.serving.schemas import AnyRequest
+from arxiv_cls.errors import UserError
+from arxiv_cls.serving import schemas
+from arxiv_cls.serving.endpoint import Endpoint
+from arxiv_cls.serving.http_errors import Refused, documented, explain, install_error_handlers
+from arxiv_cls.serving.model_slot import allowed_model, load_model
+from arxiv_cls.serving.observability import RequestLines
+from arxiv_cls.serving.request_body import BodyLimits, BoundedRoute, parse_json
 from arxiv_cls.serving.settings import ServingSettings
-
-logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Names the arXiv category of a paper from its title and abstract.
 
 `POST /predict` answers in the schema that the keys of the request name; `POST /` has Hugging Face's
 inference schema. Every error has the shape `{"error", "error_type"}`."""
+# The script and the style of /docs are inline; it may call this server and no other.
+SECURITY_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+DOCS_PAGE = Path(__file__).parent / "templates" / "docs.html"
+LINKS = {
+    "predict": "POST /predict",
+    "hugging_face": "POST /",
+    "health": "/health",
+    "live": "/health/live",
+    "info": "/info",
+    "metrics": "/metrics",
+    "docs": "/docs",
+    "openapi": "/openapi.json",
+}
+# The directories of an absolute path; no part of an address.
+_DIRECTORIES = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\",;()]+/)+")
 
 
-class Endpoint:
-    """One server's state, reached from a route as `request.app.state.endpoint`.
+class LoadRequest(BaseModel):
+    """Which model shall answer from now on."""
 
-    Attributes:
-        ending: the server takes no more requests.
-        failure: why the first model could not be loaded; None while all is well.
-        seconds_to_stop: that are left for the end.
-
-    Args:
-        settings: of the endpoint.
-        load: makes a `ServedModel` from a directory or a Hub id; a test passes its own.
-
-    Raises:
-        UserError: the request log cannot be written.
-    """
-
-    def __init__(
-        self, settings: ServingSettings, load: Callable[[str, ServingSettings], ServedModel] = load_model
-    ) -> None:
-        self.settings = settings
-        self.slot = ModelSlot(lambda model: load(model, settings))
-        self.metrics = Metrics(queue_depth=lambda: self.batcher.depth)
-        self.batcher = Batcher(
-            max_batch_tokens=settings.max_batch_tokens,
-            max_queue=settings.max_queue,
-            max_wait=settings.max_wait,
-            on_batch=self.metrics.note_batch,
-        )
-        self.request_log = RequestLog(settings, self.metrics.log_records) if settings.request_log else None
-        self.ending = False
-        self.seconds_to_stop = settings.shutdown_timeout
-        self.failure: Exception | None = None
-        self._first_load: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Starts the threads, and the loading of the first model in the background."""
-        self.batcher.start()
-        if self.request_log:
-            self.request_log.start()
-        self._first_load = asyncio.create_task(self._load_first())
-
-    async def _load_first(self) -> None:
-        try:
-            await self.switch(self.settings.model)
-        except Exception as error:
-            logger.error("the model cannot be loaded", extra={"reason": str(error)})
-            self.failure = error
-
-    async def switch(self, model: str) -> ServedModel | None:
-        """Loads a model in the place of the present one; see `ModelSlot.switch`."""
-        try:
-            loaded = await self.slot.switch(model)
-        except Exception:
-            self.metrics.model_loads.labels("failed").inc()
-            raise
-        if loaded:
-            self.metrics.note_model(loaded)
-        return loaded
-
-    async def stop(self) -> None:
-        """Answers what was accepted and closes the request log."""
-        self.ending = True
-        if not await self.batcher.close(self.seconds_to_stop):
-            logger.warning("accepted requests were not answered within the shutdown timeout")
-        if self._first_load:
-            self._first_load.cancel()
-        if self.request_log:
-            await asyncio.to_thread(self.request_log.close, self.seconds_to_stop)
-
-    def ready_model(self) -> ServedModel:
-        """The model that answers.
-
-        Raises:
-            Refused: 503 while there is none, or while the server ends.
-        """
-        if self.ending:
-            raise ending()
-        if self.slot.current is None:
-            raise Refused(503, "the model is not loaded yet", {"Retry-After": "1"}, reason="not_loaded")
-        return self.slot.current
-
-    async def answer(self, request: Request, body: AnyRequest) -> Any:
-        """Scores the texts of a request and makes its reply.
-
-        Args:
-            request: watched, so that a client which hangs up frees its places.
-            body: of the request.
-
-        Raises:
-            Refused: a limit, a full queue, no model.
-            UserError: a text that the model refuses.
-            ClientGone: nobody waits for the answer.
-        """
-        model, texts, settings = self.ready_model(), body.texts(), self.settings
-        if len(texts) > settings.texts_per_request:
-            raise Refused(422, too_many_texts(len(texts), settings.texts_per_request))
-        longest, allowed = max(map(len, texts)), settings.max_characters
-        if longest > allowed:
-            raise Refused(422, f"a text has {longest} characters; at most {allowed} are allowed")
-        line = request.scope["state"]["log"]
-        line |= {"schema": body.log_name, "texts": len(texts)}
-        if settings.log_texts:
-            line["content"] = texts
-        accepted = time.monotonic()
-        check = _refuse_truncation if body.refuses_truncation() else None
-        answer = await _unless_gone(request, self.batcher.answer(texts, model.predictor, check))
-        seconds, now = time.monotonic() - accepted, datetime.now(UTC)
-        self.metrics.wait_seconds.observe(answer.waited)
-        line["tokens"] = sum(encoded.tokens for encoded in answer.encoded)
-        line |= {"waited_milliseconds": round(answer.waited * 1000, 1), "model_version": model.version}
-        request_id = request.scope["state"]["request_id"]
-        for encoded, prediction in zip(answer.encoded, answer.predictions, strict=True):
-            self.metrics.note_prediction(prediction)
-            if self.request_log:
-                self.request_log.add(
-                    ScoredText(now, request_id, body.log_name, model, encoded, prediction, answer, seconds)
-                )
-        return body.reply(answer.predictions, model)
+    model_config = ConfigDict(extra="forbid")
+    model: str = Field(
+        min_length=1, max_length=256, description="a name in the models directory, or an allowed Hub id"
+    )
 
 
-def _refuse_truncation(encoded: Sequence[EncodedText]) -> None:
-    for position, text in enumerate(encoded):
-        if text.truncated:
-            raise Refused(
-                422, f"text {position + 1} is longer than the model reads, and truncation was refused"
-            )
+class LoadReply(BaseModel):
+    """What answers now."""
+
+    model: str
+    model_version: str
+    engine: str
+    seconds: float = Field(description="that loading took")
+    previous: str | None = Field(description="name of the model before")
 
 
-async def _unless_gone(request: Request, answering: Any) -> Answer:
-    async def disconnect() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            continue
+class Welcome(BaseModel):
+    """What this server is."""
 
-    answer, gone = asyncio.ensure_future(answering), asyncio.ensure_future(disconnect())
+    name: str
+    version: str = Field(description="of the program")
+    what: str
+    model: str | None = Field(description="name of the model; null before it is loaded")
+    links: dict[str, str]
+
+
+class Health(BaseModel):
+    """The server can answer."""
+
+    status: str
+    model: str
+    model_version: str
+
+
+classify = APIRouter(tags=["classify"], route_class=BoundedRoute)
+operate = APIRouter(tags=["operate"])
+bearer = HTTPBearer(auto_error=False, description="the value of ARXIV_CLS_TOKEN")
+
+
+def _replies(model: Any) -> dict[str, Any]:
+    errors = documented(400, 408, 413, 415, 422, 429, 503)
+    return {"response_class": JSONResponse, "responses": {200: {"model": model}, **errors}}
+
+
+def _endpoint(request: Request) -> Endpoint:
+    return request.app.state.endpoint
+
+
+async def _answer(request: Request, body: schemas.AnyRequest) -> Response:
+    return JSONResponse(await _endpoint(request).answer(request, body))
+
+
+@classify.post(
+    "/predict", summary="Classify texts", **_replies(schemas.Paper | schemas.TeiReply | schemas.VertexReply)
+)
+async def predict(request: Request, body: schemas.PredictRequest) -> Response:
+    """The reply follows the request: `text` or `title` and `abstract`, `inputs`, `instances`."""
+    return await _answer(request, body)
+
+
+@classify.post(
+    "/", summary="Classify texts, Hugging Face's inference schema", **_replies(schemas.HuggingFaceReply)
+)
+async def hugging_face(request: Request, body: schemas.HuggingFaceRequest) -> Response:
+    """What `InferenceClient(model=url).text_classification(text)` calls."""
+    return await _answer(request, body)
+
+
+async def vertex(request: Request, body: schemas.VertexRequest) -> Response:
+    """The address that `AIP_PREDICT_ROUTE` names."""
+    return await _answer(request, body)
+
+
+@operate.post(
+    "/load",
+    summary="Switch the model",
+    response_model=LoadReply,
+    responses=documented(401, 403, 404, 408, 409, 413, 415, 422, 424),
+    # The body is read by hand, so that a client without the token learns nothing from how it is judged.
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": LoadRequest.model_json_schema()}},
+        }
+    },
+)
+async def load(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> dict[str, Any]:
+    """Requests that came before are answered by the old model, later ones by the new; none is dropped."""
+    endpoint = _endpoint(request)
+    settings = endpoint.settings
+    _check_token(credentials, settings.token)
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientGone
-        return answer.result()
-    finally:
-        gone.cancel()
-        answer.cancel()
+        name = LoadRequest.model_validate(await parse_json(await request.body(), max_texts=1)).model
+    except ValidationError as error:
+        raise Refused(422, explain(error.errors())) from None
+    # In a thread: it reads the head of every file of the model.
+    model = await asyncio.to_thread(allowed_model, name, settings.models_directory, settings.allow_hub)
+    previous = endpoint.slot.current
+    try:
+        loaded = await endpoint.switch(model)
+    except UserError as error:
+        reason = without_paths(error.message.replace(model, name), settings.models_directory)
+        raise Refused(424, f"not loaded, the old model stays: {reason}") from None
+    if loaded is None:
+        raise Refused(409, "another model is being loaded")
+    return {
+        "model": loaded.name,
+        "model_version": loaded.version,
+        "engine": loaded.predictor.engine,
+        "seconds": round(loaded.loaded_in, 3),
+        "previous": previous.name if previous else None,
+    }
 
 
-class HeadAsGet:
-    """ASGI middleware: HEAD is answered as GET; the server leaves the body out."""
+def without_paths(message: str, models_directory: Path | None) -> str:
+    """An error without the directories of this machine; only that of the models may hold white space."""
+    if models_directory:
+        for root in (models_directory.resolve(), models_directory):
+            message = message.replace(f"{root}/", "")
+    return _DIRECTORIES.sub("", message)
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}
-        await self.app(scope, receive, send)
+def _check_token(credentials: HTTPAuthorizationCredentials | None, token: str | None) -> None:
+    if not token:
+        raise Refused(403, "switching is off: the server was started without ARXIV_CLS_TOKEN")
+    given = credentials.credentials if credentials else ""
+    # compare_digest takes the same time wherever the first difference is.
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode("utf-8", "replace")):
+        raise Refused(401, "send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
+
+
+@operate.get("/", summary="What this is", response_model=Welcome)
+async def welcome(request: Request) -> dict[str, Any]:
+    """Name, model and links."""
+    model = _endpoint(request).slot.current
+    return {
+        "name": "arxiv_cls",
+        "version": __version__,
+        "what": "Names the arXiv category of a paper from its title and abstract.",
+        "model": model.name if model else None,
+        "links": LINKS,
+    }
+
+
+HEALTH: dict[str, Any] = {"summary": "Ready", "response_model": Health, "responses": documented(503)}
+
+
+@operate.get("/health", **HEALTH)
+async def health(request: Request) -> dict[str, Any]:
+    """200 when a request would be answered; 503 before the model is loaded and while the server ends."""
+    model = _ready(request)
+    _check_thread(request)
+    return {"status": "ready", "model": model.name, "model_version": model.version}
+
+
+@operate.get("/health/live", summary="Alive", responses=documented(503))
+async def live(request: Request) -> dict[str, str]:
+    """200 as long as the process should not be started anew."""
+    _check_thread(request)
+    return {"status": "alive"}
+
+
+@operate.get("/info", summary="Model and limits", response_model=schemas.Info, responses=documented(503))
+async def info(request: Request) -> dict[str, Any]:
+    """The model, its data and the limits of requests."""
+    return schemas.describe(_ready(request), _endpoint(request).settings)
+
+
+@operate.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(generate_latest(_endpoint(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@operate.get("/monitoring", summary="Not here yet", status_code=404, responses=documented(404))
+async def monitoring() -> None:
+    """Drift reports are not part of this server; the request log is what they are made from."""
+    raise Refused(
+        404,
+        "this server makes no drift reports yet; start it with --request-log to keep what they need, "
+        "and read /metrics for its counters",
+    )
+
+
+@operate.get("/docs", include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """The documentation, without anything from another server."""
+    page = DOCS_PAGE.read_text(encoding="utf-8")
+    return HTMLResponse(page, headers={"Content-Security-Policy": SECURITY_POLICY})
+
+
+def _ready(request: Request) -> schemas.ServedModel:
+    endpoint = _endpoint(request)
+    if endpoint.slot.current is None and endpoint.failure is not None:
+        raise Refused(503, "the model could not be loaded; the server's log says why")
+    return endpoint.ready_model()
+
+
+def _check_thread(request: Request) -> None:
+    endpoint = _endpoint(request)
+    if not endpoint.batcher.alive and not endpoint.ending:
+        raise Refused(503, "the thread that computes has ended")
 
 
 def create_app(
-    settings: ServingSettings, load: Callable[[str, ServingSettings], ServedModel] = load_model
+    settings: ServingSettings, load: Callable[[str, ServingSettings], schemas.ServedModel] = load_model
 ) -> FastAPI:
     """Makes the application; its model is loaded in the background when it starts.
-
-    Args:
-        settings: of the endpoint.
-        load: makes a model from a directory or a Hub id; a test passes its own.
 
     Raises:
         UserError: the request log cannot be written.
@@ -221,10 +286,17 @@ def create_app(
         redoc_url=None,
     )
     app.state.endpoint = endpoint
-    add_routes(app, settings)
+    app.include_router(classify)
+    app.include_router(operate)
+    if settings.predict_route != "/predict":
+        router = APIRouter(tags=["classify"], route_class=BoundedRoute)
+        about = {"summary": "Classify texts, Vertex AI's schema", **_replies(schemas.VertexReply)}
+        router.post(settings.predict_route, **about)(vertex)
+        app.include_router(router)
+    if settings.health_route != "/health":
+        app.get(settings.health_route, tags=["operate"], **HEALTH)(health)
     install_error_handlers(app)
     # The last one that is added sees a request first.
-    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimits, max_body=settings.max_body, timeout=settings.body_timeout)
     endpoint.metrics.instrument(app)
     if settings.cors_origins:

@@ -29,13 +29,7 @@ Check = Callable[[Sequence[EncodedText]], None]
 
 @dataclass(frozen=True)
 class Answer:
-    """What came out for one request.
-
-    Attributes:
-        predictions: one per text, in the order of the request.
-        encoded: the texts as the model read them.
-        waited: seconds between acceptance and the start of the computation.
-    """
+    """Predictions and encoded texts of one request, in its order; `waited` is in seconds in the queue."""
 
     predictions: list[Prediction]
     encoded: list[EncodedText]
@@ -85,11 +79,12 @@ class Batcher:
         on_batch: Callable[[int, int, float], Any] = lambda texts, tokens, seconds: None,
     ) -> None:
         self.max_batch_tokens, self.max_queue, self.max_wait = max_batch_tokens, max_queue, max_wait
+        # Texts that wait or are computed now.
+        self.depth = 0
         self._on_batch = on_batch
         self._jobs: deque[Job] = deque()
         self._accepted: set[Job] = set()
         self._changed = threading.Condition()
-        self._places = 0
         # Decayed sums: many cheap texts and few dear ones count by what they are, not batch by batch.
         self._recent_texts = self._recent_seconds = 0.0
         self._closing = False
@@ -98,11 +93,6 @@ class Batcher:
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
-
-    @property
-    def depth(self) -> int:
-        """Texts that wait or are computed now."""
-        return self._places
 
     @property
     def alive(self) -> bool:
@@ -130,10 +120,10 @@ class Batcher:
         with self._changed:
             if self._closing:
                 raise ending()
-            expected = self._places * self.seconds_per_text
-            if self._places + len(job.texts) > self.max_queue or expected > self.max_wait:
+            expected = self.depth * self.seconds_per_text
+            if self.depth + len(job.texts) > self.max_queue or expected > self.max_wait:
                 raise self._queue_full()
-            self._places += len(job.texts)
+            self.depth += len(job.texts)
             self._jobs.append(job)
             self._accepted.add(job)
             self._changed.notify()
@@ -143,12 +133,12 @@ class Batcher:
             # An answered job, a cancelled one and a refused one all come by here, exactly once.
             with self._changed:
                 self._accepted.discard(job)
-                self._places -= len(job.texts)
+                self.depth -= len(job.texts)
                 if not job.future.done() or job.future.cancelled():
                     job.cancelled = True
 
     def _queue_full(self) -> Refused:
-        seconds = max(1, math.ceil(self._places * self.seconds_per_text))
+        seconds = max(1, math.ceil(self.depth * self.seconds_per_text))
         return Refused(429, "the queue is full", {"Retry-After": str(seconds)}, reason="queue_full")
 
     def refuse_accepted(self) -> None:
@@ -158,11 +148,7 @@ class Batcher:
             self._fail(job, ending())
 
     async def close(self, timeout: float) -> bool:
-        """Takes no more requests and waits for those that were accepted, at most `timeout` seconds.
-
-        Returns:
-            Whether every accepted request was answered.
-        """
+        """Takes no more requests; whether those that were accepted were answered within `timeout` seconds."""
         self._begin_close()
         if self.alive:
             await asyncio.to_thread(self._thread.join, timeout)
@@ -176,8 +162,7 @@ class Batcher:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._jobs and not self._closing:
-                    self._changed.wait()
+                self._changed.wait_for(lambda: self._jobs or self._closing)
                 if not self._jobs:
                     return
             batch = self._collect()
@@ -188,18 +173,18 @@ class Batcher:
         """Takes texts from the front of the queue until the token budget is used: (job, position)."""
         batch: list[tuple[Job, int]] = []
         tokens = 0
-        while True:
-            with self._changed:
-                job = self._jobs[0] if self._jobs else None
-            if job is None or (batch and job.predictor is not batch[0][0].predictor):
-                return batch
+        # Only this thread takes jobs away.
+        while self._jobs:
+            job = self._jobs[0]
+            if batch and job.predictor is not batch[0][0].predictor:
+                break
             if not self._is_wanted(job):
                 self._jobs.popleft()
                 continue
             if job.encoding is None:
                 if len(batch) >= ENCODED_TOGETHER:
                     # Texts that cost nothing fill no budget: they must not wait for ever newer ones.
-                    return batch
+                    break
                 self._encode(self._encoded_together(job))
                 continue
             # A job that was too long for the batch before goes on where that one ended.
@@ -210,38 +195,35 @@ class Batcher:
                 job.started = job.started or time.monotonic()
                 batch.append((job, position))
                 tokens += weight
-            # All of it is in the batch: the next one is at the front now. Only this thread takes jobs away.
             self._jobs.popleft()
+        return batch
 
     def _is_wanted(self, job: Job) -> bool:
         """Whether the job whose turn it is needs computing; refuses one that has waited for too long."""
-        if job.cancelled or job.started is not None:
-            return not job.cancelled
         # While the server ends, no accepted request is given up: the end itself bounds the wait.
-        if time.monotonic() - job.accepted > self.max_wait and not self._closing:
+        waited = time.monotonic() - job.accepted
+        if job.started is None and not job.cancelled and waited > self.max_wait and not self._closing:
             self._fail(job, self._queue_full())
-            return False
-        return True
+        return not job.cancelled
 
     def _encoded_together(self, first: Job) -> list[Job]:
         """The job whose turn it is, and those right behind it for the same predictor."""
         with self._changed:
             waiting = list(self._jobs)
         jobs, texts = [first], len(first.texts)
-        for job in waiting:
+        for job in waiting[1:]:
             if job.predictor is not first.predictor or texts >= ENCODED_TOGETHER:
                 break
-            if job is not first and not job.cancelled and job.encoding is None:
+            if not job.cancelled and job.encoding is None:
                 jobs.append(job)
                 texts += len(job.texts)
         return jobs
 
     def _encode(self, jobs: list[Job]) -> None:
         """Encodes jobs in one call of their predictor, and lets each check its own texts."""
-        texts = [text for job in jobs for text in job.texts]
         before = time.monotonic()
         try:
-            encoded = jobs[0].predictor.encode(texts)
+            encoded = iter(jobs[0].predictor.encode([text for job in jobs for text in job.texts]))
         except Exception as error:
             if len(jobs) == 1:
                 self._fail(jobs[0], error)
@@ -250,11 +232,9 @@ class Batcher:
             for job in jobs:
                 self._encode([job])
             return
-        seconds = (time.monotonic() - before) / len(texts)
-        start = 0
+        seconds = (time.monotonic() - before) / sum(len(job.texts) for job in jobs)
         for job in jobs:
-            job.encoded, job.encoding = encoded[start : start + len(job.texts)], seconds
-            start += len(job.texts)
+            job.encoded, job.encoding = [next(encoded) for _ in job.texts], seconds
             try:
                 if job.check:
                     job.check(job.encoded)
@@ -262,7 +242,7 @@ class Batcher:
                 self._fail(job, error)
 
     def _compute(self, batch: list[tuple[Job, int]]) -> None:
-        jobs = list({id(job): job for job, _ in batch}.values())
+        jobs = list(dict.fromkeys(job for job, _ in batch))
         before = time.monotonic()
         try:
             predictions = jobs[0].predictor.predict_encoded([job.encoded[at] for job, at in batch])
@@ -283,8 +263,8 @@ class Batcher:
         self._on_batch(len(batch), sum(job.encoded[at].tokens for job, at in batch), seconds)
         for job in jobs:
             if len(job.predictions) == len(job.texts):
-                answer = Answer(job.predictions, job.encoded, (job.started or job.accepted) - job.accepted)
-                self._resolve(job, answer)
+                waited = (job.started or job.accepted) - job.accepted
+                self._resolve(job, Answer(job.predictions, job.encoded, waited))
 
     def _note_speed(self, texts: int, seconds: float) -> None:
         self._recent_texts += texts - SPEED_MEMORY * self._recent_texts

@@ -47,13 +47,9 @@ class ErrorReply(BaseModel):
 
 
 class Refused(Exception):
-    """A request that is answered with an error.
+    """A request that is answered with an error, which never holds its text.
 
-    Args:
-        status: HTTP status, a key of `ERRORS`.
-        error: what was wrong and what to do; never holds the text of the request.
-        headers: of the reply.
-        reason: label of the counter of refused requests; None for what is not counted there.
+    `reason` is the label of the counter of refused requests; None for what is not counted there.
     """
 
     def __init__(

@@ -10,10 +10,9 @@ import time
 import zipfile
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import CascadePredictor, fitted_engine, load_cascade
@@ -23,7 +22,7 @@ from arxiv_cls.record.checksums import file_sha256
 from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.record.pickles import is_pickle
 from arxiv_cls.serving.http_errors import Refused
-from arxiv_cls.serving.schemas import CascadeInfo, Info, Paper, describe, paper_reply
+from arxiv_cls.serving.schemas import CascadeInfo, Info, Paper, ServedModel, describe, paper_reply
 from arxiv_cls.serving.settings import HUB_ID, ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -85,30 +84,6 @@ def _checked_directory(name: str, root: Path) -> Path:
         if pickled:
             raise Refused(403, f"{shown} is a pickle, which could run code")
     return directory.resolve()
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A loaded model with what the endpoint says about it.
-
-    Attributes:
-        predictor: what answers.
-        name: of the directory, or the Hub id.
-        version: the release tag that was named, else the commit it was downloaded from, else the weights'
-            sha256 (12 digits); in a cascade, "+" and the version of the baseline follow.
-        weights_sha256: of the file that the engine computes with.
-        run: the content of `run.json`; empty for a model without.
-        loaded_in: seconds.
-        cascade: the baseline that answers first; None for a model by itself.
-    """
-
-    predictor: Predictor
-    name: str
-    version: str
-    weights_sha256: str
-    run: dict[str, Any]
-    loaded_in: float
-    cascade: CascadeInfo | None = None
 
 
 def load_model(model: str, settings: ServingSettings) -> ServedModel:
@@ -187,9 +162,6 @@ class ModelSlot:
 
     A request takes `current` once and keeps it to its end, so a switch needs no lock: requests that came
     before it are answered by the old model, which goes when the last of them lets it go.
-
-    Args:
-        load: makes a model from a directory or a Hub id; runs in a thread.
     """
 
     def __init__(self, load: Callable[[str], ServedModel]) -> None:

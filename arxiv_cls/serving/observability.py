@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arxiv_cls.models.prediction import Prediction
-from arxiv_cls.serving.model_slot import ServedModel
+from arxiv_cls.serving.schemas import ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,7 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: str) -> None:
     """Sends all records, Python's warnings and the failures of threads to standard error as JSON lines.
 
-    Args:
-        level: of this program's and uvicorn's records: debug, info, warning or error. Others log warnings.
+    `level` is of this program's and uvicorn's records: debug, info, warning or error. Others log warnings.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
@@ -80,11 +79,8 @@ def _log_failure(failed: threading.ExceptHookArgs) -> None:
 class RequestLines:
     """ASGI middleware: gives each request an id and writes a line when it is answered.
 
-    A route adds to the line through `scope["state"]["log"]`, a dict.
-
-    Args:
-        app: what is called with the request.
-        quiet: paths whose successes are logged at debug level, because probes ask for them all the time.
+    A route adds to the line through `scope["state"]["log"]`, a dict. Successes of `quiet` paths are logged at
+    debug level, because probes ask for them all the time.
     """
 
     def __init__(self, app: ASGIApp, *, quiet: frozenset[str] = frozenset()) -> None:
@@ -134,11 +130,7 @@ METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class Metrics:
-    """The counters of one app, in a registry of its own, so that two apps in one process stay apart.
-
-    Args:
-        queue_depth: texts that wait or are computed now.
-    """
+    """The counters of one app, in a registry of its own, so that two apps in one process stay apart."""
 
     def __init__(self, queue_depth: Callable[[], float]) -> None:
         self.registry = registry = CollectorRegistry()

@@ -9,13 +9,12 @@ import contextlib
 import json
 import logging
 import os
-import queue
 import re
 import secrets
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +26,7 @@ import prometheus_client
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText, Prediction
 from arxiv_cls.serving.batching import Answer
-from arxiv_cls.serving.model_slot import ServedModel
+from arxiv_cls.serving.schemas import ServedModel
 from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -125,10 +124,10 @@ class RequestLog:
         )
         self._with_text = settings.request_log_texts
         self._outcomes = outcomes.labels
-        self._queue: queue.Queue[ScoredText] = queue.Queue(QUEUE_RECORDS)
+        self._records: deque[ScoredText] = deque()
         self._queued_bytes = 0
-        self._counting = threading.Lock()
-        self._ending = threading.Event()
+        self._changed = threading.Condition()
+        self._ending = False
         self._next_warning = 0.0
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
 
@@ -139,39 +138,36 @@ class RequestLog:
     def add(self, record: ScoredText) -> None:
         """Queues a record; its line is made by the thread, so that it costs the request nothing."""
         size = sys.getsizeof(record.encoded.text)
-        try:
-            with self._counting:
-                if self._queued_bytes + size > QUEUE_BYTES:
-                    raise queue.Full
-                self._queue.put_nowait(record)
+        with self._changed:
+            fits = len(self._records) < QUEUE_RECORDS and self._queued_bytes + size <= QUEUE_BYTES
+            if fits:
+                self._records.append(record)
                 self._queued_bytes += size
-        except queue.Full:
+                self._changed.notify()
+        if not fits:
             self._outcomes("queue_full").inc()
 
     def close(self, timeout: float) -> None:
         """Writes what waits and closes the files, within so many seconds."""
-        self._ending.set()
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
     def _work(self) -> None:
         self._guarded(self.files.probe)
-        while not (self._ending.is_set() and self._queue.empty()):
+        while not self._ending or self._records:
             self._guarded(self.files.rotate_if_due)
-            records = self._take()
+            with self._changed:
+                self._changed.wait_for(lambda: self._records or self._ending, SECONDS_BETWEEN_CHECKS)
+                count = min(len(self._records), RECORDS_AT_A_TIME)
+                records = [self._records.popleft() for _ in range(count)]
             if records:
-                self._guarded(partial(self._write, records), len(records))
-                with self._counting:
+                self._guarded(partial(self._write, records), count)
+                with self._changed:
                     self._queued_bytes -= sum(sys.getsizeof(record.encoded.text) for record in records)
         self._guarded(self.files.close, last=True)
-
-    def _take(self) -> list[ScoredText]:
-        taken: list[ScoredText] = []
-        with contextlib.suppress(queue.Empty):
-            taken.append(self._queue.get(timeout=SECONDS_BETWEEN_CHECKS))
-            while len(taken) < RECORDS_AT_A_TIME:
-                taken.append(self._queue.get_nowait())
-        return taken
 
     def _write(self, records: list[ScoredText]) -> None:
         # ASCII: a text's own line separators (U+0085, U+2028) are escaped, so that no reader splits there.
@@ -202,9 +198,6 @@ SECONDS_BETWEEN_TRIES = 10.0
 class LogFiles:
     """Files of a directory, which grow with each write; or objects of a bucket, which are sent when whole.
 
-    Attributes:
-        unsafe: lines that were taken and are in memory only.
-
     Args:
         target: a directory, made when it is not there, or gs://bucket/folder.
         rotate_bytes: size from which a new file starts.
@@ -217,25 +210,23 @@ class LogFiles:
 
     def __init__(self, target: str, *, rotate_bytes: int, rotate_seconds: float, keep: int) -> None:
         self.rotate_bytes, self.rotate_seconds, self.keep = rotate_bytes, rotate_seconds, keep
-        self.unsafe = self._size = 0
-        self._since = self._next_try = 0.0
+        # Lines that were taken and are in memory only.
+        self.unsafe = 0
+        self._size, self._since, self._next_try = 0, 0.0, 0.0
         self._file: BinaryIO | None = None
         self._unsent = bytearray()
         self._storage: Any = None
         self._bucket: Any = None
         shown = f"serve: --request-log {target}"
         if target.startswith("gs://"):
-            self._bucket_name, _, folder = target.removeprefix("gs://").partition("/")
-            self._folder = folder.strip("/")
+            self._bucket_name, _, self._folder = target.removeprefix("gs://").partition("/")
             if not self._bucket_name:
                 raise UserError(f"{shown}: gs:// needs the name of a bucket")
             try:
                 from google.cloud import storage
             except ImportError:
-                raise UserError(
-                    f"{shown}: Google's storage client is not installed",
-                    hint='install the extra `gcs`: pip install "arxiv_cls[serve,gcs]"',
-                ) from None
+                hint = 'install the extra `gcs`: pip install "arxiv_cls[serve,gcs]"'
+                raise UserError(f"{shown}: Google's storage client is not installed", hint=hint) from None
             self._storage = storage
             return
         if "://" in target:
@@ -291,10 +282,8 @@ class LogFiles:
                 left = left[self._file.write(left) :]
         except OSError:
             with contextlib.suppress(OSError):
-                # Half a line would spoil the file for whoever reads it or finds it empty.
+                # Half a line would spoil the file for whoever reads it.
                 self._file.truncate(start)
-                if not start:
-                    Path(self._file.name).unlink()
             self.close()
             raise
 
@@ -310,20 +299,19 @@ class LogFiles:
     def close(self) -> None:
         """Closes the current file, or sends the current object."""
         if self._unsent:
-            name = "/".join(part for part in (self._folder, _new_name()) if part)
+            name = f"{self._folder.strip('/')}/{_new_name()}".lstrip("/")
             # No retries of the client's own: the lines stay here until the next turn.
             self._open().blob(name).upload_from_string(
                 bytes(self._unsent), content_type="application/x-ndjson", timeout=30, retry=None
             )
             self._unsent.clear()
-        if self._file is not None:
-            file, self._file = self._file, None
+        file, self._file = self._file, None
+        if file is not None:
             file.close()
         self.unsafe = self._size = 0
 
     def _open(self) -> Any:
-        if self._bucket is None:
-            self._bucket = self._storage.Client().bucket(self._bucket_name)
+        self._bucket = self._bucket or self._storage.Client().bucket(self._bucket_name)
         return self._bucket
 
 

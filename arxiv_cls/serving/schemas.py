@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,12 +20,9 @@ from pydantic_core import PydanticCustomError
 
 from arxiv_cls import __version__
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
-from arxiv_cls.models.prediction import Prediction
+from arxiv_cls.models.prediction import Prediction, Predictor
 from arxiv_cls.serving.http_errors import EMPTY_TEXT
 from arxiv_cls.serving.settings import ServingSettings
-
-if TYPE_CHECKING:
-    from arxiv_cls.serving.model_slot import ServedModel
 
 EXAMPLE_TITLE = "Segmenting tumours in volumetric scans"
 EXAMPLE_ABSTRACT = "A convolutional network labels every voxel of a scan from a few annotated slices."
@@ -75,9 +73,9 @@ class TextInstance(_Strict):
 
     text: NotBlank
 
-    def joined(self) -> str:
-        """What is scored."""
-        return self.text
+    def texts(self) -> list[str]:
+        """The one text."""
+        return [self.text]
 
 
 class PaperInstance(_Strict):
@@ -86,9 +84,14 @@ class PaperInstance(_Strict):
     title: NotBlank
     abstract: NotBlank
 
-    def joined(self) -> str:
-        """Title, blank line, abstract: how the corpus joins them."""
-        return f"{self.title.strip()}\n\n{self.abstract.strip()}"
+    def texts(self) -> list[str]:
+        """The one text."""
+        return [joined(self.title, self.abstract)]
+
+
+def joined(title: str, abstract: str) -> str:
+    """Title, blank line, abstract: how the corpus joins them."""
+    return f"{title.strip()}\n\n{abstract.strip()}"
 
 
 class TextRequest(TextInstance, ClassificationRequest):
@@ -96,10 +99,6 @@ class TextRequest(TextInstance, ClassificationRequest):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TITLE, "top_k": 3}]})
     top_k: TopK = None
-
-    def texts(self) -> list[str]:
-        """The one text."""
-        return [self.joined()]
 
     def reply(self, predictions: list[Prediction], model: ServedModel) -> Any:
         """The fields of `Paper`."""
@@ -113,10 +112,6 @@ class PaperRequest(PaperInstance, ClassificationRequest):
         json_schema_extra={"examples": [{"title": EXAMPLE_TITLE, "abstract": EXAMPLE_ABSTRACT}]}
     )
     top_k: TopK = None
-
-    def texts(self) -> list[str]:
-        """The one text."""
-        return [self.joined()]
 
     def reply(self, predictions: list[Prediction], model: ServedModel) -> Any:
         """The fields of `Paper`."""
@@ -139,7 +134,7 @@ class VertexRequest(ClassificationRequest):
 
     def texts(self) -> list[str]:
         """The text of each instance."""
-        return [one if isinstance(one, str) else one.joined() for one in self.instances]
+        return [one if isinstance(one, str) else one.texts()[0] for one in self.instances]
 
     def reply(self, predictions: list[Prediction], model: ServedModel) -> Any:
         """The fields of `VertexReply`."""
@@ -165,23 +160,20 @@ class TeiRequest(ClassificationRequest):
         """Whether a text that is longer than the model reads is an error."""
         return self.truncate is False
 
-    def _sequences(self) -> list[list[str]] | None:
-        return self.inputs if isinstance(self.inputs[0], list) else None  # type: ignore[return-value]
+    def _is_batch(self) -> bool:
+        return isinstance(self.inputs, list) and isinstance(self.inputs[0], list)
 
     def texts(self) -> list[str]:
         """The text of each sequence."""
         if isinstance(self.inputs, str):
             return [self.inputs]
-        sequences: list[Any] = self._sequences() or [self.inputs]
-        return [
-            one[0] if len(one) == 1 else PaperInstance(title=one[0], abstract=one[1]).joined()
-            for one in sequences
-        ]
+        sequences: list[Any] = self.inputs if self._is_batch() else [self.inputs]
+        return [one[0] if len(one) == 1 else joined(*one) for one in sequences]
 
     def reply(self, predictions: list[Prediction], model: ServedModel) -> Any:
         """The scores of one text, or of each text of a batch."""
         scores = [client_scores(prediction) for prediction in predictions]
-        return scores if self._sequences() else scores[0]
+        return scores if self._is_batch() else scores[0]
 
 
 class HuggingFaceParameters(_Strict):
@@ -217,19 +209,16 @@ class HuggingFaceRequest(ClassificationRequest):
         return [client_scores(prediction, top_k) for prediction in predictions]
 
 
-KEYS = {
-    "text": {"text"},
-    "paper": {"title", "abstract"},
-    "inputs": {"inputs"},
-    "instances": {"instances"},
-}
-
-
 def _schema_of(body: Any) -> str | None:
-    if not isinstance(body, dict):
-        return None
-    named = [schema for schema, keys in KEYS.items() if keys & body.keys()]
-    return named[0] if len(named) == 1 else None
+    tags = {
+        "text": "text",
+        "title": "paper",
+        "abstract": "paper",
+        "inputs": "inputs",
+        "instances": "instances",
+    }
+    named = {tags[key] for key in tags if isinstance(body, dict) and key in body}
+    return named.pop() if len(named) == 1 else None
 
 
 PredictRequest = Annotated[
@@ -356,6 +345,29 @@ class CascadeInfo(BaseModel):
     baseline_sha: str = Field(description="sha256 of its weights")
     threshold: float = Field(description="top score of the baseline from which it answers alone")
     max_tokens: int = Field(description="tokens that the transformer reads of the other texts")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded model with what the endpoint says about it.
+
+    Attributes:
+        name: of the directory, or the Hub id.
+        version: the release tag that was named, else the commit it was downloaded from, else the weights'
+            sha256 (12 digits); in a cascade, "+" and the version of the baseline follow.
+        weights_sha256: of the file that the engine computes with.
+        run: the content of `run.json`; empty for a model without.
+        loaded_in: seconds.
+        cascade: the baseline that answers first; None for a model by itself.
+    """
+
+    predictor: Predictor
+    name: str
+    version: str
+    weights_sha256: str
+    run: dict[str, Any]
+    loaded_in: float
+    cascade: CascadeInfo | None = None
 
 
 class Info(BaseModel):

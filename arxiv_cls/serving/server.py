@@ -17,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.serving.app import Endpoint, create_app
+from arxiv_cls.serving.app import create_app
+from arxiv_cls.serving.endpoint import Endpoint
 from arxiv_cls.serving.http_errors import error_reply
 from arxiv_cls.serving.observability import RequestLines, configure_logging
 from arxiv_cls.serving.settings import ServingSettings
@@ -37,13 +38,7 @@ PIECE = 64 * 1024
 
 
 def serve(settings: ServingSettings) -> int:
-    """Serves until SIGTERM or SIGINT.
-
-    Args:
-        settings: of the endpoint.
-
-    Returns:
-        The exit status.
+    """Serves until SIGTERM or SIGINT, and returns the exit status.
 
     Raises:
         UserError: the address is taken, the request log cannot be written, or the model cannot be loaded.
@@ -54,7 +49,7 @@ def serve(settings: ServingSettings) -> int:
     listener = _listen(settings.host, settings.port)
     config = uvicorn.Config(
         app,
-        http=type("Protocol", (LimitedProtocol,), {"endpoint": endpoint}),
+        http=type("Protocol", (_LimitedProtocol,), {"endpoint": endpoint}),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -72,10 +67,11 @@ def serve(settings: ServingSettings) -> int:
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)
-    if isinstance(endpoint.failure, UserError):
-        raise endpoint.failure
-    if endpoint.failure is not None:
-        raise UserError(f"{settings.model}: {endpoint.failure}") from endpoint.failure
+    failure = endpoint.failure
+    if failure and not isinstance(failure, UserError):
+        raise UserError(f"{settings.model}: {failure}") from failure
+    if failure:
+        raise failure
     return 0
 
 
@@ -127,7 +123,7 @@ class _Server(uvicorn.Server):
         logger.info("ended", extra={"seconds": round(time.monotonic() - before, 2)})
 
 
-class LimitedProtocol(H11Protocol):
+class _LimitedProtocol(H11Protocol):
     """uvicorn's HTTP protocol under limits; `endpoint` is set by a subclass.
 
     h11 whether httptools is installed or not: one parser, and it limits the head of a request (64 KiB), which
@@ -142,7 +138,7 @@ class LimitedProtocol(H11Protocol):
     framing = 0
 
     def connection_made(self, transport: Any) -> None:
-        """uvicorn's own limit of connections counts the same, but answers in plain text."""
+        # uvicorn's own limit counts the same, but answers in plain text.
         super().connection_made(transport)
         if len(self.connections) > self.endpoint.settings.max_connections:
             self.app = RequestLines(self._refuse_connection)
@@ -154,7 +150,6 @@ class LimitedProtocol(H11Protocol):
         await error_reply(503, "too many connections are open", headers)(scope, receive, send)
 
     def data_received(self, data: bytes) -> None:
-        """Parses piece by piece, so that the limit on framing is checked in time."""
         for start in range(0, len(data), PIECE):
             self._parse(data[start : start + PIECE])
             if self.transport.is_closing():
@@ -176,7 +171,6 @@ class LimitedProtocol(H11Protocol):
                 self.send_400_response("the chunks of the body are too small: send it in larger ones")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Keeps a half-closed connection open for the answer."""
         if not self._in_request() or self.cycle.more_body:
             return None
         if not self.half_closed:
@@ -197,18 +191,15 @@ class LimitedProtocol(H11Protocol):
             self.loop.call_later(SECONDS_BETWEEN_CHECKS, self._check_client)
 
     def on_response_complete(self) -> None:
-        """Closes a half-closed connection after its last answer."""
         super().on_response_complete()
         if self.half_closed and not self._in_request():
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the timer."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """The error in JSON; uvicorn's is plain text."""
         self.endpoint.metrics.refused.labels("malformed").inc()
         if not (self._in_request() and self.cycle.response_started):
             body = error_reply(400, msg, kind="Validation").body

@@ -17,9 +17,8 @@ from starlette.testclient import TestClient
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving import settings
-from arxiv_cls.serving.app import create_app
+from arxiv_cls.serving.app import create_app, without_paths
 from arxiv_cls.serving.model_slot import load_model
-from arxiv_cls.serving.routes import without_paths
 from arxiv_cls.serving.server import _listen
 from arxiv_cls.serving.settings import ServingSettings
 
