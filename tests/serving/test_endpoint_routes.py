@@ -152,6 +152,10 @@ class TestRefusals:
             ({"title": "x", "abstract": ""}, 400, "abstract: the text is empty"),
             ({"inputs": [["x"], [" "]]}, 400, "inputs.1.0: the text is empty"),
             ({"instances": [{"text": ""}]}, 400, "the text is empty"),
+            ({"inputs": ""}, 400, "inputs: the text is empty"),
+            ({"inputs": ["a", "b", "c"]}, 422, "at most 2 items"),
+            ({"inputs": "x", "raw_scores": True}, 422, "raw_scores: Input should be False"),
+            ({"inputs": []}, 422, "at least 1 item"),
             ({"text": "x" * 50_001}, 422, "50001 characters; at most 50000"),
             ({"instances": ["x"] * 65}, 422, "65 texts in one request; at most 64"),
         ],
@@ -352,24 +356,3 @@ class TestSwitches:
             application(log_texts=True).post("/predict", json={"text": "second finding"})
         contents = [record.content for record in caplog.records if hasattr(record, "content")]
         assert contents == [["second finding"]]
-
-    def test_a_request_log_that_fails(self, application, tmp_path):
-        """The answer comes all the same, and the loss is counted."""
-        opened = application(request_log=str(tmp_path / "log"))
-        (tmp_path / "log").rmdir()
-        (tmp_path / "log").write_text("a file in the way")
-        assert opened.post("/predict", json={"text": "vision"}).status_code == 200
-        lost = 'arxiv_cls_request_log_records_total{outcome="write_failed"} 1.0'
-        while lost not in opened.get("/metrics").text:
-            assert opened.app.state.endpoint.request_log._thread.is_alive()
-            time.sleep(0.05)
-
-    def test_texts_in_the_request_log(self, application, tmp_path):
-        """Only when asked, on one line whatever they hold; everything is written when the server ends."""
-        opened = application(request_log=str(tmp_path), request_log_texts=True)
-        text = "vision\u2028\u2029\x85\x0b\x1c\u202e of mine"
-        opened.post("/predict", json={"text": text})
-        asyncio.run(asyncio.to_thread(opened.app.state.endpoint.request_log.close, 60))
-        (file,) = tmp_path.iterdir()
-        (line,) = file.read_text().splitlines()
-        assert json.loads(line)["text"] == text
