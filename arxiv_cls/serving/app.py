@@ -60,6 +60,9 @@ class LoadRequest(BaseModel):
     )
 
 
+LOAD_SCHEMA = {"schema": LoadRequest.model_json_schema()}
+
+
 class LoadReply(BaseModel):
     """What answers now."""
 
@@ -133,12 +136,7 @@ async def vertex(request: Request, body: schemas.VertexRequest) -> Response:
     response_model=LoadReply,
     responses=documented(401, 403, 404, 408, 409, 413, 415, 422, 424),
     # The body is read by hand, so that a client without the token learns nothing from how it is judged.
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": LoadRequest.model_json_schema()}},
-        }
-    },
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": LOAD_SCHEMA}}},
 )
 async def load(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
@@ -233,11 +231,8 @@ async def metrics(request: Request) -> Response:
 @operate.get("/monitoring", summary="Not here yet", status_code=404, responses=documented(404))
 async def monitoring() -> None:
     """Drift reports are not part of this server; the request log is what they are made from."""
-    raise Refused(
-        404,
-        "this server makes no drift reports yet; start it with --request-log to keep what they need, "
-        "and read /metrics for its counters",
-    )
+    hint = "start it with --request-log to keep what they need, and read /metrics for its counters"
+    raise Refused(404, f"this server makes no drift reports yet; {hint}")
 
 
 @operate.get("/docs", include_in_schema=False)

@@ -18,8 +18,7 @@ from arxiv_cls.serving.http_errors import Refused, ending
 
 logger = logging.getLogger(__name__)
 
-# Texts that are encoded in one call: enough to fill a batch behind a baseline that answers most of them, few
-# enough that their encoding delays no answer by more than some hundredths of a second.
+# Texts that are encoded in one call: enough to fill a batch behind a baseline that answers most of them.
 ENCODED_TOGETHER = 64
 # Weight of the newest batch in the moving average of the speed.
 SPEED_MEMORY = 0.2
@@ -225,12 +224,7 @@ class Batcher:
         try:
             encoded = iter(jobs[0].predictor.encode([text for job in jobs for text in job.texts]))
         except Exception as error:
-            if len(jobs) == 1:
-                self._fail(jobs[0], error)
-                return
-            # One request must not spoil those that happened to wait beside it.
-            for job in jobs:
-                self._encode([job])
+            self._fail_one(jobs, error, lambda job: self._encode([job]))
             return
         seconds = (time.monotonic() - before) / sum(len(job.texts) for job in jobs)
         for job in jobs:
@@ -247,14 +241,9 @@ class Batcher:
         try:
             predictions = jobs[0].predictor.predict_encoded([job.encoded[at] for job, at in batch])
         except Exception as error:
-            if len(jobs) > 1:
-                # One request must not spoil those that happened to share its batch.
-                for job in jobs:
-                    self._compute([item for item in batch if item[0] is job])
-                return
-            if not isinstance(error, UserError):
+            if len(jobs) == 1 and not isinstance(error, UserError):
                 logger.exception("a batch of %d texts failed", len(batch))
-            self._fail(jobs[0], error)
+            self._fail_one(jobs, error, lambda job: self._compute([item for item in batch if item[0] is job]))
             return
         seconds = time.monotonic() - before
         for (job, _), prediction in zip(batch, predictions, strict=True):
@@ -270,17 +259,23 @@ class Batcher:
         self._recent_texts += texts - SPEED_MEMORY * self._recent_texts
         self._recent_seconds += seconds - SPEED_MEMORY * self._recent_seconds
 
+    def _fail_one(self, jobs: list[Job], error: Exception, retry: Callable[[Job], None]) -> None:
+        """One request must not spoil those that happened to share its call: each is tried by itself."""
+        if len(jobs) == 1:
+            self._fail(jobs[0], error)
+            return
+        for job in jobs:
+            retry(job)
+
     def _fail(self, job: Job, error: Exception) -> None:
         job.cancelled = True
         self._resolve(job, error)
 
     def _resolve(self, job: Job, outcome: Answer | Exception) -> None:
         def if_awaited() -> None:
-            if job.future.done():
-                return
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, Exception) and not job.future.done():
                 job.future.set_exception(outcome)
-            else:
+            elif isinstance(outcome, Answer) and not job.future.done():
                 job.future.set_result(outcome)
 
         try:

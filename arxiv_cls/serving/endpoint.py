@@ -25,13 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Endpoint:
-    """One server's state, reached from a route as `request.app.state.endpoint`.
-
-    Attributes:
-        ending: the server takes no more requests.
-        failure: why the first model could not be loaded; None while all is well.
-        seconds_to_stop: that are left for the end.
-    """
+    """One server's state, reached from a route as `request.app.state.endpoint`."""
 
     def __init__(
         self, settings: ServingSettings, load: Callable[[str, ServingSettings], ServedModel] = load_model
@@ -44,6 +38,7 @@ class Endpoint:
         self.request_log = RequestLog(settings, self.metrics.log_records) if settings.request_log else None
         self.ending = False
         self.seconds_to_stop = settings.shutdown_timeout
+        # Why the first model could not be loaded.
         self.failure: Exception | None = None
         self._first_load: asyncio.Task[None] | None = None
 
@@ -132,9 +127,8 @@ class Endpoint:
 def _refuse_truncation(encoded: Sequence[EncodedText]) -> None:
     for position, text in enumerate(encoded):
         if text.truncated:
-            raise Refused(
-                422, f"text {position + 1} is longer than the model reads, and truncation was refused"
-            )
+            message = f"text {position + 1} is longer than the model reads, and truncation was refused"
+            raise Refused(422, message)
 
 
 async def _unless_gone(request: Request, answering: Any) -> Answer:

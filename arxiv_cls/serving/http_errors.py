@@ -47,10 +47,7 @@ class ErrorReply(BaseModel):
 
 
 class Refused(Exception):
-    """A request that is answered with an error, which never holds its text.
-
-    `reason` is the label of the counter of refused requests; None for what is not counted there.
-    """
+    """A request that is answered with an error, which never holds its text; counted where it has a reason."""
 
     def __init__(
         self, status: int, error: str, headers: Mapping[str, str] | None = None, reason: str | None = None
@@ -85,11 +82,9 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def explain(problems: Sequence[Mapping[str, Any]]) -> str:
-    """Pydantic's problems in one line: the place and the reason, without the values that were sent.
-
-    Looks at the first `MAX_LOOKED_AT` only, so that its time does not grow with the body.
-    """
+    """Pydantic's problems in one line: the place and the reason, without the values that were sent."""
     lines: dict[str, None] = {}
+    # Not all of them: the time must not grow with the body.
     for problem in problems[:MAX_LOOKED_AT]:
         if problem["type"] == "json_invalid":
             return "the body is not JSON"

@@ -52,9 +52,8 @@ def allowed_model(name: str, models_dir: Path | None, allow_hub: Collection[str]
             # Anyone on the Hub can open a pull request, whose commits are found under the repository's name.
             raise Refused(403, f"{name}: only a branch or a tag; another revision has to be allowed by name")
         if Path(name).expanduser().is_dir():
-            raise Refused(
-                403, f"{name}: a local folder has the name of this Hub id; start the server elsewhere"
-            )
+            reason = "a local folder has the name of this Hub id; start the server elsewhere"
+            raise Refused(403, f"{name}: {reason}")
         return name
     if not NAME.fullmatch(name):
         raise Refused(403, "only a name in the models directory or an allowed Hub id can be loaded")

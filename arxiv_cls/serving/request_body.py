@@ -19,8 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from arxiv_cls.serving.http_errors import Refused, error_reply
 
 METHODS_WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
-# What is thrown away of a body that is too large, as a multiple of the limit: a client that gets to the end
-# of its sending reads the 413, one that is cut off sees a broken connection.
+# So many times the limit is read of a body that is too large: a client that is cut off does not see its 413.
 DISCARD = 8
 # Keys of one JSON object: more than any schema knows, and few enough to name each that is not known.
 MAX_KEYS = 32
@@ -121,8 +120,7 @@ async def parse_json(body: bytes, max_texts: int) -> Any:
     """The JSON object of a request; an empty list for JSON of another kind, which no schema takes.
 
     Raises:
-        HTTPException: 422 for what is no JSON, for more texts than are allowed, for an object with more than
-            `MAX_KEYS` keys, and for more lists and objects than the texts can need.
+        HTTPException: 422 for what is no JSON, and for more texts, keys or lists than a schema can need.
     """
     if len(body) <= PARSED_AT_ONCE:
         return _parsed(body, max_texts)
@@ -130,8 +128,7 @@ async def parse_json(body: bytes, max_texts: int) -> Any:
 
 
 def _parsed_uncollected(body: bytes, max_texts: int) -> Any:
-    # Of a million lists in one body the collector would go through all, again and again while they grow: that
-    # took five times as long as the parsing.
+    # The collector would go through a million lists again and again: five times as long as the parsing.
     gc.disable()
     try:
         return _parsed(body, max_texts)

@@ -54,6 +54,10 @@ Truncation = Annotated[
 ]
 
 
+def _example(**content: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [content]})
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -97,7 +101,7 @@ def joined(title: str, abstract: str) -> str:
 class TextRequest(TextInstance, ClassificationRequest):
     """One text: a title, a blank line and an abstract do best."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TITLE, "top_k": 3}]})
+    model_config = _example(text=EXAMPLE_TITLE, top_k=3)
     top_k: TopK = None
 
     def reply(self, predictions: list[Prediction], model: ServedModel) -> Any:
@@ -108,9 +112,7 @@ class TextRequest(TextInstance, ClassificationRequest):
 class PaperRequest(PaperInstance, ClassificationRequest):
     """One paper."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"title": EXAMPLE_TITLE, "abstract": EXAMPLE_ABSTRACT}]}
-    )
+    model_config = _example(title=EXAMPLE_TITLE, abstract=EXAMPLE_ABSTRACT)
     top_k: TopK = None
 
     def reply(self, predictions: list[Prediction], model: ServedModel) -> Any:
@@ -127,7 +129,7 @@ class VertexParameters(_Strict):
 class VertexRequest(ClassificationRequest):
     """Vertex AI's schema: a batch of instances."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"instances": [EXAMPLE_TITLE]}]})
+    model_config = _example(instances=[EXAMPLE_TITLE])
     log_name: ClassVar[str] = "instances"
     instances: Annotated[list[NotBlank | TextInstance | PaperInstance], Field(min_length=1, fail_fast=True)]
     parameters: VertexParameters | None = None
@@ -149,7 +151,7 @@ Sequence = Annotated[list[NotBlank], Field(min_length=1, max_length=2, fail_fast
 class TeiRequest(ClassificationRequest):
     """Text Embeddings Inference: a text, a pair `["title", "abstract"]`, or a batch `[["a"], ["b"]]`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": EXAMPLE_TITLE}]})
+    model_config = _example(inputs=EXAMPLE_TITLE)
     log_name: ClassVar[str] = "inputs"
     inputs: NotBlank | Sequence | Annotated[list[Sequence], Field(min_length=1, fail_fast=True)]
     truncate: Truncation = None

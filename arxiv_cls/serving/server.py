@@ -25,14 +25,12 @@ from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
 
-# After the signal, requests that are on their way still get an answer for so long: a 503 that closes the
-# connection, where a closed socket would look like a broken server.
+# After the signal, requests that are on their way still get a 503; a closed socket would look like a fault.
 LINGER_SECONDS = 0.5
 BACKLOG = 2048
 # How often it is checked whether a client that half-closed its connection is still there.
 SECONDS_BETWEEN_CHECKS = 0.1
-# Bytes around the body of one request: its head and the sizes of its chunks. A body in chunks of one byte
-# takes the parser a hundred times as long as one in large chunks.
+# Bytes around the body of one request: its chunks of one byte would take the parser a hundred times as long.
 MAX_FRAMING = 192 * 1024
 PIECE = 64 * 1024
 
@@ -84,9 +82,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
-        raise UserError(
-            f"serve: cannot listen on {host}:{port}: {error.strerror or error}", hint="Name another --port."
-        ) from None
+        message = f"serve: cannot listen on {host}:{port}: {error.strerror or error}"
+        raise UserError(message, hint="Name another --port.") from None
 
 
 class _Server(uvicorn.Server):
@@ -202,12 +199,9 @@ class _LimitedProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         self.endpoint.metrics.refused.labels("malformed").inc()
         if not (self._in_request() and self.cycle.response_started):
-            body = error_reply(400, msg, kind="Validation").body
-            head = (
-                "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode("ascii") + bytes(body))
+            body = bytes(error_reply(400, msg, kind="Validation").body)
+            head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
         self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -217,14 +211,14 @@ class _LimitedProtocol(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _wait_for_head(self) -> None:
-        self.timer = self.loop.call_later(self.endpoint.settings.body_timeout, self._give_up)
+        def give_up() -> None:
+            self.timer = None
+            if not self._in_request():
+                self.transport.close()
+
+        self.timer = self.loop.call_later(self.endpoint.settings.body_timeout, give_up)
 
     def _stop_waiting(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-
-    def _give_up(self) -> None:
-        self.timer = None
-        if not self._in_request():
-            self.transport.close()

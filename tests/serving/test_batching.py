@@ -186,6 +186,7 @@ class TestEncoding:
             assert predictor.encoded[1:] == [texts]
             if how == "cancelled":
                 asked[2].cancel()
+                await asyncio.wait(asked[2:])
             else:
                 batcher.max_wait = 0.0
             _, late = await answered(predictor, asked)
