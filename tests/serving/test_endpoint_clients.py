@@ -1,4 +1,4 @@
-"""Clients that exist get right answers from the real server process, each in the schema that it speaks."""
+"""Clients that exist get right answers from the real server process, each in its own schema."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class TestRefusals:
     """Every error has the one shape, and no error repeats what was sent."""
 
     @pytest.mark.parametrize(
-        ("body", "status", "told"),
+        ("body", "status", "expected"),
         [
             ({"text": "x", "inputs": "x"}, 422, "exactly one of"),
             ({"text": "x", "title": "x", "abstract": "x"}, 422, "exactly one of"),
@@ -160,12 +160,12 @@ class TestRefusals:
             ({"instances": ["x"] * 65}, 422, "65 texts in one request; at most 64"),
         ],
     )
-    def test_bodies(self, plain, body, status, told):
+    def test_bodies(self, plain, body, status, expected):
         """With the place and the reason."""
         reply = plain.post("/predict", json=body)
         assert reply.status_code == status
         assert set(reply.json()) == {"error", "error_type"}
-        assert told in reply.json()["error"]
+        assert expected in reply.json()["error"]
         assert reply.json()["error_type"] == ("Empty" if status == 400 else "Validation")
 
     @pytest.mark.parametrize("body", [b"", b"{", b'{"text": "\\ud800"}', b"\xff\xfe", b"[" * 100_000, b"NaN"])
@@ -217,8 +217,8 @@ class TestRefusals:
         """JSON has one kind of number."""
         assert len(plain.post("/predict", json={"text": "x", "top_k": top_k}).json()["top_k"]) == 2
 
-    def test_where_the_models_lie_is_not_told(self, application, models_dir, monkeypatch, tmp_path):
-        """A relative models directory is told as little as an absolute one, whoever raises the error."""
+    def test_where_the_models_lie_is_hidden(self, application, models_dir, monkeypatch, tmp_path):
+        """A relative models directory is hidden like an absolute one, wherever the error comes from."""
         write_onnx_model(tmp_path / "my models" / "broken")
         (tmp_path / "my models" / "broken" / "onnx" / "model.onnx").write_bytes(b"no model")
         monkeypatch.chdir(tmp_path)
@@ -230,7 +230,7 @@ class TestRefusals:
 
 
 @pytest.mark.parametrize(
-    ("told", "left"),
+    ("message", "left"),
     [
         ("Load model from /srv/models/x/onnx/model.onnx failed", "Load model from model.onnx failed"),
         ("[Errno 13] Permission denied: '/root/.cache/a b/c'", "[Errno 13] Permission denied: 'a b/c'"),
@@ -239,9 +239,9 @@ class TestRefusals:
         ("user/name: onnx/model.onnx is missing, 3/4", "user/name: onnx/model.onnx is missing, 3/4"),
     ],
 )
-def test_without_paths(told, left):
+def test_without_paths(message, left):
     """Of an absolute path the file's name is left; addresses, Hub ids and relative paths stay."""
-    assert without_paths(told, Path("/a/my models")) == left
+    assert without_paths(message, Path("/a/my models")) == left
 
 
 class TestOverload:

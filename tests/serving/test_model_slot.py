@@ -141,7 +141,7 @@ class TestLoadModel:
         assert model.run["data"]["csv"] == "tiny.csv"
 
     def test_other_weights_are_another_version(self, tmp_path):
-        """Two models of one name are told apart."""
+        """Two models of one name have two versions."""
         settings = ServingSettings(model="x", threads=1)
         write_onnx_model(tmp_path / "a" / "tiny")
         write_onnx_model(tmp_path / "b" / "tiny", seed=1)
@@ -154,7 +154,7 @@ class TestLoadModel:
         [("", "0" * 12), ("@main", "0" * 12), ("@refs/pr/1", "0" * 12), ("@v1.2.0", "v1.2.0")],
     )
     def test_version_of_a_hub_model(self, tmp_path, monkeypatch, named, version):
-        """A release tag stays what it is; a branch moves on, so the commit is told."""
+        """A release tag stays what it is; a branch moves on, so the commit is the version."""
         snapshot = write_onnx_model(tmp_path / "snapshots" / ("0" * 40))
         monkeypatch.setattr(predictor, "locate_model", lambda model, revision, engine: snapshot)
         model = load_model(f"user/name{named}", ServingSettings(model="x", threads=1))
@@ -177,7 +177,7 @@ class TestLoadModel:
 
 
 class TestCascade:
-    """Two models as one: both are told."""
+    """Two models as one: both are named."""
 
     @pytest.fixture
     def pair(self, tmp_path):
@@ -195,7 +195,7 @@ class TestCascade:
         (transformer / "eval" / "cascade.json").write_text(json.dumps(record))
         return transformer, baseline
 
-    def test_both_are_told(self, pair):
+    def test_both_are_named(self, pair):
         """The version names both; the baseline has its own entry."""
         transformer, baseline = pair
         model = load_model(str(transformer), ServingSettings(model="x", cascade=str(baseline), threads=1))

@@ -300,18 +300,18 @@ class TestDirectory:
         assert lines_in(tmp_path / "log") == [{"n": 1}]
 
     @pytest.mark.parametrize(
-        ("target", "told"),
+        ("target", "expected"),
         [
             ("file", "--request-log"),
             ("s3://bucket", "a directory or gs://"),
             ("gs:///folder", "name of a bucket"),
         ],
     )
-    def test_a_target_that_cannot_be(self, tmp_path, monkeypatch, target, told):
+    def test_a_target_that_cannot_be(self, tmp_path, monkeypatch, target, expected):
         """A file in the way, or an address of another kind, is refused at the start."""
         monkeypatch.chdir(tmp_path)
         (tmp_path / "file").write_text("")
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=expected):
             files_of(target)
 
 
