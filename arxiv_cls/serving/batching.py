@@ -84,7 +84,7 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._accepted: set[Job] = set()
         self._changed = threading.Condition()
-        # Decayed sums: many cheap texts and few dear ones count by what they are, not batch by batch.
+        # Decayed sums: many cheap texts and few expensive ones count by their cost, not batch by batch.
         self._recent_texts = self._recent_seconds = 0.0
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
@@ -260,7 +260,7 @@ class Batcher:
         self._recent_seconds += seconds - SPEED_MEMORY * self._recent_seconds
 
     def _fail_one(self, jobs: list[Job], error: Exception, retry: Callable[[Job], None]) -> None:
-        """One request must not spoil those that happened to share its call: each is tried by itself."""
+        """A failed call is repeated for each of its requests, so that only the one at fault fails."""
         if len(jobs) == 1:
             self._fail(jobs[0], error)
             return

@@ -34,7 +34,7 @@ def serve(**options: Any) -> int:
 
 
 def _parameters() -> list[inspect.Parameter]:
-    """An option for each setting. All are words, so that the settings report every wrong one at once."""
+    """An option for each setting. All are strings, so that the settings report every wrong one at once."""
     parameters = []
     for name, field in ServingSettings.model_fields.items():
         if name in NOT_OPTIONS:

@@ -100,7 +100,7 @@ QUEUE_RECORDS = 10_000
 QUEUE_BYTES = 64 * 1024 * 1024
 RECORDS_AT_A_TIME = 500
 SECONDS_BETWEEN_CHECKS = 0.5
-# A log that fails says so once in a while, not once a record.
+# A failing log warns once in a while, not once a record.
 SECONDS_BETWEEN_WARNINGS = 60.0
 
 
@@ -278,11 +278,11 @@ class LogFiles:
         left = memoryview(lines)
         try:
             while left:
-                # A disk that is nearly full takes a part, and refuses the rest only when it is asked again.
+                # A disk that is nearly full takes a part, and refuses the rest only when it is called again.
                 left = left[self._file.write(left) :]
         except OSError:
             with contextlib.suppress(OSError):
-                # Half a line would spoil the file for whoever reads it.
+                # Half a line would make the file unreadable.
                 self._file.truncate(start)
             self.close()
             raise

@@ -351,7 +351,7 @@ class CascadeInfo(BaseModel):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A loaded model with what the endpoint says about it.
+    """A loaded model and its identity.
 
     Attributes:
         name: of the directory, or the Hub id.

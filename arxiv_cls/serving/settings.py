@@ -156,7 +156,7 @@ class ServingSettings(BaseSettings):
 
 
 def _explained(problem: Any, given: dict[str, Any]) -> str:
-    """One of pydantic's problems in our words: option or variable, value, what is expected."""
+    """One of pydantic's problems as option or variable, value, what is expected."""
     name, kind, context = str(problem["loc"][0]), problem["type"], problem.get("ctx", {})
     if kind == "missing":
         return f"serve: no model: name one, or set {ENV_PREFIX}MODEL"
