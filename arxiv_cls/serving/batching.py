@@ -26,18 +26,9 @@ SPEED_MEMORY = 0.2
 Check = Callable[[Sequence[EncodedText]], None]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Predictions and encoded texts of one request, in its order; `waited` is in seconds in the queue."""
-
-    predictions: list[Prediction]
-    encoded: list[EncodedText]
-    waited: float
-
-
 @dataclass(eq=False)
 class Job:
-    """A request in the queue.
+    """A request in the queue; its answer when the future gets it.
 
     Attributes:
         accepted: when it came, on the monotonic clock.
@@ -49,7 +40,7 @@ class Job:
 
     texts: list[str]
     predictor: Predictor
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[Job]
     check: Check | None
     accepted: float = field(default_factory=time.monotonic)
     cancelled: bool = False
@@ -57,6 +48,11 @@ class Job:
     encoding: float | None = None
     encoded: list[EncodedText] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
+
+    @property
+    def waited(self) -> float:
+        """Seconds in the queue, before the computation of its first text."""
+        return (self.started or self.accepted) - self.accepted
 
 
 class Batcher:
@@ -103,13 +99,11 @@ class Batcher:
         """Moving average of what a text costs, encoding included; 0 before the first batch."""
         return self._recent_seconds / self._recent_texts if self._recent_texts else 0.0
 
-    async def answer(self, texts: Sequence[str], predictor: Predictor, check: Check | None = None) -> Answer:
-        """Queues a request and waits for its answer; cancelling the call frees its places.
+    async def answer(self, texts: Sequence[str], predictor: Predictor, check: Check | None = None) -> Job:
+        """Queues a request of texts, none blank, and waits; cancelling the call frees its places.
 
-        Args:
-            texts: of one request, none blank.
-            predictor: what shall answer; a request keeps it when the model is switched meanwhile.
-            check: sees the encoded texts before they are computed; what it raises is the answer.
+        A request keeps its predictor when the model is switched meanwhile. What `check` raises on the encoded
+        texts is the answer.
 
         Raises:
             Refused: 429 when too many texts wait, or would wait longer than `max_wait`; 503 at the end.
@@ -252,8 +246,7 @@ class Batcher:
         self._on_batch(len(batch), sum(job.encoded[at].tokens for job, at in batch), seconds)
         for job in jobs:
             if len(job.predictions) == len(job.texts):
-                waited = (job.started or job.accepted) - job.accepted
-                self._resolve(job, Answer(job.predictions, job.encoded, waited))
+                self._resolve(job, job)
 
     def _note_speed(self, texts: int, seconds: float) -> None:
         self._recent_texts += texts - SPEED_MEMORY * self._recent_texts
@@ -271,11 +264,11 @@ class Batcher:
         job.cancelled = True
         self._resolve(job, error)
 
-    def _resolve(self, job: Job, outcome: Answer | Exception) -> None:
+    def _resolve(self, job: Job, outcome: Job | Exception) -> None:
         def if_awaited() -> None:
             if isinstance(outcome, Exception) and not job.future.done():
                 job.future.set_exception(outcome)
-            elif isinstance(outcome, Answer) and not job.future.done():
+            elif isinstance(outcome, Job) and not job.future.done():
                 job.future.set_result(outcome)
 
         try:

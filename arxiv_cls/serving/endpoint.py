@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Request
 
 from arxiv_cls.models.prediction import EncodedText
-from arxiv_cls.serving.batching import Answer, Batcher
+from arxiv_cls.serving.batching import Batcher, Job
 from arxiv_cls.serving.http_errors import ClientGone, Refused, ending
 from arxiv_cls.serving.model_slot import ModelSlot, load_model
 from arxiv_cls.serving.observability import Metrics
@@ -131,7 +131,7 @@ def _refuse_truncation(encoded: Sequence[EncodedText]) -> None:
             raise Refused(422, message)
 
 
-async def _unless_gone(request: Request, answering: Any) -> Answer:
+async def _unless_gone(request: Request, answering: Any) -> Job:
     async def disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             continue

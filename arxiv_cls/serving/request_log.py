@@ -25,7 +25,7 @@ import prometheus_client
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText, Prediction
-from arxiv_cls.serving.batching import Answer
+from arxiv_cls.serving.batching import Job
 from arxiv_cls.serving.schemas import ServedModel
 from arxiv_cls.serving.settings import ServingSettings
 
@@ -43,7 +43,7 @@ class ScoredText(NamedTuple):
     model: ServedModel
     encoded: EncodedText
     prediction: Prediction
-    answer: Answer
+    answer: Job
     seconds: float
 
 
@@ -107,9 +107,7 @@ SECONDS_BETWEEN_WARNINGS = 60.0
 class RequestLog:
     """Takes records without ever blocking and writes them in the background.
 
-    Args:
-        settings: where the log lies, its rotation, and whether it holds texts.
-        outcomes: counts records as "written" (on the disk or in the bucket), "queue_full" or "write_failed".
+    `outcomes` counts records as "written" (on the disk or in the bucket), "queue_full" or "write_failed".
 
     Raises:
         UserError: the target cannot be written, or Google's client is not installed.
@@ -198,11 +196,7 @@ SECONDS_BETWEEN_TRIES = 10.0
 class LogFiles:
     """Files of a directory, which grow with each write; or objects of a bucket, which are sent when whole.
 
-    Args:
-        target: a directory, made when it is not there, or gs://bucket/folder.
-        rotate_bytes: size from which a new file starts.
-        rotate_seconds: age from which a new file starts.
-        keep: newest files kept in a directory, 0 for all; a bucket has its own lifecycle rules.
+    The newest `keep` files of a directory stay, 0 keeps all; a bucket has its own lifecycle rules.
 
     Raises:
         UserError: the directory cannot be written, or Google's client is not installed.
@@ -255,15 +249,14 @@ class LogFiles:
         Raises:
             OSError: the disk takes no more; or too much waits already, because the bucket cannot be reached.
         """
-        if not self._size:
-            self._since = time.monotonic()
-        if self._storage:
-            if self._size + len(lines) > MAX_UNSENT_BYTES:
-                raise OSError(f"{self._size:,} bytes wait for gs://{self._bucket_name}")
+        self._since = self._since if self._size else time.monotonic()
+        if not self._storage:
+            self._append(lines)
+        elif self._size + len(lines) > MAX_UNSENT_BYTES:
+            raise OSError(f"{self._size:,} bytes wait for gs://{self._bucket_name}")
+        else:
             self._unsent += lines
             self.unsafe += lines.count(b"\n")
-        else:
-            self._append(lines)
         self._size += len(lines)
 
     def _append(self, lines: bytes) -> None:

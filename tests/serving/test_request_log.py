@@ -19,7 +19,7 @@ from local_servers import lines_in
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText, Prediction
 from arxiv_cls.serving import request_log
-from arxiv_cls.serving.batching import Answer
+from arxiv_cls.serving.batching import Job
 from arxiv_cls.serving.request_log import LogFiles, RequestLog, ScoredText, log_line, text_features
 from arxiv_cls.serving.settings import ServingSettings
 
@@ -45,7 +45,9 @@ def scored(text: str = "vision", prediction: Prediction | None = SAID) -> Scored
         model=SimpleNamespace(name="tiny", version="abc"),
         encoded=encoded,
         prediction=prediction,
-        answer=Answer([SAID], [encoded], waited=0.001),
+        answer=Job(
+            [text], None, None, None, accepted=1.0, started=1.001, encoded=[encoded], predictions=[SAID]
+        ),
         seconds=0.012345,
     )
 
