@@ -1,53 +1,264 @@
-"""The application: routes, limits, counters and logs around one model."""
+"""The application: routes for texts and for operators, and the limits, counters and logs around them."""
 
 from __future__ import annotations
 
+import asyncio
+import hmac
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arxiv_cls import __version__
+from arxiv_cls.errors import UserError
+from arxiv_cls.serving import schemas
 from arxiv_cls.serving.endpoint import Endpoint
-from arxiv_cls.serving.http_errors import BodyLimits, install_error_handlers
-from arxiv_cls.serving.model_slot import ServedModel, load_model
+from arxiv_cls.serving.http_errors import Refused, documented, explain, install_error_handlers
+from arxiv_cls.serving.model_slot import allowed_model, load_model
 from arxiv_cls.serving.observability import RequestLines
-from arxiv_cls.serving.routes import load_router, predict_router, status_router
+from arxiv_cls.serving.request_body import BodyLimits, BoundedRoute, parse_json
 from arxiv_cls.serving.settings import ServingSettings
 
 DESCRIPTION = """Names the arXiv category of a paper from its title and abstract.
 
-`POST /predict` answers in the schema that the keys of the request name; `POST /` speaks Hugging Face's
+`POST /predict` answers in the schema that the keys of the request name; `POST /` has Hugging Face's
 inference schema. Every error has the shape `{"error", "error_type"}`."""
+# The script and the style of /docs are inline; it may call this server and no other.
+SECURITY_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+DOCS_PAGE = Path(__file__).parent / "templates" / "docs.html"
+LINKS = {
+    "predict": "POST /predict",
+    "hugging_face": "POST /",
+    "health": "/health",
+    "live": "/health/live",
+    "info": "/info",
+    "metrics": "/metrics",
+    "docs": "/docs",
+    "openapi": "/openapi.json",
+}
+# The directories of an absolute path; no part of an address.
+_DIRECTORIES = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\",;()]+/)+")
 
 
-class HeadAsGet:
-    """ASGI middleware: HEAD is answered as GET; the server leaves the body out.
+class LoadRequest(BaseModel):
+    """Which model shall answer from now on."""
 
-    Args:
-        app: what is called with the request.
-    """
+    model_config = ConfigDict(extra="forbid")
+    model: str = Field(
+        min_length=1, max_length=256, description="a name in the models directory, or an allowed Hub id"
+    )
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}
-        await self.app(scope, receive, send)
+LOAD_SCHEMA = {"schema": LoadRequest.model_json_schema()}
+
+
+class LoadReply(BaseModel):
+    """What answers now."""
+
+    model: str
+    model_version: str
+    engine: str
+    seconds: float = Field(description="that loading took")
+    previous: str | None = Field(description="name of the model before")
+
+
+class Welcome(BaseModel):
+    """What this server is."""
+
+    name: str
+    version: str = Field(description="of the program")
+    what: str
+    model: str | None = Field(description="name of the model; null before it is loaded")
+    links: dict[str, str]
+
+
+class Health(BaseModel):
+    """The server can answer."""
+
+    status: str
+    model: str
+    model_version: str
+
+
+classify = APIRouter(tags=["classify"], route_class=BoundedRoute)
+operate = APIRouter(tags=["operate"])
+bearer = HTTPBearer(auto_error=False, description="the value of ARXIV_CLS_TOKEN")
+
+
+def _replies(model: Any) -> dict[str, Any]:
+    errors = documented(400, 408, 413, 415, 422, 429, 503)
+    return {"response_class": JSONResponse, "responses": {200: {"model": model}, **errors}}
+
+
+def _endpoint(request: Request) -> Endpoint:
+    return request.app.state.endpoint
+
+
+async def _answer(request: Request, body: schemas.AnyRequest) -> Response:
+    return JSONResponse(await _endpoint(request).answer(request, body))
+
+
+@classify.post(
+    "/predict", summary="Classify texts", **_replies(schemas.Paper | schemas.TeiReply | schemas.VertexReply)
+)
+async def predict(request: Request, body: schemas.PredictRequest) -> Response:
+    """The reply follows the request: `text` or `title` and `abstract`, `inputs`, `instances`."""
+    return await _answer(request, body)
+
+
+@classify.post(
+    "/", summary="Classify texts, Hugging Face's inference schema", **_replies(schemas.HuggingFaceReply)
+)
+async def hugging_face(request: Request, body: schemas.HuggingFaceRequest) -> Response:
+    """What `InferenceClient(model=url).text_classification(text)` calls."""
+    return await _answer(request, body)
+
+
+async def vertex(request: Request, body: schemas.VertexRequest) -> Response:
+    """The address that `AIP_PREDICT_ROUTE` names."""
+    return await _answer(request, body)
+
+
+@operate.post(
+    "/load",
+    summary="Switch the model",
+    response_model=LoadReply,
+    responses=documented(401, 403, 404, 408, 409, 413, 415, 422, 424),
+    # The body is read by hand, so that a client without the token learns nothing from how it is judged.
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": LOAD_SCHEMA}}},
+)
+async def load(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> dict[str, Any]:
+    """Requests that came before are answered by the old model, later ones by the new; none is dropped."""
+    endpoint = _endpoint(request)
+    settings = endpoint.settings
+    _check_token(credentials, settings.token)
+    try:
+        name = LoadRequest.model_validate(await parse_json(await request.body(), max_texts=1)).model
+    except ValidationError as error:
+        raise Refused(422, explain(error.errors())) from None
+    # In a thread: it reads the head of every file of the model.
+    model = await asyncio.to_thread(allowed_model, name, settings.models_directory, settings.allow_hub)
+    previous = endpoint.slot.current
+    try:
+        loaded = await endpoint.switch(model)
+    except UserError as error:
+        reason = without_paths(error.message.replace(model, name), settings.models_directory)
+        raise Refused(424, f"not loaded, the old model stays: {reason}") from None
+    if loaded is None:
+        raise Refused(409, "another model is being loaded")
+    return {
+        "model": loaded.name,
+        "model_version": loaded.version,
+        "engine": loaded.predictor.engine,
+        "seconds": round(loaded.loaded_in, 3),
+        "previous": previous.name if previous else None,
+    }
+
+
+def without_paths(message: str, models_directory: Path | None) -> str:
+    """An error without the directories of this machine; only that of the models may hold white space."""
+    if models_directory:
+        for root in (models_directory.resolve(), models_directory):
+            message = message.replace(f"{root}/", "")
+    return _DIRECTORIES.sub("", message)
+
+
+def _check_token(credentials: HTTPAuthorizationCredentials | None, token: str | None) -> None:
+    if not token:
+        raise Refused(403, "switching is off: the server was started without ARXIV_CLS_TOKEN")
+    given = credentials.credentials if credentials else ""
+    # compare_digest takes the same time wherever the first difference is.
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode("utf-8", "replace")):
+        raise Refused(401, "send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
+
+
+@operate.get("/", summary="What this is", response_model=Welcome)
+async def welcome(request: Request) -> dict[str, Any]:
+    """Name, model and links."""
+    model = _endpoint(request).slot.current
+    return {
+        "name": "arxiv_cls",
+        "version": __version__,
+        "what": "Names the arXiv category of a paper from its title and abstract.",
+        "model": model.name if model else None,
+        "links": LINKS,
+    }
+
+
+HEALTH: dict[str, Any] = {"summary": "Ready", "response_model": Health, "responses": documented(503)}
+
+
+@operate.get("/health", **HEALTH)
+async def health(request: Request) -> dict[str, Any]:
+    """200 when a request would be answered; 503 before the model is loaded and while the server ends."""
+    model = _ready(request)
+    _check_thread(request)
+    return {"status": "ready", "model": model.name, "model_version": model.version}
+
+
+@operate.get("/health/live", summary="Alive", responses=documented(503))
+async def live(request: Request) -> dict[str, str]:
+    """200 as long as the process should not be started anew."""
+    _check_thread(request)
+    return {"status": "alive"}
+
+
+@operate.get("/info", summary="Model and limits", response_model=schemas.Info, responses=documented(503))
+async def info(request: Request) -> dict[str, Any]:
+    """The model, its data and the limits of requests."""
+    return schemas.describe(_ready(request), _endpoint(request).settings)
+
+
+@operate.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(generate_latest(_endpoint(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@operate.get("/monitoring", summary="Not here yet", status_code=404, responses=documented(404))
+async def monitoring() -> None:
+    """Drift reports are not part of this server; the request log is what they are made from."""
+    hint = "start it with --request-log to keep what they need, and read /metrics for its counters"
+    raise Refused(404, f"this server makes no drift reports yet; {hint}")
+
+
+@operate.get("/docs", include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """The documentation, without anything from another server."""
+    page = DOCS_PAGE.read_text(encoding="utf-8")
+    return HTMLResponse(page, headers={"Content-Security-Policy": SECURITY_POLICY})
+
+
+def _ready(request: Request) -> schemas.ServedModel:
+    endpoint = _endpoint(request)
+    if endpoint.slot.current is None and endpoint.failure is not None:
+        raise Refused(503, "the model could not be loaded; the server's log says why")
+    return endpoint.ready_model()
+
+
+def _check_thread(request: Request) -> None:
+    endpoint = _endpoint(request)
+    if not endpoint.batcher.alive and not endpoint.ending:
+        raise Refused(503, "the thread that computes has ended")
 
 
 def create_app(
-    settings: ServingSettings, load: Callable[[str, ServingSettings], ServedModel] = load_model
+    settings: ServingSettings, load: Callable[[str, ServingSettings], schemas.ServedModel] = load_model
 ) -> FastAPI:
     """Makes the application; its model is loaded in the background when it starts.
-
-    Args:
-        settings: of the endpoint.
-        load: makes a model from a directory or a Hub id; a test passes its own.
 
     Raises:
         UserError: the request log cannot be written.
@@ -70,12 +281,17 @@ def create_app(
         redoc_url=None,
     )
     app.state.endpoint = endpoint
-    app.include_router(predict_router(settings.predict_route))
-    app.include_router(status_router(settings.health_route))
-    app.include_router(load_router())
+    app.include_router(classify)
+    app.include_router(operate)
+    if settings.predict_route != "/predict":
+        router = APIRouter(tags=["classify"], route_class=BoundedRoute)
+        about = {"summary": "Classify texts, Vertex AI's schema", **_replies(schemas.VertexReply)}
+        router.post(settings.predict_route, **about)(vertex)
+        app.include_router(router)
+    if settings.health_route != "/health":
+        app.get(settings.health_route, tags=["operate"], **HEALTH)(health)
     install_error_handlers(app)
     # The last one that is added sees a request first.
-    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimits, max_body=settings.max_body, timeout=settings.body_timeout)
     endpoint.metrics.instrument(app)
     if settings.cors_origins:

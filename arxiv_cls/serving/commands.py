@@ -34,25 +34,21 @@ def serve(**options: Any) -> int:
 
 
 def _parameters() -> list[inspect.Parameter]:
-    """An option for each setting. All are words, so that the settings report every wrong one at once."""
+    """An option for each setting. All are strings, so that the settings report every wrong one at once."""
     parameters = []
     for name, field in ServingSettings.model_fields.items():
         if name in NOT_OPTIONS:
             continue
-        shown = None if field.default in (None, ()) or name == "model" else str(field.default)
-        about = f"{field.description} (default {shown})" if shown and shown != "False" else field.description
-        kind: Any = str | None
+        option, kind = "--" + name.replace("_", "-"), bool if field.annotation is bool else str
+        shown = "" if field.default in (None, ()) or name == "model" else str(field.default)
+        about = f"{field.description} (default {shown})" if shown not in ("", "False") else field.description
         if name == "model":
-            option: Any = typer.Argument(metavar="MODEL", help=about, show_default=False)
-        elif field.annotation is bool:
-            kind = bool | None
-            option = typer.Option("--" + name.replace("_", "-"), help=about)
+            made: Any = typer.Argument(metavar="MODEL", help=about, show_default=False)
         else:
-            option = typer.Option("--" + name.replace("_", "-"), metavar=name.upper(), help=about)
+            made = typer.Option(option, metavar=None if kind is bool else name.upper(), help=about)
+        annotation = Annotated[kind | None, made]
         parameters.append(
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
-            )
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
     return parameters
 

@@ -1,4 +1,4 @@
-"""The server's own log: one JSON object per line on standard error, and one such line per request.
+"""The server's own log, one JSON object per line on standard error; and the counters for Prometheus.
 
 No line holds the text of a request, a query string, or a header other than the request's id.
 """
@@ -18,14 +18,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_fastapi_instrumentator import Instrumentator
-from prometheus_fastapi_instrumentator.metrics import Info, default
+from prometheus_fastapi_instrumentator import Instrumentator, metrics
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arxiv_cls.models.prediction import Prediction
-from arxiv_cls.serving.model_slot import ServedModel
+from arxiv_cls.serving.schemas import ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +57,7 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: str) -> None:
     """Sends all records, Python's warnings and the failures of threads to standard error as JSON lines.
 
-    Args:
-        level: of this program's and uvicorn's records: debug, info, warning or error. Others log warnings.
+    `level` is of this program's and uvicorn's records: debug, info, warning or error. Others log warnings.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
@@ -81,14 +79,11 @@ def _log_failure(failed: threading.ExceptHookArgs) -> None:
 class RequestLines:
     """ASGI middleware: gives each request an id and writes a line when it is answered.
 
-    A route adds to the line through `scope["state"]["log"]`, a dict.
-
-    Args:
-        app: what is called with the request.
-        quiet: paths whose successes are logged at debug level, because probes ask for them all the time.
+    A route adds to the line through `scope["state"]["log"]`, a dict. Successes of `quiet` paths are logged at
+    debug level, because probes ask for them all the time.
     """
 
-    def __init__(self, app: ASGIApp, *, quiet: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, quiet: frozenset[str] = frozenset()) -> None:
         self.app, self.quiet = app, quiet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,8 +91,9 @@ class RequestLines:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        asked = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex[:16]
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
+        method, path = scope["method"][:MAX_SHOWN], scope["path"][:MAX_SHOWN]
         extras: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, log=extras)
         before, status = time.monotonic(), 0
@@ -118,88 +114,59 @@ class RequestLines:
             status = status or 500
             raise
         finally:
-            fine = status and status < 400
-            line = {
-                "request_id": request_id,
-                "method": scope["method"][:MAX_SHOWN],
-                "path": scope["path"][:MAX_SHOWN],
-                # 499 is nginx's number for a client that did not wait for the answer.
-                "status": status or 499,
-                "milliseconds": round((time.monotonic() - before) * 1000, 1),
-                **extras,
-            }
-            level = logging.DEBUG if fine and scope["path"] in self.quiet else logging.INFO
-            logger.log(level, "request", extra=line)
+            line = {"request_id": request_id, "method": method, "path": path}
+            # 499 is nginx's number for a client that did not wait for the answer.
+            line |= {"status": status or 499, "milliseconds": round((time.monotonic() - before) * 1000, 1)}
+            quiet = 0 < status < 400 and scope["path"] in self.quiet
+            logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra=line | extras)
 
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 REFUSALS = ("queue_full", "ending", "not_loaded", "disconnected", "connections", "malformed")
+LOG_OUTCOMES = ("written", "queue_full", "write_failed")
 # Whatever else a client calls a method is one label: each new label is kept until the process ends.
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
 class Metrics:
-    """The counters of one app, in a registry of its own, so that two apps in one process stay apart.
-
-    Args:
-        queue_depth: texts that wait or are computed now.
-    """
+    """The counters of one app, in a registry of its own, so that two apps in one process stay apart."""
 
     def __init__(self, queue_depth: Callable[[], float]) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.predictions = Counter(
-            "arxiv_cls_predictions", "Texts answered", ["label", "answered_by"], registry=registry
-        )
-        self.truncated = Counter(
-            "arxiv_cls_truncated", "Texts longer than the model reads", registry=registry
-        )
-        self.out_of_scope = Counter("arxiv_cls_out_of_scope", "Texts out of scope", registry=registry)
-        self.refused = Counter(
-            "arxiv_cls_refused", "Requests that were not computed", ["reason"], registry=registry
-        )
-        for reason in REFUSALS:
-            # A counter that is 0 is there from the start, so that a rate over it is 0 and not absent.
-            self.refused.labels(reason)
-        self.batch_texts = Histogram(
-            "arxiv_cls_batch_texts", "Texts per batch", registry=registry, buckets=(1, 2, 4, 8, 16, 32, 64)
-        )
-        self.batch_tokens = Histogram(
-            "arxiv_cls_batch_tokens",
-            "Tokens per batch",
-            registry=registry,
-            buckets=(64, 128, 256, 512, 1024, 2048, 4096, 8192),
-        )
-        self.batch_seconds = Histogram(
-            "arxiv_cls_batch_seconds", "Computing time of a batch", registry=registry, buckets=SECONDS
-        )
-        self.wait_seconds = Histogram(
-            "arxiv_cls_wait_seconds", "Time of a request in the queue", registry=registry, buckets=SECONDS
-        )
-        Gauge("arxiv_cls_queue_texts", "Texts that wait or are computed", registry=registry).set_function(
-            queue_depth
-        )
-        self.log_records = Counter(
-            "arxiv_cls_request_log_records",
-            "Records of the request log: written, or lost and why",
-            ["outcome"],
-            registry=registry,
-        )
-        for outcome in ("written", "queue_full", "write_failed"):
-            self.log_records.labels(outcome)
-        self.model_loads = Counter("arxiv_cls_model_loads", "Models loaded", ["outcome"], registry=registry)
-        self.model = Gauge(
-            "arxiv_cls_model_info",
-            "1 for the model that answers",
-            ["model", "version", "engine"],
-            registry=registry,
-        )
+
+        def counter(name: str, about: str, *labels: str, values: tuple[str, ...] = ()) -> Counter:
+            made = Counter(f"arxiv_cls_{name}", about, labels, registry=registry)
+            for value in values:
+                # A counter that is 0 is there from the start, so that a rate over it is 0 and not absent.
+                made.labels(value)
+            return made
+
+        def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"arxiv_cls_{name}", about, registry=registry, buckets=buckets)
+
+        self.predictions = counter("predictions", "Texts answered", "label", "answered_by")
+        self.truncated = counter("truncated", "Texts longer than the model reads")
+        self.out_of_scope = counter("out_of_scope", "Texts out of scope")
+        self.refused = counter("refused", "Requests that were not computed", "reason", values=REFUSALS)
+        about = "Records of the request log: written, or lost and why"
+        self.log_records = counter("request_log_records", about, "outcome", values=LOG_OUTCOMES)
+        self.model_loads = counter("model_loads", "Models loaded", "outcome")
+        self.batch_texts = histogram("batch_texts", "Texts per batch", (1, 2, 4, 8, 16, 32, 64))
+        self.batch_tokens = histogram("batch_tokens", "Tokens per batch", TOKENS)
+        self.batch_seconds = histogram("batch_seconds", "Computing time of a batch", SECONDS)
+        self.wait_seconds = histogram("wait_seconds", "Time of a request in the queue", SECONDS)
+        waiting = Gauge("arxiv_cls_queue_texts", "Texts that wait or are computed", registry=registry)
+        waiting.set_function(queue_depth)
+        about, labels = "1 for the model that answers", ("model", "version", "engine")
+        self.model = Gauge("arxiv_cls_model_info", about, labels, registry=registry)
 
     def instrument(self, app: FastAPI) -> None:
         """Counts and times the requests of an app by route, method and status."""
-        note = default(registry=self.registry)
+        note = metrics.default(registry=self.registry)
 
-        def note_known(info: Info) -> None:
+        def note_known(info: metrics.Info) -> None:
             if info.method not in METHODS:
                 info.method = "other"
             note(info)  # type: ignore[misc]  # None only for a registry that has these counters already

@@ -1,4 +1,4 @@
-"""The process: opens the socket, runs the application, and ends without losing a request."""
+"""The process: HTTP/1.1 under limits on a socket, the application behind it, an end that loses no request."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ import socket
 import sys
 import time
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving.app import create_app
 from arxiv_cls.serving.endpoint import Endpoint
-from arxiv_cls.serving.http_protocol import limited_protocol
-from arxiv_cls.serving.observability import configure_logging
+from arxiv_cls.serving.http_errors import error_reply
+from arxiv_cls.serving.observability import RequestLines, configure_logging
 from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
 
-# After the signal, requests that are on their way still get an answer for so long: a 503 that closes the
-# connection, where a closed socket would look like a broken server.
+# After the signal, requests that are on their way still get a 503; a closed socket would look like a fault.
 LINGER_SECONDS = 0.5
 BACKLOG = 2048
+# How often it is checked whether a client that half-closed its connection is still there.
+SECONDS_BETWEEN_CHECKS = 0.1
+# Bytes around the body of one request: its chunks of one byte would take the parser a hundred times as long.
+MAX_FRAMING = 192 * 1024
+PIECE = 64 * 1024
 
 
 def serve(settings: ServingSettings) -> int:
-    """Serves until SIGTERM or SIGINT.
-
-    Args:
-        settings: of the endpoint.
-
-    Returns:
-        The exit status.
+    """Serves until SIGTERM or SIGINT, and returns the exit status.
 
     Raises:
         UserError: the address is taken, the request log cannot be written, or the model cannot be loaded.
@@ -46,11 +47,7 @@ def serve(settings: ServingSettings) -> int:
     listener = _listen(settings.host, settings.port)
     config = uvicorn.Config(
         app,
-        http=limited_protocol(
-            seconds=settings.body_timeout,
-            max_connections=settings.max_connections,
-            on_refused=lambda reason: endpoint.metrics.refused.labels(reason).inc(),
-        ),
+        http=type("Protocol", (_LimitedProtocol,), {"endpoint": endpoint}),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -68,10 +65,11 @@ def serve(settings: ServingSettings) -> int:
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)
-    if isinstance(endpoint.failure, UserError):
-        raise endpoint.failure
-    if endpoint.failure is not None:
-        raise UserError(f"{settings.model}: {endpoint.failure}") from endpoint.failure
+    failure = endpoint.failure
+    if failure and not isinstance(failure, UserError):
+        raise UserError(f"{settings.model}: {failure}") from failure
+    if failure:
+        raise failure
     return 0
 
 
@@ -84,9 +82,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
-        raise UserError(
-            f"serve: cannot listen on {host}:{port}: {error.strerror or error}", hint="Name another --port."
-        ) from None
+        message = f"serve: cannot listen on {host}:{port}: {error.strerror or error}"
+        raise UserError(message, hint="Name another --port.") from None
 
 
 class _Server(uvicorn.Server):
@@ -115,9 +112,113 @@ class _Server(uvicorn.Server):
             if passed > limit or (passed > LINGER_SECONDS and not self.endpoint.batcher.depth):
                 break
             await asyncio.sleep(0.05)
-        # Whatever waits behind the limit, the process ends: its requests are told so.
+        # Whatever waits behind the limit, the process ends.
         self.endpoint.batcher.refuse_accepted()
         left = max(1, round(limit - (time.monotonic() - before)))
         self.config.timeout_graceful_shutdown = self.endpoint.seconds_to_stop = left
         await super().shutdown(sockets)
         logger.info("ended", extra={"seconds": round(time.monotonic() - before, 2)})
+
+
+class _LimitedProtocol(H11Protocol):
+    """uvicorn's HTTP protocol under limits; `endpoint` is set by a subclass.
+
+    h11 whether httptools is installed or not: one parser, and it limits the head of a request (64 KiB), which
+    httptools does not. A connection that does not send the head of a request in time is closed. What is no
+    HTTP is answered 400 in JSON. A client that shuts down its sending side after a request gets its answer,
+    then the connection closes.
+    """
+
+    endpoint: Endpoint
+    timer: asyncio.TimerHandle | None = None
+    half_closed = False
+    framing = 0
+
+    def connection_made(self, transport: Any) -> None:
+        # uvicorn's own limit counts the same, but answers in plain text.
+        super().connection_made(transport)
+        if len(self.connections) > self.endpoint.settings.max_connections:
+            self.app = RequestLines(self._refuse_connection)
+        self._wait_for_head()
+
+    async def _refuse_connection(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.endpoint.metrics.refused.labels("connections").inc()
+        headers = {"Connection": "close", "Retry-After": "1"}
+        await error_reply(503, "too many connections are open", headers)(scope, receive, send)
+
+    def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE):
+            self._parse(data[start : start + PIECE])
+            if self.transport.is_closing():
+                return
+        if self._in_request():
+            self._stop_waiting()
+        elif self.timer is None:
+            self._wait_for_head()
+
+    def _parse(self, piece: bytes) -> None:
+        cycle, before = self.cycle, len(self.cycle.body) if self.cycle else 0
+        super().data_received(piece)
+        if self.cycle is not cycle:
+            self.framing = before = 0
+        if self._in_request() and self.cycle.more_body:
+            self.framing += len(piece) - (len(self.cycle.body) - before)
+            if self.framing > MAX_FRAMING:
+                self.logger.warning("The chunks of a request are too small.")
+                self.send_400_response("the chunks of the body are too small: send it in larger ones")
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        if not self._in_request() or self.cycle.more_body:
+            return None
+        if not self.half_closed:
+            self.half_closed = True
+            # A closed connection and a half-closed one look the same until something is sent: the system of a
+            # client that is gone answers with a reset, and a client that is there skips an interim answer.
+            if self.cycle.scope["http_version"] == "1.1" and not self.cycle.response_started:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._check_client()
+        return True
+
+    def _check_client(self) -> None:
+        if self.transport.is_closing() or not self._in_request():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self.loop.call_later(SECONDS_BETWEEN_CHECKS, self._check_client)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.half_closed and not self._in_request():
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        self.endpoint.metrics.refused.labels("malformed").inc()
+        if not (self._in_request() and self.cycle.response_started):
+            body = bytes(error_reply(400, msg, kind="Validation").body)
+            head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade is an offer; the request is answered in HTTP/1.1 and logged as every other."""
+
+    def _in_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait_for_head(self) -> None:
+        def give_up() -> None:
+            self.timer = None
+            if not self._in_request():
+                self.transport.close()
+
+        self.timer = self.loop.call_later(self.endpoint.settings.body_timeout, give_up)
+
+    def _stop_waiting(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

@@ -22,13 +22,8 @@ POST_ROUTES = ("/", "/load")
 GET_ROUTES = ("/", "/health/live", "/info", "/metrics", "/monitoring", "/docs", "/openapi.json")
 PLAIN_ROUTE = re.compile(r"/[\w.~:@/-]*")
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w][\w./-]*)?")
+# Settings that only a variable sets.
 NOT_OPTIONS = ("token", "predict_route", "health_route")
-"""Settings that only a variable sets."""
-
-
-def _also(*variables: str) -> AliasChoices:
-    """Our own variable, then those of platforms."""
-    return AliasChoices(*variables)
 
 
 def _split(value: Any) -> Any:
@@ -54,7 +49,7 @@ class ServingSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
     port: int = Field(
         8000, ge=0, le=65535, description="port to listen on; 0 takes a free one",
-        validation_alias=_also("ARXIV_CLS_PORT", "AIP_HTTP_PORT", "PORT"),
+        validation_alias=AliasChoices("ARXIV_CLS_PORT", "AIP_HTTP_PORT", "PORT"),
     )  # fmt: skip
     engine: Literal["torch", "onnx", "int8"] | None = Field(
         None,
@@ -104,11 +99,11 @@ class ServingSettings(BaseSettings):
     )
     predict_route: str = Field(
         "/predict", description="Vertex AI's route of predictions",
-        validation_alias=_also("ARXIV_CLS_PREDICT_ROUTE", "AIP_PREDICT_ROUTE"),
+        validation_alias=AliasChoices("ARXIV_CLS_PREDICT_ROUTE", "AIP_PREDICT_ROUTE"),
     )  # fmt: skip
     health_route: str = Field(
         "/health", description="Vertex AI's route of health",
-        validation_alias=_also("ARXIV_CLS_HEALTH_ROUTE", "AIP_HEALTH_ROUTE"),
+        validation_alias=AliasChoices("ARXIV_CLS_HEALTH_ROUTE", "AIP_HEALTH_ROUTE"),
     )  # fmt: skip
 
     def __init__(self, **given: Any) -> None:
@@ -161,21 +156,20 @@ class ServingSettings(BaseSettings):
 
 
 def _explained(problem: Any, given: dict[str, Any]) -> str:
-    """One of pydantic's problems in our words: option or variable, value, what is expected."""
-    name = str(problem["loc"][0])
-    if problem["type"] == "missing":
+    """One of pydantic's problems as option or variable, value, what is expected."""
+    name, kind, context = str(problem["loc"][0]), problem["type"], problem.get("ctx", {})
+    if kind == "missing":
         return f"serve: no model: name one, or set {ENV_PREFIX}MODEL"
-    alias = (
-        ServingSettings.model_fields[name].validation_alias if name in ServingSettings.model_fields else None
-    )
-    variables = alias.choices if isinstance(alias, AliasChoices) else [ENV_PREFIX + name.upper()]
-    where = next(
-        (str(variable) for variable in variables if os.environ.get(str(variable))), str(variables[-1])
-    )
+    field = ServingSettings.model_fields.get(name)
+    aliases = field.validation_alias if field else None
+    variables = aliases.choices if isinstance(aliases, AliasChoices) else [ENV_PREFIX + name.upper()]
+    where = next((one for one in variables if os.environ.get(str(one))), variables[-1])
     if name in given and name not in NOT_OPTIONS:
         where = "--" + name.replace("_", "-")
-    value, context = problem["input"], problem.get("ctx", {})
-    value = ",".join(value) if isinstance(value, tuple) else value
+    value = ",".join(problem["input"]) if isinstance(problem["input"], tuple) else problem["input"]
+    if kind in ("greater_than_equal", "less_than_equal"):
+        bound = f"below {context['ge']:g}" if kind == "greater_than_equal" else f"above {context['le']:g}"
+        return f"serve: {where} {value} is {bound}"
     expected = {
         "int_parsing": "expected a whole number",
         "float_parsing": "expected a number",
@@ -184,8 +178,4 @@ def _explained(problem: Any, given: dict[str, Any]) -> str:
         "literal_error": f"expected {str(context.get('expected', '')).replace(chr(39), '')}",
         "value_error": str(context.get("error", "")),
     }
-    if problem["type"] == "greater_than_equal":
-        return f"serve: {where} {value} is below {context['ge']:g}"
-    if problem["type"] == "less_than_equal":
-        return f"serve: {where} {value} is above {context['le']:g}"
-    return f"serve: {where} {value}: {expected.get(problem['type'], problem['msg'])}"
+    return f"serve: {where} {value}: {expected.get(kind, problem['msg'])}"

@@ -1,52 +1,109 @@
-"""The queue: batches by tokens, bounded places, bounded waits, no request that spoils or loses another."""
+"""The queue: batches by tokens, bounded places and waits, no request that spoils or loses another."""
 
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
+import threading
+import time
 
 import pytest
-from counting_predictor import CountingPredictor, hold, run
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.serving.batching import Batcher, Closed, QueueFull
+from arxiv_cls.models.prediction import EncodedText
+from arxiv_cls.serving import batching
+from arxiv_cls.serving.batching import Batcher, Job
+from arxiv_cls.serving.http_errors import Refused
+
+
+class CountingPredictor:
+    """Answers a text with its upper case; a text's weight is its number of words; can be held up.
+
+    A text that starts with `sure` counts as answered when it is encoded, as behind a cascade's baseline.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.encoded: list[list[str]] = []
+        self.encoding_seconds = 0.0
+        self.go_on, self.computing = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def encode(self, texts):
+        """Refuses the word `refuse`."""
+        self.encoded.append(list(texts))
+        time.sleep(self.encoding_seconds)
+        if "refuse" in texts:
+            raise UserError("refused")
+        return [
+            EncodedText(text, len(text.split()), False, answered=text.startswith("sure")) for text in texts
+        ]
+
+    def predict_encoded(self, encoded, top_k=None):
+        """Fails on the word `fail`."""
+        go_on = self.go_on
+        self.batches.append([item.text for item in encoded])
+        self.computing.set()
+        assert go_on.wait(30)
+        if any(item.text == "fail" for item in encoded):
+            raise RuntimeError("broken")
+        return [item.text.upper() for item in encoded]
+
+
+def run(test, **options):
+    """Runs a test with a batcher and a predictor, and ends the batcher's thread."""
+
+    async def main():
+        batcher = Batcher(**{"max_batch_tokens": 8, "max_queue": 16, "max_wait": 30.0} | options)
+        batcher.start()
+        predictor = CountingPredictor()
+        try:
+            await asyncio.wait_for(test(batcher, predictor), 60)
+        finally:
+            predictor.go_on.set()
+            assert await batcher.close(30)
+
+    asyncio.run(main())
+
+
+async def waiting(batcher, predictor, *requests, check=None):
+    """The futures of requests that wait behind one that is held in the thread; that one is the first."""
+    predictor.go_on.clear()
+    asked = [asyncio.ensure_future(batcher.answer(["held"], predictor))]
+    await asyncio.to_thread(predictor.computing.wait, 30)
+    for number, texts in enumerate(requests):
+        asking = batcher.answer(texts, predictor, None if number else check)
+        asked.append(asyncio.ensure_future(asking))
+    await asyncio.sleep(0)
+    return asked
+
+
+async def answered(predictor, asked):
+    """What came out of each request after the held one, errors too."""
+    predictor.go_on.set()
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    return [getattr(outcome, "predictions", outcome) for outcome in outcomes[1:]]
 
 
 class TestBatches:
-    """What waits is computed together, up to the token budget, and comes back in order."""
+    """What waits is computed together, up to the token budget of 8, and comes back in order."""
 
-    def test_waiting_requests_share_batches_within_the_budget(self):
-        """Requests of 3 words under a budget of 8: two to a batch, in the order of their coming."""
-
-        async def test(batcher, predictor):
-            first = await hold(batcher, predictor)
-            others = [asyncio.ensure_future(batcher.answer([f"a b {n}"], predictor)) for n in range(5)]
-            await asyncio.sleep(0)
-            predictor.go_on.set()
-            answers = await asyncio.gather(first, *others)
-            assert [answer.predictions for answer in answers[1:]] == [[f"A B {n}"] for n in range(5)]
-            assert predictor.batches[1:] == [["a b 0", "a b 1"], ["a b 2", "a b 3"], ["a b 4"]]
-
-        run(test)
-
-    def test_a_long_request_is_spread_over_batches(self):
-        """Five texts of 3 words come back whole and in order though no batch holds them all."""
+    @pytest.mark.parametrize(
+        ("requests", "batches"),
+        [
+            ([["a b 0"], ["a b 1"], ["a b 2"]], [["a b 0", "a b 1"], ["a b 2"]]),
+            ([["a b 0", "a b 1", "a b 2"]], [["a b 0", "a b 1"], ["a b 2"]]),
+            ([["w w w w w w w w w w", "short"]], [["w w w w w w w w w w"], ["short"]]),
+            ([["sure with a lot of words"]] * 6, [["sure with a lot of words"] * 6]),
+        ],
+        ids=["requests share", "a request is spread", "above the budget", "answered texts are free"],
+    )
+    def test_budget(self, requests, batches):
+        """A long request is spread over batches, and no text starves."""
 
         async def test(batcher, predictor):
-            texts = [f"a b {n}" for n in range(5)]
-            answer = await batcher.answer(texts, predictor)
-            assert answer.predictions == [text.upper() for text in texts]
-            assert [len(batch) for batch in predictor.batches] == [2, 2, 1]
-
-        run(test)
-
-    def test_a_text_above_the_budget_is_computed_alone(self):
-        """A budget never starves a text."""
-
-        async def test(batcher, predictor):
-            answer = await batcher.answer(["w " * 20 + "end", "short"], predictor)
-            assert len(answer.predictions) == 2
-            assert [len(batch) for batch in predictor.batches] == [1, 1]
+            outcomes = await answered(predictor, await waiting(batcher, predictor, *requests))
+            assert outcomes == [[text.upper() for text in texts] for texts in requests]
+            assert predictor.batches[1:] == batches
 
         run(test)
 
@@ -55,13 +112,11 @@ class TestBatches:
 
         async def test(batcher, old):
             new = CountingPredictor()
-            first = await hold(batcher, old)
-            waiting = [asyncio.ensure_future(batcher.answer(["x"], one)) for one in (old, new, old)]
+            asked = await waiting(batcher, old)
+            asked += [asyncio.ensure_future(batcher.answer(["x"], one)) for one in (old, new, old)]
             await asyncio.sleep(0)
-            old.go_on.set()
-            await asyncio.gather(first, *waiting)
-            assert old.batches[1:] == [["x"], ["x"]]
-            assert new.batches == [["x"]]
+            await answered(old, asked)
+            assert (old.batches[1:], new.batches) == ([["x"], ["x"]], [["x"]])
 
         run(test)
 
@@ -76,6 +131,90 @@ class TestBatches:
         run(test, on_batch=lambda *numbers: seen.append(numbers))
 
 
+class TestEncoding:
+    """One call of the predictor for several requests, and each keeps to itself what goes wrong in it."""
+
+    def test_in_one_call(self, monkeypatch):
+        """Up to a number of texts, whatever the budget of a batch is."""
+        monkeypatch.setattr(batching, "ENCODED_TOGETHER", 4)
+
+        async def test(batcher, predictor):
+            requests = [[f"a b {n}", f"c {n}"] for n in range(3)]
+            outcomes = await answered(predictor, await waiting(batcher, predictor, *requests))
+            assert outcomes == [[f"A B {n}", f"C {n}"] for n in range(3)]
+            assert predictor.encoded[1:] == [["a b 0", "c 0", "a b 1", "c 1"], ["a b 2", "c 2"]]
+
+        run(test)
+
+    def test_texts_that_cost_nothing_do_not_wait_for_newer_ones(self, monkeypatch):
+        """A batch that holds as many texts as are encoded together is computed before more are encoded."""
+        monkeypatch.setattr(batching, "ENCODED_TOGETHER", 2)
+
+        async def test(batcher, predictor):
+            await answered(predictor, await waiting(batcher, predictor, *[["sure"]] * 5))
+            assert [len(batch) for batch in predictor.batches[1:]] == [2, 2, 1]
+
+        run(test)
+
+    def test_a_check_is_of_one_request(self):
+        """It sees the encoded texts of its own; what it raises is the answer, and nothing is computed."""
+
+        def check(encoded):
+            raise ValueError([text.tokens for text in encoded])
+
+        async def test(batcher, predictor):
+            asked = await waiting(batcher, predictor, ["one", "two words"], ["other"], check=check)
+            failed, other = await answered(predictor, asked)
+            assert (str(failed), other) == ("[1, 2]", ["OTHER"])
+            assert predictor.encoded[1:] == [["one", "two words", "other"]]
+            assert predictor.batches[1:] == [["other"]]
+
+        run(test)
+
+    @pytest.mark.parametrize("how", ["cancelled", "waits too long"])
+    def test_an_encoded_request_is_not_computed(self, how):
+        """Encoded beside an earlier one, it may still go away, and may not be computed after `max_wait`."""
+
+        async def test(batcher, predictor):
+            texts = ["a b c d e f g h", "late"]
+            asked = await waiting(batcher, predictor, *([text] for text in texts))
+            predictor.computing.clear()
+            # Lets the held text be computed, and holds up the next batch.
+            held, predictor.go_on = predictor.go_on, threading.Event()
+            held.set()
+            await asyncio.to_thread(predictor.computing.wait, 30)
+            assert predictor.encoded[1:] == [texts]
+            if how == "cancelled":
+                asked[2].cancel()
+                await asyncio.wait(asked[2:])
+            else:
+                batcher.max_wait = 0.0
+            _, late = await answered(predictor, asked)
+            assert isinstance(late, asyncio.CancelledError if how == "cancelled" else Refused)
+            assert predictor.batches[1:] == [texts[:1]]
+            assert batcher.depth == 0
+
+        run(test)
+
+    @pytest.mark.parametrize("batches", [[(64, 0.0), (1, 6.5)], [(1, 6.5), (64, 0.0)]])
+    def test_speed(self, batches):
+        """64 texts for nothing and 1 for 6.5 seconds are 0.1 seconds a text, in any order."""
+        batcher = Batcher(max_batch_tokens=1, max_queue=1, max_wait=1.0)
+        for texts, seconds in batches * 20:
+            batcher._note_speed(texts, seconds)
+        assert batcher.seconds_per_text == pytest.approx(0.1, rel=0.3)
+
+    def test_encoding_is_part_of_the_speed(self):
+        """The baseline of a cascade works when a text is encoded."""
+
+        async def test(batcher, predictor):
+            predictor.encoding_seconds = 0.2
+            await batcher.answer(["sure", "sure"], predictor)
+            assert batcher.seconds_per_text >= 0.1
+
+        run(test)
+
+
 class TestPlaces:
     """The queue is bounded, and a place is free again however a request ends."""
 
@@ -83,15 +222,12 @@ class TestPlaces:
         """One text more than there are places is refused with a time to come again."""
 
         async def test(batcher, predictor):
-            first = await hold(batcher, predictor)
-            second = asyncio.ensure_future(batcher.answer(["a", "b"], predictor))
-            await asyncio.sleep(0)
+            asked = await waiting(batcher, predictor, ["a", "b"])
             assert batcher.depth == 3
-            with pytest.raises(QueueFull) as refused:
+            with pytest.raises(Refused, match="queue is full") as refused:
                 await batcher.answer(["c"], predictor)
-            assert refused.value.retry_after >= 1
-            predictor.go_on.set()
-            await asyncio.gather(first, second)
+            assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "1")
+            await answered(predictor, asked)
             assert batcher.depth == 0
 
         run(test, max_queue=3)
@@ -100,17 +236,13 @@ class TestPlaces:
         """At once, before its turn comes; and it is never computed."""
 
         async def test(batcher, predictor):
-            first = await hold(batcher, predictor)
-            gone = asyncio.ensure_future(batcher.answer(["gone", "gone"], predictor))
-            await asyncio.sleep(0)
-            gone.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await gone
+            asked = await waiting(batcher, predictor, ["gone", "gone"])
+            asked[1].cancel()
+            await asyncio.wait(asked[1:])
             assert batcher.depth == 1
-            stays = asyncio.ensure_future(batcher.answer(["stays", "too"], predictor))
+            asked.append(asyncio.ensure_future(batcher.answer(["stays", "too"], predictor)))
             await asyncio.sleep(0)
-            predictor.go_on.set()
-            await asyncio.gather(first, stays)
+            await answered(predictor, asked)
             assert predictor.batches == [["held"], ["stays", "too"]]
 
         run(test, max_queue=3)
@@ -119,13 +251,10 @@ class TestPlaces:
         """A request that has waited longer than `max_wait` when its turn comes is not computed."""
 
         async def test(batcher, predictor):
-            first = await hold(batcher, predictor)
-            late = asyncio.ensure_future(batcher.answer(["late"], predictor))
+            asked = await waiting(batcher, predictor, ["late"])
             await asyncio.sleep(0.2)
-            predictor.go_on.set()
-            await first
-            with pytest.raises(QueueFull):
-                await late
+            (refused,) = await answered(predictor, asked)
+            assert refused.reason == "queue_full"
             assert predictor.batches == [["held"]]
             assert batcher.depth == 0
 
@@ -135,54 +264,32 @@ class TestPlaces:
         """At 2 texts a second, a queue of 4 is 2 seconds: too long for a bound of 1."""
 
         async def test(batcher, predictor):
-            first = await hold(batcher, predictor)
+            asked = await waiting(batcher, predictor)
             batcher._note_speed(2, seconds=1.0)
-            waiting = asyncio.ensure_future(batcher.answer(["a", "b", "c"], predictor))
+            asked.append(asyncio.ensure_future(batcher.answer(["a", "b", "c"], predictor)))
             await asyncio.sleep(0)
-            with pytest.raises(QueueFull) as refused:
+            with pytest.raises(Refused, match="queue is full") as refused:
                 await batcher.answer(["d"], predictor)
-            assert refused.value.retry_after == 2
-            waiting.cancel()
-            predictor.go_on.set()
-            await first
+            assert refused.value.headers["Retry-After"] == "2"
+            asked[1].cancel()
+            await answered(predictor, asked)
 
         run(test, max_wait=1.0)
 
 
-class TestFailures:
-    """What goes wrong in one request stays in it."""
+@pytest.mark.parametrize(("text", "error"), [("refuse", UserError), ("fail", RuntimeError)])
+def test_a_failure_stays_in_its_request(text, error):
+    """A text that the model refuses, or breaks on, fails its own request only; the thread goes on."""
 
-    @pytest.mark.parametrize(("text", "error"), [("refuse", UserError), ("fail", RuntimeError)])
-    def test_others_in_the_batch_are_answered(self, text, error):
-        """A text that the model refuses, or breaks on, fails its own request only; the thread goes on."""
+    async def test(batcher, predictor):
+        asked = await waiting(batcher, predictor, ["before"], [text], ["after"])
+        before, failed, after = await answered(predictor, asked)
+        assert (before, after) == (["BEFORE"], ["AFTER"])
+        assert isinstance(failed, error)
+        assert (await batcher.answer(["again"], predictor)).predictions == ["AGAIN"]
+        assert batcher.depth == 0
 
-        async def test(batcher, predictor):
-            first = await hold(batcher, predictor)
-            waiting = [
-                asyncio.ensure_future(batcher.answer([one], predictor)) for one in ("before", text, "after")
-            ]
-            await asyncio.sleep(0)
-            predictor.go_on.set()
-            _, before, failed, after = await asyncio.gather(first, *waiting, return_exceptions=True)
-            assert (before.predictions, after.predictions) == (["BEFORE"], ["AFTER"])
-            assert isinstance(failed, error)
-            assert (await batcher.answer(["again"], predictor)).predictions == ["AGAIN"]
-            assert batcher.depth == 0
-
-        run(test)
-
-    def test_a_check_sees_the_encoded_texts(self):
-        """What a check raises is the answer, and nothing is computed."""
-
-        def check(encoded):
-            raise ValueError(encoded[0].tokens)
-
-        async def test(batcher, predictor):
-            with pytest.raises(ValueError, match="2"):
-                await batcher.answer(["two words"], predictor, check)
-            assert predictor.batches == []
-
-        run(test)
+    run(test)
 
 
 class TestClose:
@@ -192,31 +299,26 @@ class TestClose:
         """Requests that wait when the end begins are computed, also past `max_wait`; a new one is refused."""
 
         async def test(batcher, predictor):
-            first = await hold(batcher, predictor)
-            waiting = [asyncio.ensure_future(batcher.answer([f"w{n}"], predictor)) for n in range(3)]
+            asked = await waiting(batcher, predictor, ["w0"], ["w1"])
             await asyncio.sleep(0.2)
             closing = asyncio.ensure_future(batcher.close(30))
             await asyncio.sleep(0)
-            with pytest.raises(Closed):
+            with pytest.raises(Refused, match="ending"):
                 await batcher.answer(["new"], predictor)
-            predictor.go_on.set()
-            answers = await asyncio.gather(first, *waiting)
-            assert [answer.predictions for answer in answers] == [["HELD"], ["W0"], ["W1"], ["W2"]]
+            assert await answered(predictor, asked) == [["W0"], ["W1"]]
             assert await closing
             assert not batcher.alive
 
         run(test, max_wait=0.1)
 
     def test_what_is_accepted_can_be_refused(self):
-        """When the time to end is over: what waits and what is computed is told, at once and for good."""
+        """When the time to end is over: what waits and what is computed is refused, at once and for good."""
 
         async def test(batcher, predictor):
-            asked = [await hold(batcher, predictor)]
-            asked += [asyncio.ensure_future(batcher.answer([f"w{n}"], predictor)) for n in range(3)]
-            await asyncio.sleep(0)
+            asked = await waiting(batcher, predictor, ["w0"], ["w1"])
             batcher.refuse_accepted()
-            told = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
-            assert [type(error) for error in told] == [Closed] * 4
+            refused = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+            assert [error.reason for error in refused] == ["ending"] * 3
             assert batcher.depth == 0
             predictor.go_on.set()
             assert await batcher.close(30)
@@ -228,10 +330,9 @@ class TestClose:
         """`close` says so when what was accepted was not answered in time."""
 
         async def test(batcher, predictor):
-            first = await hold(batcher, predictor)
+            asked = await waiting(batcher, predictor)
             assert not await batcher.close(0.05)
-            predictor.go_on.set()
-            await first
+            await answered(predictor, asked)
 
         run(test)
 
@@ -239,5 +340,7 @@ class TestClose:
         """An answer for a loop that has ended is dropped, not raised in the thread."""
         batcher = Batcher(max_batch_tokens=1, max_queue=1, max_wait=1.0)
         loop = asyncio.new_event_loop()
+        job = Job(["a"], CountingPredictor(), loop.create_future(), None)
         loop.close()
-        batcher._tell(SimpleNamespace(loop=loop, future=None), lambda: None)
+        batcher._fail(job, RuntimeError())
+        assert job.cancelled

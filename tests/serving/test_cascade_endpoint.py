@@ -1,4 +1,4 @@
-"""The road of a cascade in real processes: two trained models, the export, the fit, the endpoint."""
+"""A cascade in real processes: two trained models, the export, the fit, the endpoint."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def texts_of(file: Path) -> list[str]:
     return [f"{row['title'].strip()}\n\n{row['summary'].strip()}" for row in rows]
 
 
-def hold_against(server, texts: list[str], expected: list[dict[str, float]]) -> None:
+def compare(server, texts: list[str], expected: list[dict[str, float]]) -> None:
     """Compares every label and every score with those of `pipeline()`, {label: score} by descending score."""
     assert len(texts) == len(expected) == PAPERS
     for start in range(0, PAPERS, AT_A_TIME):
@@ -48,12 +48,12 @@ def test_an_exported_release(start_server, tmp_path, sample_csv):
     texts = texts_of(sample_csv)
     classify = pipeline("text-classification", model=str(model), truncation=True, top_k=None, device="cpu")
     expected = [{one["label"]: one["score"] for one in said} for said in classify(texts)]
-    hold_against(server, texts, expected)
+    compare(server, texts, expected)
     assert server.stop() == 0
 
 
 def test_the_real_model(start_server, real_model):
     """A trained MiniLM with its export, on 500 real papers of the test split."""
     server = start_server(real_model.directory, "--max-wait", 60)
-    hold_against(server, real_model.texts, real_model.expected)
+    compare(server, real_model.texts, real_model.expected)
     assert server.stop() == 0

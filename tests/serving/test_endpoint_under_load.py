@@ -184,7 +184,7 @@ class TestEnd:
     """SIGTERM while requests are under way."""
 
     def test_no_accepted_request_is_lost(self, start_server, busy_model):
-        """Each request that was sent before the signal is answered; what comes later is told to go."""
+        """Each request that was sent before the signal is answered; what comes later is refused."""
         server = start_server(busy_model, "--threads", 1, "--max-wait", 60)
         ended = threading.Event()
         signalled: list[float] = []

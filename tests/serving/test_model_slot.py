@@ -1,11 +1,13 @@
-"""The slot: what a loaded model says of itself, and the switch."""
+"""The model that answers: names that may be loaded, what a loaded one says of itself, and the switch."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
+import pickle
 import threading
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +17,10 @@ from factories import LABELS, write_onnx_model
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor
 from arxiv_cls.record.files import file_sha256
-from arxiv_cls.serving.model_info import CascadeInfo, Info, describe
-from arxiv_cls.serving.model_slot import ModelSlot, load_model
+from arxiv_cls.serving import model_slot
+from arxiv_cls.serving.http_errors import Refused
+from arxiv_cls.serving.model_slot import ModelSlot, allowed_model, load_model
+from arxiv_cls.serving.schemas import CascadeInfo, Info, describe
 from arxiv_cls.serving.settings import ServingSettings
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
@@ -25,6 +29,101 @@ RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1
 def loaded(name: str) -> SimpleNamespace:
     """Stands for a loaded model."""
     return SimpleNamespace(name=name, version="1", loaded_in=0.0)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A directory with a model, and much that is none beside it."""
+    root = tmp_path / "models"
+    for directory in (root / "good" / "eval", tmp_path / "outside"):
+        directory.mkdir(parents=True)
+        (directory / "config.json").write_text("{}")
+    (root / "link-out").symlink_to(tmp_path / "outside")
+    (root / "link-in").symlink_to(root / "good")
+    (root / "part-out").mkdir()
+    (root / "part-out" / "config.json").symlink_to(tmp_path / "outside" / "config.json")
+    (root / "pickled").mkdir()
+    (root / "pickled" / "weights.safetensors").write_bytes(pickle.dumps({"a": 1}))
+    (root / "broken").mkdir()
+    (root / "broken" / "model.skops").write_bytes(b"PK\x03\x04 the rest of it is missing")
+    (root / "model.pkl").write_bytes(pickle.dumps(1))
+    return root
+
+
+class TestAllowed:
+    """A folder of the models directory, or an allowed Hub id."""
+
+    def test_a_model_of_the_directory(self, models):
+        """By its name; a link to a sibling counts as the sibling."""
+        assert allowed_model("good", models, ()) == str((models / "good").resolve())
+        assert allowed_model("link-in", models, ()) == str((models / "good").resolve())
+
+    def test_hub_ids(self):
+        """Allowed without a revision: all of them; with one: that one."""
+        allowed = ("user/all", "user/one@v1.0.0")
+        for name in ("user/all", "user/all@v2.0.0", "user/one@v1.0.0"):
+            assert allowed_model(name, None, allowed) == name
+
+    @pytest.mark.parametrize("revision", ["refs/pr/1", "refs/convert/parquet", "0123abc", "a" * 40])
+    def test_revisions_that_anyone_can_make(self, revision):
+        """Commits and refs of pull requests are refused unless they were allowed by name."""
+        name = f"user/all@{revision}"
+        with pytest.raises(Refused, match="allowed by name") as refused:
+            allowed_model(name, None, ("user/all",))
+        assert refused.value.status == 403
+        assert allowed_model(name, None, ("user/all", name)) == name
+
+    @pytest.mark.parametrize("name", ["user/all", "user/all@v1"])
+    def test_a_local_folder_of_that_name(self, tmp_path, monkeypatch, name):
+        """What lies in the working directory is not what was allowed."""
+        (tmp_path / name).mkdir(parents=True)
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(Refused, match="local folder") as refused:
+            allowed_model(name, None, ("user/all",))
+        assert refused.value.status == 403
+
+    @pytest.mark.parametrize("name", ["user/other", "user/one", "user/one@v2.0.0", "user/all/more"])
+    def test_other_hub_ids(self, models, name):
+        """Everything that was not allowed by name."""
+        with pytest.raises(Refused) as refused:
+            allowed_model(name, models, ("user/all", "user/one@v1.0.0"))
+        assert refused.value.status == 403
+
+
+class TestRefused:
+    """What leads out, could run code, or is not there."""
+
+    @pytest.mark.parametrize(("name", "directory", "status"), [("missing", True, 404), ("good", False, 403)])
+    def test_not_there(self, models, name, directory, status):
+        """404 for a name that would be allowed; a server of a Hub id has no directory to choose from."""
+        with pytest.raises(Refused) as refused:
+            allowed_model(name, models if directory else None, ())
+        assert refused.value.status == status
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "..", ".", "../outside", "good/../../outside", "/etc", "~", "./good", "good/", "good\\..", "",
+            "good\0", "good\n", "link-out", "part-out", "pickled", "model.pkl", "package:os/x", "-rf",
+            "%2e%2e",
+        ],
+    )  # fmt: skip
+    def test_forbidden(self, models, name):
+        """403, and nothing was read but the names."""
+        with pytest.raises(Refused) as refused:
+            allowed_model(name, models, ("user/all",))
+        assert refused.value.status == 403
+
+    def test_a_file_that_cannot_be_read(self, models, monkeypatch):
+        """424, as for every model that cannot be loaded; also when the check itself breaks on it."""
+
+        def breaks(path):
+            raise zipfile.BadZipFile("File is not a zip file")
+
+        monkeypatch.setattr(model_slot, "is_pickle", breaks)
+        with pytest.raises(Refused, match=r"broken: model\.skops cannot be read") as refused:
+            allowed_model("broken", models, ())
+        assert refused.value.status == 424
 
 
 class TestLoadModel:
@@ -42,7 +141,7 @@ class TestLoadModel:
         assert model.run["data"]["csv"] == "tiny.csv"
 
     def test_other_weights_are_another_version(self, tmp_path):
-        """Two models of one name are told apart."""
+        """Two models of one name have two versions."""
         settings = ServingSettings(model="x", threads=1)
         write_onnx_model(tmp_path / "a" / "tiny")
         write_onnx_model(tmp_path / "b" / "tiny", seed=1)
@@ -55,7 +154,7 @@ class TestLoadModel:
         [("", "0" * 12), ("@main", "0" * 12), ("@refs/pr/1", "0" * 12), ("@v1.2.0", "v1.2.0")],
     )
     def test_version_of_a_hub_model(self, tmp_path, monkeypatch, named, version):
-        """A release tag stays what it is; a branch moves on, so the commit is told."""
+        """A release tag stays what it is; a branch moves on, so the commit is the version."""
         snapshot = write_onnx_model(tmp_path / "snapshots" / ("0" * 40))
         monkeypatch.setattr(predictor, "locate_model", lambda model, revision, engine: snapshot)
         model = load_model(f"user/name{named}", ServingSettings(model="x", threads=1))
@@ -78,7 +177,7 @@ class TestLoadModel:
 
 
 class TestCascade:
-    """Two models as one: both are told."""
+    """Two models as one: both are named."""
 
     @pytest.fixture
     def pair(self, tmp_path):
@@ -96,23 +195,17 @@ class TestCascade:
         (transformer / "eval" / "cascade.json").write_text(json.dumps(record))
         return transformer, baseline
 
-    def test_both_are_told(self, pair):
+    def test_both_are_named(self, pair):
         """The version names both; the baseline has its own entry."""
         transformer, baseline = pair
         model = load_model(str(transformer), ServingSettings(model="x", cascade=str(baseline), threads=1))
-        assert model.version == f"{model.weights_sha256[:12]}+{model.baseline.version}"
-        assert (model.baseline.name, model.baseline.threshold, model.baseline.max_tokens) == (
-            "tiny-tfidf",
-            0.6,
-            16,
-        )
-        assert model.baseline.weights_sha256 == file_sha256(baseline / "model.skops")
-        assert model.baseline.version == model.baseline.weights_sha256[:12]
+        baseline_sha = file_sha256(baseline / "model.skops")
+        assert model.version == f"{model.weights_sha256[:12]}+{baseline_sha[:12]}"
         info = describe(model, ServingSettings(model="x"))
         assert Info(**info).cascade == CascadeInfo(
             baseline="tiny-tfidf",
-            baseline_version=model.baseline.version,
-            baseline_sha=model.baseline.weights_sha256,
+            baseline_version=baseline_sha[:12],
+            baseline_sha=baseline_sha,
             threshold=0.6,
             max_tokens=16,
         )

@@ -58,8 +58,8 @@ def serve_one(directory: Path, output: Path, *options: object) -> tuple[dict, se
     finally:
         stopped = server.stop()
     assert stopped == 0, output.read_text()
-    (told,) = [line for line in output.read_text().splitlines() if line.startswith("modules ")]
-    return reply, set(json.loads(told.removeprefix("modules "))), took
+    (imported,) = [line for line in output.read_text().splitlines() if line.startswith("modules ")]
+    return reply, set(json.loads(imported.removeprefix("modules "))), took
 
 
 class TestImports:

@@ -64,7 +64,7 @@ class TestSources:
         assert (vertex.predict_route, vertex.health_route) == ("/v1/answer", "/v1/ready")
 
     def test_engine_of_a_cascade(self, settings):
-        """Left open without a word, so that the one that it was fitted with is taken; else as named."""
+        """Left open, so that the one that it was fitted with is taken; else as named."""
         assert settings("m", "--cascade", "b").engine is None
         assert settings("m", "--cascade", "b", "--engine", "onnx").engine == "onnx"
 
@@ -101,7 +101,7 @@ class TestProblems:
         """Kind, range and choice of each."""
         with pytest.raises(UserError) as caught:
             settings("--port", "many", "--engine", "magic", "--max-wait", "soon", ARXIV_CLS_LOG_TEXTS="maybe")
-        told = str(caught.value)
+        message = str(caught.value)
         for part in (
             "--port many: expected a whole number",
             "--engine magic: expected torch, onnx or int8",
@@ -109,10 +109,10 @@ class TestProblems:
             "ARXIV_CLS_LOG_TEXTS maybe: expected true or false",
             "no model: name one, or set ARXIV_CLS_MODEL",
         ):
-            assert part in told
+            assert part in message
 
     @pytest.mark.parametrize(
-        ("options", "told"),
+        ("options", "expected"),
         [
             (["--max-queue", "0"], "--max-queue 0 is below 1"),
             (["--port", "70000"], "--port 70000 is above 65535"),
@@ -120,11 +120,11 @@ class TestProblems:
             (["--max-wait", "nan"], "--max-wait nan: expected a number"),
         ],
     )
-    def test_values(self, settings, options, told):
+    def test_values(self, settings, options, expected):
         """Out of range, or contradicting each other."""
         with pytest.raises(UserError, match="serve:") as caught:
             settings("m", *options)
-        assert told in str(caught.value)
+        assert expected in str(caught.value)
 
     @pytest.mark.parametrize("route", ["/", "/load", "v1/answer", "/{text}", ""])
     def test_predict_route_with_another_meaning(self, route):
