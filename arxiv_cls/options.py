@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from arxiv_cls.label_sets import LABEL_SETS
+
 Engine = Literal["torch", "onnx", "int8"]
 Split = Literal["train", "validation", "test"]
-LabelSet = Literal["top5", "top10", "top20", "archive", "all"]
+LabelSet = Literal[tuple(LABEL_SETS)]  # type: ignore[valid-type]
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model directory or Hub id, also user/name@v0.1.0.")

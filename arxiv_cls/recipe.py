@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 
 GROUPS = ("model", "data", "trainer", "release")
 RECIPE_SHAPE = "a recipe is a mapping with the groups model, data, trainer, release"
@@ -38,7 +39,9 @@ Tracker = Literal["none", "wandb", "trackio"]
 class DataConfig:
     """Which papers, with which labels, in which splits."""
 
-    config: Literal["top5", "top10", "top20", "archive", "all"] = Field("top5", description="Label set.")
+    config: Literal[tuple(LABEL_SETS)] = Field(  # type: ignore[valid-type]
+        DEFAULT_LABEL_SET, description=f"Label set: {', '.join(LABEL_SETS)}."
+    )
     csv: str = Field("data/raw/arxiv.csv", description="Path of the CSV file.")
     split: Literal["paper", "time"] = Field(
         "paper", description="`paper`: by the hash of the arXiv id; `time`: by date, training first."

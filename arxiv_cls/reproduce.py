@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from arxiv_cls.corpus.fetch import fetch_from_dvc, is_cached
+from arxiv_cls.corpus.fetch import fetch_from_dvc, is_cached, is_kaggle_original, open_repository
 from arxiv_cls.corpus.stats import recipe_data
 from arxiv_cls.errors import UserError, run_main
 
@@ -47,13 +47,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def pipeline_entry(recipe: str) -> tuple[str, dict[str, Any], str]:
-    """The line of `dvc.yaml` that belongs to a recipe.
-
-    Args:
-        recipe: path of a file directly in recipes/, seen from the project's root.
-
-    Returns:
-        The recipe's name, its line (`csv`, `weights`), and its kind (one of `KINDS`).
+    """The recipe's name, its line in `dvc.yaml` (`csv`, `weights`), and its kind (one of `KINDS`).
 
     Raises:
         UserError: the recipe has no line there, or the line names another CSV than the recipe.
@@ -77,7 +71,10 @@ def pipeline_entry(recipe: str) -> tuple[str, dict[str, Any], str]:
 
 
 def bring_data(csv: Path, remote: str | None) -> str:
-    """Makes the CSV what its `.dvc` file says; a file that is in git has none, and is there.
+    """Makes the CSV what its `.dvc` file says; the public original from Kaggle is taken in its place.
+
+    With the original DVC notes its checksum in the `.dvc` file and in dvc.lock. A file that is in git has no
+    `.dvc` file, and is there.
 
     Raises:
         UserError: it is not there and cannot be brought.
@@ -86,6 +83,8 @@ def bring_data(csv: Path, remote: str | None) -> str:
         if not csv.is_file():
             raise UserError(f"{csv} is not there, and no {csv}.dvc says what it is", f"dvc add {csv}")
         return f"{csv} is in place"
+    if csv.is_file() and remote is None and is_kaggle_original(csv):
+        return f"{csv} is the public original from Kaggle: its checksum goes into {csv}.dvc and {LOCK}"
     try:
         return fetch_from_dvc(remote, csv)
     except UserError as error:
@@ -93,8 +92,8 @@ def bring_data(csv: Path, remote: str | None) -> str:
             raise
         raise UserError(
             f"no data: {error.message}",
-            "name a DVC remote that holds it, a directory or a gs://, s3:// or https:// url: "
-            "make reproduce REMOTE=../shared/dvc-store",
+            "get the public file with `make data SOURCE=kaggle`, or name a DVC remote (a directory "
+            "or a gs://, s3:// or https:// url): make reproduce REMOTE=../shared/dvc-store",
             error.exit_code,
         ) from None
 
@@ -106,11 +105,14 @@ def refuse_other_model(model: Path, overwrite: bool) -> None:
         UserError: the model directory holds a run whose record is not in DVC's cache.
     """
     record = model / "run.json"
-    if record.is_file() and not overwrite and not is_cached(record):
-        raise UserError(
-            f"{model} holds a model that the pipeline did not make, or did not finish to note",
-            "move it away, or replace it: make reproduce OVERWRITE=1",
-        )
+    if overwrite or not record.is_file():
+        return
+    with open_repository() as repository:
+        if not is_cached(record, repository):
+            raise UserError(
+                f"{model} holds a model that the pipeline did not make, or did not finish to note",
+                "move it away, or replace it: make reproduce OVERWRITE=1",
+            )
 
 
 def run_stages(target: str) -> None:
@@ -122,13 +124,11 @@ def run_stages(target: str) -> None:
     # The environment that runs this module goes first, so that the stages' commands mean it.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
-    command = [sys.executable, "-m", "dvc", "repro", target]
-    with subprocess.Popen(command, env=environment) as process:
+    with subprocess.Popen([sys.executable, "-m", "dvc", "repro", target], env=environment) as process:
         try:
             status = process.wait()
         except KeyboardInterrupt:
-            # The stage got the same signal; DVC ends after it, and lets go of its lock.
-            process.wait()
+            process.wait()  # the stage got the same signal; DVC ends after it and lets go of its lock
             raise
     if status:
         raise UserError(
@@ -150,14 +150,6 @@ def metrics_table(name: str) -> str:
     )
 
 
-def git_status(path: Path) -> str:
-    """What git says of one path, in short; empty when it is as committed."""
-    done = subprocess.run(
-        ["git", "status", "--porcelain", "--", str(path)], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
-
-
 def main(argv: list[str]) -> None:
     """Brings the data, runs what changed, shows the metrics.
 
@@ -172,17 +164,20 @@ def main(argv: list[str]) -> None:
             f"{ROOT} is no git repository", "the pipeline's record belongs to commits: git clone it"
         )
     name, entry, kind = pipeline_entry(arguments.recipe)
-    print(bring_data(Path(entry["csv"]), arguments.remote), flush=True)
-    model = Path("outputs", name)
+    csv, model = Path(entry["csv"]), Path("outputs", name)
+    print(bring_data(csv, arguments.remote), flush=True)
     refuse_other_model(model, arguments.overwrite)
     before = LOCK.read_bytes() if LOCK.is_file() else b""
     run_stages(f"{LAST_STAGE[kind]}@{name}")
     changed = LOCK.read_bytes() != before
     what = f"made in {time.monotonic() - started:.0f} s" if changed else "up to date, nothing had to run"
     print(f"\n{model}: {what}; test split:\n\n{metrics_table(name)}\n\nIts card: {model}/README.md")
-    if git_status(LOCK):
+    command = ["git", "status", "--porcelain", "--", str(LOCK), f"{csv}.dvc"]
+    noted = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    if noted:
+        files = " ".join(line[3:] for line in noted)
         print(
-            f'Keep it with the commit: git add {LOCK} && git commit -m "{name}: ..."\n'
+            f'Keep it with the commit: git add {files} && git commit -m "{name}: ..."\n'
             "Beside the last commit: dvc plots diff; "
             f"dvc metrics diff --targets outputs/.pipeline/{name}/metrics.json"
         )

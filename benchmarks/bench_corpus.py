@@ -47,9 +47,9 @@ def run_stock(csv: Path, cache: str) -> dict:
     """What the documentation of `datasets` would have a user write."""
     from datasets import load_dataset
 
-    from arxiv_cls.corpus.taxonomy import TOP5
+    from arxiv_cls.label_sets import LABEL_SETS
 
-    label_of = {code: index for index, code in enumerate(TOP5)}
+    label_of = {code: index for index, code in enumerate(LABEL_SETS["top5"].labels)}
     start, cpu = time.perf_counter(), time.process_time()
     rows = load_dataset("csv", data_files=str(csv), split="train", cache_dir=cache)
     rows = rows.filter(lambda row: row["category_code"] in label_of)

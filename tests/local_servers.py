@@ -207,13 +207,14 @@ class SpaceProcess:
                 self.process.wait(20)
 
 
+KAGGLE_ARCHIVE = "/archive.zip"
+
+
 @dataclass
 class FileServer:
-    """A file server with the faults that downloads meet: drops, stalls, errors, no ranges."""
+    """A file server with the faults that downloads meet; it also answers what kagglehub asks of Kaggle."""
 
     files: dict[str, bytes]
-    etag: str | None = '"one"'
-    ranges: bool = True
     status: int | None = None  # answer every request with this
     drops: list[int] = field(default_factory=list)  # for each coming GET: close after so many body bytes
     stall_after: int | None = None  # send so many body bytes, then wait for `go_on`
@@ -233,40 +234,44 @@ def serve(server: FileServer) -> Iterator[FileServer]:
         def log_message(self, *arguments: object) -> None:
             pass
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            server.requests.append(("POST", self.path.rsplit("/", 1)[-1], None))
+            if server.status:
+                self.send_error(server.status)
+            elif self.path.endswith("/GetDataset"):
+                self._send(200, json.dumps({"currentVersionNumber": 1}).encode(), "application/json")
+            else:
+                self.send_response(302)
+                self.send_header("Location", f"{server.url}{KAGGLE_ARCHIVE}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
         def do_HEAD(self) -> None:
-            self._answer(body=False)
+            self.do_GET()
 
         def do_GET(self) -> None:
-            self._answer(body=True)
-
-        def _answer(self, body: bool) -> None:
             asked = self.headers.get("Range")
             server.requests.append((self.command, self.path, asked))
             content = server.files.get(self.path)
             if server.status or content is None:
                 self.send_error(server.status or 404)
                 return
-            start = 0
-            if asked and server.ranges and self.headers.get("If-Range") in (None, server.etag):
-                start = int(asked.removeprefix("bytes=").split("-")[0])
-                if start >= len(content):
-                    self.send_error(416)
-                    return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            if server.etag:
-                self.send_header("ETag", server.etag)
-            self.send_header("Content-Length", str(len(content) - start))
-            self.end_headers()
-            if body:
-                self._send(content[start:])
+            start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+            self._send(206 if start else 200, content[start:], "application/octet-stream")
 
-        def _send(self, content: bytes) -> None:
-            if server.drops:
+        def _send(self, status: int, content: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            if self.command == "GET" and server.drops:
                 self.wfile.write(content[: server.drops.pop(0)])
                 self.close_connection = True
-            elif server.stall_after is not None and not server.go_on.is_set():
+            elif self.command == "GET" and server.stall_after is not None and not server.go_on.is_set():
                 self.wfile.write(content[: server.stall_after])
                 self.wfile.flush()
                 server.stalled.set()

@@ -15,7 +15,7 @@ from command_line import parsed
 from local_servers import Server, free_port
 
 from arxiv_cls import demo
-from arxiv_cls.corpus.kaggle import KAGGLE_CSV
+from arxiv_cls.corpus.fetch import KAGGLE_CSV
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import load_recipe
 from arxiv_cls.training.arguments import TransformerRecipe

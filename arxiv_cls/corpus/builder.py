@@ -1,4 +1,4 @@
-"""What a build did with every row of the CSV."""
+"""From the CSV to Arrow splits: the `datasets` builder, and the report of what became of each row."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import feather
 
 from arxiv_cls.corpus.csv_reader import read_bytes
 from arxiv_cls.corpus.duplicates import THRESHOLD, find_duplicates, method, search
-from arxiv_cls.corpus.labels import CONFIGS, label_indices, label_names
+from arxiv_cls.corpus.labels import label_indices, label_names
 from arxiv_cls.corpus.papers import DataVersion, Papers, keep_newest_versions, read_papers, write_rejects
 from arxiv_cls.corpus.splits import (
     SPLITS,
@@ -30,6 +31,13 @@ from arxiv_cls.corpus.splits import (
     split_positions,
 )
 from arxiv_cls.errors import UserError
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
+
+DEFAULT_CSV = Path("data/raw/arxiv.csv")
+MAXIMUM_REJECTED = 0.02  # share of the rows
+REPORT_FILE, REJECTS_FILE, OUTSIDE_FILE = "report.json", "rejects.csv", "outside.arrow"
+_BATCH = 2000  # papers per Arrow record batch
+_SHOWN = 5  # rejects in an error message
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,18 @@ class BuildReport:
     @property
     def papers(self) -> int:
         """Papers in all splits."""
-        return sum(sum(labels.values()) for labels in self.splits.values())
+        return sum(self.split_sizes().values())
+
+    def split_sizes(self) -> dict[str, int]:
+        """Papers per split."""
+        return {split: sum(labels.values()) for split, labels in self.splits.items()}
+
+    def label_counts(self) -> dict[str, int]:
+        """Papers of all splits per label."""
+        counts: Counter[str] = Counter()
+        for labels in self.splits.values():
+            counts.update(labels)
+        return dict(counts)
 
     def counts(self) -> dict[str, Any]:
         """What became of the rows, as numbers."""
@@ -93,325 +112,50 @@ class BuildReport:
             f"{near}{left_out}: {self.papers:,} papers"
         )
 
-    def split_sizes(self) -> dict[str, int]:
-        """Papers per split."""
-        return {split: sum(labels.values()) for split, labels in self.splits.items()}
-
-    def to_dict(self) -> dict:
-        """As JSON can hold it, with the sums that a reader wants."""
-        return {**asdict(self), "papers": self.papers, "split_sizes": self.split_sizes()}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> BuildReport:
-        """The inverse of `to_dict`."""
-        # A report from before near-duplicates could be dropped does not name them.
-        fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        for name in ("duplicates", "near_duplicates"):
-            fields[name] = [DroppedDuplicate(**duplicate) for duplicate in values.get(name, [])]
-        return cls(**fields)
-
-    def save(self, path: Path, **more: object) -> None:
-        """Writes the report as JSON, `more` beside it."""
-        path.write_text(json.dumps({"report": self.to_dict(), **more}, indent=2) + "\n", encoding="utf-8")
-
     def summary(self) -> str:
         """For a terminal: what happened to the rows, then a table of papers per split and label."""
         lines = [f"{self.rows_read:>9,} rows read"]
-        lines.append(
-            f"{self.rejected:>9,} rejected" + (f", see {self.rejects_file}" if self.rejected else "")
-        )
+        see = f", see {self.rejects_file}" if self.rejected else ""
+        lines.append(f"{self.rejected:>9,} rejected{see}")
         lines += [f"{count:>13,} {reason}" for reason, count in self.rejected_by_reason.items()]
         lines.append(f"{self.merged:>9,} merged into a newer version of the same paper")
         lines.append(f"{self.outside_config:>9,} outside the label set {self.config}")
         lines.append(f"{len(self.duplicates):>9,} duplicates dropped")
-        lines += self._where(self.duplicates, "same text")
+        lines += _from_where(self.duplicates, "same text")
         if self.near_duplicates:
             lines.append(f"{len(self.near_duplicates):>9,} near-duplicates dropped")
-            lines += self._where(self.near_duplicates, "almost the same text")
+            lines += _from_where(self.near_duplicates, "almost the same text")
         if self.left_out:
             lines.append(f"{self.left_out:>9,} left out by max_samples")
         how = f"by paper, seed {self.seed}" if self.split == "paper" else "by time"
         if self.time_boundaries:
             how += f": validation from {self.time_boundaries[0]}, test from {self.time_boundaries[1]}"
-        lines += [f"{self.papers:>9,} papers, split {how}", "", *self._table()]
-        return "\n".join(lines)
-
-    def _where(self, dropped: list[DroppedDuplicate], what: str) -> list[str]:
-        where = Counter((duplicate.split, duplicate.same_as_split) for duplicate in dropped)
-        return [f"{n:>13,} from {a}, {what} in {b}" for (a, b), n in sorted(where.items())]
-
-    def _table(self) -> list[str]:
-        """Papers per label (rows) and split (columns), with sums."""
-        splits = list(self.splits)
+        lines += [f"{self.papers:>9,} papers, split {how}", ""]
         labels = list(next(iter(self.splits.values()), {}))
         width = max([5, *map(len, labels)])
-        rows = [f"{'label':<{width}}" + "".join(f"{split:>12}" for split in splits)]
+        lines.append(f"{'label':<{width}}" + "".join(f"{split:>12}" for split in self.splits))
         for label in labels:
-            rows.append(f"{label:<{width}}" + "".join(f"{self.splits[s][label]:>12,}" for s in splits))
-        rows.append(f"{'all':<{width}}" + "".join(f"{size:>12,}" for size in self.split_sizes().values()))
-        return rows
+            counts = "".join(f"{split[label]:>12,}" for split in self.splits.values())
+            lines.append(f"{label:<{width}}{counts}")
+        sizes = "".join(f"{size:>12,}" for size in self.split_sizes().values())
+        return "\n".join([*lines, f"{'all':<{width}}{sizes}"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it, with the sums that a reader wants."""
+        return {**asdict(self), "papers": self.papers, "split_sizes": self.split_sizes()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BuildReport:
+        """The inverse of `to_dict`; a report of an older build may lack `near_duplicates`."""
+        fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        for name in ("duplicates", "near_duplicates"):
+            fields[name] = [DroppedDuplicate(**duplicate) for duplicate in values.get(name, [])]
+        return cls(**fields)
 
 
-def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Table], BuildReport]:
-    """The build without its files. Empties `papers.table`, so that a large file is not held twice.
-
-    Returns:
-        Split name to table (columns of the features, label int64; in hash order, smallest first), and the
-        report.
-
-    Raises:
-        UserError: a split would be empty.
-    """
-    merged, merged_away = keep_newest_versions(papers.table)
-    names = label_names(config.name, merged["category"])
-    labels = label_indices(config.name, names, merged["category"])
-    inside = labels >= 0
-    outside = len(merged) - int(inside.sum())
-    # Only the columns and rows that go on: the table of the whole file is let go of. In one chunk, since
-    # taking rows from many is several times slower.
-    merged = merged.select(["title", "abstract", "arxiv_id", "published"]).filter(pa.array(inside))
-    merged = merged.combine_chunks()
-    labels, papers.table = labels[inside], papers.table.slice(0, 0)
-    base_ids = merged["arxiv_id"].to_pylist()
-    positions = split_positions(base_ids, config.seed)
-    if config.split == "paper":
-        splits = split_by_paper(positions)
-    else:
-        published = np.asarray(merged["published"]).astype("datetime64[D]")
-        splits = split_by_time(published, parse_time_boundaries(config.time_boundaries))
-
-    duplicates = find_duplicates(merged["title"], merged["abstract"], base_ids, splits)
-    keep = np.ones(len(merged), dtype=bool)
-    keep[[duplicate.dropped for duplicate in duplicates]] = False
-
-    near_duplicates = []
-    if config.near_duplicates == "drop":
-        near_duplicates = _drop_near_duplicates(merged, base_ids, splits, keep)
-
-    order = np.lexsort((np.asarray(base_ids, dtype=object), positions))
-    tables, counts, left_out = {}, {}, 0
-    for number, split in enumerate(SPLITS):
-        rows = order[(splits[order] == number) & keep[order]]
-        if config.max_samples:
-            limit = config.max_samples if split == "train" else config.max_samples // 4
-            left_out += max(0, len(rows) - limit)
-            rows = rows[:limit]
-        if len(rows) == 0:
-            raise UserError(
-                f"no paper is in the split {split!r} of {config.name} ({len(base_ids):,} papers in all)",
-                "take a larger file, another data.config or other data.time_boundaries",
-            )
-        tables[split] = _features(merged.take(pa.array(rows)), labels[rows])
-        counted = np.bincount(labels[rows], minlength=len(names)).tolist()
-        counts[split] = dict(zip(names, counted, strict=True))
-    report = BuildReport(
-        config=config.name,
-        split=config.split,
-        seed=config.seed,
-        time_boundaries=list(config.time_boundaries) or None,
-        rows_read=papers.rows_read,
-        rejected=len(papers.rejects),
-        rejected_by_reason=papers.rejected_by_reason(),
-        rejects_file=None,
-        merged=merged_away,
-        outside_config=outside,
-        duplicates=[
-            DroppedDuplicate(
-                base_ids[d.dropped], SPLITS[splits[d.dropped]], base_ids[d.kept], SPLITS[splits[d.kept]]
-            )
-            for d in duplicates
-        ],
-        left_out=left_out,
-        splits=counts,
-        near_duplicates=near_duplicates,
-    )
-    return tables, report
-
-
-def _drop_near_duplicates(
-    papers: pa.Table, base_ids: list[str], splits: np.ndarray, keep: np.ndarray
-) -> list[DroppedDuplicate]:
-    """Takes the copy that is further from the test split out of `keep`, and says which and why."""
-    places = np.flatnonzero(keep)
-    kept = papers.select(["title", "abstract"]).take(pa.array(places))
-    texts = pc.binary_join_element_wise(kept["title"], kept["abstract"], "\n\n").to_pylist()
-    # Of several reasons to drop a paper the most similar one is told.
-    pairs = sorted(search(texts, splits[places], THRESHOLD), key=lambda pair: pair[2])
-    reasons = {int(places[first]): int(places[second]) for first, second, _ in pairs}
-    keep[list(reasons)] = False
-    return [
-        DroppedDuplicate(base_ids[dropped], SPLITS[splits[dropped]], base_ids[same], SPLITS[splits[same]])
-        for dropped, same in sorted(reasons.items())
-    ]
-
-
-def _features(papers: pa.Table, labels: np.ndarray) -> pa.Table:
-    """The columns of the features, in their order."""
-    return pa.table(
-        {
-            "text": pc.binary_join_element_wise(papers["title"], papers["abstract"], "\n\n"),
-            "title": papers["title"],
-            "abstract": papers["abstract"],
-            "label": pa.array(labels, type=pa.int64()),
-            "arxiv_id": papers["arxiv_id"],
-            "published": papers["published"],
-        }
-    )
-
-
-MAXIMUM_REJECTED = 0.02  # share of the rows
-REPORT_FILE, REJECTS_FILE = "report.json", "rejects.csv"
-
-_BATCH = 2000  # papers per Arrow record batch
-_SHOWN = 5  # rejects in an error message
-
-
-@dataclass
-class ArxivConfig(datasets.BuilderConfig):
-    """Everything that decides what is built; all of it is in the cache key."""
-
-    sha256: str = ""  # of the CSV
-    split: str = "paper"  # "paper" or "time"
-    seed: int = 42
-    time_boundaries: tuple[str, ...] = ()  # ISO dates, for "time"
-    near_duplicates: str = "keep"  # or "drop"
-    max_samples: int = 0  # papers to train on, 0 for all
-
-
-class ArxivBuilder(datasets.ArrowBasedBuilder):
-    """Builds the splits of one config from one CSV.
-
-    Args:
-        csv: the file.
-        config: a key of `CONFIGS`.
-        split: "paper" or "time".
-        seed: seed of the split by paper and of the order of papers.
-        time_boundaries: first day of validation and first day of test, ISO; None for the defaults.
-        near_duplicates, max_samples: see `build_corpus`.
-        cache_dir: where to build; None for the cache of `datasets`.
-
-    Raises:
-        UserError: an unknown option, or the file cannot be read.
-    """
-
-    VERSION = datasets.Version("1.0.0")
-    BUILDER_CONFIG_CLASS = ArxivConfig
-    BUILDER_CONFIGS: ClassVar = [
-        ArxivConfig(name=name, version=datasets.Version("1.0.0"), description=text)
-        for name, text in CONFIGS.items()
-    ]
-
-    def __init__(
-        self,
-        csv: str | Path,
-        config: str = "top5",
-        *,
-        split: str = "paper",
-        seed: int = 42,
-        time_boundaries: list[str] | None = None,
-        near_duplicates: str = "keep",
-        max_samples: int | None = None,
-        cache_dir: str | Path | None = None,
-    ) -> None:
-        if config not in CONFIGS:
-            raise UserError(f"data.config: {config!r} is unknown", f"one of {', '.join(CONFIGS)}")
-        if split not in ("paper", "time"):
-            raise UserError(f"data.split: {split!r} is unknown", "one of paper, time")
-        if split == "paper" and time_boundaries is not None:
-            raise UserError("data.time_boundaries: only for data.split: time", "leave it out")
-        if near_duplicates not in ("keep", "drop"):
-            raise UserError(f"data.near_duplicates: {near_duplicates!r} is unknown", "one of keep, drop")
-        if max_samples is not None and max_samples < 4:
-            raise UserError(
-                f"data.max_samples: {max_samples} is too few",
-                "at least 4: validation and test get a quarter of it each",
-            )
-        boundaries = tuple(str(day) for day in parse_time_boundaries(time_boundaries)) * (split == "time")
-        self.csv = Path(csv)
-        # Kept for the build, which would read and hash the file a second time.
-        self._data: bytes | None = read_bytes(self.csv)
-        options: dict[str, Any] = {
-            "sha256": hashlib.sha256(self._data).hexdigest(),
-            "split": split,
-            "seed": seed,
-            "time_boundaries": boundaries,
-            "max_samples": max_samples or 0,
-        }
-        keyed = dict(options)
-        if near_duplicates == "drop":
-            # Named only here, so that builds from before there was a choice are found again.
-            options["near_duplicates"] = near_duplicates
-            keyed["near_duplicates"] = method()
-        key = hashlib.sha256(json.dumps(keyed, sort_keys=True).encode()).hexdigest()[:16]
-        super().__init__(
-            cache_dir=None if cache_dir is None else str(cache_dir),
-            dataset_name="arxiv",
-            config_name=config,
-            config_id=f"{config}-{key}",
-            **options,
-        )
-
-    def _info(self) -> datasets.DatasetInfo:
-        # Features follow in _split_generators: some label sets come from the file.
-        return datasets.DatasetInfo(license="CC0-1.0", homepage="https://arxiv.org")
-
-    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        output = Path(self._output_dir)
-        # `datasets` builds in "<dir>.incomplete" and renames it at the end; what a killed build left there
-        # must not come along.
-        for leftover in output.iterdir():
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        data, self._data = self._data, None
-        papers = read_papers(self.csv, data=data, sha256=self.config.sha256 if data else None)
-        del data
-        if papers.version.sha256 != self.config.sha256:
-            raise UserError(f"{self.csv}: the file changed while it was read", "run it again")
-        self._refuse_too_many_rejects(papers)
-        tables, report = build_splits(papers, self.config)
-        names = list(report.splits["train"])
-        self.info.features = datasets.Features(
-            {
-                "text": datasets.Value("string"),
-                "title": datasets.Value("string"),
-                "abstract": datasets.Value("string"),
-                "label": datasets.ClassLabel(names=names),
-                "arxiv_id": datasets.Value("string"),
-                "published": datasets.Value("date32"),
-            }
-        )
-        write_rejects(papers.rejects, output / REJECTS_FILE)
-        report.rejects_file = REJECTS_FILE if papers.rejects else None
-        report.save(output / REPORT_FILE, data=asdict(papers.version))
-        return [
-            datasets.SplitGenerator(name=name, gen_kwargs={"table": table}) for name, table in tables.items()
-        ]
-
-    def _generate_tables(self, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-        for number, start in enumerate(range(0, len(table), _BATCH)):
-            yield number, table.slice(start, _BATCH)
-
-    def _refuse_too_many_rejects(self, papers: Papers) -> None:
-        """More than 2 % unusable rows mean that the file is not what it should be."""
-        rejected = len(papers.rejects)
-        if papers.rows_read == 0:
-            raise UserError(f"{self.csv}: a header and no rows", "get the data with `make data`")
-        if rejected <= MAXIMUM_REJECTED * papers.rows_read:
-            return
-        path = Path(self._cache_dir_root) / f"rejects-{self.config.sha256[:16]}.csv"
-        write_rejects(papers.rejects, path)
-        first = [
-            f"    line {r.line}: {f'{r.column}: ' if r.column else ''}{r.reason}: {r.value!r}"
-            for r in papers.rejects[:_SHOWN]
-        ]
-        raise UserError(
-            f"{self.csv}: {rejected:,} of {papers.rows_read:,} rows cannot be used "
-            f"({rejected / papers.rows_read:.1%}, at most {MAXIMUM_REJECTED:.0%} may be); the first ones:\n"
-            + "\n".join(first),
-            f"all of them are listed in {path}",
-        )
-
-
-DEFAULT_CSV = Path("data/raw/arxiv.csv")
+def _from_where(dropped: list[DroppedDuplicate], what: str) -> list[str]:
+    where = Counter((duplicate.split, duplicate.same_as_split) for duplicate in dropped)
+    return [f"{n:>13,} from {a}, {what} in {b}" for (a, b), n in sorted(where.items())]
 
 
 @dataclass
@@ -422,43 +166,28 @@ class Corpus:
     labels: list[str]
     report: BuildReport
     data: DataVersion
-    cache_dir: Path  # holds the Arrow files, report.json and rejects.csv
+    cache_dir: Path  # holds the Arrow files, report.json, rejects.csv and outside.arrow
+
+    def outside_papers(self) -> pa.Table:
+        """Papers that the label set leaves out: title, abstract, arxiv_id, published, category."""
+        return feather.read_table(self.cache_dir / OUTSIDE_FILE, memory_map=True)
 
     def report_line(self) -> str:
         """What became of the rows of the file, and where the whole report is: for the log of a training."""
         return f"{self.report.line()}; report: {self.cache_dir / REPORT_FILE}"
 
 
-def load_arxiv(
-    config: str = "top5",
-    *,
-    csv: str | Path | None = None,
-    split: str = "paper",
-    seed: int = 42,
-    time_boundaries: list[str] | None = None,
-    near_duplicates: str = "keep",
-    max_samples: int | None = None,
-    cache_dir: str | Path | None = None,
-) -> datasets.DatasetDict:
-    """The splits train, validation and test; see `build_corpus` for the arguments and errors.
+def load_arxiv(config: str = DEFAULT_LABEL_SET, **options: Any) -> datasets.DatasetDict:
+    """The splits train, validation and test; see `build_corpus` for the options and errors.
 
     Each has the features text (title, blank line, abstract), title, abstract, label (`ClassLabel` of category
     codes), arxiv_id (base id) and published (date), and is in hash order.
     """
-    return build_corpus(
-        config,
-        csv=csv,
-        split=split,
-        seed=seed,
-        time_boundaries=time_boundaries,
-        near_duplicates=near_duplicates,
-        max_samples=max_samples,
-        cache_dir=cache_dir,
-    ).splits
+    return build_corpus(config, **options).splits
 
 
 def build_corpus(
-    config: str = "top5",
+    config: str = DEFAULT_LABEL_SET,
     *,
     csv: str | Path | None = None,
     split: str = "paper",
@@ -471,7 +200,7 @@ def build_corpus(
     """Builds the corpus from the CSV, or takes it from the cache, with the report of the build.
 
     Args:
-        config: label set: top5, top10, top20, archive or all.
+        config: label set, a key of `label_sets.LABEL_SETS`.
         csv: the file; `data/raw/arxiv.csv` by default.
         split: "paper" (70 / 15 / 15 by hash of the base id) or "time" (train before, test after a date).
         seed: seed of the hash.
@@ -485,22 +214,35 @@ def build_corpus(
     Raises:
         UserError: the file cannot be read or used, an option is wrong, or the cache cannot be written.
     """
+    if config not in LABEL_SETS:
+        raise UserError(f"data.config: {config!r} is unknown", f"one of {', '.join(LABEL_SETS)}")
+    if split not in ("paper", "time"):
+        raise UserError(f"data.split: {split!r} is unknown", "one of paper, time")
+    if split == "paper" and time_boundaries is not None:
+        raise UserError("data.time_boundaries: only for data.split: time", "leave it out")
+    if near_duplicates not in ("keep", "drop"):
+        raise UserError(f"data.near_duplicates: {near_duplicates!r} is unknown", "one of keep, drop")
+    if max_samples is not None and max_samples < 4:
+        raise UserError(
+            f"data.max_samples: {max_samples} is too few",
+            "at least 4: validation and test get a quarter of it each",
+        )
+    boundaries = tuple(str(day) for day in parse_time_boundaries(time_boundaries)) * (split == "time")
     path = DEFAULT_CSV if csv is None else Path(csv)
     try:
         builder = ArxivBuilder(
             path,
             config,
+            None if cache_dir is None else str(cache_dir),
             split=split,
             seed=seed,
-            time_boundaries=time_boundaries,
+            time_boundaries=boundaries,
             near_duplicates=near_duplicates,
-            max_samples=max_samples,
-            cache_dir=cache_dir,
+            max_samples=max_samples or 0,
         )
         with _progress_on_terminals_only():
             builder.download_and_prepare(verification_mode="no_checks")
-        # Arrow keeps what the build has freed, some 240 MB on 136,238 rows, and a training in this process
-        # would need its memory on top.
+        # Arrow keeps what the build has freed, some 360 MB on 136,238 rows, and a training needs that memory.
         pa.default_memory_pool().release_unused()
     except (OSError, datasets.exceptions.DatasetGenerationError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
@@ -536,3 +278,196 @@ def _progress_on_terminals_only() -> Iterator[None]:
     finally:
         if silence:
             datasets.enable_progress_bars()
+
+
+@dataclass
+class ArxivConfig(datasets.BuilderConfig):
+    """Everything that decides what is built; all of it is in the cache key."""
+
+    sha256: str = ""  # of the CSV
+    split: str = "paper"  # "paper" or "time"
+    seed: int = 42
+    time_boundaries: tuple[str, ...] = ()  # ISO dates, for "time"
+    near_duplicates: str = "keep"  # or "drop"
+    max_samples: int = 0  # papers to train on, 0 for all
+
+
+class ArxivBuilder(datasets.ArrowBasedBuilder):
+    """Builds the splits of one label set from one CSV; `build_corpus` checks the options.
+
+    Raises:
+        UserError: the file cannot be read or used.
+    """
+
+    VERSION = datasets.Version("1.1.0")
+    BUILDER_CONFIG_CLASS = ArxivConfig
+
+    def __init__(self, csv: Path, config: str, cache_dir: str | None, **options: Any) -> None:
+        self.csv = csv
+        # Kept for the build, which would read and hash the file a second time.
+        self._data: bytes | None = read_bytes(csv)
+        options["sha256"] = hashlib.sha256(self._data).hexdigest()
+        keyed = dict(options)
+        if options["near_duplicates"] == "keep":
+            del keyed["near_duplicates"]  # so that builds from before there was a choice are found again
+        else:
+            keyed["near_duplicates"] = method()
+        key = hashlib.sha256(json.dumps(keyed, sort_keys=True).encode()).hexdigest()[:16]
+        super().__init__(
+            cache_dir=cache_dir,
+            dataset_name="arxiv",
+            config_name=config,
+            config_id=f"{config}-{key}",
+            **options,
+        )
+
+    def _info(self) -> datasets.DatasetInfo:
+        # Features follow in _split_generators: some label sets come from the file.
+        return datasets.DatasetInfo(license="CC0-1.0", homepage="https://arxiv.org")
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        output = Path(self._output_dir)
+        # `datasets` builds in "<dir>.incomplete" and renames it at the end; what a killed build left there
+        # must not come along.
+        for leftover in output.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        data, self._data = self._data, None
+        papers = read_papers(self.csv, data=data, sha256=self.config.sha256 if data else None)
+        del data
+        if papers.version.sha256 != self.config.sha256:
+            raise UserError(f"{self.csv}: the file changed while it was read", "run it again")
+        self._refuse_too_many_rejects(papers)
+        tables, outside, report = build_splits(papers, self.config)
+        feather.write_feather(outside, str(output / OUTSIDE_FILE), compression="uncompressed")
+        del outside
+        self.info.features = datasets.Features(
+            {
+                "text": datasets.Value("string"),
+                "title": datasets.Value("string"),
+                "abstract": datasets.Value("string"),
+                "label": datasets.ClassLabel(names=list(report.splits["train"])),
+                "arxiv_id": datasets.Value("string"),
+                "published": datasets.Value("date32"),
+            }
+        )
+        write_rejects(papers.rejects, output / REJECTS_FILE)
+        report.rejects_file = REJECTS_FILE if papers.rejects else None
+        record = {"report": report.to_dict(), "data": asdict(papers.version)}
+        (output / REPORT_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return [
+            datasets.SplitGenerator(name=name, gen_kwargs={"table": table}) for name, table in tables.items()
+        ]
+
+    def _generate_tables(self, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+        for number, start in enumerate(range(0, len(table), _BATCH)):
+            yield number, table.slice(start, _BATCH)
+
+    def _refuse_too_many_rejects(self, papers: Papers) -> None:
+        """More than 2 % unusable rows mean that the file is not what it should be."""
+        rejected = len(papers.rejects)
+        if papers.rows_read == 0:
+            raise UserError(f"{self.csv}: a header and no rows", "get the data with `make data`")
+        if rejected <= MAXIMUM_REJECTED * papers.rows_read:
+            return
+        path = Path(self._cache_dir_root) / f"rejects-{self.config.sha256[:16]}.csv"
+        write_rejects(papers.rejects, path)
+        first = [
+            f"    line {r.line}: {f'{r.column}: ' if r.column else ''}{r.reason}: {r.value!r}"
+            for r in papers.rejects[:_SHOWN]
+        ]
+        raise UserError(
+            f"{self.csv}: {rejected:,} of {papers.rows_read:,} rows cannot be used "
+            f"({rejected / papers.rows_read:.1%}, at most {MAXIMUM_REJECTED:.0%} may be); the first ones:\n"
+            + "\n".join(first),
+            f"all of them are listed in {path}",
+        )
+
+
+def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Table], pa.Table, BuildReport]:
+    """The build without its files. Empties `papers.table`, so that a large file is not held twice.
+
+    Returns:
+        Split name to table (columns of the features, label int64; in hash order, smallest first), the papers
+        outside the label set, and the report.
+
+    Raises:
+        UserError: a split would be empty.
+    """
+    merged, merged_away = keep_newest_versions(papers.table)
+    names = label_names(config.name, merged["category"])
+    labels = label_indices(config.name, names, merged["category"])
+    inside = labels >= 0
+    # Only the columns and rows that go on: the table of the whole file is let go of. In one chunk, since
+    # taking rows from many is several times slower.
+    merged = merged.select(["title", "abstract", "arxiv_id", "published", "category"])
+    outside = merged.filter(pa.array(~inside))
+    merged = merged.filter(pa.array(inside)).combine_chunks()
+    labels, papers.table = labels[inside], papers.table.slice(0, 0)
+    base_ids = merged["arxiv_id"].to_pylist()
+    positions = split_positions(base_ids, config.seed)
+    if config.split == "paper":
+        splits = split_by_paper(positions)
+    else:
+        published = np.asarray(merged["published"]).astype("datetime64[D]")
+        splits = split_by_time(published, parse_time_boundaries(config.time_boundaries))
+
+    duplicates = find_duplicates(merged["title"], merged["abstract"], base_ids, splits)
+    keep = np.ones(len(merged), dtype=bool)
+    keep[list(duplicates)] = False
+    near_duplicates: dict[int, int] = {}
+    if config.near_duplicates == "drop":
+        places = np.flatnonzero(keep)
+        texts = _texts(merged.take(pa.array(places))).to_pylist()
+        # Of several reasons to drop a paper the most similar one is told.
+        pairs = sorted(search(texts, splits[places], THRESHOLD), key=lambda pair: pair[2])
+        near_duplicates = {int(places[first]): int(places[second]) for first, second, _ in pairs}
+        keep[list(near_duplicates)] = False
+
+    order = np.lexsort((np.asarray(base_ids, dtype=object), positions))
+    tables, counts, left_out = {}, {}, 0
+    for number, split in enumerate(SPLITS):
+        rows = order[(splits[order] == number) & keep[order]]
+        if config.max_samples:
+            limit = config.max_samples if split == "train" else config.max_samples // 4
+            left_out += max(0, len(rows) - limit)
+            rows = rows[:limit]
+        if len(rows) == 0:
+            raise UserError(
+                f"no paper is in the split {split!r} of {config.name} ({len(base_ids):,} papers in all)",
+                "take a larger file, another data.config or other data.time_boundaries",
+            )
+        part = merged.take(pa.array(rows))
+        columns = {"text": _texts(part), "title": part["title"], "abstract": part["abstract"]}
+        columns |= {"label": pa.array(labels[rows], type=pa.int64())}
+        columns |= {"arxiv_id": part["arxiv_id"], "published": part["published"]}
+        tables[split] = pa.table(columns)
+        counted = np.bincount(labels[rows], minlength=len(names)).tolist()
+        counts[split] = dict(zip(names, counted, strict=True))
+
+    def dropped(pairs: dict[int, int]) -> list[DroppedDuplicate]:
+        return [
+            DroppedDuplicate(base_ids[one], SPLITS[splits[one]], base_ids[other], SPLITS[splits[other]])
+            for one, other in sorted(pairs.items())
+        ]
+
+    report = BuildReport(
+        config=config.name,
+        split=config.split,
+        seed=config.seed,
+        time_boundaries=list(config.time_boundaries) or None,
+        rows_read=papers.rows_read,
+        rejected=len(papers.rejects),
+        rejected_by_reason=papers.rejected_by_reason(),
+        rejects_file=None,
+        merged=merged_away,
+        outside_config=len(outside),
+        duplicates=dropped(duplicates),
+        left_out=left_out,
+        splits=counts,
+        near_duplicates=dropped(near_duplicates),
+    )
+    return tables, outside, report
+
+
+def _texts(papers: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(papers["title"], papers["abstract"], "\n\n")

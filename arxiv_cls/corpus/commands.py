@@ -54,7 +54,10 @@ def fetch(
     ] = None,
     source: Annotated[
         Literal["dvc", "kaggle"],
-        typer.Option(help="kaggle: the public original, into data/raw/arxiv_kaggle.csv."),
+        typer.Option(
+            help="kaggle: the public original, as data/raw/arxiv_kaggle.csv and, if there is none, as "
+            "data/raw/arxiv.csv."
+        ),
     ] = "dvc",
     force: Annotated[
         bool, typer.Option("--force", help="Replace a data/raw/arxiv.csv that DVC does not know.")
@@ -64,7 +67,7 @@ def fetch(
     if source == "kaggle":
         if remote:
             raise UserError("a remote was named, and Kaggle as the source", "leave one of them out")
-        from arxiv_cls.corpus.kaggle import fetch_from_kaggle
+        from arxiv_cls.corpus.fetch import fetch_from_kaggle
 
         print(fetch_from_kaggle())
     else:
@@ -106,7 +109,7 @@ def check(
     show: Annotated[int, typer.Option(metavar="N", help="Pairs to print.")] = 20,
 ) -> None:
     """Print the build report, and near-duplicates across splits."""
-    from arxiv_cls.corpus.duplicates import find_near_duplicates
+    from arxiv_cls.corpus.stats import find_near_duplicates
 
     corpus, _ = _corpus(config, csv, split, recipe)
     print(corpus.report.summary())
@@ -129,11 +132,12 @@ def stats(
     ),
 ) -> None:
     """Counts per split, label and year, text lengths; as tables and plots."""
-    from arxiv_cls.corpus.stats import describe, write_plots
+    from arxiv_cls.corpus.stats import paper_table, summary, write_plots
 
-    statistics = describe(_corpus(config, csv, split)[0])
-    print(statistics.summary())
-    for path in write_plots(statistics, out):
+    corpus, _ = _corpus(config, csv, split)
+    table = paper_table(corpus)
+    print(summary(table))
+    for path in write_plots(table, config, out):
         print(path)
 
 

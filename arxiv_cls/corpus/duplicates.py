@@ -1,44 +1,35 @@
-"""Exact duplicates: papers under different ids whose normalised title and abstract are the same.
+"""Papers with the same text, and pairs with almost the same.
 
-Normalised means Unicode NFKC, case folded, every run of characters that are neither letters nor digits
-(punctuation, white space, underscores) one space, none at the ends. A text with nothing left is taken as it
-stands.
+Texts are compared in a normal form: Unicode NFKC, case folded, every run of characters that are neither
+letters nor digits (punctuation, white space, underscores) one space, none at the ends. A text with nothing
+left is taken as it stands. Near-duplicates are found by MinHash and banding (Broder 1997; Leskovec, Rajaraman
+and Ullman, Mining of Massive Datasets, chapter 3) and confirmed by the exact Jaccard similarity.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import logging
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from arxiv_cls.corpus.splits import SPLITS
-from arxiv_cls.errors import UserError
-from arxiv_cls.record.writing import write_atomically
+logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from arxiv_cls.corpus.builder import Corpus
-
-
+THRESHOLD = 0.8  # of the Jaccard similarity, from which two texts count as one
+SHINGLE_WORDS = 3
+PERMUTATIONS = 128
+MISS_PROBABILITY = 0.001  # of a pair that is exactly at the threshold
+LARGEST_BUCKET = 200  # texts in one bucket that are all compared with each other
+HASH_SEED = 20_070_401
+VERSION = 1  # of the method: part of the cache's key
+_TEXTS_AT_ONCE = 2_000
 _NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """A paper to drop and the copy that stays: positions in the arrays that were searched."""
-
-    dropped: int
-    kept: int
 
 
 def normalise(text: str) -> str:
@@ -52,7 +43,7 @@ def normalise(text: str) -> str:
 
 def find_duplicates(
     titles: pa.ChunkedArray, abstracts: pa.ChunkedArray, base_ids: Sequence[str], splits: np.ndarray
-) -> list[Duplicate]:
+) -> dict[int, int]:
     """Which papers to drop so that no text is there twice.
 
     The copy in test stays, else the one in validation: a test set must not change because its texts turn up
@@ -65,13 +56,13 @@ def find_duplicates(
         splits: (papers,) int, number of the split, test the highest.
 
     Returns:
-        The copies to drop, ascending by position.
+        Position of each copy to drop, to the position of the one that stays.
     """
     # Only papers that share their title can be duplicates, and titles are a tenth of the text.
     by_title: dict[str, list[int]] = defaultdict(list)
     for position, title in enumerate(titles.to_pylist()):
         by_title[normalise(title)].append(position)
-    found = []
+    found: dict[int, int] = {}
     for positions in by_title.values():
         if len(positions) == 1:
             continue
@@ -80,97 +71,13 @@ def find_duplicates(
             by_abstract[normalise(abstracts[position].as_py())].append(position)
         for copies in by_abstract.values():
             kept, *others = sorted(copies, key=lambda copy: (-int(splits[copy]), base_ids[copy]))
-            found += [Duplicate(other, kept) for other in others]
-    return sorted(found, key=lambda duplicate: duplicate.dropped)
-
-
-logger = logging.getLogger(__name__)
-
-THRESHOLD = 0.8  # of the Jaccard similarity, from which two texts count as one
-SHINGLE_WORDS = 3
-PERMUTATIONS = 128
-MISS_PROBABILITY = 0.001  # of a pair that is exactly at the threshold
-LARGEST_BUCKET = 200  # texts in one bucket that are all compared with each other
-HASH_SEED = 20_070_401
-VERSION = 1  # of the method: part of the cache's key
-_TEXTS_AT_ONCE = 2_000
-
-
-@dataclass(frozen=True)
-class NearDuplicate:
-    """Two papers of different splits with almost the same text; the first is in the earlier split."""
-
-    arxiv_id: str
-    split: str
-    same_as: str
-    same_as_split: str
-    similarity: float  # exact Jaccard similarity of the shingle sets, 0 to 1
-
-
-@dataclass(frozen=True)
-class NearDuplicates:
-    """What was found among how many papers."""
-
-    papers: int
-    threshold: float
-    pairs: list[NearDuplicate]  # most similar first
-
-    def summary(self, show: int = 20) -> str:
-        """For a terminal: counts per pair of splits, then the `show` most similar pairs."""
-        found = f"{len(self.pairs):>9,} near-duplicate pairs across splits among {self.papers:,} papers"
-        lines = [f"{found} (Jaccard of {SHINGLE_WORDS}-word shingles at least {self.threshold:g})"]
-        counts: dict[tuple[str, str], int] = defaultdict(int)
-        for pair in self.pairs:
-            counts[pair.split, pair.same_as_split] += 1
-        lines += [f"{count:>13,} {first} and {second}" for (first, second), count in sorted(counts.items())]
-        if self.pairs and show > 0:
-            lines += ["", f"{'similarity':>10}  {'paper':<18} {'split':<11} {'near-duplicate of':<18} split"]
-            lines += [
-                f"{p.similarity:>10.3f}  {p.arxiv_id:<18} {p.split:<11} {p.same_as:<18} {p.same_as_split}"
-                for p in self.pairs[:show]
-            ]
-            if len(self.pairs) > show:
-                lines.append(f"{'':>10}  and {len(self.pairs) - show:,} more")
-        return "\n".join(lines)
+            found |= dict.fromkeys(others, kept)
+    return found
 
 
 def method(threshold: float = THRESHOLD) -> list[float]:
     """What decides the pairs beside the texts: part of every cache key."""
     return [VERSION, SHINGLE_WORDS, PERMUTATIONS, MISS_PROBABILITY, LARGEST_BUCKET, HASH_SEED, threshold]
-
-
-def find_near_duplicates(corpus: Corpus, *, threshold: float = THRESHOLD) -> NearDuplicates:
-    """Near-duplicates between the splits of a corpus, from the corpus' cache folder when they are known.
-
-    The folder belongs to one content of the CSV and one configuration; the file's name in it carries the
-    parameters of the search.
-
-    Raises:
-        UserError: `threshold` is not within 0.3 and 1 (below, almost everything would be a candidate).
-    """
-    if not 0.3 <= threshold <= 1:
-        raise UserError(f"threshold {threshold:g} is not within 0.3 and 1", "0.8 is a good start")
-    key = hashlib.sha256(json.dumps(method(threshold)).encode()).hexdigest()[:16]
-    cache = corpus.cache_dir / f"near_duplicates-{key}.json"
-    if cache.is_file():
-        known = json.loads(cache.read_text(encoding="utf-8"))
-        return NearDuplicates(known["papers"], threshold, [NearDuplicate(**pair) for pair in known["pairs"]])
-    ids: list[str] = []
-    texts: list[str] = []
-    splits: list[int] = []
-    for number, name in enumerate(SPLITS):
-        split = corpus.splits[name]
-        ids += split["arxiv_id"][:]
-        texts += split["text"][:]
-        splits += [number] * len(split)
-    pairs = [
-        NearDuplicate(ids[first], SPLITS[splits[first]], ids[second], SPLITS[splits[second]], similarity)
-        for first, second, similarity in search(texts, np.array(splits), threshold)
-    ]
-    pairs.sort(key=lambda pair: (-pair.similarity, pair.arxiv_id, pair.same_as))
-    result = NearDuplicates(len(texts), threshold, pairs)
-    write_atomically(cache, json.dumps(asdict(result)))
-    return result
 
 
 def search(texts: list[str], groups: np.ndarray, threshold: float) -> list[tuple[int, int, float]]:

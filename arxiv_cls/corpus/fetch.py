@@ -1,115 +1,48 @@
-"""One DVC command in a process of its own: its libraries print tracebacks and retry for minutes."""
+"""Where `data/raw/arxiv.csv` comes from: a DVC remote (`make data`) or Kaggle (`make data SOURCE=kaggle`)."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import logging.handlers
 import os
+import shutil
 import socket
-import subprocess
-import sys
-import tempfile
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import zipfile
+import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from tqdm import tqdm
 
 from arxiv_cls.errors import UserError
 
-# It ends with ours, whose end closes its standard input: an orphan would go on and hold DVC's lock.
-_DVC_PROGRAM = """
-import os, sys, threading
-threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
-from dvc.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def run_dvc(
-    arguments: list[str], environment: Mapping[str, str], watch: Callable[[], None] = lambda: None
-) -> tuple[int, str]:
-    """Runs `dvc <arguments>` and waits for it.
-
-    Args:
-        arguments: the command line after `dvc`.
-        environment: all environment variables of the process.
-        watch: called ten times a second while it runs; what it raises ends the process.
-
-    Returns:
-        The exit status, and everything that was printed.
-    """
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _DVC_PROGRAM, *arguments],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            while process.poll() is None:
-                watch()
-                time.sleep(0.1)
-        finally:
-            process.kill()
-            process.communicate()
-        log.seek(0)
-        return process.returncode, log.read()
-
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 logger = logging.getLogger(__name__)
 
 TRACKED_CSV = Path("data/raw/arxiv.csv")
+KAGGLE_CSV = Path("data/raw/arxiv_kaggle.csv")
+KAGGLE_DATASET = "sumitm004/arxiv-scientific-research-papers-dataset"
+KAGGLE_MD5 = "51fb0a7e9911559e4bc0dc99fa05ae31"  # with the line ends of Windows, as Kaggle serves it
+KAGGLE_SHA256_LF = "db1bcdd5d4fbd6dd3e9450fc55e22e4861e24627c09ede2e898b30b39a4199a5"  # with line feeds
 REQUESTED = "requested"  # name of a remote that is in no configuration
 UNREACHABLE = 3  # exit status: not the input but the other side is at fault
 CONNECT_SECONDS = 5.0  # a remote that does not take a connection in this time is not there
-STALL_SECONDS = 90.0  # a download that brings nothing for this long is given up
+_DAMAGED = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what unpacking raises
+ATTEMPTS = 3  # of a download from Kaggle; each goes on where the one before it broke
+_REFUSED = ("credentials", "anonymous caller", "401", "403", "denied", "forbidden", "unauthorized")
 _ALTERNATIVES = (
     "pass another place that holds the data: `make data REMOTE=<directory or gs://, s3://, https:// url>`, "
     "or `make data SOURCE=kaggle`; the sample needs no download: `--data.csv data/sample/arxiv_sample.csv`"
 )
-
-
-@dataclass(frozen=True)
-class TrackedFile:
-    """What a `.dvc` file says about the one file it tracks."""
-
-    path: Path
-    md5: str
-    size: int  # bytes
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The part of DVC's configuration that matters here."""
-
-    cache: Path
-    remotes: dict[str, str]  # name: url
-    default_remote: str | None
-
-
-def read_dvc_file(csv: Path) -> TrackedFile:
-    """The checksum and size that `<csv>.dvc` promises.
-
-    Raises:
-        UserError: when there is no such file or it is not a DVC file with one output.
-    """
-    dvc_file = csv.with_name(csv.name + ".dvc")
-    if not dvc_file.is_file():
-        raise UserError(f"{dvc_file} is not there", "run this in the project's root folder")
-    try:
-        (output,) = yaml.safe_load(dvc_file.read_text(encoding="utf-8"))["outs"]
-        return TrackedFile(csv, str(output["md5"]), int(output["size"]))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{dvc_file} is not a DVC file with one output that has md5 and size",
-            f"restore it: git checkout -- {dvc_file}",
-        ) from None
+_BY_HAND = (
+    f"download it in a browser from https://www.kaggle.com/datasets/{KAGGLE_DATASET}, unpack the CSV to "
+    f"{KAGGLE_CSV} and run this again: it will be checked; or `make data REMOTE=<directory or url>`"
+)
 
 
 def file_md5(path: Path) -> str:
@@ -118,16 +51,35 @@ def file_md5(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def is_in_place(tracked: TrackedFile) -> bool:
-    """Whether the file is there with the promised content."""
-    path = tracked.path
-    return path.is_file() and path.stat().st_size == tracked.size and file_md5(path) == tracked.md5
+def is_kaggle_original(csv: Path) -> bool:
+    """Whether a file is the public original, in one of its two forms."""
+    if file_md5(csv) == KAGGLE_MD5:
+        return True
+    with csv.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == KAGGLE_SHA256_LF
+
+
+def tracked_md5(csv: Path) -> str:
+    """The checksum that `<csv>.dvc` names.
+
+    Raises:
+        UserError: there is no such file, or it is not a DVC file with one output.
+    """
+    dvc_file = csv.with_name(csv.name + ".dvc")
+    if not dvc_file.is_file():
+        raise UserError(f"{dvc_file} is not there", "run this in the project's root folder")
+    try:
+        (output,) = yaml.safe_load(dvc_file.read_text(encoding="utf-8"))["outs"]
+        return str(output["md5"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{dvc_file} is not a DVC file with one output that has an md5",
+            f"restore it: git checkout -- {dvc_file}",
+        ) from None
 
 
 def fetch_from_dvc(remote: str | None = None, csv: Path = TRACKED_CSV, force: bool = False) -> str:
-    """Makes `csv` what its `.dvc` file says, from the cache or from a DVC remote.
-
-    No tracked file is changed: a remote given here lives in a temporary configuration for this one call.
+    """Makes `csv` what its `.dvc` file says, from DVC's cache or from a remote; changes no tracked file.
 
     Args:
         remote: a DVC remote url, a directory laid out as one, or the name of a configured remote; None
@@ -141,103 +93,104 @@ def fetch_from_dvc(remote: str | None = None, csv: Path = TRACKED_CSV, force: bo
     Raises:
         UserError: exit code 3 when the remote cannot be reached or does not hold the data, 2 otherwise.
     """
-    tracked = read_dvc_file(csv)
-    if is_in_place(tracked):
-        return f"{csv} is in place: {tracked.size:,} bytes, md5 {tracked.md5}"
-    settings = _read_settings()
-    cached = _object_path(settings.cache, tracked.md5)
-    if csv.exists() and not force and not _object_path(settings.cache, file_md5(csv)).is_file():
-        raise UserError(
-            f"{csv} is in the way: its content is neither what {csv}.dvc names nor known to DVC",
-            f"keep it with `dvc add {csv}`, or replace it with `arxiv-cls data fetch --force`",
-        )
-    if cached.is_file() and file_md5(cached) != tracked.md5:
-        # Left behind by a full disk or an edit through a link; DVC would hand it out as it is.
-        logger.warning("%s is damaged in DVC's cache: it is fetched again", tracked.md5)
-        cached.unlink()
-    with tempfile.TemporaryDirectory(prefix="arxiv-cls-dvc-") as configuration:
-        environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "DVC_SYSTEM_CONFIG_DIR": configuration}
+    md5 = tracked_md5(csv)
+    if csv.is_file() and file_md5(csv) == md5:
+        return f"{csv} is in place: {csv.stat().st_size:,} bytes, md5 {md5}"
+    with open_repository(remote) as repository:
+        if csv.exists() and not force and not is_cached(csv, repository):
+            raise UserError(
+                f"{csv} is in the way: its content is neither what {csv}.dvc names nor known to DVC",
+                f"keep it with `dvc add {csv}`, or replace it with `arxiv-cls data fetch --force`",
+            )
+        cached = Path(repository.cache.local.oid_to_path(md5))
+        if cached.is_file() and file_md5(cached) != md5:
+            # Left behind by a full disk or an edit through a link; DVC would take it as it is.
+            logger.warning("%s is damaged in DVC's cache: it is fetched again", md5)
+            cached.unlink()
         if not cached.is_file():
-            name, url = _choose_remote(remote, settings)
-            _check_reachable(url)
-            _write_configuration(Path(configuration), name, url)
-            _download(csv, name, environment, settings.cache, tracked, url)
-        _write_configuration(Path(configuration))
-        status, output = run_dvc(["checkout", "--force", str(csv)], environment)
-        if status != 0:
-            raise _dvc_error("dvc checkout", output, tracked.md5)
-    if not is_in_place(tracked):
-        csv.unlink(missing_ok=True)
+            _download(repository, remote, csv, md5)
+        repository.checkout([str(csv)], force=True)
+    if file_md5(csv) != md5:
+        csv.unlink()
         cached.unlink(missing_ok=True)
         raise UserError(
-            f"{csv}: the remote's copy has another md5 than {csv}.dvc names", _ALTERNATIVES, UNREACHABLE
+            f"{csv}: the remote's copy has another md5 than {csv}.dvc", _ALTERNATIVES, UNREACHABLE
         )
-    return f"{csv}: {tracked.size:,} bytes, md5 {tracked.md5} as {csv}.dvc names it"
+    return f"{csv}: {csv.stat().st_size:,} bytes, md5 {md5} as {csv}.dvc names it"
 
 
-def is_cached(path: Path) -> bool:
+def is_cached(path: Path, repository: Repo) -> bool:
     """Whether DVC's cache holds this file's content, so that replacing the file loses nothing."""
-    return _object_path(_read_settings().cache, file_md5(path)).is_file()
+    return Path(repository.cache.local.oid_to_path(file_md5(path))).is_file()
 
 
-def _object_path(cache: Path, md5: str) -> Path:
-    """Where DVC 3 keeps the content with this checksum; a folder that is a remote looks the same."""
-    return cache / "files" / "md5" / md5[:2] / md5[2:]
+def open_repository(remote: str | None = None) -> Repo:
+    """The DVC repository in the current folder.
 
+    Args:
+        remote: a url or directory that this one call knows as the remote `requested`; no file is changed.
 
-def _read_settings() -> _Settings:
-    """DVC's own reading of its configuration files, in the current folder."""
+    Raises:
+        UserError: DVC is not installed, the folder is no project, or its settings cannot be read.
+    """
     try:
-        from dvc.config import Config, ConfigError
+        from dvc.config import ConfigError
+        from dvc.repo import Repo
     except ImportError:
         raise UserError("DVC is not installed", "make setup, or: pip install 'dvc[gs]'") from None
-    if not Path(".dvc").is_dir():
-        raise UserError(f"{Path.cwd()} has no .dvc folder", "run this in the project's root folder")
-    try:
-        read = Config(dvc_dir=".dvc")
-    except ConfigError as error:
-        raise UserError(f".dvc/config: {error}", "restore it: git checkout -- .dvc/config") from None
-    remotes = {name: str(remote.get("url", "")) for name, remote in read["remote"].items()}
-    cache = Path(read["cache"].get("dir") or ".dvc/cache")
-    return _Settings(cache.resolve(), remotes, read["core"].get("remote"))
-
-
-def _choose_remote(remote: str | None, settings: _Settings) -> tuple[str, str]:
-    """The name and url of the remote to ask; one that is not configured is named `requested`."""
-    name = remote or settings.default_remote
-    if name is None or (remote is None and name not in settings.remotes):
-        raise UserError("no default DVC remote is configured", _ALTERNATIVES)
-    if name in settings.remotes:
-        return name, settings.remotes[name]
-    if "://" in name:
-        return REQUESTED, name
-    if not Path(name).is_dir():
-        raise UserError(
-            f"DVC remote {name}: no such directory, seen from {Path.cwd()}", _ALTERNATIVES, UNREACHABLE
-        )
-    return REQUESTED, str(Path(name).resolve())
-
-
-def _write_configuration(folder: Path, name: str = "", url: str = "") -> None:
-    """Writes what this one call needs where DVC looks for the machine's own configuration."""
-    from configobj import ConfigObj  # type: ignore[import-untyped]  # comes with DVC
-
-    configuration = ConfigObj(encoding="utf-8")
-    configuration.filename = str(folder / "config")
     here = Path.cwd()
+    if not (here / ".dvc").is_dir():
+        raise UserError(f"{here} has no .dvc folder", "run this in the project's root folder")
+    settings: dict[str, Any] = {}
+    if remote and ("://" in remote or Path(remote).is_dir()):
+        url = remote if "://" in remote else str(Path(remote).resolve())
+        settings = {"core": {"remote": REQUESTED}, "remote": {REQUESTED: {"url": url}}}
     if not any((parent / ".git").exists() for parent in (here, *here.parents)):
         # A downloaded archive of the project: DVC needs to be told that nobody keeps its history.
-        configuration["core"] = {"no_scm": True}
-    if name == REQUESTED:
-        configuration[f'remote "{name}"'] = {"url": url}
-    configuration.write()
+        settings.setdefault("core", {})["no_scm"] = True
+    try:
+        return Repo(".", config=settings)
+    except ConfigError as error:
+        raise UserError(f"DVC: {error}", f"is .dvc/config changed? Or {_ALTERNATIVES}", UNREACHABLE) from None
+
+
+def _download(repository: Repo, remote: str | None, csv: Path, md5: str) -> None:
+    """Brings the content into DVC's cache, with DVC's own progress bar."""
+    from dvc.exceptions import DvcException
+
+    name = repository.config["core"].get("remote")
+    if remote and name != REQUESTED:
+        name = remote
+    if name is None:
+        raise UserError("no default DVC remote is configured", _ALTERNATIVES)
+    if name not in repository.config["remote"]:
+        where = f"no such directory, seen from {Path.cwd()}"
+        raise UserError(f"DVC remote {name}: {where}", _ALTERNATIVES, UNREACHABLE)
+    url = str(repository.config["remote"][name]["url"])
+    _check_reachable(url)
+    # DVC's messages and its libraries' tracebacks give way to one error, with the last of their reasons.
+    messages = logging.handlers.MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
+    for library in ("dvc", "dvc_data", "dvc_objects", "asyncio", "gcsfs", "fsspec"):
+        logging.getLogger(library).handlers = [messages]
+        logging.getLogger(library).propagate = False
+    try:
+        fetched = repository.fetch([str(csv)], remote=name)
+        reason = "" if fetched else f"does not hold the data with md5 {md5}"
+    except (DvcException, ImportError, OSError) as error:
+        causes = [record.exc_info[1] for record in messages.buffer if record.exc_info]
+        reason = " ".join(str(causes[-1] if causes else error).split())
+    if reason:
+        refused = any(word in reason.lower() for word in _REFUSED)
+        login = "log in to that cloud (gs://: `gcloud auth application-default login`), or "
+        what = f"DVC remote {url}{' refuses us' * refused}: {reason}"
+        raise UserError(what, login * refused + _ALTERNATIVES, UNREACHABLE)
 
 
 def _check_reachable(url: str) -> None:
     """Fails at once where DVC would retry for a minute: connects to the remote's host, and hangs up.
 
     Raises:
-        UserError: when nobody answers there.
+        UserError: nobody answers there.
     """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "gs":
@@ -246,7 +199,7 @@ def _check_reachable(url: str) -> None:
     elif parts.scheme == "s3":
         parts = urllib.parse.urlsplit(os.environ.get("AWS_ENDPOINT_URL", "https://s3.amazonaws.com"))
     if parts.scheme not in ("http", "https") or parts.hostname is None:
-        return  # other schemes are left to DVC and the stall limit
+        return  # other schemes are left to DVC
     proxies = urllib.request.getproxies()
     if (proxies.get(parts.scheme) or proxies.get("all")) and not urllib.request.proxy_bypass(parts.hostname):
         return  # behind a proxy a direct connection proves nothing
@@ -254,67 +207,82 @@ def _check_reachable(url: str) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        reason = error.strerror or str(error)
         raise UserError(
-            f"DVC remote {url} cannot be reached: {parts.hostname}: {reason}", _ALTERNATIVES, UNREACHABLE
+            f"DVC remote {url} cannot be reached: {parts.hostname}: {error.strerror or error}",
+            _ALTERNATIVES,
+            UNREACHABLE,
         ) from None
 
 
-def _download(
-    csv: Path, name: str, environment: Mapping[str, str], cache: Path, tracked: TrackedFile, url: str
-) -> None:
-    """Brings the content into the cache, with a progress bar of our own: DVC draws none when it is read."""
-    started = time.time()
-    with tqdm(total=tracked.size, unit="B", unit_scale=True, desc=csv.name, delay=1) as bar:
-        last_growth = time.monotonic()
+def fetch_from_kaggle(csv: Path = KAGGLE_CSV, tracked: Path = TRACKED_CSV) -> str:
+    """Makes `csv` the public original from Kaggle, and `tracked` a copy of it where there is none.
 
-        def watch() -> None:
-            nonlocal last_growth
-            here = min(_bytes_written(cache, started), tracked.size)
-            if here > bar.n:
-                bar.update(here - bar.n)
-                last_growth = time.monotonic()
-            if time.monotonic() - last_growth > STALL_SECONDS:
-                message = f"DVC remote {url}: nothing came for {STALL_SECONDS:.0f} s"
-                raise UserError(message, _ALTERNATIVES, UNREACHABLE)
+    What came of a broken download is kept in `<csv>.download`, and kagglehub goes on from there.
 
-        status, output = run_dvc(["fetch", "--remote", name, str(csv)], environment, watch)
-    if status != 0 or not _object_path(cache, tracked.md5).is_file():
-        raise _dvc_error(f"DVC remote {url}", output, tracked.md5)
+    Returns:
+        What was done, a line each.
 
-
-def _bytes_written(cache: Path, since: float) -> int:
-    """Bytes that appeared under the cache since a time (seconds of the epoch), finished or not."""
-    total = 0
-    for folder, _, names in os.walk(cache):
-        for name in names:
-            try:
-                status = (Path(folder) / name).stat()
-            except FileNotFoundError:  # renamed between the listing and the look
-                continue
-            total += status.st_size if status.st_mtime >= since - 1 else 0
-    return total
+    Raises:
+        UserError: exit code 3 when the file cannot be had or is not the known one, 2 when the disk does not
+            take it.
+    """
+    try:
+        if csv.is_file() and is_kaggle_original(csv):
+            said = f"{csv} is in place and is the known file: {csv.stat().st_size:,} bytes"
+        else:
+            csv.parent.mkdir(parents=True, exist_ok=True)
+            _download_from_kaggle(csv)
+            said = f"{csv}: {csv.stat().st_size:,} bytes, checksum as expected"
+        if not tracked.exists():
+            part = tracked.with_name(tracked.name + ".part")
+            shutil.copyfile(csv, part)
+            part.replace(tracked)
+            said += f"\n{tracked}: a copy of it, for the recipes"
+        return said
+    except OSError as error:
+        raise UserError(f"cannot write {csv}: {error.strerror or error}", "free some space") from None
 
 
-def _dvc_error(subject: str, output: str, md5: str) -> UserError:
-    """Turns what DVC said into one line: it repeats itself, and its libraries print tracebacks."""
-    errors = [
-        line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR: ")
-    ]
-    # A bucket may be public, so DVC goes on without credentials and only mentions it.
-    no_login = "credentials were not found" in output
-    if not errors:
-        reason = f"does not hold the data with md5 {md5}" + (
-            ", or hides it: no credentials were found" * no_login
-        )
-        return UserError(f"{subject} {reason}", _ALTERNATIVES, UNREACHABLE)
-    reason = errors[0]
-    if "is supported, but requires" in reason:
-        return UserError(
-            f"{subject}: {reason}", "install the package it names into the project's environment"
-        )
-    refused = ("credentials", "anonymous caller", "401", "403", "access denied", "forbidden", "unauthorized")
-    if any(word in reason.lower() for word in refused):
-        hint = "log in to that cloud (gs://: `gcloud auth application-default login`), or " + _ALTERNATIVES
-        return UserError(f"{subject} refuses us: {reason}", hint, UNREACHABLE)
-    return UserError(f"{subject}: {reason}", _ALTERNATIVES, UNREACHABLE)
+def _download_from_kaggle(csv: Path) -> None:
+    try:
+        import kagglehub
+        import requests
+    except ImportError:
+        raise UserError("kagglehub is not installed", "make setup, or: pip install kagglehub") from None
+    folder = csv.with_name(csv.name + ".download")
+    # Its `output_dir` would throw away what came of a broken download; its cache keeps it.
+    os.environ["KAGGLEHUB_CACHE"] = str(folder)
+    logging.getLogger("kagglehub").setLevel(logging.WARNING)
+    for attempt in range(ATTEMPTS):
+        try:
+            kagglehub.dataset_download(KAGGLE_DATASET)
+            break
+        except requests.RequestException as error:
+            status = getattr(error.response, "status_code", None)
+            if attempt == ATTEMPTS - 1 or (status is not None and status < 500):
+                what = f"answers {status}" if status else f"cannot be reached: {_innermost(error)}"
+                raise UserError(f"Kaggle {what} ({KAGGLE_DATASET})", _BY_HAND, UNREACHABLE) from None
+        except _DAMAGED as error:
+            shutil.rmtree(folder)
+            raise UserError(
+                f"Kaggle: what came is no whole archive: {error}", _BY_HAND, UNREACHABLE
+            ) from None
+    try:
+        found = sorted(folder.rglob("*.csv"))
+        if len(found) != 1 or not is_kaggle_original(found[0]):
+            names = ", ".join(f"{path.name} (md5 {file_md5(path)})" for path in found) or "no CSV"
+            raise UserError(
+                f"Kaggle: what it has as {KAGGLE_DATASET} is not the known file: {names}",
+                "Kaggle may hold a newer version; " + _BY_HAND,
+                UNREACHABLE,
+            )
+        found[0].replace(csv)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _innermost(error: BaseException) -> str:
+    """What went wrong with a connection, without the layers of the libraries."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return getattr(error, "strerror", None) or str(error)

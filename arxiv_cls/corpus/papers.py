@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from arxiv_cls.corpus.csv_reader import FIELDS, RawTable, read_bytes, read_csv
+from arxiv_cls.corpus.csv_reader import FIELDS, RawTable, Reject, open_csv, read_bytes, read_table
 from arxiv_cls.corpus.ids import ID_PATTERN
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, name_to_code
 from arxiv_cls.record.writing import text_cell
@@ -27,21 +27,9 @@ NUL_BYTE = "NUL byte"
 BAD_ID = "malformed arXiv id"
 UNKNOWN_CATEGORY = "unknown category"
 BAD_DATE = "unreadable date"
-REPEATED_HEADER = "repeated header"
 
 _DATE = re.compile(r"(?:(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ].*)?|(\d{1,2})/(\d{1,2})/(\d{4}|\d{2}))", re.ASCII)
 _PIVOT = 69  # two-digit years from here on are 19xx, as POSIX strptime reads them
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row that cannot be used, and why."""
-
-    row: int  # number of the row in the file, from 0, blank lines not counted
-    line: int  # physical line, from 1
-    column: str  # name of the column in the file, or "" when the row could not be taken apart
-    reason: str
-    value: str  # the value in question, at most 80 characters
 
 
 @dataclass(frozen=True)
@@ -70,16 +58,9 @@ class Papers:
     version: DataVersion
 
     def rejected_by_reason(self) -> dict[str, int]:
-        """Counts by "column: reason", most frequent first."""
-        counts = Counter(
-            f"{r.column}: {_kind(r.reason)}" if r.column else _kind(r.reason) for r in self.rejects
-        )
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _kind(reason: str) -> str:
-    """The reason without the figures of the single row."""
-    return reason.partition(":")[0]
+        """Counts by "column: reason", without the figures of single rows, most frequent first."""
+        reasons = ((f"{r.column}: " if r.column else "") + r.reason.partition(":")[0] for r in self.rejects)
+        return dict(sorted(Counter(reasons).items(), key=lambda item: (-item[1], item[0])))
 
 
 def read_papers(
@@ -96,35 +77,38 @@ def read_papers(
     Raises:
         UserError: the file cannot be read, or a required column is missing.
     """
-    path = Path(csv)
-    content = read_bytes(path) if data is None else data
+    content = read_bytes(csv) if data is None else data
+    file = open_csv(csv, required, content)
     # Hashing and pyarrow release the interpreter lock, so they run beside each other.
     with ThreadPoolExecutor(max(2, pa.cpu_count())) as pool:
         md5 = pool.submit(lambda: hashlib.md5(content, usedforsecurity=False).hexdigest())
         sha = pool.submit(lambda: sha256 or hashlib.sha256(content).hexdigest())
-        raw = read_csv(content, path, required)
-        checked = _Checks(raw, set(required), b"\0" in content, pool)
-        table = checked.papers()
-        version = DataVersion(str(path), md5.result(), sha.result(), len(content), raw.rows_read)
-    return Papers(table, checked.all_rejects(), raw.rows_read, version)
+        raw = read_table(file)
+        rows_read = raw.rows_read
+        checks = _Checks(raw, file.column_names(), set(required), b"\0" in content, pool)
+        table = checks.papers()
+        version = DataVersion(str(csv), md5.result(), sha.result(), len(content), rows_read)
+    return Papers(table, sorted(checks.rejects, key=lambda reject: reject.row), rows_read, version)
 
 
 class _Checks:
     """The checks of one file: the first thing wrong with a row is its reason."""
 
-    def __init__(self, raw: RawTable, required: set[str], has_nul: bool, pool: ThreadPoolExecutor) -> None:
-        self.raw, self.required, self.has_nul, self.pool = raw, required, has_nul, pool
+    def __init__(
+        self,
+        raw: RawTable,
+        names: dict[str, str],
+        required: set[str],
+        has_nul: bool,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self.raw, self.names, self.required, self.has_nul, self.pool = raw, names, required, has_nul, pool
         self.bad = np.zeros(len(raw.table), dtype=bool)
-        self.rejects = [Reject(d.row, d.line, "", d.reason, d.value) for d in raw.damaged]
-
-    def all_rejects(self) -> list[Reject]:
-        """In the order of the file."""
-        return sorted(self.rejects, key=lambda reject: reject.row)
+        self.rejects = list(raw.damaged)
 
     def papers(self) -> pa.Table:
         """The columns of `Papers.table`, rows with something wrong left out."""
         identifiers = self.text("id")
-        self.repeated_headers(identifiers)
         parts = self.each_chunk(lambda chunk: pc.extract_regex(chunk, ID_PATTERN), identifiers)
         self.refuse("id", pc.is_null(parts), identifiers, BAD_ID)
         old, new = pc.struct_field(parts, "old"), pc.struct_field(parts, "new")
@@ -155,18 +139,13 @@ class _Checks:
         """Rejects the rows of the mask that are still good, when the field is a required one."""
         if field not in self.required:
             return
-        names = self.raw.column_names
-        column = names.get("category_code", names.get(field)) if field == "category" else names[field]
+        column = self.names[self.category_key() if field == "category" else field]
         wrong = np.asarray(pc.fill_null(mask, False)) & ~self.bad
         for index in np.flatnonzero(wrong).tolist():
-            value = values[index].as_py()
-            if isinstance(value, bytes):
-                value = value[:320].decode("utf-8", "replace")
-            self.rejects.append(
-                Reject(
-                    int(self.raw.rows[index]), int(self.raw.lines[index]), column, reason, (value or "")[:80]
-                )
-            )
+            value = values[index].as_py() or ""
+            shown = value[:320].decode("utf-8", "replace") if isinstance(value, bytes) else value
+            row, line = int(self.raw.rows[index]), int(self.raw.lines[index])
+            self.rejects.append(Reject(row, line, column, reason, shown[:80]))
         self.bad |= wrong
 
     def text(self, key: str, field: str | None = None) -> pa.ChunkedArray:
@@ -188,15 +167,15 @@ class _Checks:
             text = pc.if_else(empty, pa.scalar(None, pa.string()), text)
         return text
 
-    def repeated_headers(self, identifiers: pa.ChunkedArray) -> None:
-        """A header line in the middle: files that were put together with `cat`."""
-        self.refuse("id", pc.equal(identifiers, "id"), identifiers, REPEATED_HEADER)
+    def category_key(self) -> str:
+        """Codes are read where the file has them, names else."""
+        return "category_code" if "category_code" in self.names else "category"
 
     def categories(self) -> pa.ChunkedArray:
-        """Category codes: from the code column, or else from the names."""
-        has_codes = "category_code" in self.raw.table.column_names
-        codes = {code: code for code in CATEGORY_NAMES} if has_codes else name_to_code()
-        given = self.text("category_code" if has_codes else "category", "category")
+        """Category codes."""
+        key = self.category_key()
+        codes = {code: code for code in CATEGORY_NAMES} if key == "category_code" else name_to_code()
+        given = self.text(key, "category")
         index = pc.index_in(given, pa.array(list(codes)))
         self.refuse("category", pc.is_null(index), given, UNKNOWN_CATEGORY)
         return pc.take(pa.array(list(codes.values())), index)

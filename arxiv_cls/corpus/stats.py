@@ -1,4 +1,4 @@
-"""What the corpus looks like: `arxiv-cls data stats`. Counts, text lengths, plots."""
+"""What is in a corpus: `arxiv-cls data stats`, `check` and `diff`, and the records of pipeline stages."""
 
 from __future__ import annotations
 
@@ -8,247 +8,230 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pandas as pd
 
+from arxiv_cls.corpus.builder import BuildReport, Corpus
+from arxiv_cls.corpus.duplicates import SHINGLE_WORDS, THRESHOLD, method, search
+from arxiv_cls.corpus.splits import SPLITS
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import DataConfig, load_group
 from arxiv_cls.record.writing import write_atomically
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from arxiv_cls.corpus.builder import BuildReport, Corpus
-    from arxiv_cls.corpus.duplicates import NearDuplicates
-
-
-PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
-# Past this many labels a colour each says nothing.
-MOST_COLOURS = 10
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+MOST_COLOURS = 10  # more labels than that are not told apart by colour
+# A mix of labels has moved when the distance is this many times what chance gives, and not tiny either.
+NOTABLE_RATIO, NOTABLE_DISTANCE = 3.0, 0.01
+_SEPARATOR = b"\x1e"  # ends a field: in no id, label or text
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Counts and lengths of a built corpus."""
-
-    config: str
-    labels: list[str]
-    counts: dict[str, np.ndarray]  # split: (labels,) int, papers
-    years: np.ndarray  # (years,) int, every year from the first to the last
-    by_year: np.ndarray  # (years, labels) int, papers of all splits
-    split_by_year: dict[str, np.ndarray]  # split: (years,) int, papers
-    words: dict[str, np.ndarray]  # split: (papers,) int, words of title and abstract
-    label_of: dict[str, np.ndarray]  # split: (papers,) int, label of each of them
-
-    def summary(self) -> str:
-        """Three aligned tables for a terminal: labels, years, words."""
-        return "\n\n".join((self._label_table(), self._year_table(), self._word_table()))
-
-    def _label_table(self) -> str:
-        total = np.sum(list(self.counts.values()), axis=0)
-        width = max(5, *map(len, self.labels))
-        header = f"{'label':<{width}}" + "".join(f"{name:>12}" for name in self.counts)
-        lines = [f"{header}{'all':>12}{'share':>9}"]
-        for index, label in enumerate(self.labels):
-            cells = "".join(f"{counts[index]:>12,}" for counts in self.counts.values())
-            share = total[index] / max(total.sum(), 1)
-            lines.append(f"{label:<{width}}{cells}{total[index]:>12,}{share:>9.1%}")
-        sums = "".join(f"{counts.sum():>12,}" for counts in self.counts.values())
-        return "\n".join([*lines, f"{'all':<{width}}{sums}{total.sum():>12,}{1:>9.1%}"])
-
-    def _year_table(self) -> str:
-        lines = ["year " + "".join(f"{name:>12}" for name in self.split_by_year) + f"{'all':>12}"]
-        for index, year in enumerate(self.years):
-            cells = "".join(f"{counts[index]:>12,}" for counts in self.split_by_year.values())
-            lines.append(f"{year:<5}{cells}{self.by_year[index].sum():>12,}")
-        return "\n".join(lines)
-
-    def _word_table(self) -> str:
-        names = ["shortest" if p == 0 else "longest" if p == 100 else f"{p} %" for p in PERCENTILES]
-        lines = [f"{'words per paper':<16}{'mean':>9}" + "".join(f"{name:>9}" for name in names)]
-        for split, words in self.words.items():
-            if len(words):
-                cells = "".join(f"{value:>9,.0f}" for value in np.percentile(words, PERCENTILES))
-                lines.append(f"{split:<16}{words.mean():>9.1f}{cells}")
-        return "\n".join(lines)
-
-
-def describe(corpus: Corpus) -> Statistics:
-    """Counts papers and words of a built corpus.
+def paper_table(corpus: Corpus) -> pd.DataFrame:
+    """A row per paper, by base id: split, label, year, words of title and abstract, digest of the text.
 
     Raises:
         UserError: the corpus has no papers.
     """
-    number = len(corpus.labels)
-    labels, years, words = {}, {}, {}
-    for name, split in corpus.splits.items():
-        table = split.with_format("arrow")[:]
-        labels[name] = np.asarray(table["label"]).astype(np.int64)
-        years[name] = np.asarray(pc.year(table["published"])).astype(np.int64)
-        words[name] = np.asarray(pc.list_value_length(pc.utf8_split_whitespace(table["text"]))).astype(
-            np.int64
-        )
-    every_year = np.concatenate(list(years.values()))
-    if not len(every_year):
+    parts = []
+    for name, papers in corpus.splits.items():
+        columns = papers.with_format("arrow")[:]
+        texts = columns["text"].to_pylist()
+        part = pd.DataFrame(index=columns["arxiv_id"].to_pylist())
+        part["split"] = name
+        part["label"] = [corpus.labels[label] for label in columns["label"].to_pylist()]
+        part["year"] = [day.year for day in columns["published"].to_pylist()]
+        part["words"] = [len(text.split()) for text in texts]
+        part["text"] = [hashlib.sha256(text.encode()).digest() for text in texts]
+        parts.append(part)
+    table = pd.concat(parts)
+    if table.empty:
         raise UserError(
             f"the label set {corpus.report.config} has no papers in this file", "choose another --config"
         )
-    first, last = int(every_year.min()), int(every_year.max())
-    by_year = np.zeros((last - first + 1, number), dtype=np.int64)
-    np.add.at(by_year, (every_year - first, np.concatenate(list(labels.values()))), 1)
-    return Statistics(
-        config=corpus.report.config,
-        labels=corpus.labels,
-        counts={name: np.bincount(values, minlength=number) for name, values in labels.items()},
-        years=np.arange(first, last + 1),
-        by_year=by_year,
-        split_by_year={
-            name: np.bincount(values - first, minlength=len(by_year)) for name, values in years.items()
-        },
-        words=words,
-        label_of=labels,
-    )
+    table["split"] = pd.Categorical(table["split"], categories=list(corpus.splits))
+    table["label"] = pd.Categorical(table["label"], categories=corpus.labels)
+    return table
 
 
-def write_plots(statistics: Statistics, folder: Path) -> list[Path]:
+def counts_by(table: pd.DataFrame, column: str, other: str = "split") -> pd.DataFrame:
+    """Papers by two columns; years without gaps, labels without papers too."""
+    counts = pd.crosstab(table[column], table[other], dropna=False)
+    if column == "year":
+        counts = counts.reindex(range(table["year"].min(), table["year"].max() + 1), fill_value=0)
+    return counts
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Three aligned tables for a terminal: labels, years, words."""
+    labels, years = counts_by(table, "label"), counts_by(table, "year")
+    labels.index, years.index = labels.index.astype(str), years.index.astype(str)
+    labels.loc["all"] = labels.sum()
+    for counts in (labels, years):
+        counts.columns = counts.columns.astype(str)
+        counts["all"] = counts.sum(axis=1)
+    labels["share"] = (labels["all"] / len(table)).map("{:.1%}".format)
+    words = table.groupby("split", observed=True)["words"].quantile([0, *(p / 100 for p in PERCENTILES), 1])
+    words = words.unstack().round().astype(int)
+    words.columns = ["shortest", *(f"{p} %" for p in PERCENTILES), "longest"]
+    words.insert(0, "mean", table.groupby("split", observed=True)["words"].mean().map("{:.1f}".format))
+    named = {"label": (labels, 11), "year": (years, 11), "words per paper": (words, 8)}
+    tables = []
+    for name, (shown, width) in named.items():
+        shown = shown.rename_axis(index=None, columns=name)
+        formats = [lambda value: f"{value:,}" if isinstance(value, int | np.integer) else value]
+        tables.append(shown.to_string(formatters=formats * shown.shape[1], col_space=width))
+    return "\n\n".join(tables)
+
+
+def write_plots(table: pd.DataFrame, config: str, folder: Path) -> list[Path]:
     """Writes `labels.png`, `years.png` and `words.png` and returns their paths.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    plots = {
-        "labels.png": _plot_labels(statistics),
-        "years.png": _plot_years(statistics),
-        "words.png": _plot_words(statistics),
-    }
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    labels = counts_by(table, "label")
+    labels = labels.loc[labels.sum(axis=1).sort_values(kind="stable").index]
+    few = len(labels) <= MOST_COLOURS
+    label_figure = Figure(figsize=(8, max(2.5, 0.22 * len(labels) + 1.2)), layout="constrained")
+    axes = label_figure.subplots()
+    left = np.zeros(len(labels))
+    for split in labels:
+        axes.barh(labels.index.astype(str), labels[split], left=left, label=split)
+        left += labels[split].to_numpy()
+    axes.set(xlabel="papers", title=f"Papers per label ({config})", ylim=(-0.6, len(labels) - 0.4))
+    axes.legend(loc="lower right")
+
+    year_figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = year_figure.subplots()
+    years = counts_by(table, "year", "label" if few else "split")
+    bottom = np.zeros(len(years))
+    for name in years:
+        axes.bar(years.index, years[name], bottom=bottom, label=name)
+        bottom += years[name].to_numpy()
+    axes.legend(loc="upper left")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="year of publication", ylabel="papers", title=f"Papers per year ({config})")
+
+    word_figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = word_figure.subplots()
+    # The longest abstract would squeeze all others to the left.
+    bins = np.linspace(0, np.percentile(table["words"], 99.5) + 1, 61).tolist()
+    for name, words in table.groupby("label" if few else "split", observed=True)["words"]:
+        axes.hist(words, bins=bins, density=True, histtype="step", label=name)
+    axes.legend()
+    median = table["words"].median()
+    axes.axvline(median, color="grey", linestyle=":", linewidth=1)
+    axes.annotate(f" median {median:.0f}", (median, 0.02), xycoords=("data", "axes fraction"), color="grey")
+    axes.set(xlabel="words of title and abstract", ylabel="density", title=f"Text length ({config})")
+
+    figures = {"labels.png": label_figure, "years.png": year_figure, "words.png": word_figure}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in plots.items():
+        for name, figure in figures.items():
             figure.savefig(folder / name, dpi=120)
     except OSError as error:
         raise UserError(
             f"cannot write into {folder}: {error.strerror}", "name another folder: --out DIR"
         ) from None
-    return [folder / name for name in plots]
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure that needs no display and leaves pyplot's state alone."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plot_labels(statistics: Statistics) -> Figure:
-    """Papers per label, a stack of the splits, the most frequent label on top."""
-    order = np.argsort(np.sum(list(statistics.counts.values()), axis=0), kind="stable")
-    figure = _figure(8, max(2.5, 0.22 * len(order) + 1.2))
-    axes = figure.subplots()
-    left = np.zeros(len(order))
-    for split, counts in statistics.counts.items():
-        axes.barh(np.arange(len(order)), counts[order], left=left, label=split)
-        left += counts[order]
-    axes.set_yticks(np.arange(len(order)), [statistics.labels[index] for index in order])
-    axes.set(xlabel="papers", title=f"Papers per label ({statistics.config})", ylim=(-0.6, len(order) - 0.4))
-    axes.legend(loc="lower right")
-    return figure
-
-
-def _plot_years(statistics: Statistics) -> Figure:
-    """Papers per year, a stack of the labels where there are few."""
-    from matplotlib.ticker import MaxNLocator
-
-    figure = _figure(9, 4)
-    axes = figure.subplots()
-    if len(statistics.labels) <= MOST_COLOURS:
-        bottom = np.zeros(len(statistics.years))
-        for index, label in enumerate(statistics.labels):
-            axes.bar(statistics.years, statistics.by_year[:, index], bottom=bottom, label=label)
-            bottom += statistics.by_year[:, index]
-        axes.legend(loc="upper left")
-    else:
-        axes.bar(statistics.years, statistics.by_year.sum(axis=1))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="year of publication", ylabel="papers", title=f"Papers per year ({statistics.config})")
-    return figure
-
-
-def _plot_words(statistics: Statistics) -> Figure:
-    """Words of title and abstract, as densities, per label where there are few."""
-    figure = _figure(9, 4)
-    axes = figure.subplots()
-    words = np.concatenate(list(statistics.words.values()))
-    labels = np.concatenate(list(statistics.label_of.values()))
-    # The longest abstract would squeeze all others to the left.
-    bins = np.linspace(0, np.percentile(words, 99.5) + 1, 61).tolist()
-    if len(statistics.labels) <= MOST_COLOURS:
-        for index, label in enumerate(statistics.labels):
-            if (labels == index).any():
-                axes.hist(words[labels == index], bins=bins, density=True, histtype="step", label=label)
-        axes.legend()
-    else:
-        axes.hist(words, bins=bins, density=True)
-    median = float(np.median(words))
-    axes.axvline(median, color="grey", linestyle=":", linewidth=1)
-    axes.annotate(f" median {median:.0f}", (median, 0.02), xycoords=("data", "axes fraction"), color="grey")
-    axes.set(
-        xlabel="words of title and abstract", ylabel="density", title=f"Text length ({statistics.config})"
-    )
-    return figure
-
-
-# A mix of labels has moved when the distance is this many times what chance gives, and worth a word at all.
-NOTABLE_RATIO, NOTABLE_DISTANCE = 3.0, 0.01
+    return [folder / name for name in figures]
 
 
 @dataclass(frozen=True)
-class Paper:
-    """What is compared of a paper."""
+class NearDuplicate:
+    """Two papers of different splits with almost the same text; the first is in the earlier split."""
 
+    arxiv_id: str
     split: str
-    label: str
-    text: bytes  # digest of title and abstract
+    same_as: str
+    same_as_split: str
+    similarity: float  # exact Jaccard similarity of the shingle sets, 0 to 1
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """What was found among how many papers."""
+
+    papers: int
+    threshold: float
+    pairs: list[NearDuplicate]  # most similar first
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Pairs per pair of splits."""
+        return dict(sorted(Counter((pair.split, pair.same_as_split) for pair in self.pairs).items()))
+
+    def summary(self, show: int = 20) -> str:
+        """For a terminal: counts per pair of splits, then the `show` most similar pairs."""
+        found = f"{len(self.pairs):>9,} near-duplicate pairs across splits among {self.papers:,} papers"
+        lines = [f"{found} (Jaccard of {SHINGLE_WORDS}-word shingles at least {self.threshold:g})"]
+        lines += [f"{count:>13,} {first} and {second}" for (first, second), count in self.counts().items()]
+        if self.pairs and show > 0:
+            lines += ["", f"{'similarity':>10}  {'paper':<18} {'split':<11} {'near-duplicate of':<18} split"]
+            lines += [
+                f"{p.similarity:>10.3f}  {p.arxiv_id:<18} {p.split:<11} {p.same_as:<18} {p.same_as_split}"
+                for p in self.pairs[:show]
+            ]
+            if len(self.pairs) > show:
+                lines.append(f"{'':>10}  and {len(self.pairs) - show:,} more")
+        return "\n".join(lines)
+
+
+def find_near_duplicates(corpus: Corpus, *, threshold: float = THRESHOLD) -> NearDuplicates:
+    """Near-duplicates between the splits of a corpus, from the corpus' cache folder when they are known.
+
+    Raises:
+        UserError: `threshold` is not within 0.3 and 1 (below, almost everything would be a candidate).
+    """
+    if not 0.3 <= threshold <= 1:
+        raise UserError(f"threshold {threshold:g} is not within 0.3 and 1", "0.8 is a good start")
+    key = hashlib.sha256(json.dumps(method(threshold)).encode()).hexdigest()[:16]
+    cache = corpus.cache_dir / f"near_duplicates-{key}.json"
+    if cache.is_file():
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        return NearDuplicates(known["papers"], threshold, [NearDuplicate(**pair) for pair in known["pairs"]])
+    ids, texts, splits = [], [], []
+    for number, name in enumerate(SPLITS):
+        split = corpus.splits[name]
+        ids += split["arxiv_id"][:]
+        texts += split["text"][:]
+        splits += [number] * len(split)
+    pairs = [
+        NearDuplicate(ids[first], SPLITS[splits[first]], ids[second], SPLITS[splits[second]], similarity)
+        for first, second, similarity in search(texts, np.array(splits), threshold)
+    ]
+    pairs.sort(key=lambda pair: (-pair.similarity, pair.arxiv_id, pair.same_as))
+    result = NearDuplicates(len(texts), threshold, pairs)
+    write_record(dataclasses.asdict(result), cache)
+    return result
 
 
 @dataclass
 class DataDiff:
-    """Two builds of one label set.
-
-    Attributes:
-        old, new: the reports of the builds.
-        added, gone: base ids by split, of the papers that only one of them has.
-        moved: base ids that are in another split now.
-        relabelled, rewritten: base ids of both whose label, whose text is another.
-        added_labels: label to number of papers that only the new one has.
-    """
+    """Two builds of one label set: their reports, and how many papers changed in which way."""
 
     old: BuildReport
     new: BuildReport
-    added: dict[str, list[str]] = field(default_factory=dict)
-    gone: dict[str, list[str]] = field(default_factory=dict)
-    moved: list[str] = field(default_factory=list)
-    relabelled: list[str] = field(default_factory=list)
-    rewritten: list[str] = field(default_factory=list)
-    added_labels: dict[str, int] = field(default_factory=dict)
+    added: dict[str, int] = field(default_factory=dict)  # label to papers that only the new one has
+    gone: dict[str, int] = field(default_factory=dict)  # split to papers that only the old one has
+    moved: int = 0  # papers that are in another split now
+    relabelled: int = 0
+    rewritten: int = 0  # with another title or abstract
 
     def warnings(self) -> list[str]:
         """What a person should look at before this is merged; none when there is nothing."""
         found = []
-        before, after = _labels(self.old), _labels(self.new)
+        before, after = self.old.label_counts(), self.new.label_counts()
         if before.keys() != after.keys():
             lost, won = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
             change = [f"without {', '.join(lost)}"] * bool(lost) + [f"with {', '.join(won)}"] * bool(won)
             found.append(f"The label set changes: {' and '.join(change)}. Released models do not know it.")
-        if self.gone.get("test"):
-            left = len(self.gone["test"])
+        if left := self.gone.get("test"):
             found.append(f"Papers that leave the test split: {left:,}; older figures do not compare.")
         if self.moved:
-            found.append(f"Papers that change their split: {len(self.moved):,}.")
+            found.append(f"Papers that change their split: {self.moved:,}.")
         rates = [report.rejected / max(report.rows_read, 1) for report in (self.old, self.new)]
         if rates[1] > rates[0]:
             found.append(f"More rows are rejected: {rates[1]:.2%} after {rates[0]:.2%}.")
@@ -267,10 +250,10 @@ class DataDiff:
             as many papers drawn from the old mix: half the sum of the mean absolute errors
             sqrt(2 p (1 - p) / (pi n)) of the shares, by the normal approximation. (0, 0) without new papers.
         """
-        before = _labels(self.old)
-        names = sorted(before.keys() | self.added_labels.keys())
+        before = self.old.label_counts()
+        names = sorted(before.keys() | self.added.keys())
         old = np.array([before.get(name, 0) for name in names], dtype=float)
-        new = np.array([self.added_labels.get(name, 0) for name in names], dtype=float)
+        new = np.array([self.added.get(name, 0) for name in names], dtype=float)
         if not new.sum() or not old.sum():
             return 0.0, 0.0
         share = old / old.sum()
@@ -279,13 +262,8 @@ class DataDiff:
 
     def markdown(self) -> str:
         """The report."""
-        warnings = self.warnings()
         lines = [f"## Data report, label set {self.new.config}", ""]
-        lines += [f"- **{warning}**" for warning in warnings] or ["Nothing that needs a closer look."]
-        lines += ["", *self._counts(), "", *self._papers(), "", *self._label_table()]
-        return "\n".join(lines) + "\n"
-
-    def _counts(self) -> list[str]:
+        lines += [f"- **{warning}**" for warning in self.warnings()] or ["Nothing that needs a closer look."]
         rows = [
             ("rows read", self.old.rows_read, self.new.rows_read),
             ("rejected", self.old.rejected, self.new.rejected),
@@ -293,88 +271,49 @@ class DataDiff:
             ("outside the label set", self.old.outside_config, self.new.outside_config),
             ("duplicates dropped", len(self.old.duplicates), len(self.new.duplicates)),
         ]
-        sizes = self.old.split_sizes(), self.new.split_sizes()
-        rows += [(f"papers: {split}", sizes[0].get(split, 0), size) for split, size in sizes[1].items()]
-        table = ["| | before | after | change |", "| --- | ---: | ---: | ---: |"]
-        return table + [f"| {name} | {a:,} | {b:,} | {b - a:+,} |" for name, a, b in rows]
-
-    def _papers(self) -> list[str]:
-        both = [
-            f"{len(ids):,} {what}"
-            for ids, what in ((self.relabelled, "with another label"), (self.rewritten, "with another text"))
-        ]
-        added = sum(map(len, self.added.values()))
-        gone = sum(map(len, self.gone.values()))
-        return [f"Papers: {added:,} new, {gone:,} gone, {', '.join(both)}."]
-
-    def _label_table(self) -> list[str]:
-        before, after = _labels(self.old), _labels(self.new)
-        totals = [max(sum(counts.values()), 1) for counts in (before, after)]
-        lines = [
+        sizes = self.old.split_sizes()
+        rows += [(f"papers: {split}", sizes.get(split, 0), n) for split, n in self.new.split_sizes().items()]
+        lines += ["", "| | before | after | change |", "| --- | ---: | ---: | ---: |"]
+        lines += [f"| {name} | {a:,} | {b:,} | {b - a:+,} |" for name, a, b in rows]
+        lines += [
+            "",
+            f"Papers: {sum(self.added.values()):,} new, {sum(self.gone.values()):,} gone, "
+            f"{self.relabelled:,} with another label, {self.rewritten:,} with another text.",
+            "",
             "| label | before | after | change | share before | share after | shift in points |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
+        before, after = self.old.label_counts(), self.new.label_counts()
         for name in sorted(before.keys() | after.keys()):
             a, b = before.get(name, 0), after.get(name, 0)
-            shares = a / totals[0], b / totals[1]
+            shares = a / max(self.old.papers, 1), b / max(self.new.papers, 1)
             lines.append(
                 f"| {name} | {a:,} | {b:,} | {b - a:+,} | {shares[0]:.2%} | {shares[1]:.2%} "
                 f"| {100 * (shares[1] - shares[0]):+.2f} |"
             )
-        distance, chance = self.label_shift()
-        if self.added_labels:
-            lines += [
-                "",
-                f"Labels of the new papers beside the old mix: total variation distance {distance:.3f}",
-            ]
-            lines[-1] += f", by chance {chance:.3f}."
-        return lines
+        if self.added:
+            distance, chance = self.label_shift()
+            mix = f"Labels of the new papers beside the old mix: total variation distance {distance:.3f}"
+            lines += ["", f"{mix}, by chance {chance:.3f}."]
+        return "\n".join(lines) + "\n"
 
 
 def compare_corpora(old: Corpus, new: Corpus) -> DataDiff:
     """Compares two builds of the same label set, paper by paper."""
-    before, after = _papers(old), _papers(new)
-    diff = DataDiff(old.report, new.report)
-    for name, paper in after.items():
-        earlier = before.get(name)
-        if earlier is None:
-            diff.added.setdefault(paper.split, []).append(name)
-            diff.added_labels[paper.label] = diff.added_labels.get(paper.label, 0) + 1
-            continue
-        for changed, ids in (
-            (earlier.split != paper.split, diff.moved),
-            (earlier.label != paper.label, diff.relabelled),
-            (earlier.text != paper.text, diff.rewritten),
-        ):
-            if changed:
-                ids.append(name)
-    for name in before.keys() - after.keys():
-        diff.gone.setdefault(before[name].split, []).append(name)
-    return diff
-
-
-def _papers(corpus: Corpus) -> dict[str, Paper]:
-    """Base id to paper, of all splits."""
-    papers = {}
-    for split, rows in corpus.splits.items():
-        table = rows.with_format("arrow")[:]
-        for name, label, text in zip(
-            table["arxiv_id"].to_pylist(), table["label"].to_pylist(), table["text"].to_pylist(), strict=True
-        ):
-            papers[name] = Paper(split, corpus.labels[label], hashlib.sha256(text.encode()).digest())
-    return papers
-
-
-def _labels(report: BuildReport) -> dict[str, int]:
-    """Label to papers of all splits."""
-    counts: dict[str, int] = {}
-    for split in report.splits.values():
-        for label, papers in split.items():
-            counts[label] = counts.get(label, 0) + papers
-    return counts
-
-
-_SEPARATOR = b"\x1e"  # ends a field: in no id, label or text
+    before, after = (paper_table(corpus).astype({"split": str, "label": str}) for corpus in (old, new))
+    added = after.loc[after.index.difference(before.index)]
+    gone = before.loc[before.index.difference(after.index)]
+    both = before.join(after, how="inner", rsuffix="_after")
+    changed = {name: int((both[name] != both[f"{name}_after"]).sum()) for name in ("split", "label", "text")}
+    return DataDiff(
+        old.report,
+        new.report,
+        added=added["label"].value_counts().to_dict(),
+        gone=gone["split"].value_counts().to_dict(),
+        moved=changed["split"],
+        relabelled=changed["label"],
+        rewritten=changed["text"],
+    )
 
 
 def recipe_data(recipe: str | Path) -> dict[str, Any]:
@@ -388,28 +327,17 @@ def recipe_data(recipe: str | Path) -> dict[str, Any]:
 
 
 def check_record(corpus: Corpus, near_duplicates: NearDuplicates) -> dict[str, Any]:
-    """What became of each row of the file, as counts.
-
-    Args:
-        corpus: with the report of its build.
-        near_duplicates: found in it.
-    """
-    report = corpus.report
-    pairs = Counter(f"{pair.split} and {pair.same_as_split}" for pair in near_duplicates.pairs)
+    """What became of each row of the file, as counts, and the near-duplicates found in the corpus."""
+    pairs = {f"{first} and {second}": count for (first, second), count in near_duplicates.counts().items()}
     return {
         "md5": corpus.data.md5,
-        **report.counts(),
-        "near_duplicates": {"threshold": near_duplicates.threshold, "pairs": dict(sorted(pairs.items()))},
+        **corpus.report.counts(),
+        "near_duplicates": {"threshold": near_duplicates.threshold, "pairs": pairs},
     }
 
 
 def build_record(corpus: Corpus, options: dict[str, Any]) -> dict[str, Any]:
-    """The splits: how they were made, papers per label, and a checksum of their content.
-
-    Args:
-        corpus: the built corpus.
-        options: the keywords of `build_corpus` that made it.
-    """
+    """The splits: the keywords of `build_corpus`, papers per label, and a checksum of their content."""
     return {
         "data": {"md5": corpus.data.md5, "sha256": corpus.data.sha256, "rows": corpus.data.rows},
         "options": options,
@@ -417,6 +345,14 @@ def build_record(corpus: Corpus, options: dict[str, Any]) -> dict[str, Any]:
         "papers": corpus.report.splits,
         "sha256": {name: _content_sha256(papers) for name, papers in corpus.splits.items()},
     }
+
+
+def _content_sha256(papers: Any) -> str:
+    digest = hashlib.sha256()
+    columns = (papers[name][:] for name in ("arxiv_id", "label", "text"))
+    for fields in zip(*columns, strict=True):
+        digest.update(b"".join(str(value).encode("utf-8") + _SEPARATOR for value in fields))
+    return digest.hexdigest()
 
 
 def write_record(record: dict[str, Any], path: Path) -> None:
@@ -431,13 +367,3 @@ def write_record(record: dict[str, Any], path: Path) -> None:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}", "name another file: --out"
         ) from None
-
-
-def _content_sha256(papers: Any) -> str:
-    digest = hashlib.sha256()
-    columns = (papers[name][:] for name in ("arxiv_id", "label", "text"))
-    for fields in zip(*columns, strict=True):
-        for value in fields:
-            digest.update(str(value).encode("utf-8"))
-            digest.update(_SEPARATOR)
-    return digest.hexdigest()

@@ -52,7 +52,7 @@ def git_state(directory: Path | None = None) -> dict[str, Any]:
     environment variable `ARXIV_CLS_COMMIT` says the commit that the image was built from: 40 hexadecimal
     digits, anything else is ignored; an image holds no changes.
 
-    `dvc.lock` does not count: the pipeline notes there what its stages made, while it runs.
+    `dvc.lock` and the data's `.dvc` files do not count: the pipeline notes checksums there while it runs.
 
     Args:
         directory: the package's; None for the one that this module is in.
@@ -69,7 +69,8 @@ def git_state(directory: Path | None = None) -> dict[str, Any]:
         known = re.fullmatch(r"[0-9a-f]{40}", named) is not None
         return {"commit": named if known else None, "dirty": False if known else None}
     commit = git("rev-parse", "HEAD")
-    status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)dvc.lock")
+    noted = (":(top,exclude)dvc.lock", ":(top,exclude)data/raw/*.dvc")
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *noted)
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 

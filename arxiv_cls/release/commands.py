@@ -132,10 +132,12 @@ def push_dataset(
     ] = None,
 ) -> None:
     """Release the corpus to the Hub as Parquet."""
-    from arxiv_cls.corpus.labels import CONFIGS
+    from arxiv_cls.label_sets import LABEL_SETS
     from arxiv_cls.release.push_dataset import push_dataset as push
 
-    print(push(repo, csv=csv, configs=config or CONFIGS, version=version, private=private).describe())
+    print(
+        push(repo, csv=csv, configs=config or list(LABEL_SETS), version=version, private=private).describe()
+    )
 
 
 @app.command()

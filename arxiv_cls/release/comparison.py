@@ -292,7 +292,7 @@ def remeasure_scope(model_dir: Path, split: RescoredSplit) -> dict[str, Any]:
     if rule is None:
         return {}
     inside = rule.scores(list(split.corpus.splits["test"]["text"][:PAPERS_A_SIDE]))
-    papers = outside_papers(split.corpus.labels, split.options)
+    papers = outside_papers(split.corpus)
     outside = rule.scores(papers.test)
     area, low, high = auroc(inside, outside)
     return {

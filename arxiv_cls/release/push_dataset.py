@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tqdm import tqdm
 
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 from arxiv_cls.record.manifest import CARD
 from arxiv_cls.release.card import template
 from arxiv_cls.release.card_data import is_synthetic
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
     from arxiv_cls.corpus import Corpus
 
 
-DEFAULT_CONFIG = "top5"
-CONFIG_MEANINGS = {
-    "top5": "cs.AI, cs.CL, cs.CV, cs.LG, stat.ML",
-    "top10": "the ten most frequent categories",
-    "top20": "the twenty most frequent categories",
-    "archive": "the eight archives",
-    "all": "every category with at least 100 papers",
-}
 COLUMNS = (
     ("text", "string", "title, blank line, abstract: what the models read"),
     ("title", "string", "title"),
@@ -125,7 +118,7 @@ def render_dataset_card(
         configs=[
             {
                 "name": config.name,
-                "what": CONFIG_MEANINGS[config.name],
+                "what": LABEL_SETS[config.name].description,
                 "labels": len(config.labels),
                 **{split: f"{size:,}" for split, size in config.sizes.items()},
             }
@@ -153,7 +146,7 @@ def push_dataset(
     repo_id: str,
     *,
     csv: str | Path | None = None,
-    configs: Sequence[str] = tuple(CONFIG_MEANINGS),
+    configs: Sequence[str] = tuple(LABEL_SETS),
     version: str | None = None,
     private: bool = False,
     seed: int = 42,
@@ -180,7 +173,7 @@ def push_dataset(
     from arxiv_cls.corpus import build_corpus
 
     names = sorted(
-        dict.fromkeys(configs), key=lambda name: (name != DEFAULT_CONFIG, list(configs).index(name))
+        dict.fromkeys(configs), key=lambda name: (name != DEFAULT_LABEL_SET, list(configs).index(name))
     )
     with tempfile.TemporaryDirectory(prefix="arxiv-papers-") as folder:
         written = []

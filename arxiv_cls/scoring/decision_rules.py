@@ -13,10 +13,9 @@ sizes from the other, 40 draws).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +27,9 @@ from arxiv_cls.record.model_files import read_record
 from arxiv_cls.record.writing import write_json
 from arxiv_cls.scoring.plots import plot_out_of_scope
 from arxiv_cls.scoring.scored_papers import ScoredPapers, score_papers
+
+if TYPE_CHECKING:
+    from arxiv_cls.corpus import Corpus
 
 COVERAGES = (0.8, 0.9, 0.95)
 
@@ -111,30 +113,16 @@ class OutsidePapers:
     test_archives: np.ndarray
 
 
-def outside_papers(labels: list[str], options: Mapping[str, Any]) -> OutsidePapers:
-    """Reads the file of a model's recipe again for the papers that its label set leaves out.
-
-    Args:
-        labels: the corpus's labels.
-        options: the arguments of `build_corpus`, with `config`.
-
-    Raises:
-        UserError: when the file cannot be read.
-    """
-    from arxiv_cls.corpus.builder import DEFAULT_CSV
-    from arxiv_cls.corpus.labels import label_indices
-    from arxiv_cls.corpus.papers import keep_newest_versions, read_papers
+def outside_papers(corpus: Corpus) -> OutsidePapers:
+    """The papers of a corpus's file that its label set leaves out, split as the corpus is."""
     from arxiv_cls.corpus.splits import parse_time_boundaries, split_by_paper, split_by_time, split_positions
     from arxiv_cls.corpus.taxonomy import archive_of
 
-    merged, _ = keep_newest_versions(read_papers(options.get("csv", DEFAULT_CSV)).table)
-    outside = np.flatnonzero(label_indices(options["config"], labels, merged["category"]) < 0)
-    table = merged.select(["arxiv_id", "title", "abstract", "category", "published"]).take(outside)
-    del merged
-    positions = split_positions(table["arxiv_id"].to_pylist(), options.get("seed", 42))
-    if options.get("split", "paper") == "time":
+    table, report = corpus.outside_papers(), corpus.report
+    positions = split_positions(table["arxiv_id"].to_pylist(), report.seed)
+    if report.split == "time":
         days = np.asarray(table["published"]).astype("datetime64[D]")
-        numbers = split_by_time(days, parse_time_boundaries(options.get("time_boundaries")))
+        numbers = split_by_time(days, parse_time_boundaries(report.time_boundaries))
     else:
         numbers = split_by_paper(positions)
     order = np.argsort(positions, kind="stable")
@@ -291,7 +279,6 @@ def drop_stale_rules(folder: Path, weights_sha256: str) -> None:
 def fit_rules(
     predictor: Any,
     corpus: Any,
-    options: Mapping[str, Any],
     tested: ScoredPapers,
     folder: Path,
     *,
@@ -302,7 +289,6 @@ def fit_rules(
     Args:
         predictor: the model.
         corpus: its corpus.
-        options: the arguments of `build_corpus`, with `config`.
         tested: its scores of the test split.
         folder: `eval/` of the model directory.
         progress: show a bar.
@@ -324,7 +310,7 @@ def fit_rules(
         name: list(corpus.splits[name].select(range(min(PAPERS_A_SIDE, len(corpus.splits[name]))))["text"])
         for name in ("train", "validation", "test")
     }
-    outside = outside_papers(corpus.labels, options)
+    outside = outside_papers(corpus)
     found = fit_scope(texts["train"], texts["validation"], texts["test"], outside)
     if found is None:
         logger.info("no out-of-scope rule: fewer than %s papers inside or outside the labels", FEWEST_PAPERS)

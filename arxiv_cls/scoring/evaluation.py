@@ -295,7 +295,7 @@ def evaluate_model(
 
     hand_over(evaluation, scored, folder, record=False)
     drop_stale_rules(folder, evaluation["weights_sha256"])
-    fitted = fit_rules(predictor, corpus, options, scored, folder, progress=progress) if rules else None
+    fitted = fit_rules(predictor, corpus, scored, folder, progress=progress) if rules else None
     known = {Path(predictor.weights_path).name: evaluation["weights_sha256"]}
     evaluation = write_step_record(evaluation, folder.parent, METRICS, known)
     return evaluation | ({} if fitted is None else {"rules": fitted})

@@ -1,6 +1,12 @@
 """Fixtures of the corpus tests: a small CSV, and a build with a cache of its own."""
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))  # make_sample
+
 from factories import COUNT, papers, write_csv
 
 from arxiv_cls.corpus import build_corpus

@@ -1,69 +1,247 @@
-"""Holds which texts count as the same, and which copy goes."""
+"""Which texts count as the same or almost the same, and which copy goes."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from datasets import Dataset, DatasetDict
+from factories import COUNT, papers, write_csv
 
-from arxiv_cls.corpus.duplicates import Duplicate, find_duplicates, normalise
+from arxiv_cls.corpus import duplicates
+from arxiv_cls.corpus.builder import BuildReport
+from arxiv_cls.corpus.duplicates import find_duplicates, normalise, search
+from arxiv_cls.corpus.ids import split_position
+from arxiv_cls.corpus.splits import SPLITS
+from arxiv_cls.corpus.stats import find_near_duplicates
+from arxiv_cls.errors import UserError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
+WORDS = [f"word{number}" for number in range(400)]
 
 
-@pytest.mark.parametrize(
-    ("text", "same"),
-    [
-        ("  Deep   Learning:\n a Survey. ", "deep learning a survey"),
-        ("STRASSE", "straße"),
-        ("ﬁne-tuning x²", "Fine Tuning x2"),
-        ("Poincar\u00e9", "POINCARE\u0301"),
-        ("snake_case", "snake case"),
-    ],
-)
-def test_same(text, same):
-    """Case, white space, punctuation, ligatures and the spelling of accents do not tell texts apart."""
-    assert normalise(text) == normalise(same)
+class TestExact:
+    """The same normalised title and abstract under different ids."""
 
-
-def test_different():
-    """Words and digits do; a text of punctuation alone is itself."""
-    assert normalise("part 1") != normalise("part 2")
-    assert normalise("resume") != normalise("résumé")
-    assert normalise("???") != normalise("!!!")
-
-
-def drop(texts, splits, bases=None):
-    """Duplicates of (title, abstract) pairs."""
-    bases = bases or [f"1501.{n:05d}" for n in range(len(texts))]
-    titles, abstracts = ([pair[side] for pair in texts] for side in (0, 1))
-    return find_duplicates(
-        pa.chunked_array([titles]), pa.chunked_array([abstracts]), bases, np.array(splits, dtype=np.int8)
+    @pytest.mark.parametrize(
+        ("text", "same"),
+        [
+            ("  Deep   Learning:\n a Survey. ", "deep learning a survey"),
+            ("STRASSE", "straße"),
+            ("ﬁne-tuning x²", "Fine Tuning x2"),
+            ("Poincar\u00e9", "POINCARE\u0301"),
+            ("snake_case", "snake case"),
+        ],
     )
+    def test_same(self, text, same):
+        """Case, white space, punctuation, ligatures and the spelling of accents do not tell texts apart."""
+        assert normalise(text) == normalise(same)
+
+    @pytest.mark.parametrize(("one", "other"), [("part 1", "part 2"), ("resume", "résumé"), ("???", "!!!")])
+    def test_different(self, one, other):
+        """Words and digits do; a text of punctuation alone is itself."""
+        assert normalise(one) != normalise(other)
+
+    def drop(self, texts, splits, bases=None):
+        """Duplicates of (title, abstract) pairs."""
+        bases = bases or [f"1501.{n:05d}" for n in range(len(texts))]
+        titles, abstracts = (pa.chunked_array([[pair[side] for pair in texts]]) for side in (0, 1))
+        return find_duplicates(titles, abstracts, bases, np.array(splits, dtype=np.int8))
+
+    @pytest.mark.parametrize(
+        ("splits", "dropped"),
+        [
+            ((TRAIN, TEST), {0: 1}),
+            ((TEST, TRAIN), {1: 0}),
+            ((TRAIN, VALIDATION), {0: 1}),
+            ((TEST, VALIDATION), {1: 0}),
+            ((TRAIN, TRAIN), {1: 0}),
+            ((TEST, TEST), {1: 0}),
+        ],
+    )
+    def test_which_copy_goes(self, splits, dropped):
+        """Training before validation before test; within a split the later base id."""
+        assert self.drop([("A title", "Text."), ("a TITLE", "text")], splits) == dropped
+
+    def test_within_a_split_the_base_id_decides(self):
+        """Not the order of rows."""
+        texts = [("A", "x"), ("A", "x"), ("A", "x")]
+        bases = ["1503.00001", "1501.00001", "1502.00001"]
+        assert self.drop(texts, (TRAIN, TRAIN, TRAIN), bases) == {0: 1, 2: 1}
+
+    def test_title_and_abstract_must_both_agree(self):
+        """Same title with another abstract, same abstract with another title: two papers."""
+        texts = [("Erratum", "first"), ("Erratum", "second"), ("Other", "first")]
+        assert self.drop(texts, (TRAIN, TEST, TEST)) == {}
 
 
-@pytest.mark.parametrize(
-    ("splits", "dropped", "kept"),
-    [
-        ((TRAIN, TEST), 0, 1),
-        ((TEST, TRAIN), 1, 0),
-        ((TRAIN, VALIDATION), 0, 1),
-        ((TEST, VALIDATION), 1, 0),
-        ((TRAIN, TRAIN), 1, 0),
-        ((TEST, TEST), 1, 0),
-    ],
-)
-def test_which_copy_goes(splits, dropped, kept):
-    """Training before validation before test; within a split the later base id."""
-    assert drop([("A title", "Text."), ("a TITLE", "text")], splits) == [Duplicate(dropped, kept)]
+def text(seed: int, length: int = 80) -> str:
+    """Random words."""
+    return " ".join(random.Random(seed).choices(WORDS, k=length))
 
 
-def test_within_a_split_the_base_id_decides():
-    """Not the order of rows."""
-    texts = [("A", "x"), ("A", "x"), ("A", "x")]
-    found = drop(texts, (TRAIN, TRAIN, TRAIN), ["1503.00001", "1501.00001", "1502.00001"])
-    assert found == [Duplicate(0, 1), Duplicate(2, 1)]
+def edited(original: str, changes: int, seed: int = 0) -> str:
+    """The text with some of its words replaced."""
+    words = original.split()
+    for place in random.Random(seed).sample(range(len(words)), changes):
+        words[place] = f"new{place}"
+    return " ".join(words)
 
 
-def test_title_and_abstract_must_both_agree():
-    """Same title with another abstract, same abstract with another title: two papers."""
-    texts = [("Erratum", "first"), ("Erratum", "second"), ("Other", "first")]
-    assert drop(texts, (TRAIN, TEST, TEST)) == []
+def jaccard(left: str, right: str) -> float:
+    """By the definition: sets of three-word windows, two blanks behind the text."""
+    sets = []
+    for one in (left, right):
+        words = [*normalise(one).split(), "", ""]
+        sets.append(set(zip(words, words[1:], words[2:], strict=False)))
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+class TestSearch:
+    """What is reported is what comparing every pair by the definition gives."""
+
+    @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
+    def test_agrees_with_comparing_every_pair(self, threshold):
+        """Pairs of different groups, the lower group first."""
+        originals = [text(seed) for seed in range(40)]
+        texts = originals + [edited(one, seed % 9, seed) for seed, one in enumerate(originals)]
+        groups = np.array([seed % 3 for seed in range(80)])
+        expected = {}
+        for first, second in itertools.combinations(range(80), 2):
+            similarity = jaccard(texts[first], texts[second])
+            if groups[first] != groups[second] and similarity >= threshold:
+                pair = (first, second) if groups[first] < groups[second] else (second, first)
+                expected[pair] = similarity
+        assert len(expected) >= 5
+        found = {(first, second): similar for first, second, similar in search(texts, groups, threshold)}
+        assert found == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("texts", "groups", "found"),
+        [
+            ([text(1), text(1).upper().replace(" ", ", ")], [0, 1], [(0, 1, 1.0)]),
+            ([text(1), text(1)], [2, 2], []),
+            (["one two", "One two."], [0, 1], [(0, 1, 1.0)]),
+            ([], [], []),
+            (["", "..."], [0, 1], []),
+            (["one", "one two", "two"], [0, 1, 2], []),
+        ],
+        ids=["punctuation", "same group", "short", "none", "empty", "different"],
+    )
+    def test_special_texts(self, texts, groups, found):
+        """Case and punctuation do not count; short texts have shingles too."""
+        assert search(texts, np.array(groups), 0.8) == found
+
+    def test_many_copies_are_all_found_by_their_neighbours(self, monkeypatch):
+        """A bucket that is too large is not compared pair by pair."""
+        monkeypatch.setattr(duplicates, "LARGEST_BUCKET", 10)
+        found = search([text(1)] * 50, np.arange(50) % 2, 0.8)
+        assert {place for pair in found for place in pair[:2]} == set(range(50))
+
+    def test_signature_columns_agree_as_often_as_the_sets_overlap(self):
+        """Within three standard deviations of 128 draws."""
+        left, right = text(5, 300), edited(text(5, 300), 30)
+        signatures = duplicates._signatures(*duplicates._shingles([left, right]))
+        assert float((signatures[0] == signatures[1]).mean()) == pytest.approx(jaccard(left, right), abs=0.13)
+
+    @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.99, 1.0])
+    def test_bands_miss_a_pair_at_the_threshold_once_in_a_thousand(self, threshold):
+        """The most selective banding that does so."""
+        rows = duplicates._rows_per_band(threshold)
+        assert (1 - threshold**rows) ** (duplicates.PERMUTATIONS // rows) <= 0.001
+
+
+class TestCorpus:
+    """`data check`: pairs with their papers and splits, searched once."""
+
+    @pytest.fixture
+    def corpus(self, tmp_path):
+        """A corpus of three splits with one near-duplicate between each two of them."""
+        splits = {
+            "train": [("1", text(1)), ("2", text(2)), ("3", text(3))],
+            "validation": [("4", edited(text(1), 1)), ("5", text(5))],
+            "test": [("6", edited(text(2), 1)), ("7", edited(text(5), 1)), ("8", text(8))],
+        }
+        tables = {
+            name: Dataset.from_dict({"arxiv_id": [i for i, _ in rows], "text": [t for _, t in rows]})
+            for name, rows in splits.items()
+        }
+        return SimpleNamespace(splits=DatasetDict(tables), cache_dir=tmp_path)
+
+    def test_pairs(self, corpus, monkeypatch):
+        """Found, counted and shown; a second call reads the cache, another threshold searches."""
+        found = find_near_duplicates(corpus)
+        assert {(p.arxiv_id, p.split, p.same_as, p.same_as_split) for p in found.pairs} == {
+            ("1", "train", "4", "validation"),
+            ("2", "train", "6", "test"),
+            ("5", "validation", "7", "test"),
+        }
+        summary = found.summary(show=2)
+        assert "3 near-duplicate pairs across splits among 8 papers" in summary
+        assert "1 train and test" in summary
+        assert "and 1 more" in summary
+        assert find_near_duplicates(corpus, threshold=0.99).pairs == []
+        monkeypatch.setattr("arxiv_cls.corpus.stats.search", None)
+        assert find_near_duplicates(corpus) == found
+
+    @pytest.mark.parametrize("threshold", [-1, 0.1, 1.5])
+    def test_threshold_out_of_range(self, corpus, threshold):
+        """Below, almost everything would be a candidate."""
+        with pytest.raises(UserError, match="not within"):
+            find_near_duplicates(corpus, threshold=threshold)
+
+
+class TestDrop:
+    """`data.near_duplicates: drop`."""
+
+    @pytest.fixture
+    def copies(self, tmp_path):
+        """A CSV with a near-duplicate between each two splits, and the ids of those that go."""
+        rows = papers(COUNT)
+        numbers = {name: [] for name in SPLITS}
+        for number in range(COUNT):
+            position = split_position(f"1501.{number:05d}", 42)
+            numbers[SPLITS[0 if position < 0.70 else 1 if position < 0.85 else 2]].append(number)
+        train, validation, test = (numbers[name] for name in SPLITS)
+        pairs = [(train[0], validation[0]), (train[1], test[1]), (validation[2], test[2])]
+        for seed, (first, second) in enumerate(pairs):
+            rows[first]["summary"] = text(seed)
+            rows[second]["summary"] = edited(text(seed), 1)
+        return write_csv(tmp_path / "papers.csv", rows), {f"1501.{first:05d}" for first, _ in pairs}
+
+    def test_the_copy_further_from_the_test_split_goes(self, build, copies):
+        """Training before validation before test, counted and named; nothing near is left."""
+        csv, expected = copies
+        kept, dropped = build(csv=csv), build(csv=csv, near_duplicates="drop")
+        assert len(find_near_duplicates(kept).pairs) == 3
+        assert find_near_duplicates(dropped).pairs == []
+        ids = [{i for split in c.splits.values() for i in split["arxiv_id"]} for c in (kept, dropped)]
+        assert ids[0] - ids[1] == expected
+        assert kept.splits["test"]["arxiv_id"][:] == dropped.splits["test"]["arxiv_id"][:]
+        report = dropped.report
+        assert {d.arxiv_id for d in report.near_duplicates} == expected
+        assert report.rows_read == report.papers + 3 == COUNT
+        assert "1 from validation, almost the same text in test" in report.summary()
+        assert "3 near-duplicates dropped" in report.line()
+        assert BuildReport.from_dict(report.to_dict()) == report
+
+    def test_a_cache_of_its_own(self, build, copies, monkeypatch):
+        """Part of the key, with what decides the pairs; `keep` has the key of before."""
+        csv, _ = copies
+        kept, dropped = build(csv=csv, near_duplicates="keep"), build(csv=csv, near_duplicates="drop")
+        assert kept.cache_dir == build(csv=csv).cache_dir != dropped.cache_dir
+        monkeypatch.setattr("arxiv_cls.corpus.builder.read_papers", None)  # a build would call it
+        assert build(csv=csv, near_duplicates="drop").cache_dir == dropped.cache_dir
+        monkeypatch.setattr(duplicates, "VERSION", duplicates.VERSION + 1)
+        with pytest.raises(TypeError):
+            build(csv=csv, near_duplicates="drop")
+
+    def test_report_of_before(self, build, csv):
+        """A cached build's report that does not know of them is read."""
+        values = build(csv=csv).report.to_dict()
+        del values["near_duplicates"]
+        assert BuildReport.from_dict(values).near_duplicates == []

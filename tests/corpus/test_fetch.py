@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from local_servers import FileServer, serve
+from make_sample import sample_csv_bytes
 
-from arxiv_cls.corpus.fetch import TRACKED_CSV, fetch_from_dvc, file_md5, read_dvc_file
-from arxiv_cls.corpus.sample import sample_csv_bytes
+from arxiv_cls.corpus import build_corpus
+from arxiv_cls.corpus.fetch import TRACKED_CSV, fetch_from_dvc, file_md5, tracked_md5
 from arxiv_cls.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +83,7 @@ def project(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def clone(project) -> Path:
     """The same with a git history."""
-    run("git", "init", "--quiet")
+    run("git", "init", "--quiet", "--initial-branch", "main")
     run("git", "add", ".")
     run("git", "commit", "--quiet", "-m", "The project")
     return project
@@ -99,8 +100,7 @@ class TestCommittedDvcFile:
 
     def test_names_the_published_content(self, monkeypatch):
         monkeypatch.chdir(ROOT)
-        tracked = read_dvc_file(TRACKED_CSV)
-        assert (tracked.md5, tracked.size) == ("d10cc8bb6456f1a889ca3bec2d4cfa95", 152_544_933)
+        assert tracked_md5(TRACKED_CSV) == "d10cc8bb6456f1a889ca3bec2d4cfa95"
 
     @pytest.mark.parametrize(
         "text", ["", "outs: 3\n", "outs: []\n", "- a list\n", "outs:\n- path: x\n", "a: [\n"]
@@ -248,3 +248,55 @@ class TestGoogleStorage:
         finally:
             emulator.stop()
         assert TRACKED_CSV.read_bytes() == CONTENT
+
+
+def split_ids(cache: Path) -> dict[str, set[str]]:
+    """Base ids per split of the tracked CSV as it is now."""
+    splits = build_corpus("top5", csv=TRACKED_CSV, cache_dir=cache).splits
+    return {name: set(split["arxiv_id"]) for name, split in splits.items()}
+
+
+@pytest.mark.slow
+class TestRollBack:
+    """With the real git and DVC: add, commit, grow, commit, go back."""
+
+    def test_older_commit_brings_older_rows_and_splits(self, clone, tmp_path):
+        def commit(message: str) -> None:
+            run("dvc", "add", str(TRACKED_CSV))
+            run("git", "add", ".")
+            run("git", "commit", "--quiet", "-m", message)
+
+        header, *rows = sample_csv_bytes(400).splitlines(keepends=True)
+        older, newer = b"".join([header, *rows[:250]]), b"".join([header, *rows])
+        TRACKED_CSV.write_bytes(older)
+        commit("older data")
+        splits_before = split_ids(tmp_path / "cache")
+
+        TRACKED_CSV.write_bytes(newer)
+        commit("newer data")
+        splits_after = split_ids(tmp_path / "cache")
+        assert all(splits_before[name] < splits_after[name] for name in splits_before)
+        run("dvc", "remote", "add", "--local", "store", str(tmp_path / "store"))
+        run("dvc", "push", "--all-commits", "--remote", "store")
+        run("dvc", "remote", "remove", "--local", "store")
+
+        # Back: the older content is in DVC's cache, no remote is asked.
+        run("git", "checkout", "--quiet", "HEAD~1")
+        fetch_from_dvc("../nowhere")
+        assert TRACKED_CSV.read_bytes() == older
+        assert split_ids(tmp_path / "cache") == splits_before
+
+        # Forward with DVC's own command.
+        run("git", "checkout", "--quiet", "-")
+        run("dvc", "checkout", str(TRACKED_CSV))
+        assert split_ids(tmp_path / "cache") == splits_after
+
+        # On another machine there is no cache: the remote has both versions.
+        shutil.rmtree(".dvc/cache")
+        TRACKED_CSV.unlink()
+        run("git", "checkout", "--quiet", "HEAD~1")
+        with pytest.raises(UserError, match="no such directory"):
+            fetch_from_dvc("../nowhere")
+        fetch_from_dvc("../store")
+        assert TRACKED_CSV.read_bytes() == older
+        assert split_ids(tmp_path / "cache") == splits_before

@@ -1,4 +1,4 @@
-"""Thirty ways a CSV can be wrong: each gives one clear error, or a reject with line, column and reason."""
+"""What can be wrong with a CSV: one clear error, or a reject with line, column and reason."""
 
 import random
 
@@ -6,7 +6,8 @@ import pytest
 from factories import COLUMNS, paper, papers, to_csv
 
 from arxiv_cls.corpus import build_corpus
-from arxiv_cls.corpus.papers import Reject, read_papers
+from arxiv_cls.corpus.csv_reader import Reject
+from arxiv_cls.corpus.papers import read_papers
 from arxiv_cls.errors import UserError
 
 GOOD = to_csv(papers(3))
@@ -39,7 +40,7 @@ REJECTED = {
     "id of another kind": (one(id="10.1000/182"), "id", "malformed arXiv id"),
     "id with month 13": (one(id="abs-1513.00001v1"), "id", "malformed arXiv id"),
     "id a spreadsheet rounded": (one(id="abs-1501.1v1"), "id", "malformed arXiv id"),
-    "repeated header": (",".join(COLUMNS).encode(), "id", "repeated header"),
+    "repeated header": (",".join(COLUMNS).encode(), "", "repeated header"),
     "empty title": (one(title=""), "title", "missing or empty"),
     "blank abstract": (one(summary=" \t\n "), "summary", "missing or empty"),
     "empty category": (one(category_code=""), "category_code", "missing or empty"),
@@ -86,17 +87,6 @@ def test_truncated_file(tmp_path):
     assert [(r.line, r.column) for r in read_papers(path).rejects] == [(4, "")]
 
 
-def test_unterminated_quote_swallows_nothing(tmp_path):
-    """A thousand rows behind an open quote are still read, plain quoted fields or not."""
-    lines = to_csv(papers(1000)).split(b"\n")
-    lines[1] = lines[1].replace(b'""hard"".",8', b"")
-    path = tmp_path / "papers.csv"
-    path.write_bytes(b"\n".join(lines))
-    read = read_papers(path)
-    assert len(read.table) == 999
-    assert [(r.line, r.reason) for r in read.rejects] == [(2, "unterminated quote")]
-
-
 def test_two_things_wrong_with_a_row_are_one_reject(tmp_path):
     """The first column that is wrong is the reason; nothing is counted twice."""
     path = tmp_path / "papers.csv"
@@ -114,7 +104,7 @@ REFUSED = {
     "two missing columns": (to_csv(papers(3), ("id", "title", "summary")), "published_date"),
     "column twice": (GOOD.replace(b"updated_date", b"title", 1), "'title' is there 2 times"),
     "UTF-16": (GOOD.decode().encode("utf-16"), "UTF-16"),
-    "a gzip": (b"\x1f\x8b\x08\x00\x8c" + bytes(range(256)), "header"),
+    "a gzip": (b"\x1f\x8b\x08\x00\x8c" + bytes(range(256)), "gunzip"),
     "a parquet": (b"PAR1\x15\x04\x15\x00" + bytes(range(200, 256)), "header"),
 }
 
@@ -125,9 +115,10 @@ def test_refused_file(tmp_path, case):
     data, message = REFUSED[case]
     path = tmp_path / "papers.csv"
     path.write_bytes(data)
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError) as error:
         read_papers(path)
     assert str(path) in error.value.message
+    assert message in str(error.value)
 
 
 def test_missing_columns_name_what_was_found(tmp_path):

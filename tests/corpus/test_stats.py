@@ -1,77 +1,72 @@
-"""`arxiv-cls data stats`: figures that can be counted by hand, and plots that are really there."""
+"""`arxiv-cls data build|check|stats|diff`: figures that can be counted by hand, plots, records, reports."""
 
 from __future__ import annotations
 
 import datetime
+import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from factories import COUNT, paper, papers, write_csv
 
-from arxiv_cls.corpus.stats import describe, write_plots
+from arxiv_cls.cli import main
+from arxiv_cls.corpus.builder import BuildReport
+from arxiv_cls.corpus.stats import (
+    DataDiff,
+    compare_corpora,
+    counts_by,
+    paper_table,
+    summary,
+    write_plots,
+    write_record,
+)
 from arxiv_cls.errors import UserError
 
-FEATURES = Features(
-    {"text": Value("string"), "label": ClassLabel(names=["cs.AI", "cs.CL"]), "published": Value("date32")}
-)
 
-
-def split(*rows: tuple[str, int, int]) -> Dataset:
-    """Rows of text, label, year."""
-    columns = {
-        "text": [row[0] for row in rows],
-        "label": [row[1] for row in rows],
-        "published": [datetime.date(row[2], 5, 1) for row in rows],
-    }
-    return Dataset.from_dict(columns, features=FEATURES)
-
-
-def corpus(**splits: Dataset) -> SimpleNamespace:
+def corpus(names: list[str], **splits: list[tuple[str, int, int]]) -> SimpleNamespace:
+    """A corpus of (text, label, year) rows."""
+    kinds = {"text": Value("string"), "label": ClassLabel(names=names), "published": Value("date32")}
+    tables = {}
+    for split, rows in splits.items():
+        columns = {"text": [row[0] for row in rows], "label": [row[1] for row in rows]}
+        columns["published"] = [datetime.date(row[2], 5, 1) for row in rows]
+        columns["arxiv_id"] = [f"{split}{number}" for number in range(len(rows))]
+        tables[split] = Dataset.from_dict(columns, Features(kinds | {"arxiv_id": Value("string")}))
     return SimpleNamespace(
-        splits=DatasetDict(splits), labels=["cs.AI", "cs.CL"], report=SimpleNamespace(config="top5")
+        splits=DatasetDict(tables), labels=names, report=SimpleNamespace(config="top5"), cache_dir=None
     )
 
 
 @pytest.fixture
-def statistics():
-    return describe(
-        corpus(
-            train=split(("one two\n\nthree", 0, 1999), ("a b c d e", 1, 2001), ("a", 1, 2001)),
-            validation=split(("x y", 1, 2002)),
-            test=split(("x y z w", 0, 1999)),
-        )
-    )
+def five():
+    """Five papers in three splits."""
+    train = [("one two\n\nthree", 0, 1999), ("a b c d e", 1, 2001), ("a", 1, 2001)]
+    made = corpus(["cs.AI", "cs.CL"], train=train, validation=[("x y", 1, 2002)], test=[("x y z w", 0, 1999)])
+    return paper_table(made)
 
 
-class TestCounts:
-    """Counted by hand on five papers."""
+class TestStats:
+    """`data stats`."""
 
-    def test_labels(self, statistics):
-        assert {name: counts.tolist() for name, counts in statistics.counts.items()} == {
+    def test_counts(self, five):
+        """By label and by year without gaps."""
+        assert counts_by(five, "label").to_dict("list") == {
             "train": [1, 2],
             "validation": [0, 1],
             "test": [1, 0],
         }
+        years = counts_by(five, "year")
+        assert years.index.tolist() == [1999, 2000, 2001, 2002]
+        assert years["train"].tolist() == [1, 0, 2, 0]
+        assert five["words"].tolist() == [3, 5, 1, 2, 4]
 
-    def test_years_without_gaps(self, statistics):
-        assert statistics.years.tolist() == [1999, 2000, 2001, 2002]
-        assert statistics.by_year.tolist() == [[2, 0], [0, 0], [0, 2], [0, 1]]
-        assert statistics.split_by_year["train"].tolist() == [1, 0, 2, 0]
-
-    def test_words_of_title_and_abstract(self, statistics):
-        assert statistics.words["train"].tolist() == [3, 5, 1]
-
-    def test_no_papers(self):
-        with pytest.raises(UserError, match="no papers"):
-            describe(corpus(train=split(), validation=split(), test=split()))
-
-
-class TestScreen:
-    """Aligned tables."""
-
-    def test_tables_are_aligned_and_sum_up(self, statistics):
-        tables = statistics.summary().split("\n\n")
+    def test_tables_are_aligned_and_sum_up(self, five):
+        """Labels, years, words."""
+        tables = summary(five).split("\n\n")
         assert len(tables) == 3
         for table in tables:
             assert len({len(line) for line in table.splitlines()}) == 1, table
@@ -79,34 +74,184 @@ class TestScreen:
         assert tables[1].splitlines()[1].split() == ["1999", "1", "0", "1", "2"]
         assert tables[2].splitlines()[1].split()[:3] == ["train", "3.0", "1"]
 
-
-class TestPlots:
-    """Three pictures with something on them, for few labels and for many."""
+    def test_no_papers(self):
+        """An empty corpus is an error."""
+        with pytest.raises(UserError, match="no papers"):
+            paper_table(corpus(["a", "b"], train=[], validation=[], test=[]))
 
     @pytest.mark.parametrize("labels", [2, 30])
-    def test_pictures(self, labels, tmp_path):
+    def test_plots(self, labels, tmp_path):
+        """Three pictures with something on them, for few labels and for many."""
         from matplotlib.image import imread
 
         names = [f"x.{number:02d}" for number in range(labels)]
-        rows = Dataset.from_dict(
-            {
-                "text": ["word " * (number + 1) for number in range(labels)],
-                "label": list(range(labels)),
-                "published": [datetime.date(1990 + number, 1, 1) for number in range(labels)],
-            },
-            features=Features({**FEATURES, "label": ClassLabel(names=names)}),
-        )
-        described = describe(
-            SimpleNamespace(splits={"train": rows}, labels=names, report=SimpleNamespace(config="all"))
-        )
-        paths = write_plots(described, tmp_path / "new" / "folder")
+        rows = [("word " * (number + 1), number, 1990 + number) for number in range(labels)]
+        paths = write_plots(paper_table(corpus(names, train=rows)), "all", tmp_path / "new" / "folder")
         assert [path.name for path in paths] == ["labels.png", "years.png", "words.png"]
         for path in paths:
             picture = imread(path)
             assert min(picture.shape[:2]) > 200
             assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 10
 
-    def test_folder_that_cannot_be_written(self, statistics, tmp_path):
+    def test_folder_that_cannot_be_written(self, five, tmp_path):
+        """A file in the way."""
         (tmp_path / "file").write_text("")
         with pytest.raises(UserError, match="cannot write into"):
-            write_plots(statistics, tmp_path / "file")
+            write_plots(five, "top5", tmp_path / "file")
+
+
+class TestRecords:
+    """`--out FILE` of build and check."""
+
+    def test_written_whole(self, tmp_path):
+        """Folders are made, and no half-written file is left beside it."""
+        path = tmp_path / "new" / "check.json"
+        write_record({"papers": 1}, path)
+        assert json.loads(path.read_text()) == {"papers": 1}
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_place_that_cannot_be_made(self, tmp_path):
+        """Below a file, or where a folder is: one error that names it."""
+        (tmp_path / "file").touch()
+        (tmp_path / "folder").mkdir()
+        for path in (tmp_path / "file" / "check.json", tmp_path / "folder"):
+            with pytest.raises(UserError, match="cannot write") as error:
+                write_record({}, path)
+            assert str(path) in error.value.message
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.fixture
+def compare(tmp_path, build, csv):
+    """Compares the 200 papers of the fixture with the rows given."""
+
+    def run(rows: list[dict[str, str]]) -> DataDiff:
+        return compare_corpora(build(csv=csv), build(csv=write_csv(tmp_path / "new papers.csv", rows)))
+
+    return run
+
+
+def report(splits: dict[str, dict[str, int]], **changes: object) -> BuildReport:
+    """A report with these counts and nothing else of note."""
+    values = {"config": "top5", "split": "paper", "seed": 42, "time_boundaries": None, "rows_read": 100,
+              "rejected": 0, "rejected_by_reason": {}, "rejects_file": None, "merged": 0, "outside_config": 0,
+              "duplicates": [], "left_out": 0, "splits": splits}  # fmt: skip
+    return BuildReport(**values | changes)
+
+
+class TestDiff:
+    """`data diff`: papers are compared by their base id, labels with what chance gives."""
+
+    def test_same_papers(self, compare):
+        """The same rows in another order are the same data."""
+        diff = compare(papers(COUNT)[::-1])
+        assert (diff.added, diff.gone, diff.moved, diff.relabelled, diff.rewritten) == ({}, {}, 0, 0, 0)
+        assert diff.warnings() == []
+        assert "Nothing that needs a closer look." in diff.markdown()
+
+    def test_new_rows(self, compare):
+        """New papers come with their labels; the old ones stay in their splits."""
+        diff = compare(papers(COUNT + 50))
+        assert diff.added == dict.fromkeys(("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML"), 10)
+        assert diff.moved == 0
+        assert "| rows read | 200 | 250 | +50 |" in diff.markdown()
+        assert "Papers: 50 new, 0 gone, 0 with another label, 0 with another text." in diff.markdown()
+
+    def test_changed_rows(self, compare):
+        """Another label and another text are counted apart; a newer version of a paper is the same paper."""
+        rows = papers(COUNT)
+        rows[0] = paper(0, category_code="cs.LG")
+        rows[1] = paper(1, id="abs-1501.00001v2", summary="A new abstract of it, as long as the old one.")
+        diff = compare(rows)
+        assert (diff.relabelled, diff.rewritten, diff.added, diff.gone) == (1, 1, {}, {})
+
+    def test_lost_test_papers_are_a_warning(self, compare, build, csv):
+        """A smaller test split is not the one that released models were measured on."""
+        lost = set(build(csv=csv).splits["test"]["arxiv_id"][:3])
+        diff = compare([row for row in papers(COUNT) if row["id"][4:-2] not in lost])
+        assert diff.gone["test"] == 3
+        assert any(warning.startswith("Papers that leave the test split: 3;") for warning in diff.warnings())
+
+    @pytest.mark.parametrize(
+        ("added", "expected"),
+        [
+            # Old 3:1, 100 new 1:1; chance: sqrt(2 * 0.75 * 0.25 / (100 pi)).
+            ({"a": 50, "b": 50}, (0.25, 0.034549)),
+            ({"a": 30, "b": 10}, (0.0, 0.054627)),
+            ({}, (0.0, 0.0)),
+        ],
+    )
+    def test_label_shift_by_hand(self, added, expected):
+        """Distance of the new papers' labels from the old mix, and the one to expect by chance."""
+        old = report({"train": {"a": 75, "b": 25}})
+        assert DataDiff(old, old, added=added).label_shift() == pytest.approx(expected, abs=1e-6)
+
+    def test_warnings(self):
+        """A mix of labels that moved, labels that come and go, rejects and papers in another split."""
+        old = report({"train": {"a": 75, "b": 25}})
+        assert DataDiff(old, old, added={"a": 30, "b": 10}).warnings() == []
+        (warning,) = DataDiff(old, old, added={"b": 40}).warnings()
+        assert "another mix of labels: distance 0.750" in warning
+        first, second = report({"test": {"a": 2, "b": 2}}), report({"test": {"b": 2, "c": 2}})
+        (warning,) = DataDiff(first, second).warnings()
+        assert "without a and with c" in warning
+        counts = {"train": {"a": 2}}
+        diff = DataDiff(report(counts, rejected=1), report(counts, rejected=2), moved=1)
+        expected = ["Papers that change their split: 1.", "More rows are rejected: 2.00% after 1.00%."]
+        assert diff.warnings() == expected
+
+
+class TestCommands:
+    """As a person types them, on the sample."""
+
+    @pytest.fixture(autouse=True)
+    def own_cache(self, tmp_path, monkeypatch):
+        """A cache of the test's own."""
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def test_check_and_build(self, sample_csv, capsys):
+        """The report, and the near-duplicates that the sample holds."""
+        main(["data", "check", "--csv", str(sample_csv), "--show", "1"])
+        checked = capsys.readouterr().out
+        main(["data", "build", "--csv", str(sample_csv)])
+        built = capsys.readouterr().out
+        assert "925 rows read" in built
+        assert checked.startswith(built)
+        assert "near-duplicate pairs across splits" in checked
+        assert " 0 near-duplicate" not in checked
+
+    def test_stats(self, sample_csv, tmp_path, capsys):
+        """Tables, then the paths of the plots."""
+        plots = tmp_path / "plots"
+        main(["data", "stats", "--csv", str(sample_csv), "--config", "archive", "--out", str(plots)])
+        out = capsys.readouterr().out
+        assert "words per paper" in out
+        assert out.splitlines()[-3:] == [str(plots / f"{name}.png") for name in ("labels", "years", "words")]
+
+    def test_diff(self, csv, tmp_path, capsys):
+        """The same Markdown to the screen and to a file; a report that cannot be written is one line."""
+        new, out = write_csv(tmp_path / "new.csv", papers(COUNT + 10)), tmp_path / "report.md"
+        main(["data", "diff", str(csv), str(new)])
+        main(["data", "diff", str(csv), str(new), "--out", str(out)])
+        assert capsys.readouterr().out == out.read_text()
+        assert out.read_text().startswith("## Data report, label set top5\n")
+        with pytest.raises(UserError, match="cannot write"):
+            main(["data", "diff", str(csv), str(csv), "--out", str(tmp_path / "no" / "report.md")])
+
+    def test_fetch_takes_one_source(self):
+        """A remote and Kaggle exclude each other."""
+        with pytest.raises(UserError, match="Kaggle as the source"):
+            main(["data", "fetch", "--source", "kaggle", "--remote", "somewhere"])
+
+    def test_help_imports_nothing_heavy(self):
+        """Label sets are named in it, and no library for data is imported."""
+        program = (
+            "import sys; from arxiv_cls.cli import main\n"
+            "try: main(['data', 'build', '--help'])\n"
+            "except SystemExit: pass\n"
+            "heavy = ('numpy', 'pyarrow', 'datasets', 'dvc', 'matplotlib', 'torch', 'pandas')\n"
+            "print([name for name in heavy if name in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert "archive" in done.stdout
+        assert done.stdout.splitlines()[-1] == "[]"

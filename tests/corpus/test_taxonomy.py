@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from arxiv_cls.corpus.taxonomy import ARCHIVES, CATEGORY_NAMES, TOP5, archive_of, name_to_code
+from arxiv_cls.corpus.taxonomy import ARCHIVES, CATEGORY_NAMES, archive_of, name_to_code
+from arxiv_cls.label_sets import LABEL_SETS
 
 
 def test_names_and_codes_map_both_ways():
@@ -20,7 +21,7 @@ def test_names_of_the_public_file():
     assert name_to_code()["Machine Learning (Statistics)"] == "stat.ML"
     assert name_to_code()["Systems and Control"] == "cs.SY"
     assert {"eess.SY", "math.IT", "cs.IT", "astro-ph", "cond-mat", "cmp-lg"} <= set(CATEGORY_NAMES)
-    assert set(TOP5) <= set(CATEGORY_NAMES)
+    assert set(LABEL_SETS["top5"].labels) <= set(CATEGORY_NAMES)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -37,8 +38,7 @@ def digests(folder: Path) -> dict[str, str]:
 def write_csv(clone, papers: int) -> None:
     """Another version of the data, put under DVC."""
     csv = "data/raw/arxiv.csv"
-    sample = ("data", "sample", csv, "--papers", str(papers))
-    clone.run(sys.executable, "-m", "arxiv_cls.cli", *sample)
+    clone.run(sys.executable, "scripts/make_sample.py", csv, "--papers", str(papers))
     clone.dvc("add", csv)
 
 
@@ -149,3 +149,23 @@ class TestPipeline:
         assert "validation" in json.loads((model / "run.json").read_text())["metrics"]
         assert clone.git("status", "--porcelain") == "?? dvc.lock"
         assert stages_run(clone.reproduce(recipe)) == []
+
+    def test_the_public_file_in_place_of_the_team_s(self, make_clone):
+        """What Kaggle gave is taken; its checksum is in the run's record, dvc.lock and the .dvc file."""
+        clone = make_clone()
+        csv = clone.root / "data/raw/arxiv.csv"
+        clone.run(sys.executable, "scripts/make_sample.py", str(csv), "--papers", "3000")
+        assert "in the way" in clone.reproduce(RECIPE, status=2)
+        md5 = hashlib.md5(csv.read_bytes(), usedforsecurity=False).hexdigest()
+        fetch = clone.root / "arxiv_cls/corpus/fetch.py"
+        fetch.write_text(re.sub(r'KAGGLE_MD5 = "\w+"', f'KAGGLE_MD5 = "{md5}"', fetch.read_text()))
+        clone.commit("The checksum of this test's file")
+        output = clone.reproduce(RECIPE)
+        assert "is the public original from Kaggle" in output
+        assert "git add data/raw/arxiv.csv.dvc dvc.lock" in output
+        record = json.loads((clone.root / MODEL / "run.json").read_text())
+        assert record["data"]["sha256"] == hashlib.sha256(csv.read_bytes()).hexdigest()
+        assert record["git"]["dirty"] is False
+        assert all(md5 in (clone.root / name).read_text() for name in ("dvc.lock", "data/raw/arxiv.csv.dvc"))
+        clone.commit("First model")
+        assert "up to date, nothing had to run" in clone.reproduce(RECIPE)

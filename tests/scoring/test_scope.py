@@ -122,7 +122,7 @@ class TestWithAnEvaluation:
 
     def test_outside_papers_are_those_without_a_label(self, model):
         corpus = build_corpus("top5", csv=model.sample)
-        outside = outside_papers(corpus.labels, {"config": "top5", "csv": str(model.sample)})
+        outside = outside_papers(corpus)
         inside = {text for name in corpus.splits for text in corpus.splits[name]["text"]}
         assert not inside & {*outside.train, *outside.test}
         counted = corpus.report.to_dict()

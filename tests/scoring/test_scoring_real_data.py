@@ -78,7 +78,7 @@ def test_memory_of_the_whole_file_with_a_baseline(real_csv, tmp_path, run_python
 def test_out_of_scope_rule(real_csv, tmp_path):
     """AUROC of `top5` against the file's other test papers; the threshold keeps 95% in scope."""
     corpus = build_corpus("top5", csv=real_csv, cache_dir=tmp_path)
-    outside = outside_papers(corpus.labels, {"config": "top5", "csv": str(real_csv)})
+    outside = outside_papers(corpus)
     texts = [list(corpus.splits[name]["text"]) for name in ("train", "validation", "test")]
     record, *_ = fit_scope(*texts, outside)
     assert record["out_of_scope_papers"] == 17_173

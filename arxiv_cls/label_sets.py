@@ -1,0 +1,31 @@
+"""The label sets that `data.config` names: a new one is one entry here.
+
+Standard library only and below the recipes, which check the name; `corpus/labels.py` applies the rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """How the labels are chosen: given ones, archives, or those categories of the file that qualify."""
+
+    description: str
+    labels: tuple[str, ...] = ()  # the same for every file, so that models of different files can be compared
+    archives: bool = False  # a paper's label is its category's group of archives
+    most_frequent: int | None = None  # categories at most
+    minimum_papers: int = 1  # of a category
+
+
+LABEL_SETS = {
+    "top5": LabelSet(
+        "cs.AI, cs.CL, cs.CV, cs.LG, stat.ML", labels=("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML")
+    ),
+    "top10": LabelSet("the ten most frequent categories", most_frequent=10),
+    "top20": LabelSet("the twenty most frequent categories", most_frequent=20),
+    "archive": LabelSet("the eight archives", archives=True),
+    "all": LabelSet("every category with at least 100 papers", minimum_papers=100),
+}
+DEFAULT_LABEL_SET = "top5"
