@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import json
 import re
 import sys
@@ -30,16 +31,17 @@ MARKER = re.compile(
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
-def layers() -> list[str]:
-    """The layers of the package, lowest first, as import-linter reads them from pyproject.toml."""
+def contracts() -> list[dict[str, Any]]:
+    """The contracts of import-linter in pyproject.toml: the layers first, then what is forbidden."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    names = " ".join(project["tool"]["importlinter"]["contracts"][0]["layers"][::-1])
-    return re.findall(r"\w+", names)
+    return project["tool"]["importlinter"]["contracts"]
 
 
-def packages() -> list[str]:
-    """The packages, in the order of their imports."""
-    return [name for name in layers() if (ROOT / "arxiv_cls" / name).is_dir()]
+def layers() -> list[list[str]]:
+    """The packages of each layer, lowest first; those of one layer do not import each other."""
+    found = [re.findall(r"\w+", layer) for layer in contracts()[0]["layers"][::-1]]
+    folders = [[name for name in names if (ROOT / "arxiv_cls" / name).is_dir()] for names in found]
+    return [names for names in folders if names]
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -126,12 +128,23 @@ def walk_commands(group: Any, name: str = "arxiv-cls", context: Any = None) -> l
 
 def packages_table(_: str) -> str:
     """The packages in their order: what each is for, and what it may import."""
-    rows = []
-    for position, name in enumerate(packages()):
-        source = (ROOT / "arxiv_cls" / name / "__init__.py").read_text(encoding="utf-8")
-        sentence = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
-        allowed = ", ".join(f"`{earlier}`" for earlier in packages()[:position])
-        rows.append([f"[`arxiv_cls/{name}`](reference/{name}.md)", sentence, allowed or "no package"])
+    forbidden = {
+        (source, module)
+        for contract in contracts()
+        for source in contract.get("source_modules", [])
+        for module in contract["forbidden_modules"]
+    }
+    rows: list[list[str]] = []
+    below: list[str] = []
+    for layer in layers():
+        for name in layer:
+            source = (ROOT / "arxiv_cls" / name / "__init__.py").read_text(encoding="utf-8")
+            sentence = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
+            allowed = [
+                f"`{other}`" for other in below if (f"arxiv_cls.{name}", f"arxiv_cls.{other}") not in forbidden
+            ]
+            rows.append([f"[`arxiv_cls/{name}`](reference/{name}.md)", sentence, ", ".join(allowed) or "none"])
+        below += layer
     return table(["package", "content", "may import"], rows)
 
 
@@ -174,17 +187,17 @@ def reference_pages() -> dict[str, str]:
         "reference/commands.md": "# Commands\n\nEvery command of `arxiv-cls`, with its help.\n\n"
         "<!-- commands -->\n"
     }
-    for name in packages():
+    for name in itertools.chain.from_iterable(layers()):
         blocks = "\n\n".join(f"::: {name}" for name in modules_of(ROOT / "arxiv_cls" / name))
         pages[f"reference/{name}.md"] = f"# arxiv_cls.{name}\n\n{blocks}\n"
-    common = "\n\n".join(f"::: arxiv_cls.{name}" for name in ("errors", "recipe"))
-    pages["reference/common.md"] = f"# Recipes and errors\n\n{common}\n"
+    common = "\n\n".join(f"::: arxiv_cls.{name}" for name in ("recipe", "label_sets", "errors"))
+    pages["reference/common.md"] = f"# Recipes, label sets, errors\n\n{common}\n"
     return pages
 
 
 def on_config(config: Any, **_: Any) -> Any:
     """Adds the reference and the root's pages to the navigation."""
-    titles = {"commands": "Commands", "common": "Recipes and errors"}
+    titles = {"commands": "Commands", "common": "Recipes, label sets, errors"}
     names = [Path(path).stem for path in reference_pages()]
     reference = [{titles.get(name, f"arxiv_cls.{name}"): f"reference/{name}.md"} for name in names]
     project = [{"Architecture": "architecture.md"}, {"Contributing": "contributing.md"}]
