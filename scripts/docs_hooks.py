@@ -140,10 +140,10 @@ def packages_table(_: str) -> str:
         for name in layer:
             source = (ROOT / "arxiv_cls" / name / "__init__.py").read_text(encoding="utf-8")
             sentence = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
-            allowed = [
-                f"`{other}`" for other in below if (f"arxiv_cls.{name}", f"arxiv_cls.{other}") not in forbidden
-            ]
-            rows.append([f"[`arxiv_cls/{name}`](reference/{name}.md)", sentence, ", ".join(allowed) or "none"])
+            module = f"arxiv_cls.{name}"
+            allowed = [f"`{other}`" for other in below if (module, f"arxiv_cls.{other}") not in forbidden]
+            link = f"[`arxiv_cls/{name}`](reference/{name}.md)"
+            rows.append([link, sentence, ", ".join(allowed) or "none"])
         below += layer
     return table(["package", "content", "may import"], rows)
 
