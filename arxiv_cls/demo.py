@@ -1,6 +1,6 @@
-"""The whole road in small: sample CSV, splits, training, evaluation, export, predictions, results.
+"""Run as: make demo        (or: python -m arxiv_cls.demo)
 
-Run as: make demo        (or: python -m arxiv_cls.demo)
+The whole workflow on a small sample: splits, training, evaluation, export, predictions, results.
 
 Nothing but a package registry is needed: the papers are synthetic and the pretrained encoder comes in a PyPI
 package. Every step is printed as the command that a person would type, and run as exactly that. A second run
@@ -34,14 +34,14 @@ TEXTS = (
 
 
 class Step(NamedTuple):
-    """One command of the road and what it is for."""
+    """One command and what it is for."""
 
     purpose: str
     command: list[str]
 
 
 def steps() -> list[Step]:
-    """The road, command by command; each is run from the project's root."""
+    """The workflow; each command is run from the project's root."""
     accelerate = ["accelerate", "launch", "--quiet", "--config_file", "recipes/accelerate/cpu.yaml"]
     baseline = ["python", "arxiv_cls/train_tfidf.py", RECIPES[BASELINE], "--data.csv", SAMPLE]
     return [
@@ -70,7 +70,7 @@ def run(step: Step, number: int, total: int) -> None:
         UserError: the command is not installed or did not exit with 0; its own message is above.
     """
     print(f"\n[{number}/{total}] {step.purpose}\n$ {shlex.join(step.command)}\n", flush=True)
-    # The environment that runs this module goes first, so that the printed command means it.
+    # The environment of this process comes first, so that the printed command uses it.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     program = shutil.which(step.command[0], path=path)
     if program is None:
@@ -87,8 +87,7 @@ def run(step: Step, number: int, total: int) -> None:
 
 def result_row(name: str, model: str) -> list[str]:
     """The cells of one model's line: name, papers, accuracy and macro-F1 with their 95% intervals."""
-    from arxiv_cls.record.model_files import read_record
-    from arxiv_cls.record.schemas import Evaluation
+    from arxiv_cls.record.model_files import Evaluation, read_record
 
     report = read_record(Path(model, "eval", "metrics.json"), Evaluation)
     cells = [name, str(report["papers"])]
@@ -112,13 +111,13 @@ def next_commands() -> str:
         "Next, on real papers:\n\n"
         "  . .venv/bin/activate\n"
         "  make data SOURCE=kaggle    # or REMOTE=<a DVC remote: directory or url>, into data/raw/arxiv.csv\n"
-        f"  {accelerate} arxiv_cls/train.py recipes/minilm.yaml --data.csv data/raw/arxiv_kaggle.csv\n"
-        "  arxiv-cls predict outputs/minilm --csv data/raw/arxiv_kaggle.csv --out scores.csv\n"
+        f"  {accelerate} arxiv_cls/train.py recipes/minilm.yaml\n"
+        "  arxiv-cls predict outputs/minilm --csv data/raw/arxiv.csv --out scores.csv\n"
     )
 
 
 def main(argv: list[str]) -> None:
-    """Runs the road and prints the results.
+    """Runs every step and prints the results.
 
     Raises:
         UserError: on arguments, outside a clone of the repository, or when a step fails.
@@ -130,9 +129,9 @@ def main(argv: list[str]) -> None:
     if missing:
         raise UserError(f"not found: {', '.join(missing)}", hint="the demo runs in a clone of the repository")
     started = time.monotonic()
-    road = steps()
-    for number, step in enumerate(road, start=1):
-        run(step, number, len(road))
+    workflow = steps()
+    for number, step in enumerate(workflow, start=1):
+        run(step, number, len(workflow))
     rows = [
         ["model", "test papers", "accuracy (95% interval)", "macro-F1 (95% interval)"],
         result_row("MiniLM-L6, fine-tuned", TRANSFORMER),

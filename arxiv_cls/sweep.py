@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     if importlib.util.find_spec("optuna") is None:
         raise UserError("a sweep needs Optuna, which is not installed", "make setup EXTRAS=sweep")
     from arxiv_cls.corpus.fetch import file_md5
-    from arxiv_cls.record.writing import write_atomically
+    from arxiv_cls.record.files import write_atomically
     from arxiv_cls.training.sweeps import SweepStudy, best_recipe, read_sweep
 
     if arguments.trials is not None and arguments.trials < 1:

@@ -1,8 +1,7 @@
-"""Fine-tunes a transformer as a recipe says, and leaves a whole model directory.
+"""Run as: accelerate launch arxiv_cls/train.py recipes/distilbert.yaml
 
-Run as:
+Fine-tunes a transformer as a recipe says, and leaves a whole model directory. On a CPU, with overrides:
 
-    accelerate launch arxiv_cls/train.py recipes/distilbert.yaml
     accelerate launch --config_file recipes/accelerate/cpu.yaml arxiv_cls/train.py recipes/minilm.yaml \\
         --trainer.learning_rate 5e-5 --data.max_samples 2000
 """
@@ -10,30 +9,12 @@ Run as:
 from __future__ import annotations
 
 import argparse
-import contextlib
-import datetime
 import logging
-from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers.utils import logging as transformers_logging
 
-from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import run_main
-from arxiv_cls.models.pretrained import resolve_pretrained
-from arxiv_cls.models.transformer import fold_temperature
-from arxiv_cls.recipe import load_recipe, portable_path, recorded
-from arxiv_cls.record.run_record import build_run_record, data_record, git_state
-from arxiv_cls.release.finish_run import finish_run
-from arxiv_cls.scoring.plots import plot_training_curve
-from arxiv_cls.training import fine_tuning
-from arxiv_cls.training.arguments import TransformerRecipe
-from arxiv_cls.training.batches import load_tokenizer, tokenize
-from arxiv_cls.training.distillation import add_teacher
-from arxiv_cls.training.distributed import on_main_rank, only_main_talks, peak_memory_bytes, set_cpu_threads
-from arxiv_cls.training.run_directory import MarkComplete, RunFolder
-from arxiv_cls.training.tracking import TrackerCallback, Trackers, log_to_file
-from arxiv_cls.training.trainer import PaperTrainer
+from arxiv_cls.recipe import load_recipe
 
 logger = logging.getLogger("arxiv_cls.train")
 
@@ -71,92 +52,67 @@ def main(argv: list[str]) -> None:
         UserError: bad recipe or data, a model that cannot be had, a run in the way.
     """
     arguments, overrides = parse_arguments(argv)
+    from arxiv_cls.training.arguments import TransformerRecipe
+
     recipe = load_recipe(arguments.recipe, overrides, TransformerRecipe)
-    args = recipe.trainer
-    run = RunFolder(args.output_dir or f"outputs/{recipe.name}")
-    # The Trainer's own output_dir is the folder of the checkpoints: the record keeps the model directory.
-    recipe_as_run = recorded(recipe)
-    recipe_as_run["trainer"]["output_dir"] = portable_path(run.model_dir.as_posix())
-    threads = set_cpu_threads(args.cpu_threads)
+    # The Trainer and what it needs take seconds to import: a wrong key of the recipe is reported before.
+    from transformers.utils import logging as transformers_logging
+
+    from arxiv_cls.models.pretrained import resolve_pretrained
+    from arxiv_cls.release.card import write_model_card
+    from arxiv_cls.scoring.report import evaluation_table
+    from arxiv_cls.training import distributed, fine_tuning
+    from arxiv_cls.training.batches import load_tokenizer, tokenize
+    from arxiv_cls.training.run_directory import TrainingRun
+    from arxiv_cls.training.trainer import LogCallback, MarkComplete, PaperTrainer
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-
-    main_process = args.process_index == 0
-    with only_main_talks(args), contextlib.ExitStack() as work:
-        pretrained = resolve_pretrained(recipe.model.name_or_path, recipe.model.revision)
-        options = fine_tuning.data_options(recipe)
-        with args.main_process_first(desc="build the corpus"):
-            corpus = build_corpus(**options)
-        start = fine_tuning.starting_weights(pretrained)
-        state = fine_tuning.fingerprint(recipe, corpus.data.sha256, args.world_size, start["sha256"])
-
-        def prepare() -> Path | None:
-            work.enter_context(run.at_work())
-            return run.prepare(state, resume=arguments.resume, overwrite=arguments.overwrite)
-
-        checkpoint = on_main_rank(args, prepare)
-        work.enter_context(log_to_file(run.log_file if main_process else None))
-        work.enter_context(logging_redirect_tqdm())
-        logger.info("%s", corpus.report_line())
-        data = data_record(corpus, options)
-        trackers = Trackers(
-            args.trackers if main_process else [], recipe.name, run.folder,
-            {"recipe": recipe_as_run, "data": data},
-        )  # fmt: skip
-        work.enter_context(trackers)
-        fine_tune(
-            recipe, recipe_as_run, run, corpus, data, pretrained, start, checkpoint, threads, trackers,
-            overrides, evaluate=not arguments.no_evaluate,
-        )  # fmt: skip
-
-
-def fine_tune(
-    recipe, recipe_as_run: dict, run, corpus, data: dict, pretrained: Path, start: dict,
-    checkpoint: Path | None, threads: int, trackers: Trackers, overrides: list[str], *, evaluate: bool,
-) -> None:  # fmt: skip
-    """Trains, calibrates, saves, evaluates, and puts the finished directory in its place."""
-    git = git_state()
     args = recipe.trainer
-    precision = fine_tuning.apply_to_machine(args, run.folder)
-    tokenizer = load_tokenizer(pretrained, recipe.model.max_length)
-    papers = tokenize(corpus.splits, tokenizer)
-    papers["train"] = add_teacher(
-        papers["train"], corpus.splits["train"]["text"][:], args.teacher_weight, args.seed
-    )
-    model = fine_tuning.load_classifier(recipe.model, pretrained, corpus.labels)
-    logger.info(
-        "%s: %s training papers, %s, %s, %d processes of %d threads",
-        recipe.name, f"{len(papers['train']):,}", args.device.type, precision, args.world_size, threads,
-    )  # fmt: skip
+    threads = distributed.set_cpu_threads(args.cpu_threads)
+    with distributed.one_output(args), logging_redirect_tqdm(), TrainingRun(recipe, overrides) as run:
+        pretrained = resolve_pretrained(recipe.model.name_or_path, recipe.model.revision)
+        with args.main_process_first(desc="build the corpus"):
+            run.build_corpus()
+        start = fine_tuning.starting_weights(pretrained)
+        state = fine_tuning.fingerprint(recipe, run.corpus.data.sha256, args.world_size, start["sha256"])
+        checkpoint = distributed.on_main_process(
+            args, lambda: run.begin(state, resume=arguments.resume, overwrite=arguments.overwrite)
+        )
 
-    marks = MarkComplete(checkpoint)
-    callbacks = [
-        marks,
-        *fine_tuning.callbacks(model, args, run.folder / "profile"),
-        TrackerCallback(trackers),
-    ]
-    trainer = PaperTrainer(model, args, tokenizer, papers["train"], papers["validation"], callbacks)
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    fine_tuning.train(trainer, checkpoint, marks.ended)
-    seconds = marks.seconds()
-    memory = peak_memory_bytes(args.device)
-    training = fine_tuning.training_record(trainer, seconds, start)
+        precision = fine_tuning.apply_to_machine(args, run.directory.folder)
+        tokenizer = load_tokenizer(pretrained, recipe.model.max_length)
+        papers = tokenize(run.corpus.splits, tokenizer)
+        texts = run.corpus.splits["train"]["text"][:]
+        papers["train"] = fine_tuning.add_soft_labels(papers["train"], texts, args.teacher_weight, args.seed)
+        model = fine_tuning.load_classifier(recipe.model, pretrained, run.corpus.labels)
+        logger.info(
+            "%s: %s training papers, %s, %s, %d processes of %d threads",
+            recipe.name, f"{len(texts):,}", args.device.type, precision, args.world_size, threads,
+        )  # fmt: skip
+        marks = MarkComplete(checkpoint)
+        callbacks = [marks, *fine_tuning.callbacks(model, args, run.directory.folder / "profile")]
+        callbacks.append(LogCallback(run.trackers))
+        trainer = PaperTrainer(model, args, tokenizer, papers["train"], papers["validation"], callbacks)
+        fine_tuning.train(trainer, checkpoint, marks.ended)
+        seconds, memory = marks.seconds(), distributed.peak_memory_bytes(args.device)
 
-    temperature, calibration, validation = fine_tuning.calibrate(trainer)
-    if args.process_index:
-        return
-    fold_temperature(trainer.accelerator.unwrap_model(trainer.model), temperature)
-    weights_sha256 = fine_tuning.save_model(trainer, run.staging, recipe_as_run)
-    plot_training_curve(trainer.state.log_history, run.staging / "training_curve.png")
-    record = build_run_record(
-        kind="transformer", recipe=Path(recipe.name).name, data=data, git=git, seed=args.seed,
-        device=fine_tuning.device_record(args, precision, threads), started=started,
-        duration_seconds=seconds, papers_per_second=training["papers_seen"] / seconds,
-        peak_memory_bytes=memory, calibration=calibration, weights_sha256=weights_sha256,
-        overrides=overrides, training=training, metrics={"validation": validation},
-    )  # fmt: skip
-    finish_run(run, record, trackers, recipe.data.csv, evaluate=evaluate)
+        calibration, validation = fine_tuning.calibrate(trainer)
+        if args.process_index:
+            return
+        predictor = fine_tuning.save_model(trainer, run.directory.staging)
+        run.write_record(
+            predictor, seconds, trainer.state.log_history,
+            device=distributed.device_record(args, precision, threads), peak_memory_bytes=memory,
+            calibration=calibration, training=fine_tuning.training_record(trainer, seconds, start),
+            metrics={"validation": validation},
+        )  # fmt: skip
+        if not arguments.no_evaluate:
+            run.evaluate(predictor)
+            write_model_card(run.directory.staging)
+            print(evaluation_table(run.evaluation))
+        run.publish()
 
 
 if __name__ == "__main__":

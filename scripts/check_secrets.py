@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from arxiv_cls.release.secret_scan import find_secrets
+from arxiv_cls.record.directory import find_secrets
 
 
 def main(paths: list[str]) -> int:

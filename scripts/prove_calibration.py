@@ -66,7 +66,8 @@ def pipeline_scores(model_dir: Path, labels: list[str], texts: list[str]) -> tup
 
 def prove(model: str, data: str | None) -> bool:
     """Prints a model's line; returns whether it is calibrated."""
-    predictor, model_dir, corpus, _ = load_model_and_corpus(model, data)
+    loaded = load_model_and_corpus(model, data)
+    predictor, model_dir, corpus = loaded.predictor, loaded.directory, loaded.corpus
     papers = corpus.splits["test"]
     texts = list(papers["text"])
     labels = np.asarray([predictor.labels.index(name) for name in corpus.labels])[np.asarray(papers["label"])]

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from arxiv_cls.record.checksums import FILES, write_record, write_step_record
-from arxiv_cls.record.manifest import METRICS, TFIDF, TRANSFORMER, WEIGHTS
-from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE
+from arxiv_cls.record.files import write_record, write_step_record
+from arxiv_cls.record.manifest import METRICS, RECORD_COMMANDS, RECORD_OF, TFIDF, TRANSFORMER, WEIGHTS
+from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE
 from arxiv_cls.record.run_record import git_state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -483,14 +483,15 @@ def write_json(path: Path, content: Any) -> None:
 
 def record_again(folder: Path) -> Path:
     """Records the files as they are now, as if the steps that write them had written them so."""
-    for record in FILES:
+    for record in RECORD_COMMANDS:
         path = folder / record
-        if record != METRICS and FILES[record] and any((folder / name).is_file() for name in FILES[record]):
+        named = [name for name, owner in RECORD_OF.items() if owner == record != name]
+        if record != METRICS and any((folder / name).is_file() for name in named):
             weights = json.loads((folder / "run.json").read_text(encoding="utf-8"))["weights_sha256"]
             path.is_file() or write_json(path, {"weights_sha256": weights})
         if path.suffix == ".json" and path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
-            if FILES[record]:
+            if named:
                 write_step_record(content, folder, record)
             else:
                 write_record(content, path)

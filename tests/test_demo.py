@@ -1,4 +1,4 @@
-"""`make demo`: its steps are real commands, a step that fails ends it, and the road leads to a table."""
+"""`make demo`: its steps are real commands, a step that fails ends it, and at the end is a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from command_line import parsed
 from local_servers import Server, free_port
 
 from arxiv_cls import demo
-from arxiv_cls.corpus.fetch import KAGGLE_CSV
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import load_recipe
 from arxiv_cls.training.arguments import TransformerRecipe
@@ -31,7 +30,7 @@ def python_step(code: str) -> demo.Step:
 class TestSteps:
     """What the demo prints is what a person can type."""
 
-    def test_every_file_exists_and_every_verb_parses(self):
+    def test_every_file_exists_and_every_command_parses(self):
         """Scripts, recipes and the sample are there; `arxiv-cls` takes the arguments as they stand."""
         for step in demo.steps():
             files = [w for w in step.command if re.fullmatch(r"[\w/]+\.(py|yaml|csv)", w)]
@@ -55,14 +54,12 @@ class TestNextCommands:
         activate, data, train, predict = [line for line in lines if line]
         assert activate == [".", ".venv/bin/activate"]
         assert data == ["make", "data", "SOURCE=kaggle"]
-        csv = str(KAGGLE_CSV)
         script = train.index("arxiv_cls/train.py")
         assert train[:3] == ["accelerate", "launch", "--config_file"]
         assert all((ROOT / train[place]).is_file() for place in (3, script, script + 1))
         recipe = load_recipe(ROOT / train[script + 1], train[script + 2 :], TransformerRecipe)
-        assert recipe.data.csv == csv
         arguments = parsed(predict[1:])
-        assert (arguments["model"], str(arguments["csv"])) == (f"outputs/{recipe.name}", csv)
+        assert (arguments["model"], str(arguments["csv"])) == (f"outputs/{recipe.name}", recipe.data.csv)
         assert "REMOTE=" in demo.next_commands()
 
 
@@ -84,7 +81,7 @@ class TestRun:
         assert caught.value.exit_code == expected
 
     def test_absent_command_is_named(self):
-        """A program that is not installed is told by name, with what to do."""
+        """A program that is not installed is named, with what to do."""
         with pytest.raises(UserError, match="'no-such-program'") as caught:
             demo.run(demo.Step("Nothing", ["no-such-program"]), 1, 1)
         assert "make setup" in caught.value.hint
@@ -126,7 +123,7 @@ def printed() -> str:
 
 
 @pytest.mark.slow
-class TestRoad:
+class TestWorkflow:
     """The whole demo, for real."""
 
     def test_ends_with_a_table_for_both_models(self, printed):

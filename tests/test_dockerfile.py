@@ -183,11 +183,11 @@ class TestCompose:
 
     def test_endpoint_has_the_size_of_the_deployment(self):
         """2 CPUs and 2 GiB, as on Cloud Run; one thread of the engine for each CPU."""
-        from arxiv_cls.cloud.cloud_run import Deployment
+        from arxiv_cls.cloud.cloud_run import CPUS, MEMORY
 
-        deployment, endpoint = Deployment("image", ()), self.COMPOSE["services"]["endpoint"]
-        assert endpoint["cpus"] == endpoint["environment"]["ARXIV_CLS_THREADS"] == deployment.cpus
-        assert endpoint["mem_limit"] == deployment.memory.replace("Gi", "g")
+        endpoint = self.COMPOSE["services"]["endpoint"]
+        assert endpoint["cpus"] == endpoint["environment"]["ARXIV_CLS_THREADS"] == int(CPUS)
+        assert endpoint["mem_limit"] == MEMORY.replace("Gi", "g")
 
     def test_prometheus_watches_the_endpoint(self):
         """Its target is the service's name and port inside the network."""

@@ -174,9 +174,9 @@ class TestValues:
             ("reproduce", ["RECIPE=recipes/x.yaml"], ["-m", "arxiv_cls.reproduce", "recipes/x.yaml"]),
             (
                 "push-model",
-                ["MODEL=outputs/a b", "REPO=user/x", "OVERRIDE=metrics, secrets", "CREATE_PR=1"],
-                ["push-model", "outputs/a b", "--repo", "user/x", "--create-pr", "--override=metrics",
-                 "--override=secrets"],
+                ["MODEL=outputs/a b", "REPO=user/x", "CSV=a b", "OVERRIDE=metrics, secrets", "CREATE_PR=1"],
+                ["push-model", "outputs/a b", "--repo", "user/x", "--csv", "a b", "--create-pr",
+                 "--override=metrics", "--override=secrets"],
             ),
             (
                 "deploy",

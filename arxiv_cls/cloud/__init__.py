@@ -1,1 +1,1 @@
-"""Deployments on other people's machines."""
+"""Deployment of the endpoint to a cloud."""

@@ -1,28 +1,24 @@
-"""The endpoint on Google Cloud Run: `arxiv-cls deploy MODEL --image IMAGE` and `arxiv-cls api-url`.
+"""The endpoint on Google Cloud Run: a service is declared whole in one request, so a rerun replaces it.
 
-A service is declared whole in one request, so that deploying again is the same as deploying, and an older
-model or image is a roll-back. Credentials are those of the machine (`gcloud auth application-default
-login`, or workload identity in CI); none is stored.
+Credentials are those of the machine (`gcloud auth application-default login`, or workload identity in CI).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.hub import VERSION_PATTERN, check_repo_id
+from arxiv_cls.release.hub import UNREACHABLE, check_repo_id, parse_version
 
 if TYPE_CHECKING:
     from google.cloud import run_v2
 
 
-UNREACHABLE = 3
 # The address that gcloud itself would use in place of Google's, by the name that gcloud gives it.
 ENDPOINT_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_RUN"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -30,29 +26,13 @@ SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 SERVICE_NAME = re.compile(r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?")
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """What runs there.
-
-    Attributes:
-        image: the image of the Dockerfile's `serve` target, in a registry that Cloud Run can read.
-        arguments: what follows the image's entry point: the model and options of `arxiv-cls serve`.
-        environment: variables of the container.
-        public: anybody may call it; otherwise callers need an identity token.
-        cpus, memory, port, min_instances, max_instances: the size of one instance and how many there may be.
-        startup_seconds: how long an instance may take until `/health` answers: it fetches the model first.
-    """
-
-    image: str
-    arguments: tuple[str, ...]
-    environment: dict[str, str] = field(default_factory=dict)
-    public: bool = False
-    cpus: int = 2
-    memory: str = "2Gi"
-    port: int = 8000
-    min_instances: int = 0
-    max_instances: int = 10
-    startup_seconds: int = 240
+# One instance: what it has, how many there may be, and how long it may take until `/health` answers, since it
+# fetches the model first.
+CPUS, MEMORY, PORT = "2", "2Gi", 8000
+MAX_INSTANCES = 10
+STARTUP_SECONDS, PROBE_SECONDS = 240, 5
+# Seconds to wait for a new revision.
+DEPLOY_TIMEOUT = 900
 
 
 def check_model(model: str) -> str:
@@ -68,19 +48,31 @@ def check_model(model: str) -> str:
             hint=f"release it first: make push-model MODEL={model} REPO=user/name",
         )
     check_repo_id(repo_id)
-    if version and not VERSION_PATTERN.fullmatch(version):
-        raise UserError(f"{version!r} is not a version", hint="versions look like v1.2.0")
+    if version:
+        parse_version(version)
     return model
 
 
 def deploy(
-    deployment: Deployment, *, project: str | None, region: str, service: str, timeout: float = 900
+    image: str,
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    public: bool,
+    project: str | None,
+    region: str,
+    service: str,
 ) -> str:
     """Creates or replaces the service, waits until it answers, and returns its address.
 
     Args:
+        image: the image of the Dockerfile's `serve` target, in a registry that Cloud Run can read.
+        arguments: what follows the image's entry point: the model and options of `arxiv-cls serve`.
+        environment: variables of the container.
+        public: anybody may call it; otherwise callers need an identity token.
         project: the Google Cloud project's id; None for the one that the credentials name.
-        timeout: seconds to wait for the new revision.
+        region: of Google Cloud.
+        service: its name.
 
     Raises:
         UserError: no credentials, no permission, a bad setting, a revision that does not start (status 2);
@@ -89,13 +81,19 @@ def deploy(
     client, project = connect(project)
     from google.cloud import run_v2
 
-    path = service_path(project, region, service)
+    declared = run_v2.Service(
+        name=service_path(project, region, service),
+        ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL,
+        invoker_iam_disabled=public,
+        template=run_v2.RevisionTemplate(
+            containers=[_container(image, arguments, environment)],
+            scaling=run_v2.RevisionScaling(max_instance_count=MAX_INSTANCES),
+        ),
+    )
     with explained(f"deploying {service} to {project}, {region}"):
         # allow_missing: one request creates and replaces alike.
-        operation = client.update_service(
-            run_v2.UpdateServiceRequest(service=declare(deployment, path), allow_missing=True)
-        )
-        deployed = operation.result(timeout=timeout)
+        request = run_v2.UpdateServiceRequest(service=declared, allow_missing=True)
+        deployed = client.update_service(request).result(timeout=DEPLOY_TIMEOUT)
     condition = deployed.terminal_condition
     if condition.state == run_v2.Condition.State.CONDITION_FAILED:
         raise UserError(
@@ -105,49 +103,23 @@ def deploy(
     return deployed.uri
 
 
-def api_url(*, project: str | None, region: str, service: str) -> str:
-    """The address of a service that runs.
-
-    Raises:
-        UserError: there is none of that name, or what `deploy` raises.
-    """
-    client, project = connect(project)
-    with explained(f"looking for {service} in {project}, {region}"):
-        return client.get_service(name=service_path(project, region, service)).uri
-
-
-def declare(deployment: Deployment, path: str) -> run_v2.Service:
-    """The service as Cloud Run's API describes one."""
+def _container(image: str, arguments: Sequence[str], environment: Mapping[str, str]) -> run_v2.Container:
     from google.cloud import run_v2
 
-    period = 5
-    container = run_v2.Container(
-        image=deployment.image,
-        args=list(deployment.arguments),
-        env=[run_v2.EnvVar(name=name, value=value) for name, value in deployment.environment.items()],
-        ports=[run_v2.ContainerPort(container_port=deployment.port)],
+    return run_v2.Container(
+        image=image,
+        args=list(arguments),
+        env=[run_v2.EnvVar(name=name, value=value) for name, value in environment.items()],
+        ports=[run_v2.ContainerPort(container_port=PORT)],
+        # A processor is paid for while a request is answered, and at full speed while the model loads.
         resources=run_v2.ResourceRequirements(
-            limits={"cpu": str(deployment.cpus), "memory": deployment.memory},
-            # A processor is paid for while a request is answered, and at full speed while the model loads.
-            cpu_idle=True,
-            startup_cpu_boost=True,
+            limits={"cpu": CPUS, "memory": MEMORY}, cpu_idle=True, startup_cpu_boost=True
         ),
         startup_probe=run_v2.Probe(
-            http_get=run_v2.HTTPGetAction(path="/health", port=deployment.port),
-            period_seconds=period,
-            timeout_seconds=period - 1,
-            failure_threshold=-(-deployment.startup_seconds // period),
-        ),
-    )
-    return run_v2.Service(
-        name=path,
-        ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL,
-        invoker_iam_disabled=deployment.public,
-        template=run_v2.RevisionTemplate(
-            containers=[container],
-            scaling=run_v2.RevisionScaling(
-                min_instance_count=deployment.min_instances, max_instance_count=deployment.max_instances
-            ),
+            http_get=run_v2.HTTPGetAction(path="/health", port=PORT),
+            period_seconds=PROBE_SECONDS,
+            timeout_seconds=PROBE_SECONDS - 1,
+            failure_threshold=STARTUP_SECONDS // PROBE_SECONDS,
         ),
     )
 
@@ -177,10 +149,8 @@ def connect(project: str | None) -> tuple[Any, str]:
         from google.api_core.client_options import ClientOptions
         from google.cloud.run_v2 import ServicesClient
     except ImportError as error:
-        raise UserError(
-            f"deploying needs {error.name or 'google-cloud-run'}, which is not installed",
-            hint='pip install "arxiv_cls[deploy]"',
-        ) from error
+        message = f"deploying needs {error.name or 'google-cloud-run'}, which is not installed"
+        raise UserError(message, 'pip install "arxiv_cls[deploy]"') from error
     with explained("signing in to Google Cloud"):
         credentials, own_project = google.auth.default(scopes=[SCOPE])
     project = project or own_project
@@ -200,31 +170,35 @@ def explained(doing: str) -> Iterator[None]:
     from google.api_core import exceptions
     from google.auth import exceptions as auth
 
+    sign_in = "gcloud auth application-default login"
     try:
         yield
     except auth.DefaultCredentialsError as error:
-        raise UserError(
-            f"{doing}: there are no credentials on this machine",
-            hint="gcloud auth application-default login",
-        ) from error
+        raise UserError(f"{doing}: there are no credentials on this machine", sign_in) from error
     except auth.RefreshError as error:
-        raise UserError(
-            f"{doing}: the credentials are refused or have expired",
-            hint="gcloud auth application-default login",
-        ) from error
+        raise UserError(f"{doing}: the credentials are refused or have expired", sign_in) from error
     except (exceptions.Forbidden, exceptions.Unauthorized) as error:
-        raise UserError(
-            f"{doing}: {error.message}",
-            hint="the account needs the roles Cloud Run Admin and Service Account User in the project",
-        ) from error
+        hint = "the account needs the roles Cloud Run Admin and Service Account User in the project"
+        raise UserError(f"{doing}: {error.message}", hint) from error
     except exceptions.NotFound as error:
-        raise UserError(f"{doing}: there is none ({error.message})", hint="make deploy makes one") from error
+        raise UserError(f"{doing}: there is none ({error.message})", "make deploy makes one") from error
     except (exceptions.RetryError, TimeoutError) as error:
         hint = "look at it in the console, then run the command again"
-        raise UserError(f"{doing}: it took too long", hint=hint, exit_code=UNREACHABLE) from error
+        raise UserError(f"{doing}: it took too long", hint, UNREACHABLE) from error
     # The HTTP library's own errors are OSErrors.
     except (exceptions.ServerError, auth.TransportError, OSError) as error:
         message = f"{doing}: Google Cloud cannot be reached ({error})"
-        raise UserError(message, hint="run the command again later", exit_code=UNREACHABLE) from error
+        raise UserError(message, "run the command again later", UNREACHABLE) from error
     except exceptions.GoogleAPICallError as error:
         raise UserError(f"{doing}: {error.message}") from error
+
+
+def api_url(*, project: str | None, region: str, service: str) -> str:
+    """The address of a service that runs.
+
+    Raises:
+        UserError: there is none of that name, or what `deploy` raises.
+    """
+    client, project = connect(project)
+    with explained(f"looking for {service} in {project}, {region}"):
+        return client.get_service(name=service_path(project, region, service)).uri

@@ -42,16 +42,12 @@ def deploy(
 
     Creates or replaces the service, waits until it answers, prints its address.
     """
-    from arxiv_cls.cloud.cloud_run import Deployment, check_model
+    from arxiv_cls.cloud.cloud_run import check_model
     from arxiv_cls.cloud.cloud_run import deploy as start
 
-    deployment = Deployment(
-        image=image,
-        arguments=(check_model(model), *shlex.split(serve_args)),
-        environment=dict(_variable(word) for word in env or []),
-        public=public,
-    )
-    print(start(deployment, project=project, region=region, service=service))
+    arguments, variables = [check_model(model), *shlex.split(serve_args)], dict(map(_variable, env or []))
+    place = {"project": project, "region": region, "service": service}
+    print(start(image, arguments, environment=variables, public=public, **place))
 
 
 @app.command()

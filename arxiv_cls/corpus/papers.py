@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from arxiv_cls.corpus.csv_reader import FIELDS, RawTable, Reject, open_csv, read_bytes, read_table
 from arxiv_cls.corpus.ids import ID_PATTERN
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, name_to_code
-from arxiv_cls.record.writing import text_cell
+from arxiv_cls.record.files import text_cell
 
 MISSING = "missing or empty"
 BAD_UTF8 = "invalid UTF-8"

@@ -18,7 +18,7 @@ from arxiv_cls.corpus.duplicates import SHINGLE_WORDS, THRESHOLD, method, search
 from arxiv_cls.corpus.splits import SPLITS
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import DataConfig, load_group
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.files import write_atomically
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 MOST_COLOURS = 10  # more labels than that are not told apart by colour
@@ -80,7 +80,8 @@ def summary(table: pd.DataFrame) -> str:
     for name, (shown, width) in named.items():
         shown = shown.rename_axis(index=None, columns=name)
         formats = [lambda value: f"{value:,}" if isinstance(value, int | np.integer) else value]
-        tables.append(shown.to_string(formatters=formats * shown.shape[1], col_space=width))
+        widths = {column: 8 if column == "share" else width for column in shown}
+        tables.append(shown.to_string(formatters=formats * shown.shape[1], col_space=widths))
     return "\n\n".join(tables)
 
 

@@ -1,23 +1,22 @@
 """Writes `handler.py` and `requirements.txt` into a model directory, for Inference Endpoints.
 
 An endpoint has the model's repository and nothing of this package, so the handler carries the sources that it
-needs: this module copies them, and a test holds the copy against them.
+needs; a test compares the copy with them.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib.util
 from pathlib import Path
 
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.files import write_atomically
 
 HANDLER = "handler.py"
 REQUIREMENTS = "requirements.txt"
 SOURCES = (
-    "arxiv_cls.models.hardware",
-    "arxiv_cls.models.onnx_engine",
-    "arxiv_cls.export.endpoint_handler",
+    "models/hardware.py",
+    "models/onnx_engine.py",
+    "export/endpoint_handler.py",
 )
 DOCSTRING = '''"""Answers requests of Hugging Face Inference Endpoints from the ONNX file of this repository.
 
@@ -35,11 +34,8 @@ def handler_source() -> str:
     """The text of `handler.py`."""
     imports: set[str] = set()
     bodies = []
-    for module in SOURCES:
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise FileNotFoundError(f"the source of {module} is not there")
-        source = Path(spec.origin).read_text(encoding="utf-8")
+    for path in SOURCES:
+        source = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
         last = 0
         for node in ast.parse(source).body:
             if isinstance(node, ast.Import | ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""The papers that an export is measured on: the validation split of the model, or the rows of a file."""
+"""`arxiv-cls export`: the ONNX files of a model, compared with its weights, and the endpoint's handler."""
 
 from __future__ import annotations
 
@@ -18,88 +18,8 @@ from arxiv_cls.export.handler_file import write_handler
 from arxiv_cls.export.quantization import LARGEST_DIFFERENCE, Agreement, agreement, choose, limits
 from arxiv_cls.models.onnx_engine import OnnxEngine
 from arxiv_cls.models.prediction import ONNX_FILES
-from arxiv_cls.record.checksums import file_sha256, write_step_record
-from arxiv_cls.record.manifest import ONNX_PARITY, TRANSFORMER, model_kind
-from arxiv_cls.record.writing import staged
-
-
-@dataclass(frozen=True)
-class MeasuredPapers:
-    """n papers and where they come from.
-
-    Attributes:
-        texts: n texts.
-        labels: (n,) true columns of the model; None where they are not known.
-        source: for the record: `texts` in words, and the sha256 of the data.
-    """
-
-    texts: list[str]
-    labels: np.ndarray | None
-    source: dict[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-
-def validation_papers(model_dir: Path, data: str | Path | None, limit: int | None) -> MeasuredPapers:
-    """Papers of the model's own validation split, in hash order, which is chance.
-
-    Args:
-        model_dir: the model, with its `recipe.yaml`.
-        data: the CSV file; None for the path that the recipe names.
-        limit: at most so many papers; None for all.
-
-    Raises:
-        UserError: recipe or data are missing, or model and data have other labels.
-    """
-    from arxiv_cls.record.manifest import model_labels
-    from arxiv_cls.scoring.scored_papers import load_corpus
-
-    corpus, _ = load_corpus(model_dir, data)
-    labels = model_labels(model_dir)
-    if set(corpus.labels) != set(labels):
-        raise UserError(
-            f"{model_dir} knows the labels {', '.join(labels)}, its data {', '.join(corpus.labels)}"
-        )
-    split = corpus.splits["validation"]
-    split = split.select(range(min(limit or len(split), len(split))))
-    column_of = np.asarray([labels.index(name) for name in corpus.labels])
-    return MeasuredPapers(
-        list(split["text"]),
-        column_of[np.asarray(split["label"])],
-        {"texts": "validation split", "data_sha256": corpus.data.sha256},
-    )
-
-
-def csv_papers(model_dir: Path, csv: str | Path, limit: int | None) -> MeasuredPapers:
-    """The rows of a file whose category is one of the model's labels, in the order of the file.
-
-    Raises:
-        UserError: the file cannot be read, or no row has a label of the model.
-    """
-    from arxiv_cls.corpus.papers import read_papers
-    from arxiv_cls.record.manifest import model_labels
-    from arxiv_cls.scoring.evaluation import REQUIRED, true_columns
-
-    papers = read_papers(csv, required=REQUIRED)
-    columns = true_columns(papers.table["category"].to_pylist(), model_labels(model_dir))
-    rows = np.flatnonzero(columns >= 0)[:limit]
-    if not len(rows):
-        raise UserError(f"{csv}: none of its {papers.rows_read:,} rows has a label of the model")
-    table = papers.table.select(["title", "abstract"]).take(rows)
-    pairs = zip(table["title"].to_pylist(), table["abstract"].to_pylist(), strict=True)
-    texts = [f"{title}\n\n{abstract}" for title, abstract in pairs]
-    return MeasuredPapers(
-        texts, columns[rows], {"texts": "rows of a file", "data_sha256": papers.version.sha256}
-    )
-
-
-def example_papers() -> MeasuredPapers:
-    """The example papers of the card: enough to see a broken graph, too few for more."""
-    from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS
-
-    return MeasuredPapers([paper.text for paper in EXAMPLE_PAPERS], None, {"texts": "example papers"})
-
+from arxiv_cls.record.files import file_sha256, staged, write_step_record
+from arxiv_cls.record.manifest import ONNX_PARITY, TRANSFORMER, model_kind, model_labels
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +30,48 @@ PARITY_PAPERS = 500
 SEARCH_PAPERS = 300
 # Padded batches must give what texts by themselves give; a few are enough to see a mask that does not work.
 BATCHED_PAPERS, BATCHED_TOKENS = 32, 4096
+PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
+
+
+@dataclass(frozen=True)
+class MeasuredPapers:
+    """n texts to measure an export on, (n,) true columns where they are known, and the source on record."""
+
+    texts: list[str]
+    labels: np.ndarray | None
+    source: dict[str, Any]
+
+
+def _validation_papers(model_dir: Path, data: str | Path | None, limit: int | None) -> MeasuredPapers:
+    """The first papers of the model's own validation split, whose order is that of a hash."""
+    from arxiv_cls.scoring.scored_papers import load_corpus
+
+    corpus, _ = load_corpus(model_dir, data)
+    labels = model_labels(model_dir)
+    if set(corpus.labels) != set(labels):
+        raise UserError(
+            f"{model_dir} knows the labels {', '.join(labels)}, its data {', '.join(corpus.labels)}"
+        )
+    papers = corpus.splits["validation"][:limit]
+    columns = np.asarray([labels.index(name) for name in corpus.labels])[papers["label"]]
+    source = {"texts": "validation split", "data_sha256": corpus.data.sha256}
+    return MeasuredPapers(list(papers["text"]), columns, source)
+
+
+def _csv_papers(model_dir: Path, csv: str | Path, limit: int | None) -> MeasuredPapers:
+    """The first rows of a file whose category is one of the model's labels."""
+    from arxiv_cls.corpus.papers import read_papers
+    from arxiv_cls.scoring.scored_papers import REQUIRED, true_columns
+
+    papers = read_papers(csv, required=REQUIRED)
+    columns = true_columns(papers.table["category"].to_pylist(), model_labels(model_dir))
+    rows = np.flatnonzero(columns >= 0)[:limit]
+    if not len(rows):
+        raise UserError(f"{csv}: none of its {papers.rows_read:,} rows has a label of the model")
+    table = papers.table.select(["title", "abstract"]).take(rows)
+    texts = [f"{row['title']}\n\n{row['abstract']}" for row in table.to_pylist()]
+    source = {"texts": "rows of a file", "data_sha256": papers.version.sha256}
+    return MeasuredPapers(texts, columns[rows], source)
 
 
 def export_model(
@@ -124,7 +86,7 @@ def export_model(
 ) -> dict[str, Any]:
     """Writes `onnx/`, `handler.py` and `requirements.txt` into a model directory.
 
-    fp32 is held against torch on up to 500 papers, int8 against fp32 on all of them.
+    fp32 is compared with torch on up to 500 papers, int8 with fp32 on all of them.
 
     Args:
         model: a model directory with a transformer.
@@ -150,7 +112,10 @@ def export_model(
             f"{model} is a TF-IDF baseline: there is nothing to export",
             hint="it is served as it is: `arxiv-cls serve` takes it, and as the cheap half of a cascade",
         )
-    _require_packages()
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"export needs {', '.join(missing)}", hint="`make setup EXTRAS=train,export` installs them"
+        )
     measured = _papers(folder, data, csv, int8, papers)
     with tempfile.TemporaryDirectory(prefix="arxiv_cls-export-") as name:
         staging = Path(name)
@@ -162,15 +127,38 @@ def export_model(
         for path in (INT8, *(f"onnx/{file.name}" for file in (folder / "onnx").glob(".model*.onnx.*"))):
             (folder / path).unlink(missing_ok=True)
         for path in record["exports"]:
-            _place(staging / Path(path).name, folder / path)
+            # The temporary folder may be on another disk.
+            with staged(folder / path) as partial:
+                shutil.move(staging / Path(path).name, partial)
     write_handler(folder)
     known = {path: entry["sha256"] for path, entry in record["exports"].items()}
     return write_step_record(record, folder, ONNX_PARITY, known)
 
 
+def _papers(
+    folder: Path, data: str | Path | None, csv: str | Path | None, int8: bool, limit: int | None
+) -> MeasuredPapers:
+    if csv is not None:
+        return _csv_papers(folder, csv, limit)
+    try:
+        return _validation_papers(folder, data, limit)
+    except UserError as error:
+        if int8 or data is not None:
+            raise UserError(
+                f"{error.message}\n  so there are no papers to measure the export on",
+                hint="name the file of the model's own data with --data FILE, measure on any file with --csv "
+                "FILE, or leave out what needs papers with --no-int8",
+            ) from None
+        logger.warning("%s: fp32 is compared with torch on the example papers only", error.message)
+    from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS
+
+    return MeasuredPapers([paper.text for paper in EXAMPLE_PAPERS], None, {"texts": "example papers"})
+
+
 def _export(
     folder: Path, staging: Path, measured: MeasuredPapers, int8: bool, search_papers: int, progress: bool
 ) -> dict[str, Any]:
+    """Writes the files into the staging folder; returns the record."""
     from tqdm.auto import tqdm
 
     from arxiv_cls.export.onnx_graph import write_onnx
@@ -185,13 +173,11 @@ def _export(
     write_onnx(predictor.model, fp32_file)
     engine = engine_of(fp32_file)
     ids = [tokens for tokens, _ in engine.tokenize(measured.texts)]
-    count = len(ids) if int8 else len(reference)
+    count, few = len(ids) if int8 else len(reference), len(reference)
     with tqdm(total=count, desc="fp32", unit="paper", disable=not progress) as bar:
         fp32 = engine.probabilities(ids[:count], on_batch=bar.update)
-    labels = None if measured.labels is None else measured.labels[:count]
-    parity = agreement(
-        fp32[: len(reference)], reference, None if labels is None else labels[: len(reference)]
-    )
+    labels = measured.labels
+    parity = agreement(fp32[:few], reference, None if labels is None else labels[:few])
     batched = engine.probabilities(ids[: min(BATCHED_PAPERS, count)], BATCHED_TOKENS)
     padding = agreement(batched, fp32[: len(batched)], None).max_difference
     if max(parity.max_difference, padding) > FP32_TOLERANCE or parity.equal_labels < 1:
@@ -200,25 +186,20 @@ def _export(
             f"{parity.max_difference:.2g}, in padded batches by {padding:.2g}, {parity.equal_labels:.2%} of "
             f"the labels are equal on {parity.papers} papers; nothing was written"
         )
+    # Whether the processor multiplies 8-bit numbers without overflow; None where Linux does not say so.
+    processor = Path("/proc/cpuinfo")
+    vnni = "vnni" in processor.read_text(errors="replace") if processor.is_file() else None
     record: dict[str, Any] = {
         "schema_version": 1,
         "weights_sha256": file_sha256(Path(predictor.weights_path)),
-        "measured_on": {**measured.source, "vnni": _has_vnni()},
+        "measured_on": {**measured.source, "vnni": vnni},
         "versions": {name: version(name) for name in ("onnx", "onnxruntime", "torch", "transformers")},
         "exports": {FP32: _entry(fp32_file, parity, "torch", FP32_TOLERANCE) | {"least_equal_labels": 1.0}},
     }
     if int8 and labels is not None:
-        candidate, kept, table = choose(
-            fp32_file,
-            int8_file,
-            engine_of,
-            ids,
-            fp32,
-            labels,
-            search_papers=search_papers,
-            progress=progress,
+        candidate, kept, record["candidates"] = choose(
+            fp32_file, int8_file, engine_of, ids, fp32, labels, search_papers=search_papers, progress=progress
         )
-        record["candidates"] = table
         if candidate is not None and kept is not None:
             entry = _entry(int8_file, kept, FP32, LARGEST_DIFFERENCE)
             record["exports"][INT8] = entry | limits(kept.papers) | {"quantization": asdict(candidate)}
@@ -233,50 +214,6 @@ def _entry(file: Path, compared: Agreement, reference: str, tolerance: float) ->
         **asdict(compared),
         "tolerance": tolerance,
     }
-
-
-def _papers(
-    folder: Path, data: str | Path | None, csv: str | Path | None, int8: bool, limit: int | None
-) -> MeasuredPapers:
-    if csv is not None:
-        return csv_papers(folder, csv, limit)
-    try:
-        return validation_papers(folder, data, limit)
-    except UserError as error:
-        if int8 or data is not None:
-            raise UserError(
-                f"{error.message}\n  so there are no papers to measure the export on",
-                hint="name the file of the model's own data with --data FILE, measure on any file with --csv "
-                "FILE, or leave out what needs papers with --no-int8",
-            ) from None
-        logger.warning("%s: fp32 is held against torch on the example papers only", error.message)
-        return example_papers()
-
-
-def _require_packages() -> None:
-    missing = [name for name in ("torch", "transformers", "onnx", "onnxscript") if not _installed(name)]
-    if missing:
-        raise UserError(
-            f"export needs {', '.join(missing)}", hint="`make setup EXTRAS=train,export` installs them"
-        )
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
-
-def _place(source: Path, target: Path) -> None:
-    """Moves a file, also from another disk."""
-    with staged(target) as partial:
-        shutil.move(source, partial)
-
-
-def _has_vnni() -> bool | None:
-    """Whether the processor multiplies 8-bit numbers without overflow; None where Linux does not say so."""
-    try:
-        return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
 
 
 def export_report(model: str | Path, record: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""Moves the spread of a product's inputs into its weights, so that 8 bits are enough for both.
+"""The int8 form of an ONNX file: ways to quantise it, how each compares with fp32, and the choice of one.
 
 One scale serves all activations of a product, so a few channels with large values leave few of the 256 steps
-to the others. x W = (x / s) (s W) for any scale s of the channels; s = max|x|^a / max|w|^(1 - a) divides the
-difficulty between the two (SmoothQuant: Xiao et al., ICML 2023, equation 4).
+to the others. Smoothing moves that spread into the weights: x W = (x / s) (s W) for any scale s of the
+channels; s = max|x|^a / max|w|^(1 - a) (SmoothQuant: Xiao et al., ICML 2023, equation 4).
 """
 
 from __future__ import annotations
@@ -16,9 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from arxiv_cls.export.onnx_graph import FIRST_TOKEN
+from arxiv_cls.export.onnx_graph import FIRST_TOKEN, constant, quiet
 from arxiv_cls.models.onnx_engine import OnnxEngine, open_session
 
+logger = logging.getLogger(__name__)
+
+# A candidate may lose this much accuracy, and must give this share of fp32's labels.
+LARGEST_ACCURACY_FALL = 0.002
+LEAST_EQUAL_LABELS = 0.99
+# Asked of the papers that choose it, so that 99% holds on any few hundred others too.
+WANTED_EQUAL_LABELS = 0.995
+# Beyond this the graph is broken; rounding to 8 bits moves single scores by up to a fifth.
+LARGEST_DIFFERENCE = 0.5
+# Of candidates that are about as fast, the one closest to fp32 is taken.
+ABOUT_AS_FAST = 1.1
+# Papers that a candidate scores in its turn.
+SEARCH_BLOCK = 50
+# Tokens per batch as the engine int8 has them: each text by itself.
+ALONE = 1
 # a of the formula. The paper takes 0.5, and 0.75 for models whose activations spread more. Labels of fp32
 # that a MiniLM kept on 1,000 test papers: 98.4% at 0.5, 98.5% at 0.6, 99.5% at 0.75 (98.5% without); on 1,500
 # papers 99.5% at 0.75 to 0.85, 99.3% at 0.9, 99.1% at 1.
@@ -29,29 +44,17 @@ SMALLEST = 1e-5
 
 
 def weighted_products(graph: Any) -> dict[str, list[Any]]:
-    """The products of each activation with weights, by the activation's name, in the order of the graph.
-
-    Those of the first token alone are left out: they stay in float32.
-
-    Args:
-        graph: an `onnx.GraphProto`.
-    """
-    weights = {weight.name for weight in graph.initializer if len(weight.dims) == 2}
+    """The products with weights by the name of their activation; those of the first token stay in float32."""
     products: dict[str, list[Any]] = {}
-    for node in graph.node:
-        if node.op_type == "MatMul" and node.input[1] in weights and not node.name.startswith(FIRST_TOKEN):
-            products.setdefault(node.input[0], []).append(node)
+    for node in graph:
+        weight = node.inputs[1].const_value if node.op_type == "MatMul" else None
+        if weight is not None and len(weight.shape) == 2 and not node.name.startswith(FIRST_TOKEN):
+            products.setdefault(node.inputs[0].name, []).append(node)
     return products
 
 
 def largest_values(source: Path, names: Sequence[str], ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """The largest absolute value of each channel of activations, (channels,) float32 each.
-
-    Args:
-        source: an ONNX file of `write_onnx`.
-        names: of the activations, (batch, sequence, channels) in the graph.
-        ids: token ids of some texts.
-    """
+    """The largest absolute value of each channel of the named activations, (channels,) float32 each."""
     import onnx
     import onnxruntime
 
@@ -70,64 +73,28 @@ def largest_values(source: Path, names: Sequence[str], ids: Sequence[Sequence[in
 
 
 def smooth(source: Path, target: Path, ids: Sequence[Sequence[int]]) -> None:
-    """Writes a graph that computes the same in float32, and loses less in int8.
+    """Writes a graph that computes the same in float32, and loses less in int8; `ids` are tokens of texts."""
+    import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    Each activation that is multiplied with weights is divided by its scales in one more element-wise
-    product; the weights of all its products are multiplied with them.
-
-    Args:
-        source: the fp32 file.
-        target: gets the smoothed fp32 file.
-        ids: token ids of texts; the first `TEXTS` give the scales.
-    """
-    import onnx
-    from onnx import helper, numpy_helper
-
-    model = onnx.load(str(source))
-    graph = model.graph
-    products = weighted_products(graph)
-    weights = {weight.name: weight for weight in graph.initializer}
-    before: dict[str, Any] = {}
-    for name, largest in zip(products, largest_values(source, list(products), ids[:TEXTS]), strict=True):
-        nodes = products[name]
-        matrices = [numpy_helper.to_array(weights[node.input[1]]) for node in nodes]
+    model = ir.load(source)
+    products = weighted_products(model.graph)
+    values = largest_values(source, list(products), ids[:TEXTS])
+    for (name, nodes), largest in zip(products.items(), values, strict=True):
+        matrices = [node.inputs[1].const_value.numpy() for node in nodes]
         strongest = np.max([np.abs(matrix).max(axis=1) for matrix in matrices], axis=0)
         scales = np.maximum(largest, SMALLEST) ** STRENGTH / np.maximum(strongest, SMALLEST) ** (1 - STRENGTH)
-        divisor = numpy_helper.from_array((1 / scales).astype(np.float32), f"{name}_divisor")
-        graph.initializer.append(divisor)
-        smoothed = f"{name}_smooth"
-        before[nodes[0].output[0]] = helper.make_node("Mul", [name, divisor.name], [smoothed], name=smoothed)
+        divisor = constant(model.graph, f"{name}_divisor", (1 / scales).astype(np.float32))
+        smoothed = ir.node("Mul", [nodes[0].inputs[0], divisor], name=f"{name}_smooth")
+        smoothed.outputs[0].name = f"{name}_smooth"
+        model.graph.insert_before(nodes[0], smoothed)
         for node, matrix in zip(nodes, matrices, strict=True):
-            node.input[0] = smoothed
             # A weight of its own name: another product may share the old one.
             scaled = (matrix * scales[:, None]).astype(np.float32)
-            graph.initializer.append(numpy_helper.from_array(scaled, f"{node.name}_scaled"))
-            node.input[1] = f"{node.name}_scaled"
-    ordered = [part for node in graph.node for part in (before.get(node.output[0]), node) if part is not None]
-    del graph.node[:]
-    graph.node.extend(ordered)
-    used = {name for node in graph.node for name in node.input}
-    kept = [weight for weight in graph.initializer if weight.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    onnx.save(model, str(target))
-
-
-logger = logging.getLogger(__name__)
-
-# A candidate may lose this much accuracy, and must give this share of fp32's labels.
-LARGEST_ACCURACY_FALL = 0.002
-LEAST_EQUAL_LABELS = 0.99
-# Asked of the papers that choose it, so that 99% holds on any few hundred others too.
-WANTED_EQUAL_LABELS = 0.995
-# Beyond this the graph is broken; rounding to 8 bits moves single scores by up to a fifth.
-LARGEST_DIFFERENCE = 0.5
-# Of candidates that are about as fast, the one closest to fp32 is taken.
-ABOUT_AS_FAST = 1.1
-# Papers that a candidate scores in its turn.
-SEARCH_BLOCK = 50
-# Tokens per batch as the engine int8 has them: each text by itself.
-ALONE = 1
+            node.replace_input_with(0, smoothed.outputs[0])
+            node.replace_input_with(1, constant(model.graph, f"{node.name}_scaled", scaled))
+    RemoveUnusedNodesPass()(model)
+    ir.save(model, target)
 
 
 @dataclass(frozen=True)
@@ -149,12 +116,9 @@ class Candidate:
     float32: str = ""
 
     def __str__(self) -> str:
-        parts = [
-            "per channel" if self.per_channel else "per tensor",
-            "7 bits" if self.reduce_range else "8 bits",
-            *(["smoothed"] if self.smooth else []),
-        ]
-        return ", ".join([*parts, f"{self.float32} in float32"] if self.float32 else parts)
+        parts = ["per channel" if self.per_channel else "per tensor", f"{8 - self.reduce_range} bits"]
+        parts += ["smoothed"] * self.smooth + [f"{self.float32} in float32"] * bool(self.float32)
+        return ", ".join(parts)
 
 
 CANDIDATES = (
@@ -190,13 +154,7 @@ class Agreement:
 
 
 def agreement(found: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Agreement:
-    """Compares probabilities.
-
-    Args:
-        found: (n, k).
-        reference: (n, k).
-        labels: (n,) true columns, or None.
-    """
+    """Compares (n, k) probabilities with (n, k) others; `labels`, (n,), are the true columns."""
     difference = np.abs(found - reference)
     accuracy = fall = None
     if labels is not None:
@@ -223,11 +181,8 @@ def quantize(source: Path, target: Path, candidate: Candidate) -> None:
     # One row a text: quantised they are no faster, and their error goes straight into the scores.
     left_alone = [name for name in products if name.startswith(FIRST_TOKEN)]
     left_alone += in_float32(products, candidate.float32)
-    root = logging.getLogger()
-    level = root.level
     # It advises a preprocessing of graphs from older exporters through the root logger.
-    root.setLevel(logging.ERROR)
-    try:
+    with quiet(None):
         quantize_dynamic(
             str(source),
             str(target),
@@ -236,21 +191,11 @@ def quantize(source: Path, target: Path, candidate: Candidate) -> None:
             weight_type=QuantType.QInt8,
             nodes_to_exclude=left_alone,
         )
-    finally:
-        root.setLevel(level)
 
 
 def in_float32(products: Mapping[str, tuple[int, ...]], which: str) -> list[str]:
-    """The products that a candidate leaves alone.
-
-    Args:
-        products: name to shape of the weight, (inputs, outputs), in the order of the graph; () where the
-            second factor is no weight, as in attention.
-        which: `Candidate.float32`.
-    """
-    weighted = {name: shape for name, shape in products.items() if len(shape) == 2}
-    # In the order of the layers.
-    down = [name for name, (inputs, outputs) in weighted.items() if inputs > outputs]
+    """The names of the products that a candidate leaves alone, given the shape of each one's weight."""
+    down = [name for name, shape in products.items() if len(shape) == 2 and shape[0] > shape[1]]
     return {"": [], "early down": down[: len(down) // 2], "down": down}[which]
 
 
@@ -274,11 +219,9 @@ def choose(
         source: the fp32 file.
         target: gets the int8 file; intermediate files lie beside it.
         engine_of: makes an engine of an ONNX file.
-        ids: token ids of the papers.
+        ids: token ids of n papers.
         reference: (n, k) probabilities of fp32 for them.
         labels: (n,) their true columns.
-        search_papers: how many papers tell the candidates apart.
-        progress: show a bar.
 
     Returns:
         The candidate and how it compares with fp32 on all papers, None and None when none is within the
@@ -307,27 +250,25 @@ def choose(
                 started = time.process_time()
                 found[number].append(engine.probabilities(block, ALONE, bar.update))
                 seconds[number] += (time.process_time() - started) / few
-    measured = [
-        (candidate, agreement(np.concatenate(parts), reference[:few], labels[:few]), second)
-        for candidate, parts, second in zip(CANDIDATES, found, seconds, strict=True)
-    ]
+    measured = [agreement(np.concatenate(parts), reference[:few], labels[:few]) for parts in found]
     records = [
         {**asdict(candidate), **asdict(compared), "bytes": file.stat().st_size}
         | {"milliseconds_per_paper": round(1000 * second, 3)}
-        for (candidate, compared, second), file in zip(measured, files, strict=True)
+        for candidate, compared, file, second in zip(CANDIDATES, measured, files, seconds, strict=True)
     ]
-    failed: list[float] = []
-    for candidate, before in _in_order(measured):
-        if failed and before.mean_difference >= min(failed):
+    # The closest of those about as fast as the fastest, then the slower ones, the fastest first.
+    fast_enough, closeness = min(seconds) * ABOUT_AS_FAST, [part.mean_difference for part in measured]
+    order = [(max(second, fast_enough), closeness[n], second, n) for n, second in enumerate(seconds)]
+    failed = float("inf")
+    for *_, number in sorted(order):
+        if closeness[number] >= failed:
             continue
-        file = files[CANDIDATES.index(candidate)]
+        candidate, failed = CANDIDATES[number], closeness[number]
         with tqdm(total=len(ids), desc=f"int8: {candidate}", unit="paper", disable=not progress) as bar:
-            whole = engine_of(file).probabilities(ids, ALONE, bar.update)
-        compared = agreement(whole, reference, labels)
+            compared = agreement(engines[number].probabilities(ids, ALONE, bar.update), reference, labels)
         if within_limits(compared, WANTED_EQUAL_LABELS):
-            file.replace(target)
+            files[number].replace(target)
             return candidate, compared, records
-        failed.append(before.mean_difference)
         logger.warning(
             "int8, %s: %.2f%% of the labels and %.2f points of accuracy lost on %s papers, not taken",
             candidate,
@@ -339,7 +280,7 @@ def choose(
 
 
 def limits(papers: int, least_equal_labels: float | None = None) -> dict[str, float]:
-    """What a quantisation must keep on so many papers; one paper more or less is never held against it."""
+    """What a quantisation must keep on so many papers; one paper more or less is always allowed."""
     return {
         "least_equal_labels": min(least_equal_labels or LEAST_EQUAL_LABELS, 1 - 1 / papers),
         "largest_accuracy_fall": max(LARGEST_ACCURACY_FALL, 1 / papers),
@@ -354,12 +295,3 @@ def within_limits(compared: Agreement, least_equal_labels: float | None = None) 
         and compared.max_difference <= LARGEST_DIFFERENCE
         and (compared.accuracy_fall is None or compared.accuracy_fall <= allowed["largest_accuracy_fall"])
     )
-
-
-def _in_order(measured: list[tuple[Candidate, Agreement, float]]) -> list[tuple[Candidate, Agreement]]:
-    """The closest of those about as fast as the fastest, then the slower ones, the fastest first."""
-    fast_enough = min(seconds for *_, seconds in measured) * ABOUT_AS_FAST
-    ordered = sorted(
-        measured, key=lambda entry: (max(entry[2], fast_enough), entry[1].mean_difference, entry[2])
-    )
-    return [(candidate, compared) for candidate, compared, _ in ordered]

@@ -25,7 +25,7 @@ from arxiv_cls.models.prediction import (
     to_predictions,
 )
 from arxiv_cls.models.predictor import load_predictor, locate_model
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.model_files import read_model_file
 
 RULE_FILE = "eval/cascade.json"

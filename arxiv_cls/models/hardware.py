@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -51,3 +52,12 @@ def peak_resident_bytes(status: Path = Path("/proc/self/status")) -> int:
         return psutil.Process().memory_info().peak_wset
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def processor_name() -> str:
+    """The processor's model name, as it goes on record."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as processors:
+            return next(line.split(":", 1)[1].strip() for line in processors if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -24,8 +24,14 @@ from transformers import (
 
 from arxiv_cls.errors import UserError, is_out_of_memory
 from arxiv_cls.record.directory import check_directory
-from arxiv_cls.record.model_config import ClassifierConfig, EncoderConfig, TokenizerConfig
-from arxiv_cls.record.model_files import check_length, read_model_file, read_record
+from arxiv_cls.record.model_files import (
+    ClassifierConfig,
+    EncoderConfig,
+    TokenizerConfig,
+    check_length,
+    read_model_file,
+    read_record,
+)
 
 # A new head, and what an architecture keeps beside its published weights; more is another model's size.
 MOST_NEW_PARAMETERS = 30_000_000
@@ -72,6 +78,15 @@ def load_encoder(directory: Path, settings: PreTrainedConfig) -> PreTrainedModel
         UserError: the directory holds no weights in safetensors that fit the configuration.
     """
     return _load_weights(directory, settings, "cannot be loaded as a text encoder", _ENCODER_HINT)[0]
+
+
+def new_classifier(settings: PreTrainedConfig, encoder: PreTrainedModel) -> PreTrainedModel:
+    """A classifier in float32 with a new head on an encoder of the same configuration."""
+    model = AutoModelForSequenceClassification.from_config(
+        settings, dtype=torch.float32, trust_remote_code=False
+    )
+    setattr(model, model.base_model_prefix, encoder)
+    return model
 
 
 def load_classifier(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

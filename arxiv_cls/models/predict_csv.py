@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import Predictor
-from arxiv_cls.record.writing import staged, text_cell
+from arxiv_cls.record.files import staged, text_cell
 
 ROWS_AT_A_TIME = 2048
 ABSTRACT_COLUMNS = ("summary", "abstract")

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.record.schemas import Scope
+from arxiv_cls.record.model_files import Scope, read_model_file
 
 # Coverage of the sets that a predictor answers with.
 SERVED_COVERAGE = "0.9"

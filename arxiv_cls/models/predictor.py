@@ -7,8 +7,7 @@ from pathlib import Path
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ONNX_FILES, Predictor
-from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE, ClassifierConfig
-from arxiv_cls.record.model_files import read_record
+from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE, ClassifierConfig, read_record
 
 # What can compute a transformer; the baseline is its own engine, "tfidf".
 ENGINES = ("torch", "onnx", "int8")

@@ -29,8 +29,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from arxiv_cls.errors import UserError, is_out_of_memory
 from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts
 from arxiv_cls.record.directory import check_directory
-from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of
-from arxiv_cls.record.model_files import read_record
+from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of, read_record
 
 if TYPE_CHECKING:
     import xgboost

@@ -10,12 +10,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_config import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of
-from arxiv_cls.record.model_files import read_record
+from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of, read_record
 
 TRANSFORMER = "transformer"
 TFIDF = "tfidf"
 BOTH = frozenset({TRANSFORMER, TFIDF})
+
+CARD = "README.md"
+RECIPE = "recipe.yaml"
+RELEASE = "release.yaml"
+RUN_RECORD = "run.json"
+WEIGHTS = {TRANSFORMER: "model.safetensors", TFIDF: "model.skops"}
+METRICS = "eval/metrics.json"
+PREDICTIONS = "eval/predictions.parquet"
+PREDICTION_SETS = "eval/prediction_sets.json"
+SCOPE = "eval/scope.json"
+SCOPE_PLOT = "eval/out_of_scope.png"
+CASCADE = "eval/cascade.json"
+EXAMPLES = "eval/examples.json"
+GATE_RECORD = "eval/gate.json"
+MAP_PLOT = "eval/embeddings.png"
+MAP_RECORD = "eval/embeddings.json"
+TERMS = "eval/terms.json"
+ONNX_PARITY = "onnx/parity.json"
+ONNX_INT8 = "onnx/model_int8.onnx"
+HANDLER = "handler.py"
+
+RECORD_COMMANDS = {
+    METRICS: "evaluate", ONNX_PARITY: "export", MAP_RECORD: "visualize", CASCADE: "cascade", EXAMPLES: "card",
+    RELEASE: "card --recipe FILE",
+}  # fmt: skip
+"""The files that end with their own checksum, and the command that writes each."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +53,8 @@ class ManifestFile:
         kinds: kinds of model that may have it.
         required: a finished run has it.
         pushed: it goes to the Hub with a release.
-        evaluated: written by evaluation or later, so that a run which has just saved its weights lacks it.
+        record: the file that carries its sha256, itself for a key of `RECORD_COMMANDS`; None where no file
+            does, because it is not pushed or the release writes it.
     """
 
     path: str
@@ -36,101 +62,74 @@ class ManifestFile:
     kinds: frozenset[str] = BOTH
     required: bool = True
     pushed: bool = True
-    evaluated: bool = False
+    record: str | None = METRICS
+
+    @property
+    def evaluated(self) -> bool:
+        """Written by the evaluation or later: a run that has just saved its weights lacks it."""
+        return self.path.startswith("eval/") or self.path == CARD
 
 
-def _transformer(path: str, what: str, *, required: bool = True) -> ManifestFile:
-    return ManifestFile(path, what, frozenset({TRANSFORMER}), required)
+def _transformer(path: str, what: str, *, required: bool = False, record: str = METRICS) -> ManifestFile:
+    return ManifestFile(path, what, frozenset({TRANSFORMER}), required, record=record)
 
 
-def _evaluation(path: str, what: str, *, required: bool = False) -> ManifestFile:
-    return ManifestFile(path, what, required=required, evaluated=True)
+def _optional(path: str, what: str, record: str | None = METRICS) -> ManifestFile:
+    return ManifestFile(path, what, required=False, record=record)
 
-
-METRICS = "eval/metrics.json"
-PREDICTIONS = "eval/predictions.parquet"
-SCOPE = "eval/scope.json"
-SCOPE_PLOT = "eval/out_of_scope.png"
-PREDICTION_SETS = "eval/prediction_sets.json"
-CASCADE = "eval/cascade.json"
-EXAMPLES = "eval/examples.json"
-GATE_RECORD = "eval/gate.json"
-MAP_PLOT = "eval/embeddings.png"
-MAP_RECORD = "eval/embeddings.json"
-TERMS = "eval/terms.json"
-CARD = "README.md"
-RECIPE = "recipe.yaml"
-RELEASE = "release.yaml"
-RUN_RECORD = "run.json"
-WEIGHTS = {TRANSFORMER: "model.safetensors", TFIDF: "model.skops"}
-ONNX_PARITY = "onnx/parity.json"
-ONNX_INT8 = "onnx/model_int8.onnx"
-HANDLER = "handler.py"
 
 MANIFEST: tuple[ManifestFile, ...] = (
     ManifestFile("config.json", "architecture, `id2label`, `label2id`"),
-    _transformer(WEIGHTS[TRANSFORMER], "weights, calibration temperature folded in"),
-    _transformer("tokenizer.json", "tokenizer"),
-    _transformer("tokenizer_config.json", "tokenizer settings with `model_max_length`"),
-    *(
-        _transformer(path, f"{what}, where the tokenizer class writes it", required=False)
-        for path, what in {
-            "special_tokens_map.json": "special tokens",
-            "added_tokens.json": "added tokens",
-            "vocab.txt": "WordPiece vocabulary",
-            "vocab.json": "BPE vocabulary",
-            "merges.txt": "BPE merges",
-            "spiece.model": "SentencePiece model (protobuf)",
-        }.items()
-    ),
+    _transformer(WEIGHTS[TRANSFORMER], "weights, calibration temperature folded in", required=True),
+    _transformer("tokenizer.json", "tokenizer", required=True),
+    _transformer("tokenizer_config.json", "tokenizer settings with `model_max_length`", required=True),
+    _transformer("special_tokens_map.json", "special tokens, where the tokenizer class writes it"),
+    _transformer("added_tokens.json", "added tokens, where the tokenizer class writes it"),
+    _transformer("vocab.txt", "WordPiece vocabulary, where the tokenizer class writes it"),
+    _transformer("vocab.json", "BPE vocabulary, where the tokenizer class writes it"),
+    _transformer("merges.txt", "BPE merges, where the tokenizer class writes it"),
+    _transformer("spiece.model", "SentencePiece model (protobuf), where the tokenizer class writes it"),
     ManifestFile(WEIGHTS[TFIDF], "vectoriser, model and calibration", frozenset({TFIDF})),
     ManifestFile(RECIPE, "the resolved recipe"),
-    ManifestFile(RELEASE, "the recipe's release group, where it was set after training", required=False),
+    _optional(RELEASE, "the recipe's release group, where it was set after training", RELEASE),
     ManifestFile(RUN_RECORD, "provenance: data, commit, versions, seed, device, duration, metrics"),
     ManifestFile("training_curve.png", "losses and metrics over the steps"),
-    ManifestFile("train.log", "log of the training run", required=False, pushed=False),
-    _evaluation(METRICS, "metrics with intervals, slices, sha256 of weights and data", required=True),
-    _evaluation(PREDICTIONS, "one row per scored paper: id, label, scores", required=True),
-    _evaluation("eval/confusion_matrix.png", "confusion matrix", required=True),
-    _evaluation("eval/reliability.png", "reliability diagram", required=True),
-    _evaluation("eval/accuracy_by_year.png", "accuracy by year of publication", required=True),
-    _evaluation(SCOPE, "out-of-scope rule and threshold with its AUROC"),
-    _evaluation(PREDICTION_SETS, "prediction-set thresholds for 80, 90 and 95% coverage"),
-    ManifestFile(
-        CASCADE,
-        "when a baseline answers before this model, with the sha256 of both weights",
-        frozenset({TRANSFORMER}),
-        required=False,
-        evaluated=True,
+    ManifestFile("train.log", "log of the training run", required=False, pushed=False, record=None),
+    ManifestFile(METRICS, "metrics with intervals, slices, sha256 of weights and data"),
+    ManifestFile(PREDICTIONS, "one row per scored paper: id, label, scores"),
+    ManifestFile("eval/confusion_matrix.png", "confusion matrix"),
+    ManifestFile("eval/reliability.png", "reliability diagram"),
+    ManifestFile("eval/accuracy_by_year.png", "accuracy by year of publication"),
+    _optional(SCOPE, "out-of-scope rule and threshold with its AUROC"),
+    _optional(PREDICTION_SETS, "prediction-set thresholds for 80, 90 and 95% coverage"),
+    _transformer(
+        CASCADE, "when a baseline answers before this model, with the sha256 of both weights", record=CASCADE
     ),
-    _evaluation(EXAMPLES, "example texts with their scores, for the card"),
-    _evaluation(SCOPE_PLOT, "scores of papers inside and outside the label set"),
-    _evaluation(MAP_PLOT, "t-SNE or UMAP map of the embeddings"),
-    _evaluation(MAP_RECORD, "how the map was made, and the sha256 of map and terms"),
-    _evaluation(TERMS, "for the baseline: the terms that speak for each category"),
-    _evaluation(GATE_RECORD, "checks of the release gate that were overridden, where any were"),
-    ManifestFile(CARD, "model card", evaluated=True),
-    _transformer("onnx/model.onnx", "ONNX export, fp32", required=False),
-    _transformer(ONNX_INT8, "ONNX export, int8", required=False),
-    _transformer(ONNX_PARITY, "agreement of the exports with the weights", required=False),
-    _transformer(HANDLER, "Inference Endpoints handler", required=False),
-    _transformer("requirements.txt", "what the handler needs", required=False),
+    _optional(EXAMPLES, "example texts with their scores, for the card", EXAMPLES),
+    _optional(SCOPE_PLOT, "scores of papers inside and outside the label set"),
+    _optional(MAP_PLOT, "t-SNE or UMAP map of the embeddings", MAP_RECORD),
+    _optional(MAP_RECORD, "how the map was made, and the sha256 of map and terms", MAP_RECORD),
+    _optional(TERMS, "for the baseline: the terms with the largest weights for each category", MAP_RECORD),
+    _optional(GATE_RECORD, "checks of the release gate that were overridden, where any were", None),
+    ManifestFile(CARD, "model card", record=None),
+    _transformer("onnx/model.onnx", "ONNX export, fp32", record=ONNX_PARITY),
+    _transformer(ONNX_INT8, "ONNX export, int8", record=ONNX_PARITY),
+    _transformer(ONNX_PARITY, "agreement of the exports with the weights", record=ONNX_PARITY),
+    _transformer(HANDLER, "Inference Endpoints handler", record=ONNX_PARITY),
+    _transformer("requirements.txt", "what the handler needs", record=ONNX_PARITY),
 )
+
+RECORD_OF = {entry.path: entry.record for entry in MANIFEST if entry.record is not None}
+"""File to the record that carries its sha256."""
 
 RENDERED = frozenset({CARD, GATE_RECORD})
 """Files that the release itself writes: they name its version, so two pushes of one model differ in them."""
-
-HUB_OWN_FILES = frozenset({".gitattributes"})
-"""Files that the Hub itself puts into a repository; a release neither writes nor removes them."""
 
 _BY_PATH = {entry.path: entry for entry in MANIFEST}
 
 
 def model_kind(model_dir: str | Path) -> str:
-    """The kind of model in a directory, read from its `config.json`.
-
-    Returns:
-        "transformer" or "tfidf".
+    """The kind of model in a directory, "transformer" or "tfidf", read from its `config.json`.
 
     Raises:
         UserError: when the directory or its `config.json` is missing or malformed.
@@ -172,13 +171,7 @@ def foreign_files(model_dir: str | Path, kind: str) -> list[str]:
 
 
 def missing_files(model_dir: str | Path, kind: str, *, before_evaluation: bool = False) -> list[str]:
-    """Required files that a model directory lacks.
-
-    Args:
-        model_dir: the directory.
-        kind: "transformer" or "tfidf".
-        before_evaluation: do not ask for the files that evaluation writes.
-    """
+    """Required files that a model directory lacks; `before_evaluation`, less those of the evaluation."""
     present = set(files_in(model_dir))
     return [
         entry.path

@@ -1,8 +1,8 @@
-"""What a model directory says about itself: the files that the card, the gate and `verify` read."""
+"""A model directory as card, gate, push and `verify` read it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,14 @@ import yaml
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import ReleaseConfig, load_group
-from arxiv_cls.record.checksums import file_sha256, with_checksum_line
 from arxiv_cls.record.directory import refuse_outside_links
+from arxiv_cls.record.files import file_sha256, with_checksum_line, write_atomically
 from arxiv_cls.record.manifest import METRICS, ONNX_PARITY, RECIPE, RELEASE, RUN_RECORD, WEIGHTS, model_kind
-from arxiv_cls.record.model_config import labels_of
-from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.record.released import RELEASED
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.model_files import labels_of, read_model_file
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ModelDirectory:
     """The records of one model directory, as they were written.
 
     Attributes:
@@ -38,7 +35,6 @@ class Evidence:
     recipe: dict[str, Any]
     run: dict[str, Any]
     evaluation: dict[str, Any] | None
-    _checksums: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def labels(self) -> list[str]:
@@ -66,17 +62,11 @@ class Evidence:
         path = self.model_dir / WEIGHTS[self.kind]
         if not path.is_file():
             raise UserError(f"{path} is missing", hint="train the model again, or restore the file")
-        return self.sha256(WEIGHTS[self.kind])
-
-    def sha256(self, path: str) -> str:
-        """The sha256 of a file of the directory; each is read once."""
-        if path not in self._checksums:
-            self._checksums[path] = file_sha256(self.model_dir / path)
-        return self._checksums[path]
+        return file_sha256(path)
 
     @property
     def exports(self) -> dict[str, dict[str, Any]]:
-        """What `onnx/parity.json` says of each export, by its path; empty before an export.
+        """What `onnx/parity.json` records of each export, by its path; empty before an export.
 
         Raises:
             UserError: when the record is malformed.
@@ -89,16 +79,31 @@ class Evidence:
         Raises:
             UserError: when it is malformed.
         """
-        return read_model_file(self.model_dir, path, RELEASED)
+        return read_model_file(self.model_dir, path, released=True)
 
 
-def _required(model_dir: Path, path: str) -> dict[str, Any]:
-    content = read_model_file(model_dir, path, RELEASED)
-    if content is None:
-        raise UserError(
-            f"{model_dir} has no {path}", hint="it is written by training; an unfinished run lacks it"
-        )
-    return content
+def read_model_directory(model_dir: str | Path) -> ModelDirectory:
+    """Reads the records of a model directory.
+
+    Raises:
+        UserError: when it is no model directory, a record is missing or malformed, or a link leads out of it.
+    """
+    folder = Path(model_dir)
+    kind = model_kind(folder)
+    refuse_outside_links(folder)
+    records = {}
+    for path in (RECIPE, "config.json", RUN_RECORD):
+        content = read_model_file(folder, path, released=True)
+        if content is None:
+            hint = "it is written by training; an unfinished run lacks it"
+            raise UserError(f"{folder} has no {path}", hint=hint)
+        records[path] = content
+    if release := read_model_file(folder, RELEASE):
+        records[RECIPE]["release"] = release
+    evaluation = read_model_file(folder, METRICS, released=True)
+    return ModelDirectory(
+        folder, kind, records["config.json"], records[RECIPE], records[RUN_RECORD], evaluation
+    )
 
 
 def write_release_group(model_dir: str | Path, recipe: str | Path) -> Path:
@@ -115,31 +120,7 @@ def write_release_group(model_dir: str | Path, recipe: str | Path) -> Path:
         UserError: it is no model directory, or the file is no recipe.
     """
     model_kind(model_dir)
-    group = asdict(load_group(recipe, "release", ReleaseConfig))
     path = Path(model_dir) / RELEASE
-    text = yaml.safe_dump(group, sort_keys=False, allow_unicode=True)
-    write_atomically(path, with_checksum_line(text))
+    group = asdict(load_group(recipe, "release", ReleaseConfig))
+    write_atomically(path, with_checksum_line(yaml.safe_dump(group, sort_keys=False, allow_unicode=True)))
     return path
-
-
-def read_evidence(model_dir: str | Path) -> Evidence:
-    """Reads the records of a model directory.
-
-    Raises:
-        UserError: when it is no model directory, a record is missing or malformed, or a link leads out of it.
-    """
-    folder = Path(model_dir)
-    kind = model_kind(folder)
-    refuse_outside_links(folder)
-    recipe = _required(folder, RECIPE)
-    release = read_model_file(folder, RELEASE)
-    if release is not None:
-        recipe["release"] = release
-    return Evidence(
-        model_dir=folder,
-        kind=kind,
-        config=_required(folder, "config.json"),
-        recipe=recipe,
-        run=_required(folder, RUN_RECORD),
-        evaluation=read_model_file(folder, METRICS, RELEASED),
-    )

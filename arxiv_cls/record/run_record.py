@@ -1,4 +1,4 @@
-"""Which commit of this project runs: from git where the code is tracked, else as the image says."""
+"""`run.json`: what a run was made of, and the commit of its code, from git or from the image."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 COMMIT_VARIABLE = "ARXIV_CLS_COMMIT"
+SCHEMA_VERSION = 1
+RECORDED_LIBRARIES = (
+    "arxiv_cls", "accelerate", "datasets", "numpy", "scikit-learn", "tokenizers", "torch", "transformers",
+    "xgboost", "xgboost-cpu",
+)  # fmt: skip
 
 
 def run_git(*arguments: str, directory: Path | None = None) -> str | None:
@@ -47,18 +52,16 @@ def commit_exists(commit: str, directory: Path | None = None) -> bool | None:
 def git_state(directory: Path | None = None) -> dict[str, Any]:
     """The commit of the code and whether tracked files differ from it, now.
 
-    Only a repository that tracks this very package counts: a package installed into the `.venv` of somebody
-    else's repository is no code of that repository. Where there is none, as in a container image, the
-    environment variable `ARXIV_CLS_COMMIT` says the commit that the image was built from: 40 hexadecimal
-    digits, anything else is ignored; an image holds no changes.
-
-    `dvc.lock` and the data's `.dvc` files do not count: the pipeline notes checksums there while it runs.
+    Only a repository that tracks this very package counts, not one whose `.venv` it is installed into. Where
+    there is none, as in a container image, the environment variable `ARXIV_CLS_COMMIT` names the commit that
+    the image was built from: 40 hexadecimal digits. `dvc.lock` does not count: the pipeline notes there what
+    its stages made, while it runs.
 
     Args:
         directory: the package's; None for the one that this module is in.
 
     Returns:
-        `{"commit": 40 hex digits or None, "dirty": bool or None}`; None where nobody can tell.
+        `{"commit": 40 hex digits or None, "dirty": bool or None}`; None where it is not known.
     """
 
     def git(*arguments: str) -> str | None:
@@ -69,48 +72,16 @@ def git_state(directory: Path | None = None) -> dict[str, Any]:
         known = re.fullmatch(r"[0-9a-f]{40}", named) is not None
         return {"commit": named if known else None, "dirty": False if known else None}
     commit = git("rev-parse", "HEAD")
-    noted = (":(top,exclude)dvc.lock", ":(top,exclude)data/raw/*.dvc")
-    status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *noted)
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)dvc.lock")
     return {"commit": commit, "dirty": None if status is None else bool(status)}
-
-
-def state_of_run(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """What goes on record for a run: the commit it started from, dirty when anything changed meanwhile.
-
-    Python reads modules when they are first needed, so part of a run can come from what was edited or
-    committed after its start.
-
-    Args:
-        before: `git_state` before the training.
-        after: `git_state` at its end.
-    """
-    return before if before == after else {"commit": before["commit"], "dirty": True}
-
-
-SCHEMA_VERSION = 1
-RECORDED_LIBRARIES = (
-    "arxiv_cls",
-    "accelerate",
-    "datasets",
-    "numpy",
-    "scikit-learn",
-    "tokenizers",
-    "torch",
-    "transformers",
-    "xgboost",
-    "xgboost-cpu",
-)
 
 
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that shape the numbers, as installed."""
-    versions = {"python": platform.python_version()}
-    for name in RECORDED_LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
+    return {"python": platform.python_version()} | {
+        name: installed[name] for name in RECORDED_LIBRARIES if name in installed
+    }
 
 
 def data_record(corpus: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -162,18 +133,15 @@ def build_run_record(
     """The content of `run.json`.
 
     Args:
-        kind: transformer or tfidf.
-        recipe: the recipe's file name without its folder.
+        recipe: its file name without folder and suffix.
         data: from `data_record`.
-        git: `git_state` as it was before the training; it is held against the state now.
-        seed: of the training.
-        device: type, name, threads, precision and number of processes.
+        git: `git_state` before the training; the record is dirty where anything changed since: Python reads
+            a module when it is first needed, so an edit meanwhile can be part of a run.
         started: ISO time, UTC.
         duration_seconds: of the training, without loading data and without the final evaluation.
         papers_per_second: papers seen in training, over that duration.
         peak_memory_bytes: of the device for a GPU, of the process for a CPU.
         calibration: temperature, expected_calibration_error_before and _after, on validation.
-        weights_sha256: of the weights as saved.
         metrics: by split.
         overrides: words of the command line that changed the recipe; the names of the keys are recorded.
         training: what else the kind of model records, such as steps and the best epoch.
@@ -184,7 +152,7 @@ def build_run_record(
         "recipe": recipe,
         "overrides": [word[2:].partition("=")[0] for word in overrides if word.startswith("--")],
         "data": data,
-        "git": state_of_run(git, git_state()),
+        "git": git if git == git_state() else {"commit": git["commit"], "dirty": True},
         "versions": library_versions(),
         "seed": seed,
         "device": device,

@@ -1,87 +1,95 @@
-"""The templates of the cards: one for each layout that was ever released, and how a card names its own.
+"""The model card: `templates/model_card.md.j2` filled with one `CardContent`, and its front matter.
 
-A release is verified with the template that wrote its card. So the template of a released layout is never
-edited: new words or sections get the next number, and a card of the last one goes to
-`tests/fixtures/cards`. Words live in the templates, values in `ModelCard`.
+The words are in the template, with the name and the meaning of each metric; the numbers are those of the
+records, formatted by the filters below. A card names the template that wrote it by its digest, so `verify`
+compares its text only with the same template.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, UndefinedError
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.manifest import CARD, MAP_PLOT
-from arxiv_cls.record.model_directory import Evidence, read_evidence
-from arxiv_cls.record.writing import write_atomically
-from arxiv_cls.release.card_data import (
-    ENOUGH_PAPERS,
-    Exports,
-    PredictionSets,
-    Row,
-    Scope,
-    Shown,
-    SliceFinding,
-    SliceTable,
-    Temperature,
-    TermsRow,
-    card_metadata,
-    count,
-    data_rows,
-    exports,
-    interval,
-    is_synthetic,
-    number,
-    prediction_sets,
-    scope,
-    slice_findings,
-    slice_tables,
-    temperature,
-    terms,
-    training_rows,
+from arxiv_cls.record.files import write_atomically
+from arxiv_cls.record.manifest import (
+    CARD,
+    HANDLER,
+    MAP_PLOT,
+    ONNX_INT8,
+    PREDICTION_SETS,
+    SCOPE,
+    SCOPE_PLOT,
+    TERMS,
+    TRANSFORMER,
+    describe,
 )
+from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
-from arxiv_cls.scoring.metrics import SCALAR_METRICS
 
 TEMPLATES = Path(__file__).parent / "templates"
-LAYOUT = 2
-"""The layout of new cards."""
-LAYOUT_LINE = re.compile(r"^<!-- Card layout (\d+), written by arxiv_cls", re.MULTILINE)
-FIELD_START, FIELD_NAMED, FIELD_END = "\x01", "\x02", "\x03"
+MODEL_CARD = "model_card.md.j2"
+TASK = "text-classification"
+DATASET_NAME = "arXiv papers"
+# Name in the results index, our metric, the Hub's metric id.
+INDEX_METRICS = (
+    ("Accuracy", "accuracy", "accuracy"),
+    ("Macro F1", "macro_f1", "f1"),
+    ("Weighted F1", "weighted_f1", "f1"),
+    ("Top-2 accuracy", "top_2_accuracy", "accuracy"),
+    ("Log-loss", "log_loss", "log_loss"),
+    ("Brier score", "brier_score", "brier_score"),
+    ("Expected calibration error", "expected_calibration_error", "expected_calibration_error"),
+)
+WIDGET_LABELS = 3
+TERMS_SHOWN = 8
+ARCHIVES_SHOWN = 4
+ENOUGH_PAPERS = 30
+"""A slice with fewer papers says too little to be called the weakest or the strongest."""
+SLICE_HEADERS = {"year": "year of publication", "words": "words of title and abstract"}
+SYNTHETIC_FILE = "arxiv_sample.csv"
+"""The project's own generated papers; a card must not pass its numbers off as numbers on arXiv."""
 
 
-def layout_of(card: str) -> int:
-    """The layout that a card names; cards of the first one name none.
+def duration(seconds: float) -> str:
+    """A duration in the unit that a person would use."""
+    if seconds < 120:
+        return f"{seconds:.1f} seconds" if seconds < 10 else f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
-    Raises:
-        UserError: when it is of a later version of the project.
-    """
-    named = LAYOUT_LINE.search(card)
-    layout = int(named[1]) if named else 1
-    if not 1 <= layout <= LAYOUT:
-        raise UserError(
-            f"the card has layout {layout}, and this version knows layouts up to {LAYOUT}",
-            hint="verify it with the version of arxiv_cls that run.json names, or upgrade",
-        )
-    return layout
+
+def size(number_of_bytes: int) -> str:
+    """A size in GB (10^9 bytes), or MB below one."""
+    if number_of_bytes >= 1e9:
+        return f"{number_of_bytes / 1e9:.1f} GB"
+    return f"{number_of_bytes / 1e6:.0f} MB"
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "number": lambda value, digits=3: f"{value:.{digits}f}",
+    "small": lambda value: f"{value:.2g}",
+    "count": lambda value: f"{value:,}",
+    "percent": lambda value, digits=1: f"{value:.{digits}%}",
+    "interval": lambda ends: f"{ends[0]:.3f} to {ends[1]:.3f}",
+    "duration": duration,
+    "size": size,
+}
 
 
 @cache
-def template(name: str, mark: bool = False) -> Template:
-    """A card template.
-
-    Args:
-        name: file name in `templates/`.
-        mark: put each `Shown` between MARK characters with its field's name, for `card_check`.
-    """
+def template(name: str) -> Template:
+    """A template of `templates/`; a variable that is not given is an error when it is rendered."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -89,238 +97,381 @@ def template(name: str, mark: bool = False) -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
-        finalize=_marked if mark else None,
     )
+    environment.filters |= FILTERS
     return environment.get_template(name)
 
 
-def model_card_template(layout: int = LAYOUT, mark: bool = False) -> Template:
-    """The template of a layout; see `template` for the marks."""
-    return template(f"model_card.v{layout}.md.j2", mark)
+def template_digest() -> str:
+    """The first digits of the sha256 of the model card's template: a card names the one that wrote it."""
+    return hashlib.sha256((TEMPLATES / MODEL_CARD).read_bytes()).hexdigest()[:8]
 
 
-def _marked(value: object) -> object:
-    if isinstance(value, Shown):
-        return f"{FIELD_START}{value.field}{FIELD_NAMED}{value}{FIELD_END}"
-    return value
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """A metric with its interval; `key` is its name in `eval/metrics.json`."""
-
-    key: str
-    value: Shown
-    interval: Shown
+def is_synthetic(data: Mapping[str, Any]) -> bool:
+    """Whether a data record is of the project's generated sample."""
+    return PurePosixPath(str(data["csv"])).name == SYNTHETIC_FILE
 
 
 @dataclass(frozen=True)
-class ClassRow:
-    """One category's results."""
+class SliceFinding:
+    """The slices of one kind where accuracy is lowest and highest, and whether their intervals are apart."""
 
-    label: str
-    name: str
-    precision: Shown
-    recall: Shown
-    f1: Shown
-    interval: Shown
-    support: Shown
+    header: str
+    worst: str
+    worst_accuracy: float
+    best: str
+    best_accuracy: float
+    apart: bool
 
 
 @dataclass(frozen=True)
-class ModelCard:
-    """Everything that the templates show: values, whose words are in the templates.
+class CardContent:
+    """Everything that the template shows, as the records hold it; None or empty for what a model lacks.
 
-    Fields are only ever added, since the templates of earlier layouts read them too.
+    Attributes:
+        metadata: the front matter, YAML.
+        title: of the card.
+        kind: "transformer" or "tfidf".
+        model_type: the architecture, as in `config.json`.
+        model_id: `user/name`, or the local directory before there is one.
+        version: the release's tag, once it is known.
+        template_digest: of the template.
+        overrides: the gate's failed checks that were overridden, a sentence each.
+        example: the paper of the snippet.
+        max_length: tokens that a transformer reads.
+        categories: label to its name, in the order of the model's outputs.
+        split: the evaluated one.
+        papers: of it.
+        resamples: of the bootstrap.
+        metrics: name to value, and `per_class`.
+        intervals: metric to its two ends; `f1/LABEL` for the categories.
+        calibration: what chance gives a perfectly calibrated model.
+        temperature: the temperature, and the calibration error before and after it.
+        prediction_sets: asked coverage to threshold, coverage and mean size.
+        scope: the rule for papers of other categories, with its figures.
+        scope_plot: whether there is a plot of its scores.
+        worst_archives: (archive, papers, share caught) of those that the rule catches badly.
+        slices: header to slice to its figures.
+        slice_findings: the lowest and the highest accuracy of each kind of slice.
+        smallest_slice: fewest papers of a slice that is compared.
+        exports: the ONNX files with their agreement, from `onnx/parity.json`.
+        engine: the fastest engine among them.
+        handler: whether the handler of Inference Endpoints is there.
+        map_plot: whether there is a map of the embeddings.
+        terms: label to its terms with the largest weights.
+        data: the data version of `run.json`.
+        data_file: the file's name; a path would tell about the machine.
+        synthetic: whether the data is the generated sample.
+        run: `run.json`.
+        recipe: the whole recipe, YAML.
+        release: its release group.
+        url: of the release on the Hub, once it is known.
+        author: for the citation.
+        citation_key: for BibTeX.
     """
 
     metadata: str
     title: str
     kind: str
     model_type: str
-    base_model: str | None
     model_id: str
     version: str | None
+    template_digest: str
     overrides: Sequence[str]
     example: ExamplePaper
-    max_length: Shown | None
+    max_length: int | None
+    categories: Mapping[str, str]
     split: str
-    test_papers: Shown
-    resamples: Shown
-    label_count: Shown
-    metrics: list[MetricRow]
-    per_class: list[ClassRow]
-    calibration_floor: Shown
-    calibration_ceiling: Shown
-    calibration_p_value: Shown
-    temperature: Temperature | None
-    prediction_sets: PredictionSets | None
-    scope: Scope | None
-    slices: list[SliceTable]
-    slice_findings: list[SliceFinding]
+    papers: int
+    resamples: int
+    metrics: Mapping[str, Any]
+    intervals: Mapping[str, Sequence[float]]
+    calibration: Mapping[str, float]
+    temperature: Mapping[str, float] | None
+    prediction_sets: Mapping[str, Mapping[str, float]]
+    scope: Mapping[str, Any] | None
+    scope_plot: bool
+    worst_archives: Sequence[tuple[str, int, float]]
+    slices: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    slice_findings: Sequence[SliceFinding]
     smallest_slice: int
-    exports: Exports | None
+    exports: Sequence[Mapping[str, Any]]
+    engine: str
+    handler: bool
     map_plot: bool
-    terms: list[TermsRow]
-    data: list[Row]
-    split_by: str
+    terms: Mapping[str, str]
+    data: Mapping[str, Any]
+    data_file: str
     synthetic: bool
-    training: list[Row]
-    curve: bool
+    run: Mapping[str, Any]
     recipe: str
-    license: str
-    citation_key: str
+    release: Mapping[str, Any]
+    url: str | None
     author: str
-    year: str = field(default="")
+    citation_key: str
 
 
-def _max_length(evidence: Evidence) -> Shown | None:
-    settings = evidence.optional_json("tokenizer_config.json")
-    if settings is None:
-        return None
-    return count("tokenizer_config.model_max_length", settings.get("model_max_length"))
+def eval_results(model: ModelDirectory) -> list[EvalResult]:
+    """The results index of the front matter: each metric of `INDEX_METRICS`, rounded to six decimals.
 
+    Args:
+        model: the records of an evaluated model.
 
-def _per_class(evidence: Evidence, evaluation: dict[str, Any]) -> list[ClassRow]:
-    rows = []
-    for label in evidence.labels:
-        scores = evaluation["metrics"]["per_class"].get(label)
-        if scores is None:
-            raise UserError(
-                f"the model's category {label} is not in eval/metrics.json",
-                hint=f"run `arxiv-cls evaluate {evidence.model_dir}` again",
-            )
-        name = f"metrics.per_class.{label}"
-        rows.append(
-            ClassRow(
-                label=label,
-                name=CATEGORY_NAMES.get(label, label),
-                precision=number(f"{name}.precision", scores["precision"]),
-                recall=number(f"{name}.recall", scores["recall"]),
-                f1=number(f"{name}.f1", scores["f1"]),
-                interval=interval(f"intervals.f1/{label}", evaluation["intervals"][f"f1/{label}"]),
-                support=count(f"{name}.support", scores["support"]),
-            )
+    Raises:
+        UserError: when the model was not evaluated, or a metric has no value.
+    """
+    evaluation, data = model.require_evaluation(), model.run["data"]
+    _check_complete("metrics", {metric: evaluation["metrics"][metric] for _, metric, _ in INDEX_METRICS})
+    return [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=(model.recipe.get("release") or {}).get("dataset") or "arxiv-papers",
+            dataset_name=DATASET_NAME,
+            dataset_config=data["config"],
+            dataset_split=evaluation["split"],
+            dataset_args={"md5": data["md5"], "split_by": data["split"], "seed": data["seed"]},
+            metric_type=hub_metric,
+            metric_name=name,
+            metric_value=round(evaluation["metrics"][metric], 6),
         )
-    return rows
+        for name, metric, hub_metric in INDEX_METRICS
+    ]
 
 
-def build_model_card(
-    evidence: Evidence,
-    examples: list[dict[str, Any]],
+def card_data(model: ModelDirectory, examples: Sequence[Mapping[str, Any]], model_name: str) -> ModelCardData:
+    """The front matter.
+
+    Args:
+        model: the records.
+        examples: example texts with their scores, for the widget.
+        model_name: the name in the results index.
+    """
+    release = model.recipe.get("release") or {}
+    transformer = model.kind == TRANSFORMER
+    own_tags = ["arxiv", "scientific-papers"] + ([] if transformer else ["tfidf", "skops"])
+    return ModelCardData(
+        language=release.get("language", "en"),
+        license=release.get("license", "apache-2.0"),
+        # `pipeline(model=...)` without a task reads the library from here; only a real one may stand there.
+        library_name="transformers" if transformer else "arxiv_cls",
+        pipeline_tag=TASK,
+        base_model=release.get("base_model") if transformer else None,
+        datasets=[release["dataset"]] if release.get("dataset") else None,
+        metrics=["accuracy", "f1"],
+        tags=own_tags + list(release.get("tags") or []),
+        widget=[
+            {
+                "example_title": example["title"],
+                "text": example["text"],
+                "output": [
+                    {"label": label, "score": round(score, 4)}
+                    for label, score in list(example["scores"].items())[:WIDGET_LABELS]
+                ],
+            }
+            for example in examples
+        ],
+        model_name=model_name,
+        eval_results=eval_results(model),
+    )
+
+
+def card_content(
+    model: ModelDirectory,
+    examples: Sequence[Mapping[str, Any]],
     *,
     repo_id: str | None = None,
     version: str | None = None,
     overrides: Sequence[str] = (),
-) -> ModelCard:
-    """Fills the card from the records of a model directory.
-
-    Args:
-        evidence: the records.
-        examples: example texts with their scores, as `ensure_examples` gives them.
-        repo_id: `user/name` once it is known; the directory's name until then.
-        version: the release's tag, once it is known.
-        overrides: the gate's failed checks that were overridden, a sentence each.
+) -> CardContent:
+    """Fills the card from the records of a model directory; arguments as of `render_model_card`.
 
     Raises:
         UserError: when a record lacks what the card must show.
     """
-    evaluation = evidence.require_evaluation()
-    metrics, intervals = evaluation["metrics"], evaluation["intervals"]
-    release = evidence.recipe.get("release") or {}
+    evaluation, run, folder = model.require_evaluation(), model.run, model.model_dir
+    release, data = model.recipe.get("release") or {}, run["data"]
     # Before it has a name on the Hub a model goes by its recipe's: the directory may still be a staging one.
-    recipe_name = PurePosixPath(evidence.run["recipe"]).stem
+    recipe_name = PurePosixPath(run["recipe"]).stem
     title = repo_id.split("/")[1] if repo_id else recipe_name
-    by_chance = evaluation["calibration"]
-    return ModelCard(
-        metadata=card_metadata(evidence, examples, title),
+    url = f"https://huggingface.co/{repo_id}" if repo_id else None
+    calibrated = run.get("calibration") or {}
+    scope = model.optional_json(SCOPE)
+    exports = _exports(model)
+    content = CardContent(
+        metadata=card_data(model, examples, title).to_yaml(),
         title=title,
-        kind=evidence.kind,
-        model_type=evidence.config.get("model_type", ""),
-        base_model=release.get("base_model"),
+        kind=model.kind,
+        model_type=model.config.get("model_type", ""),
         model_id=repo_id or f"outputs/{recipe_name}",
         version=version,
+        template_digest=template_digest(),
         overrides=overrides,
         example=EXAMPLE_PAPERS[1],
-        max_length=_max_length(evidence),
+        max_length=(model.optional_json("tokenizer_config.json") or {}).get("model_max_length"),
+        categories={label: CATEGORY_NAMES.get(label, label) for label in model.labels},
         split=evaluation["split"],
-        test_papers=count("papers", evaluation["papers"]),
-        resamples=count("resamples", evaluation["resamples"]),
-        label_count=count("labels", len(evidence.labels)),
-        metrics=[
-            MetricRow(
-                key,
-                number(f"metrics.{key}", metrics[key]),
-                interval(f"intervals.{key}", intervals[key]),
-            )
-            for key in SCALAR_METRICS
-        ],
-        per_class=_per_class(evidence, evaluation),
-        calibration_floor=number("calibration.chance_mean", by_chance["chance_mean"]),
-        calibration_ceiling=number("calibration.chance_upper", by_chance["chance_upper"]),
-        calibration_p_value=number("calibration.p_value", by_chance["p_value"]),
-        temperature=temperature(evidence.run),
-        prediction_sets=prediction_sets(evidence),
-        scope=scope(evidence),
-        slices=slice_tables(evaluation),
-        slice_findings=slice_findings(evaluation),
+        papers=evaluation["papers"],
+        resamples=evaluation["resamples"],
+        metrics=evaluation["metrics"],
+        intervals=evaluation["intervals"],
+        calibration=evaluation["calibration"],
+        temperature=calibrated if calibrated.get("temperature") is not None else None,
+        prediction_sets=(model.optional_json(PREDICTION_SETS) or {}).get("levels", {}),
+        scope=scope,
+        scope_plot=(folder / SCOPE_PLOT).is_file(),
+        worst_archives=_worst_archives(scope or {}),
+        slices=_slices(evaluation),
+        slice_findings=_slice_findings(evaluation),
         smallest_slice=ENOUGH_PAPERS,
-        exports=exports(evidence),
-        map_plot=(evidence.model_dir / MAP_PLOT).is_file(),
-        terms=terms(evidence),
-        data=data_rows(evidence.run["data"]),
-        split_by=evidence.run["data"]["split"],
-        synthetic=is_synthetic(evidence.run["data"]),
-        training=training_rows(evidence.run),
-        # A linear baseline has no rounds whose losses a curve could show.
-        curve=evidence.run.get("training", {}).get("rounds") != 0,
-        recipe=yaml.safe_dump(evidence.recipe, sort_keys=False, allow_unicode=True).rstrip(),
-        license=release.get("license", "apache-2.0"),
-        citation_key=f"arxiv_cls_{title}".replace("-", "_").replace(".", "_"),
+        exports=exports,
+        engine="int8" if any(export["path"] == ONNX_INT8 for export in exports) else "onnx",
+        handler=(folder / HANDLER).is_file(),
+        map_plot=(folder / MAP_PLOT).is_file(),
+        terms=_terms(model),
+        data=data,
+        data_file=PurePosixPath(str(data["csv"])).name,
+        synthetic=is_synthetic(data),
+        run=run,
+        recipe=yaml.safe_dump(model.recipe, sort_keys=False, allow_unicode=True).rstrip(),
+        release=release,
+        url=f"{url}/tree/{version}" if url and version else url,
         author=repo_id.split("/")[0] if repo_id else "arxiv_cls",
-        year=evidence.run["started"][:4],
+        citation_key=f"arxiv_cls_{title}".replace("-", "_").replace(".", "_"),
     )
+    for label in content.categories:
+        if label not in content.metrics["per_class"]:
+            raise UserError(
+                f"the model's category {label} is not in eval/metrics.json",
+                hint=f"run `arxiv-cls evaluate {folder}` again",
+            )
+    for name in ("papers", "metrics", "intervals", "calibration", "temperature", "prediction_sets", "slices"):
+        _check_complete(name, getattr(content, name))
+    _check_complete("scope", {name: part for name, part in (scope or {}).items() if isinstance(part, float)})
+    _check_complete("run.duration_seconds", run["duration_seconds"])
+    _check_complete("run.data.rows", data["rows"])
+    if content.kind == TRANSFORMER:
+        _check_complete("tokenizer_config.model_max_length", content.max_length)
+    return content
 
 
-def render(card: ModelCard, *, layout: int = LAYOUT, mark: bool = False) -> str:
-    """The card as Markdown with its front matter.
+def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Everything in nested mappings and sequences that is neither, with its path, as `metrics.macro_f1`."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from leaves(inner, f"{path}[{index}]")
+    else:
+        yield path, value
 
-    Args:
-        card: the filled card.
-        layout: an earlier one renders the card as that version of the project did.
-        mark: as `card_templates.template`.
-    """
-    context = {item.name: getattr(card, item.name) for item in fields(card)}
-    return model_card_template(layout, mark).render(context)
+
+def _check_complete(path: str, value: Any) -> None:
+    """Refuses a number that is not there or not finite: a card with a hole in it is not written."""
+    for name, leaf in leaves(value, path):
+        if leaf is None or (isinstance(leaf, float) and not math.isfinite(leaf)):
+            raise UserError(
+                f"the card needs {name}, and the record holds {leaf}",
+                hint="`arxiv-cls evaluate MODEL` measures again, `arxiv-cls export MODEL` what onnx/ holds",
+            )
+
+
+def _slices(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The slices that hold papers, by the header of their table."""
+    tables = {
+        SLICE_HEADERS.get(kind, kind): {name: part for name, part in slices.items() if part["n"] > 0}
+        for kind, slices in (evaluation.get("slices") or {}).items()
+    }
+    return {header: rows for header, rows in tables.items() if rows}
+
+
+def _slice_findings(evaluation: Mapping[str, Any]) -> list[SliceFinding]:
+    """Where accuracy is highest and lowest, of the kinds with two large slices to compare."""
+    found = []
+    for header, slices in _slices(evaluation).items():
+        large = {name: part for name, part in slices.items() if part["n"] >= ENOUGH_PAPERS}
+        if len(large) >= 2:
+            worst = min(large, key=lambda name: large[name]["accuracy"])
+            best = max(large, key=lambda name: large[name]["accuracy"])
+            apart = large[worst]["accuracy_interval"][1] < large[best]["accuracy_interval"][0]
+            accuracies = large[worst]["accuracy"], large[best]["accuracy"]
+            found.append(SliceFinding(header, worst, accuracies[0], best, accuracies[1], apart))
+    return found
+
+
+def _worst_archives(scope: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+    """The archives with enough papers of which the rule catches less than of all, the worst first."""
+    below = [
+        (archive, part["n"], part["caught"])
+        for archive, part in (scope.get("caught_by_archive") or {}).items()
+        if part["n"] >= ENOUGH_PAPERS and part["caught"] < scope["out_of_scope_caught"]
+    ]
+    return sorted(below, key=lambda row: (row[2], row[0]))[:ARCHIVES_SHOWN]
+
+
+def _exports(model: ModelDirectory) -> list[dict[str, Any]]:
+    """The ONNX files that `onnx/parity.json` tells of and that are there."""
+    measured = {"reference": "torch", "papers": None, "equal_labels": None, "accuracy_fall": None}
+    found = [
+        measured
+        | record
+        | {"path": path, "what": describe(path), "bytes": (model.model_dir / path).stat().st_size}
+        for path, record in model.exports.items()
+        if (model.model_dir / path).is_file()
+    ]
+    for export in found:
+        for name in ("max_difference", "tolerance"):
+            _check_complete(f"{export['path']}.{name}", export.get(name))
+    return found
+
+
+def _terms(model: ModelDirectory) -> dict[str, str]:
+    """The first terms of each category in `eval/terms.json`; empty when it is missing or of other weights."""
+    record = model.optional_json(TERMS)
+    if record is None or record.get("weights_sha256") != model.weights_sha256():
+        return {}
+    return {
+        label: ", ".join(json.dumps(term, ensure_ascii=False) for term in list(weights)[:TERMS_SHOWN])
+        for label, weights in record["terms"].items()
+    }
 
 
 def render_model_card(
-    model: str | Path | Evidence,
+    model: str | Path | ModelDirectory,
     *,
     repo_id: str | None = None,
     version: str | None = None,
     overrides: Sequence[str] = (),
+    examples: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
-    """The text of the card of a model directory or its records; arguments as of `build_model_card`."""
-    evidence = model if isinstance(model, Evidence) else read_evidence(model)
-    evidence.require_evaluation()
-    examples = ensure_examples(evidence)
-    return render(build_model_card(evidence, examples, repo_id=repo_id, version=version, overrides=overrides))
-
-
-def write_model_card(model_dir: str | Path, *, repo_id: str | None = None) -> Path:
-    """Writes `README.md` into a model directory from the records there.
+    """The card as Markdown with its front matter; the same records give the same text.
 
     Args:
-        model_dir: a trained and evaluated model.
-        repo_id: `user/name`, when it is known already.
-
-    Returns:
-        The path of the card.
+        model: a model directory, or its records.
+        repo_id: `user/name` once it is known; the recipe's name until then.
+        version: the release's tag, once it is known.
+        overrides: the gate's failed checks that were overridden, a sentence each.
+        examples: example texts with their scores; None to measure them where they are not on record.
 
     Raises:
         UserError: when the model was not evaluated, or a record lacks what the card must show.
     """
+    records = model if isinstance(model, ModelDirectory) else read_model_directory(model)
+    records.require_evaluation()
+    if examples is None:
+        examples = ensure_examples(records)
+    content = card_content(records, examples, repo_id=repo_id, version=version, overrides=overrides)
+    try:
+        return template(MODEL_CARD).render(vars(content))
+    except UndefinedError as error:
+        raise UserError(
+            f"the card needs a field that the records lack: {error.message}",
+            hint="run `arxiv-cls evaluate` on the model again",
+        ) from None
+
+
+def write_model_card(model_dir: str | Path, *, repo_id: str | None = None) -> Path:
+    """Writes `README.md` into a model directory; arguments and errors as of `render_model_card`."""
     path = Path(model_dir) / CARD
     write_atomically(path, render_model_card(model_dir, repo_id=repo_id))
     return path

@@ -158,10 +158,9 @@ def push_space(
 @app.command()
 def releases(repo: HubModel) -> None:
     """List the released versions of a model."""
-    from arxiv_cls.release.hub_commit import format_releases, list_releases
+    from arxiv_cls.release.releases import list_releases
 
-    lines = list_releases(repo)
-    print(format_releases(lines) if lines else f"{repo} has no releases")
+    print(list_releases(repo))
 
 
 @app.command()
@@ -169,7 +168,7 @@ def rollback(
     repo: HubModel, version: Annotated[str, typer.Argument(metavar="VERSION", help="Such as v1.2.0.")]
 ) -> None:
     """Make an older version current, with a new commit."""
-    from arxiv_cls.release.hub_commit import rollback as roll_back
+    from arxiv_cls.release.releases import rollback as roll_back
 
     commit = roll_back(repo, version)
     print(f"{repo} serves {version} now (commit {commit[:12]})")

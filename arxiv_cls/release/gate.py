@@ -1,67 +1,26 @@
-"""The overridden checks of a release, `eval/gate.json`: what the notice on its card is held against."""
+"""The release gate: every check of a model before it goes to the Hub, and which failures were overridden."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import GATE_RECORD
-from arxiv_cls.record.model_directory import Evidence, read_evidence
-from arxiv_cls.release.card_data import Shown
-from arxiv_cls.release.check_result import CheckResult
-from arxiv_cls.release.comparison import Comparison, RebuiltData, compare_with_release, rebuild_data
-from arxiv_cls.release.gate_checks import LOCAL_CHECKS, check_answers, check_corpus
+from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
+from arxiv_cls.release.gate_checks import LOCAL_CHECKS, CheckResult
+from arxiv_cls.release.rescoring import (
+    COMPARED,
+    check_answers,
+    check_corpus,
+    compare_with_release,
+    rebuild_data,
+)
 
 SCHEMA_VERSION = 1
-
-
-def gate_record(overridden: Sequence[CheckResult], version: str) -> bytes:
-    """The content of `eval/gate.json`.
-
-    Args:
-        overridden: the checks that failed and were overridden.
-        version: the release's tag.
-    """
-    checks = [
-        {"check": result.check, "found": result.found, "wanted": result.wanted, "reason": result.reason}
-        for result in overridden
-    ]
-    record = {"schema_version": SCHEMA_VERSION, "version": version, "overridden": checks}
-    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def shown_overrides(overridden: Sequence[CheckResult]) -> list[Shown]:
-    """The sentences of the notice on the card, each under the name of its check."""
-    return [Shown(f"gate.{result.check}", str(result)) for result in overridden]
-
-
-def recorded_overrides(evidence: Evidence) -> list[Shown]:
-    """The sentences that the card of a release must show; none where nothing was overridden.
-
-    Raises:
-        UserError: when the record is not what a release writes.
-    """
-    record = evidence.optional_json(GATE_RECORD) or {"overridden": []}
-    checks = [
-        CheckResult(
-            check=entry["check"],
-            passed=False,
-            found=entry["found"],
-            wanted=entry["wanted"],
-            reason=entry["reason"],
-        )
-        for entry in record["overridden"]
-    ]
-    return shown_overrides(checks)
-
-
-CHECK_NAMES = (
-    "files", "checksums", "pickles", "secrets", "weights", "data", "predictions", "commit", "clean-tree",
-    "recipe", "onnx", "corpus", "answers", "quality", "calibration",
-)  # fmt: skip
+CHECK_NAMES = (*LOCAL_CHECKS, "corpus", "answers", *COMPARED)
 
 
 @dataclass(frozen=True)
@@ -100,53 +59,18 @@ class GateReport:
         Raises:
             UserError: naming each failed check, its two values and the option that overrides it.
         """
-        if self.refused:
-            names = [result.check for result in self.refused if result.overridable]
-            fixed = [result.check for result in self.refused if not result.overridable]
+        if not self.refused:
+            return
+        names = [result.check for result in self.refused if result.overridable]
+        fixed = [result.check for result in self.refused if not result.overridable]
+        hints = [f"no override helps {', '.join(fixed)}: the card could not be written"] if fixed else []
+        if names:
             options = " ".join(f"--override {name}" for name in names)
             options += f" (with make OVERRIDE={','.join(names)})"
-            hints = [f"no override helps {', '.join(fixed)}: the card could not be written"] if fixed else []
-            if names:
-                first = "the rest: mend it" if fixed else "mend it"
-                hints.append(f"{first}, or override, and the card will say so: {options}")
-            raise UserError(
-                "the gate refuses this release:\n" + "\n".join(f"  - {result}" for result in self.refused),
-                hint="\n  ".join(hints),
-            )
-
-
-def check_against_release(comparison: Comparison | None) -> list[CheckResult]:
-    """Macro-F1 and calibration are not significantly worse than those of the release now on the Hub."""
-    if comparison is None:
-        reason = "no release on the Hub to compare with"
-        return [CheckResult(check, True, "-", "-", reason) for check in ("quality", "calibration")]
-    if comparison.impossible:
-        return [
-            CheckResult(check, False, comparison.found, comparison.wanted, comparison.impossible)
-            for check in ("quality", "calibration")
-        ]
-    results = []
-    left_out = ""
-    if comparison.left_out:
-        left_out = f" (less {comparison.left_out} that {comparison.version} was trained on)"
-    for check, metric, sign in (
-        ("quality", "macro_f1", 1),
-        ("calibration", "expected_calibration_error", -1),
-    ):
-        old, new, difference = (
-            comparison.before[metric],
-            comparison.after[metric],
-            comparison.differences[metric],
-        )
-        worst_case = difference.high if sign == 1 else -difference.low
-        passed = worst_case >= 0
-        reason = (
-            f"{metric} is {'not ' if passed else ''}significantly worse than {comparison.version}'s on the "
-            f"same {comparison.papers} papers{left_out}: difference {difference.difference:+.4f}, "
-            f"95% interval {difference.low:+.4f} to {difference.high:+.4f}"
-        )
-        results.append(CheckResult(check, passed, f"{new:.4f}", f"{old:.4f}", reason))
-    return results
+            first = "the rest: repair it" if fixed else "repair it"
+            hints.append(f"{first}, or override, and the card will say so: {options}")
+        lines = "\n".join(f"  - {result}" for result in self.refused)
+        raise UserError(f"the gate refuses this release:\n{lines}", hint="\n  ".join(hints))
 
 
 def check_names_known(overrides: Sequence[str]) -> None:
@@ -163,7 +87,7 @@ def check_names_known(overrides: Sequence[str]) -> None:
 
 
 def run_gate(
-    model: str | Path | Evidence,
+    model: str | Path | ModelDirectory,
     *,
     current: Path | None = None,
     current_version: str = "",
@@ -183,31 +107,55 @@ def run_gate(
         UserError: for an unknown check name, or a directory that is no finished model.
     """
     check_names_known(overrides)
-    evidence = model if isinstance(model, Evidence) else read_evidence(model)
-    results = [check(evidence) for check in LOCAL_CHECKS]
-    comparison = None
+    model = model if isinstance(model, ModelDirectory) else read_model_directory(model)
+    results = [check(model) for check in LOCAL_CHECKS.values()]
     failed = {result.check for result in results if not result.passed}
     measured = not failed & {"weights", "data", "predictions"}
-    data, problem = _data_at_hand(evidence, csv)
-    results.append(check_corpus(evidence, data, problem))
+    data, problem = None, ""
+    try:
+        data = rebuild_data(model, csv)
+    except UserError as error:
+        problem = f"{error.message}: {error.hint}" if error.hint else error.message
+    results.append(check_corpus(model, data, problem))
     if "pickles" in failed:
         problem = "a file that may run code when it is loaded is not loaded"
     elif not measured:
-        problem = "there are no recorded predictions of these weights to hold its answers against"
-    results.append(check_answers(evidence, None if problem else data, problem))
-    if current is not None and measured:
-        comparison = compare_with_release(evidence, current, current_version, csv=csv, data=data)
-    if current is not None and not measured:
-        reason = f"cannot be compared with {current_version} before it is evaluated"
-        results += [CheckResult(check, False, "-", "-", reason) for check in ("quality", "calibration")]
+        problem = "there are no recorded predictions of these weights to compare its answers with"
+    results.append(check_answers(model, None if problem else data, problem))
+    if current is None:
+        reason = "no release on the Hub to compare with"
+        results += [CheckResult(check, True, "-", "-", reason) for check in COMPARED]
+    elif measured:
+        results += compare_with_release(model, current, current_version, csv, data)
     else:
-        results += check_against_release(comparison)
+        reason = f"cannot be compared with {current_version} before it is evaluated"
+        results += [CheckResult(check, False, "-", "-", reason) for check in COMPARED]
     return GateReport(results, frozenset(overrides))
 
 
-def _data_at_hand(evidence: Evidence, csv: str | Path | None) -> tuple[RebuiltData | None, str]:
-    """The candidate's corpus, or what a person must do to have it."""
-    try:
-        return rebuild_data(evidence, csv), ""
-    except UserError as error:
-        return None, f"{error.message}: {error.hint}" if error.hint else error.message
+def gate_record(overridden: Sequence[CheckResult], version: str) -> bytes:
+    """The content of `eval/gate.json`: the checks of a release that failed and were overridden."""
+    fields = ("check", "found", "wanted", "reason")
+    checks = [{name: asdict(result)[name] for name in fields} for result in overridden]
+    record = {"schema_version": SCHEMA_VERSION, "version": version, "overridden": checks}
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def shown_overrides(overridden: Sequence[CheckResult]) -> list[str]:
+    """The sentences of the notice on the card, each under the name of its check."""
+    return [str(result) for result in overridden]
+
+
+def recorded_overrides(model: ModelDirectory) -> list[str]:
+    """The sentences that the card of a release must show; none where nothing was overridden.
+
+    Raises:
+        UserError: when the record is not what a release writes.
+    """
+    record = model.optional_json(GATE_RECORD) or {"overridden": []}
+    return shown_overrides(
+        [
+            CheckResult(entry["check"], False, entry["found"], entry["wanted"], entry["reason"])
+            for entry in record["overridden"]
+        ]
+    )

@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tqdm import tqdm
 
-from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 from arxiv_cls.record.manifest import CARD
-from arxiv_cls.release.card import template
-from arxiv_cls.release.card_data import is_synthetic
-from arxiv_cls.release.hub import Content, check_repo_id, connect, parse_version, read_state
-from arxiv_cls.release.hub_commit import ReleaseResult, plan_release, publish
-from arxiv_cls.release.push_model import ensure_repository
+from arxiv_cls.release.card import is_synthetic, template
+from arxiv_cls.release.hub import Content, check_repo_id, connect, parse_version
+from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, publish
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus import Corpus
 
-
+DEFAULT_CONFIG = "top5"
+CONFIG_MEANINGS = {
+    "top5": "cs.AI, cs.CL, cs.CV, cs.LG, stat.ML",
+    "top10": "the ten most frequent categories",
+    "top20": "the twenty most frequent categories",
+    "archive": "the eight archives",
+    "all": "every category with at least 100 papers",
+}
 COLUMNS = (
     ("text", "string", "title, blank line, abstract: what the models read"),
     ("title", "string", "title"),
@@ -31,18 +35,14 @@ COLUMNS = (
     ("arxiv_id", "string", "arXiv id without the version"),
     ("published", "date", "day of first submission"),
 )
+SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
 
 
 @dataclass(frozen=True)
 class ConfigFiles:
-    """One label set, written to Parquet.
+    """One label set, written to Parquet: papers of each split, columns as the Hub's card spells them, files.
 
-    Attributes:
-        name: the configuration.
-        labels: its category codes.
-        sizes: papers of each split.
-        features: the columns, as the Hub's dataset card spells them.
-        files: path in the repository to the local file.
+    `files` is path in the repository to local file.
     """
 
     name: str
@@ -68,18 +68,10 @@ def write_config(corpus: Corpus, name: str, folder: Path) -> ConfigFiles:
 def render_dataset_card(
     repo_id: str, version: str | None, configs: Sequence[ConfigFiles], data: Any, seed: int
 ) -> str:
-    """The dataset's card.
-
-    Args:
-        repo_id: `user/name`.
-        version: the release's tag, once it is known.
-        configs: the label sets, the default first.
-        data: the corpus's `DataVersion`.
-        seed: of the split.
-    """
+    """The dataset's card; the default label set is the first of `configs`, `data` the `DataVersion`."""
     papers = max(sum(config.sizes.values()) for config in configs)
     synthetic = is_synthetic({"csv": data.csv})
-    metadata = {
+    metadata: dict[str, Any] = {
         "language": ["en"],
         # The sample was written for this project and is under its licence.
         "license": "apache-2.0" if synthetic else "cc0-1.0",
@@ -87,27 +79,25 @@ def render_dataset_card(
         "task_categories": ["text-classification"],
         "task_ids": ["multi-class-classification"],
         "tags": ["arxiv", "scientific-papers", *(["synthetic"] if synthetic else [])],
-        "size_categories": [_size_category(papers)],
-        "configs": [
-            {
-                "config_name": config.name,
-                **({"default": True} if config.name == configs[0].name else {}),
-                "data_files": [
-                    {"split": path.split("/")[1].split("-")[0], "path": path} for path in config.files
-                ],
-            }
-            for config in configs
+        "size_categories": [
+            next((name for limit, name in SIZE_CATEGORIES.items() if papers < limit), "100K<n<1M")
         ],
-        "dataset_info": [
-            {
-                "config_name": config.name,
-                "features": config.features,
-                "splits": [{"name": split, "num_examples": size} for split, size in config.sizes.items()],
-            }
-            for config in configs
-        ],
+        "configs": [],
+        "dataset_info": [],
     }
-    title = repo_id.split("/")[1]
+    for config in configs:
+        splits = [{"split": Path(path).name.split("-")[0], "path": path} for path in config.files]
+        default = {"default": True} if config is configs[0] else {}
+        metadata["configs"].append({"config_name": config.name, **default, "data_files": splits})
+        sizes = [{"name": split, "num_examples": size} for split, size in config.sizes.items()]
+        info = {"config_name": config.name, "features": config.features, "splits": sizes}
+        metadata["dataset_info"].append(info)
+    rows = [
+        {"name": config.name, "what": CONFIG_MEANINGS[config.name], "labels": len(config.labels)}
+        | {split: f"{size:,}" for split, size in config.sizes.items()}
+        for config in configs
+    ]
+    author, title = repo_id.split("/")
     return template("dataset_card.md.j2").render(
         metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(),
         title=title,
@@ -115,38 +105,23 @@ def render_dataset_card(
         version=version,
         papers=f"{papers:,}",
         synthetic=synthetic,
-        configs=[
-            {
-                "name": config.name,
-                "what": LABEL_SETS[config.name].description,
-                "labels": len(config.labels),
-                **{split: f"{size:,}" for split, size in config.sizes.items()},
-            }
-            for config in configs
-        ],
+        configs=rows,
         columns=[{"name": name, "type": kind, "what": what} for name, kind, what in COLUMNS],
         csv=Path(data.csv).name,
         rows=f"{data.rows:,}",
         md5=data.md5,
         sha256=data.sha256,
         seed=seed,
-        author=repo_id.split("/")[0],
+        author=author,
         citation_key=title.replace("-", "_").replace(".", "_"),
     )
-
-
-def _size_category(papers: int) -> str:
-    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")):
-        if papers < limit:
-            return name
-    return "100K<n<1M"
 
 
 def push_dataset(
     repo_id: str,
     *,
     csv: str | Path | None = None,
-    configs: Sequence[str] = tuple(LABEL_SETS),
+    configs: Sequence[str] = tuple(CONFIG_MEANINGS),
     version: str | None = None,
     private: bool = False,
     seed: int = 42,
@@ -168,21 +143,19 @@ def push_dataset(
     check_repo_id(repo_id)
     if version is not None:
         parse_version(version)
-    api = connect(write=True)
-    state = read_state(api, repo_id, "dataset")
+    repository = Repository(connect(write=True), repo_id, "dataset")
+    state = repository.state()
     from arxiv_cls.corpus import build_corpus
 
-    names = sorted(
-        dict.fromkeys(configs), key=lambda name: (name != DEFAULT_LABEL_SET, list(configs).index(name))
-    )
+    names = sorted(dict.fromkeys(configs), key=lambda name: name != DEFAULT_CONFIG)
     with tempfile.TemporaryDirectory(prefix="arxiv-papers-") as folder:
         written = []
         for name in tqdm(names, desc="label sets", unit="set", disable=None):
             corpus = build_corpus(name, csv=csv, seed=seed)
             written.append(write_config(corpus, name, Path(folder)))
-            data = corpus.data
         files: dict[str, Content] = {path: file for config in written for path, file in config.files.items()}
-        plan = plan_release(api, repo_id, state, version, files, "dataset")
-        files[CARD] = render_dataset_card(repo_id, plan.version, written, data, seed).encode()
-        created, state = state is None, ensure_repository(api, repo_id, state, "dataset", private)
-        return publish(api, repo_id, plan, files, parent=state.head, repo_type="dataset", created=created)
+        plan = plan_release(repository, state, version, files)
+        files[CARD] = render_dataset_card(repo_id, plan.version, written, corpus.data, seed).encode()
+        created = state is None
+        state = state or repository.create(private=private)
+        return publish(repository, plan, files, parent=state.head, created=created)

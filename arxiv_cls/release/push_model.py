@@ -7,28 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi
-
-from arxiv_cls.errors import UserError
+from arxiv_cls.record.directory import find_secrets
+from arxiv_cls.record.files import write_atomically
 from arxiv_cls.record.manifest import CARD, GATE_RECORD, RENDERED, release_files
-from arxiv_cls.record.model_directory import Evidence, read_evidence
-from arxiv_cls.record.writing import write_atomically
+from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.card import render_model_card
-from arxiv_cls.release.check_result import CheckResult, listed
 from arxiv_cls.release.gate import GateReport, check_names_known, gate_record, run_gate, shown_overrides
-from arxiv_cls.release.gate_checks import check_weights_evaluated
-from arxiv_cls.release.hub import (
-    Content,
-    RepositoryState,
-    check_repo_id,
-    connect,
-    download_release,
-    hub_call,
-    parse_version,
-    read_state,
-)
-from arxiv_cls.release.hub_commit import RERUN, ReleaseResult, plan_release, publish
-from arxiv_cls.release.secret_scan import find_secrets
+from arxiv_cls.release.gate_checks import CheckResult, check_weights_evaluated, listed
+from arxiv_cls.release.hub import Content, check_repo_id, connect, download_release, parse_version
+from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, publish
 from arxiv_cls.scoring.example_papers import ensure_examples
 
 logger = logging.getLogger(__name__)
@@ -40,37 +27,6 @@ class PushOutcome:
 
     release: ReleaseResult
     gate: GateReport | None
-
-
-def ensure_repository(
-    api: HfApi,
-    repo_id: str,
-    state: RepositoryState | None,
-    repo_type: str,
-    private: bool,
-    *,
-    space_sdk: str | None = None,
-) -> RepositoryState:
-    """The repository's state, after creating it where it did not exist; a Space needs its SDK for that.
-
-    Raises:
-        UserError: when the Hub refuses or cannot be reached.
-    """
-    if state is not None:
-        return state
-    hub_call(
-        f"creating {repo_id}",
-        lambda: api.create_repo(
-            repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=space_sdk
-        ),
-        unless_done=RERUN,
-    )
-    created = read_state(api, repo_id, repo_type)
-    if created is None:
-        raise UserError(f"{repo_id} was created, and the Hub does not show it yet", hint=RERUN, exit_code=3)
-    if created.versions or len(created.history) > 1:
-        raise UserError(f"somebody else created {repo_id} meanwhile and wrote to it", hint=RERUN)
-    return created
 
 
 def push_model(
@@ -102,38 +58,39 @@ def push_model(
     check_names_known(overrides)
     if version is not None:
         parse_version(version)
-    evidence = read_evidence(model_dir)
-    folder = evidence.model_dir
-    api = connect(write=True)
-    state = read_state(api, repo_id)
+    model = read_model_directory(model_dir)
+    folder = model.model_dir
+    repository = Repository(connect(write=True), repo_id)
+    state = repository.state()
 
     # The examples are a file of the release: made later, they would be missing from it.
-    if evidence.evaluation is not None and check_weights_evaluated(evidence).passed:
-        ensure_examples(evidence)
-    files: dict[str, Content] = {path: folder / path for path in release_files(folder, evidence.kind)}
-    plan = plan_release(api, repo_id, state, version, files)
+    if model.evaluation is not None and check_weights_evaluated(model).passed:
+        ensure_examples(model)
+    files: dict[str, Content] = {path: folder / path for path in release_files(folder, model.kind)}
+    plan = plan_release(repository, state, version, files)
     report, rendered = None, {}
     if plan.commit is None:
         current, current_version = None, state.current_version if state else None
         if current_version is not None:
             logger.info("fetching %s@%s to compare with", repo_id, current_version)
-            current = download_release(api, repo_id, current_version)
+            current = download_release(repository.api, repo_id, current_version)
         report = run_gate(
-            evidence, current=current, current_version=current_version or "", csv=csv, overrides=overrides
+            model, current=current, current_version=current_version or "", csv=csv, overrides=overrides
         )
         report.raise_if_refused()
-        if not (evidence.recipe.get("release") or {}).get("dataset"):
+        if not (model.recipe.get("release") or {}).get("dataset"):
             logger.info(
                 "the card names no dataset: write `dataset: user/name` into the recipe's release group, then "
                 "`arxiv-cls card %s --recipe FILE`",
                 folder,
             )
-        rendered = _render(evidence, repo_id, plan.version, report)
+        rendered = _render(model, repo_id, plan.version, report)
         # Listed again: where other weights were overridden, the card had the examples made now.
-        listing = release_files(folder, evidence.kind)
+        listing = release_files(folder, model.kind)
         files = {path: folder / path for path in listing if path not in RENDERED} | rendered
-    created, state = state is None, ensure_repository(api, repo_id, state, "model", private)
-    release = publish(api, repo_id, plan, files, parent=state.head, create_pr=create_pr, created=created)
+    created = state is None
+    state = state or repository.create(private=private)
+    release = publish(repository, plan, files, parent=state.head, create_pr=create_pr, created=created)
     if report is not None:
         for path in RENDERED - set(rendered):
             (folder / path).unlink(missing_ok=True)
@@ -142,7 +99,7 @@ def push_model(
     return PushOutcome(release, report)
 
 
-def _render(evidence: Evidence, repo_id: str, version: str, report: GateReport) -> dict[str, bytes]:
+def _render(model: ModelDirectory, repo_id: str, version: str, report: GateReport) -> dict[str, bytes]:
     """What this release writes itself: the card, and the record of the overridden checks where there are any.
 
     Raises:
@@ -151,7 +108,7 @@ def _render(evidence: Evidence, repo_id: str, version: str, report: GateReport) 
 
     def card(overridden: list[CheckResult]) -> str:
         lines = shown_overrides(overridden)
-        return render_model_card(evidence, repo_id=repo_id, version=version, overrides=lines)
+        return render_model_card(model, repo_id=repo_id, version=version, overrides=lines)
 
     overridden = report.overridden
     text = card(overridden)

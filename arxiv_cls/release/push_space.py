@@ -1,4 +1,4 @@
-"""The files of the Space as they are pushed: the app, its README and requirements, the project's wheel."""
+"""Pushes the Space for a model: the app, its README and requirements, the project's wheel."""
 
 from __future__ import annotations
 
@@ -21,18 +21,88 @@ from huggingface_hub import HfApi
 import arxiv_cls
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ONNX_FILES
-from arxiv_cls.record.manifest import CARD, METRICS, PREDICTION_SETS, SCOPE, TFIDF, TRANSFORMER, WEIGHTS
-from arxiv_cls.release.hub import Content, check_repo_id, connect, hub_call, read_state, remote_files
-from arxiv_cls.release.hub_commit import ReleaseResult, plan_release, publish
-from arxiv_cls.release.push_model import ensure_repository
+from arxiv_cls.record.manifest import (
+    CARD,
+    METRICS,
+    ONNX_PARITY,
+    PREDICTION_SETS,
+    SCOPE,
+    TFIDF,
+    TRANSFORMER,
+    WEIGHTS,
+)
+from arxiv_cls.release.hub import (
+    Content,
+    check_repo_id,
+    connect,
+    hub_call,
+    read_state,
+    remote_files,
+    same_content,
+)
+from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, publish
+
+logger = logging.getLogger(__name__)
 
 APP, REQUIREMENTS, CONFIG = "app.py", "requirements.txt", "space.json"
-WHEEL_SOURCES = ("pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE")
 # setuptools writes this date into the wheel (the earliest that a zip can hold), so that the same code is the
 # same file and a second push finds nothing to do.
 SOURCE_DATE_EPOCH = "315532800"
 BUILD_TIMEOUT = 300
 TORCH_REQUIREMENTS = ("safetensors", "torch", "transformers")
+ONNX_FILE = ONNX_FILES["onnx"]
+READ_BY_ALL = ("config.json", METRICS, PREDICTION_SETS, SCOPE)
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """The model that a Space is for, as the Hub has it.
+
+    Attributes:
+        version: its release; None when it has none.
+        files: those of its files that the Space reads: they are downloaded when it is built.
+        torch: the Space computes with torch, because there is no ONNX file or for ZeroGPU.
+        datasets: Hub ids that its card names.
+    """
+
+    repo_id: str
+    version: str | None
+    commit: str
+    files: list[str]
+    torch: bool
+    datasets: list[str]
+
+
+def find_model(api: HfApi, model: str, *, torch: bool = False) -> HubModel:
+    """Looks up a model, `user/name` or `user/name@v1.2.0`: that version, or the one that is current.
+
+    Raises:
+        UserError: no such model or version, or its files are not those of a model; exit code 3 when the Hub
+            cannot be reached.
+    """
+    repo_id, _, asked = model.partition("@")
+    check_repo_id(repo_id)
+    state = read_state(api, repo_id)
+    if state is None:
+        hint = f"release it first: make push-model MODEL=... REPO={repo_id}"
+        raise UserError(f"the Hub has no model {repo_id}", hint)
+    version = asked or state.current_version
+    info = hub_call(f"reading {repo_id}", lambda: api.model_info(repo_id, revision=version or state.head))
+    present = set(remote_files(api, repo_id, str(info.sha)))
+    if WEIGHTS[TFIDF] in present:
+        wanted, torch = [WEIGHTS[TFIDF]], False
+    elif ONNX_FILE in present and not torch:
+        wanted = [*TOKENIZER, ONNX_FILE, ONNX_PARITY]
+    elif WEIGHTS[TRANSFORMER] in present:
+        wanted, torch = [*TOKENIZER, WEIGHTS[TRANSFORMER]], True
+    else:
+        raise UserError(f"{model} holds no model that the Space could show: no {ONNX_FILE}, no weights")
+    named = (info.card_data.to_dict() if info.card_data else {}).get("datasets") or []
+    datasets = [name for name in ([named] if isinstance(named, str) else named) if str(name).count("/") == 1]
+    files = [path for path in (*READ_BY_ALL, *wanted) if path in present]
+    return HubModel(repo_id, version, str(info.sha), files, torch, datasets)
 
 
 def project_root() -> Path:
@@ -42,7 +112,7 @@ def project_root() -> Path:
         UserError: the package is installed without its sources.
     """
     root = Path(arxiv_cls.__file__).resolve().parents[1]
-    missing = [name for name in (*WHEEL_SOURCES, f"spaces_app/{APP}") if not (root / name).is_file()]
+    missing = [name for name in (*SOURCES, f"spaces_app/{APP}") if not (root / name).is_file()]
     if missing:
         raise UserError(
             f"push-space needs the project's sources; {root} has no {missing[0]}",
@@ -52,18 +122,14 @@ def project_root() -> Path:
 
 
 def build_wheel(root: Path, folder: Path) -> Path:
-    """Builds the project's wheel; the same sources give the same bytes.
-
-    Args:
-        root: the checkout; nothing is written there.
-        folder: where the wheel goes.
+    """Builds the wheel of a checkout into a folder; the same sources give the same bytes.
 
     Raises:
         UserError: when the build fails.
     """
     with tempfile.TemporaryDirectory(prefix="arxiv_cls-wheel-") as scratch:
         copy = Path(scratch)
-        for name in WHEEL_SOURCES:
+        for name in SOURCES:
             shutil.copyfile(root / name, copy / name)
         shutil.copytree(
             root / "arxiv_cls",
@@ -71,21 +137,18 @@ def build_wheel(root: Path, folder: Path) -> Path:
             ignore=shutil.ignore_patterns("__pycache__", ".*"),
             copy_function=shutil.copyfile,
         )
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--no-deps",
-            "--disable-pip-version-check",
-            "--quiet",
-        ]
-        # With setuptools at hand nothing has to be downloaded to build with.
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+        # With setuptools installed here nothing has to be downloaded to build with.
         isolated = importlib.util.find_spec("setuptools") is None
-        command += ["--wheel-dir", str(folder), *([] if isolated else ["--no-build-isolation"]), str(copy)]
+        options = ["--no-deps", "--wheel-dir", str(folder), *([] if isolated else ["--no-build-isolation"])]
         environment = os.environ | {"SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH}
         run = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT, env=environment
+            [*pip, "wheel", *options, str(copy)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=BUILD_TIMEOUT,
+            env=environment,
         )
     wheels = sorted(folder.glob("*.whl"))
     if run.returncode or len(wheels) != 1:
@@ -108,157 +171,55 @@ def split_front_matter(readme: str) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(parts[1]), parts[2].lstrip("\n")
 
 
-def render_readme(
-    readme: str, repo_id: str, model: str, *, files: list[str], commit: str, datasets: list[str]
-) -> str:
-    """The README of one Space.
-
-    Args:
-        readme: spaces_app/README.md.
-        repo_id: of the Space.
-        model: Hub id of its model, without a version.
-        files: the model's files that the Space reads: they are downloaded when it is built.
-        commit: the model's commit.
-        datasets: Hub ids that the model's card names.
-    """
+def render_readme(readme: str, repo_id: str, model: HubModel) -> str:
+    """The README of one Space, from spaces_app/README.md."""
     metadata, text = split_front_matter(readme)
-    metadata["models"] = [model]
-    if datasets:
-        metadata["datasets"] = datasets
-    metadata["preload_from_hub"] = [f"{model} {','.join(files)} {commit}"]
+    metadata["models"] = [model.repo_id]
+    if model.datasets:
+        metadata["datasets"] = model.datasets
+    metadata["preload_from_hub"] = [f"{model.repo_id} {','.join(model.files)} {model.commit}"]
     front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000)
     return f"---\n{front}---\n\n" + text.replace('Client("user/space")', f'Client("{repo_id}")')
 
 
 def render_requirements(root: Path, *, torch: bool) -> str:
-    """The requirements of the Space; with torch, for a model without an ONNX file or for ZeroGPU.
+    """The requirements of the Space, with torch where it computes with it.
 
     Raises:
         UserError: constraints.txt does not pin what torch needs.
     """
-    lines = (root / "spaces_app" / REQUIREMENTS).read_text(encoding="utf-8").rstrip("\n").splitlines()
-    if torch:
-        pins = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
-        for name in TORCH_REQUIREMENTS:
-            pinned = [pin for pin in pins if pin.startswith(f"{name}==")]
-            if not pinned:
-                raise UserError(f"constraints.txt does not pin {name}", hint="run `make lock`")
-            lines += pinned
+    lines = (root / "spaces_app" / REQUIREMENTS).read_text(encoding="utf-8").splitlines()
+    pins = (root / "constraints.txt").read_text(encoding="utf-8").splitlines() if torch else []
+    for name in TORCH_REQUIREMENTS if torch else ():
+        pinned = [pin for pin in pins if pin.startswith(f"{name}==")]
+        if not pinned:
+            raise UserError(f"constraints.txt does not pin {name}", hint="run `make lock`")
+        lines += pinned
     return "\n".join(lines) + "\n"
 
 
-def space_files(
-    root: Path,
-    folder: Path,
-    repo_id: str,
-    *,
-    model: str,
-    version: str | None,
-    commit: str,
-    files: list[str],
-    datasets: list[str],
-    torch: bool,
-) -> dict[str, Content]:
-    """Every file of the Space, path to content.
-
-    Args:
-        root: the checkout.
-        folder: where the wheel is built.
-        repo_id: of the Space.
-        model: Hub id of the model.
-        version: its release; None for what its main branch holds at the time of the push.
-        commit: the model's commit.
-        files: the model's files that the Space reads.
-        datasets: Hub ids that the model's card names.
-        torch: the Space computes with torch.
+def space_files(root: Path, folder: Path, repo_id: str, model: HubModel) -> dict[str, Content]:
+    """Every file of the Space, path to content; a model without a release is named by its commit.
 
     Raises:
         UserError: when the wheel cannot be built.
     """
     wheel = build_wheel(root, folder)
-    config = {"model": f"{model}@{version or commit}", "engine": "torch" if torch else None}
+    config = {
+        "model": f"{model.repo_id}@{model.version or model.commit}",
+        "engine": "torch" if model.torch else None,
+    }
     readme = (root / "spaces_app" / CARD).read_text(encoding="utf-8")
-    readme = render_readme(readme, repo_id, model, files=files, commit=commit, datasets=datasets)
     return {
         APP: root / "spaces_app" / APP,
-        CARD: readme.encode(),
-        REQUIREMENTS: render_requirements(root, torch=torch).encode(),
+        CARD: render_readme(readme, repo_id, model).encode(),
+        REQUIREMENTS: render_requirements(root, torch=model.torch).encode(),
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
         wheel.name: wheel,
     }
 
 
-logger = logging.getLogger(__name__)
-
-REPO_TYPE, SDK = "space", "gradio"
-ONNX_FILE = ONNX_FILES["onnx"]
-READ_BY_ALL = ("config.json", METRICS, PREDICTION_SETS, SCOPE)
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-
-
-@dataclass(frozen=True)
-class HubModel:
-    """The model that a Space is for, as the Hub has it.
-
-    Attributes:
-        repo_id: `user/name`.
-        version: its release; None when it has none.
-        commit: the commit of that version.
-        files: those of its files that the Space reads.
-        torch: it can only be computed with torch.
-        datasets: what its card names.
-    """
-
-    repo_id: str
-    version: str | None
-    commit: str
-    files: list[str]
-    torch: bool
-    datasets: list[str]
-
-
-def find_model(api: HfApi, model: str, *, torch: bool = False) -> HubModel:
-    """Looks a model up: the version asked for, or the one that is current.
-
-    Args:
-        api: the client.
-        model: `user/name` or `user/name@v1.2.0`.
-        torch: compute with torch even where there is an ONNX file (ZeroGPU).
-
-    Raises:
-        UserError: no such model or version, or its files are not those of a model; exit code 3 when the Hub
-            cannot be reached.
-    """
-    repo_id, _, asked = model.partition("@")
-    check_repo_id(repo_id)
-    state = read_state(api, repo_id)
-    if state is None:
-        raise UserError(
-            f"the Hub has no model {repo_id}",
-            hint="release it first: make push-model MODEL=... REPO=" + repo_id,
-        )
-    version = asked or state.current_version
-    info = hub_call(f"reading {repo_id}", lambda: api.model_info(repo_id, revision=version or state.head))
-    commit = str(info.sha)
-    present = set(remote_files(api, repo_id, commit))
-    if WEIGHTS[TFIDF] in present:
-        wanted, torch = [WEIGHTS[TFIDF]], False
-    elif ONNX_FILE in present and not torch:
-        wanted = [*TOKENIZER, ONNX_FILE, "onnx/parity.json"]
-    elif WEIGHTS[TRANSFORMER] in present:
-        wanted, torch = [*TOKENIZER, WEIGHTS[TRANSFORMER]], True
-    else:
-        raise UserError(f"{model} holds no model that the Space could show: no {ONNX_FILE}, no weights")
-    card = info.card_data.to_dict() if info.card_data else {}
-    named = card.get("datasets") or []
-    datasets = [name for name in ([named] if isinstance(named, str) else named) if str(name).count("/") == 1]
-    files = [path for path in (*READ_BY_ALL, *wanted) if path in present]
-    return HubModel(repo_id, version, commit, files, torch, datasets)
-
-
-def push_space(
-    repo_id: str, model: str, *, torch: bool = False, private: bool = False, root: Path | None = None
-) -> ReleaseResult:
+def push_space(repo_id: str, model: str, *, torch: bool = False, private: bool = False) -> ReleaseResult:
     """Pushes the Space for a model; created when it does not exist.
 
     Args:
@@ -266,48 +227,28 @@ def push_space(
         model: Hub id, also `user/name@v1.2.0`; without a version the current one is taken and named.
         torch: compute with torch (ZeroGPU); else only a model without an ONNX file gets torch.
         private: create the Space private.
-        root: the checkout; None for the one that this package runs from.
 
     Raises:
         UserError: no such model, not a checkout, the wheel cannot be built, the token is missing or refused,
             or the Hub cannot be reached (before any work, with exit code 3).
     """
     check_repo_id(repo_id)
-    checkout = root or project_root()
-    api = connect(write=True)
-    state = read_state(api, repo_id, REPO_TYPE)
-    found = find_model(api, model, torch=torch)
+    root = project_root()
+    repository = Repository(connect(write=True), repo_id, "space")
+    state = repository.state()
+    found = find_model(repository.api, model, torch=torch)
     if found.torch and not torch:
         logger.warning(
             "%s has no %s: the Space will install torch, which is large and slow to start", model, ONNX_FILE
         )
     with tempfile.TemporaryDirectory(prefix="arxiv_cls-space-") as folder:
-        files: dict[str, Content] = space_files(
-            checkout,
-            Path(folder),
-            repo_id,
-            model=found.repo_id,
-            version=found.version,
-            commit=found.commit,
-            files=found.files,
-            datasets=found.datasets,
-            torch=found.torch,
-        )
-        plan = plan_release(api, repo_id, state, None, files, REPO_TYPE)
+        files = space_files(root, Path(folder), repo_id, found)
+        plan = plan_release(repository, state, None, files)
         # The README of a Space is its configuration: a change of it alone is a new version too.
-        if state is not None and plan.commit is not None:
-            there = remote_files(api, repo_id, plan.commit, REPO_TYPE).get(CARD)
-            if there is None or not there.equals(files[CARD]):
-                plan = replace(plan, version=state.next_version(), commit=None, tagged=False)
+        readme = repository.files(plan.commit).get(CARD) if plan.commit else None
+        if state is not None and plan.commit and not same_content(readme, files[CARD]):
+            plan = replace(plan, version=state.next_version(), commit=None, tagged=False)
         created = state is None
-        state = ensure_repository(api, repo_id, state, REPO_TYPE, private, space_sdk=SDK)
-        return publish(
-            api,
-            repo_id,
-            plan,
-            files,
-            parent=state.head,
-            repo_type=REPO_TYPE,
-            description=f"Shows {found.repo_id} {found.version or found.commit}.",
-            created=created,
-        )
+        state = state or repository.create(private=private, space_sdk="gradio")
+        shown = f"Shows {found.repo_id} {found.version or found.commit}."
+        return publish(repository, plan, files, parent=state.head, description=shown, created=created)

@@ -2,10 +2,8 @@
 
 First how much: the fewest tokens with which the transformer alone, on its engine, loses no more than what is
 allowed against itself in float32 with all its tokens. Then when: the score of the baseline from which it
-answers alone. Baseline and transformer err on different papers, so that a cascade can be better than either;
-the accuracy that may be lost is therefore counted from the best that any threshold reaches, or from the
-transformer in float32, whichever is higher: what is chosen on validation then has something in hand on papers
-that it was not chosen on.
+answers alone. A cascade can be better than either model, so the accuracy that may be lost is counted from the
+best that any threshold reaches or from the transformer in float32, whichever is higher.
 """
 
 from __future__ import annotations
@@ -20,8 +18,8 @@ import numpy as np
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import DEFAULT_ENGINE, RULE_FILE, SCHEMA_VERSION, baseline_columns, load_pair
 from arxiv_cls.models.prediction import SERVED_COVERAGE
-from arxiv_cls.record.checksums import file_sha256, write_record
-from arxiv_cls.scoring.decision_rules import coverage_threshold
+from arxiv_cls.record.files import file_sha256, write_record
+from arxiv_cls.scoring.calibration import coverage_threshold
 from arxiv_cls.scoring.scored_papers import data_options, load_model_and_corpus
 
 # Below even odds a baseline is not sure of anything; above 1 it never answers.
@@ -67,21 +65,21 @@ def fit_cascade(
         )
     first, second = load_pair(model, baseline, engine)
     columns = baseline_columns(first, second)
-    reference, _, corpus, _ = load_model_and_corpus(model, data, "onnx")
-    refuse_other_splits(first.directory, second.directory)
+    full_model = load_model_and_corpus(model, data, "onnx")
+    corpus = full_model.corpus
+    _refuse_other_splits(first.directory, second.directory)
     papers = corpus.splits["validation"]
     texts = list(papers["text"])
     labels = np.asarray([second.labels.index(corpus.labels[label]) for label in papers["label"]])
-    full = reference.predict_proba(texts, progress=progress)
+    full = full_model.predictor.predict_proba(texts, progress=progress)
     cheap, cheap_seconds = _timed(first, texts, progress)
     cheap = cheap[:, columns]
     of_full = accuracy(full, labels)
     alone: list[dict[str, float]] = []
     scores, seconds, kept = full, 0.0, second.max_length
     # Descending, since a limit on tokens cannot be lifted again; the first that loses too much is the last.
-    for budget in sorted({second.max_length, *TOKEN_BUDGETS}, reverse=True):
-        if budget > second.max_length:
-            continue
+    smaller = [budget for budget in TOKEN_BUDGETS if budget < second.max_length]
+    for budget in (second.max_length, *reversed(smaller)):
         second.limit_tokens(budget)
         shorter, taken = _timed(second, texts, progress)
         alone += table(labels, cheap, shorter, cheap_seconds, taken, max_tokens=budget, thresholds=[NEVER])
@@ -117,19 +115,14 @@ def fit_cascade(
     return write_record(record, second.directory / RULE_FILE)
 
 
-def refuse_other_splits(baseline: Path, model: Path) -> None:
-    """Makes sure that the validation papers of the model are none that the baseline was trained on.
-
-    Raises:
-        UserError: the two divide the papers in different ways, or a recipe is missing.
-    """
+def _refuse_other_splits(baseline: Path, model: Path) -> None:
+    """The validation papers of the model must be none that the baseline was trained on."""
     usual = {"split": "paper", "seed": 42, "time_boundaries": None}
     first, second = ({**usual, **data_options(directory)} for directory in (baseline, model))
-    other = [key for key in usual if first[key] != second[key]]
+    other = [f"data.{key} {first[key]} and {second[key]}" for key in usual if first[key] != second[key]]
     if other:
         raise UserError(
-            f"{baseline} and {model} divide the papers differently: "
-            + ", ".join(f"data.{key} {first[key]} and {second[key]}" for key in other),
+            f"{baseline} and {model} divide the papers differently: {', '.join(other)}",
             hint="the baseline may have learned the model's validation papers: train it on the same splits",
         )
 
@@ -162,31 +155,21 @@ def table(
     max_tokens: int,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> list[dict[str, float]]:
-    """What each threshold would give.
+    """What each threshold gives: {max_tokens, threshold, answered_by_baseline, accuracy, papers_per_second}.
 
-    Args:
-        labels: (n,) true class numbers.
-        baseline: (n, k) scores.
-        transformer: (n, k) scores with this token budget.
-        baseline_seconds: seconds a paper; every paper is charged with them.
-        transformer_seconds: seconds a paper; those that the baseline leaves are charged.
-        max_tokens: the token budget, for the record.
-        thresholds: to try.
-
-    Returns:
-        For each threshold {max_tokens, threshold, answered_by_baseline, accuracy, papers_per_second}.
+    From (n,) true class numbers, the (n, k) scores of both models, the transformer's with this token budget,
+    and their seconds a paper: the baseline's for every paper, the transformer's for those that are left.
     """
     rows = []
     for threshold in thresholds:
         answered = float((baseline.max(axis=1) >= threshold).mean())
-        seconds = baseline_seconds + (1 - answered) * transformer_seconds
         rows.append(
             {
                 "max_tokens": max_tokens,
                 "threshold": threshold,
                 "answered_by_baseline": answered,
                 "accuracy": accuracy(cascade_scores(baseline, transformer, threshold), labels),
-                "papers_per_second": 1 / seconds,
+                "papers_per_second": 1 / (baseline_seconds + (1 - answered) * transformer_seconds),
             }
         )
     return rows
@@ -211,25 +194,24 @@ def fastest(rows: Sequence[dict[str, float]], least_accuracy: float) -> dict[str
 
 def cascade_table(record: dict[str, Any]) -> str:
     """What was measured and what was chosen, for the terminal."""
+
+    def line(name: str, row: dict[str, float]) -> str:
+        return (
+            f"  {name:<12} accuracy {row['accuracy']:.4f}  answered by the baseline "
+            f"{row['answered_by_baseline']:6.1%}  {row['papers_per_second']:8.1f} papers/s"
+        )
+
     found = record["validation"]
     lines = [
         f"validation, {found['papers']:,} papers: transformer {found['accuracy_of_the_transformer']:.4f} "
         f"(fp32, all tokens), baseline {found['accuracy_of_the_baseline']:.4f}",
         "",
         f"the transformer alone ({record['engine']})",
-        *(_row(f"{row['max_tokens']} tokens", row) for row in found["transformer_alone"]),
+        *(line(f"{row['max_tokens']} tokens", row) for row in found["transformer_alone"]),
         "",
         f"the baseline first, then the transformer with {record['max_tokens']} tokens",
     ]
     for row in found["thresholds"]:
         name = "never" if row["threshold"] == NEVER else f"{row['threshold']:.3f}"
-        lines.append(_row(name, row) + ("  <- chosen" if row == found["chosen"] else ""))
-    lines += ["", f"least accuracy allowed: {found['least_accuracy']:.4f}"]
-    return "\n".join(lines)
-
-
-def _row(name: str, row: dict[str, float]) -> str:
-    return (
-        f"  {name:<12} accuracy {row['accuracy']:.4f}  answered by the baseline "
-        f"{row['answered_by_baseline']:6.1%}  {row['papers_per_second']:8.1f} papers/s"
-    )
+        lines.append(line(name, row) + ("  <- chosen" if row == found["chosen"] else ""))
+    return "\n".join([*lines, "", f"least accuracy allowed: {found['least_accuracy']:.4f}"])

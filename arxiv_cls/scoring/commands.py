@@ -110,40 +110,6 @@ def evaluate(
       arxiv-cls evaluate outputs/minilm
       arxiv-cls evaluate user/name --csv papers.csv --out outputs/check
     """
-    _refuse_contradictions(split, csv, data, out, engine, dvc)
-    from arxiv_cls.scoring.evaluation import evaluate_model
-    from arxiv_cls.scoring.report import evaluation_table
-
-    evaluation = evaluate_model(
-        model,
-        split=split or "test",
-        csv=csv,
-        data=data,
-        out=out,
-        engine=engine,
-        rules=not no_rules,
-        progress=True,
-    )
-    print(evaluation_table(evaluation))
-    if dvc:
-        from arxiv_cls.scoring.report import write_dvc_files
-
-        write_dvc_files(evaluation, model, dvc)
-    own = csv is None and split in (None, "test") and Path(model).is_dir()
-    own = own and evaluation["engine"] in ("torch", "tfidf")
-    if folder := out or (Path(model) / "eval" if own else None):
-        print(f"\nwritten to {folder}")
-
-
-def _refuse_contradictions(
-    split: str | None,
-    csv: str | None,
-    data: str | None,
-    out: str | None,
-    engine: str | None,
-    dvc: Path | None,
-) -> None:
-    """Refuses options of which one would be ignored."""
     given = {"--split": split, "--data": data, "--dvc": dvc}
     if csv and (beside := [name for name, value in given.items() if value is not None]):
         raise UserError(
@@ -161,6 +127,26 @@ def _refuse_contradictions(
             "is something else",
             hint=f"leave out --dvc, or {' and '.join(beside)}",
         )
+    from arxiv_cls.scoring.evaluation import evaluate_model
+    from arxiv_cls.scoring.report import evaluation_table, write_dvc_files
+
+    evaluation = evaluate_model(
+        model,
+        split=split or "test",
+        csv=csv,
+        data=data,
+        out=out,
+        engine=engine,
+        rules=not no_rules,
+        progress=True,
+    )
+    print(evaluation_table(evaluation))
+    if dvc:
+        write_dvc_files(evaluation, model, dvc)
+    own = csv is None and split in (None, "test") and Path(model).is_dir()
+    own = own and evaluation["engine"] in ("torch", "tfidf")
+    if folder := out or (Path(model) / "eval" if own else None):
+        print(f"\nwritten to {folder}")
 
 
 @app.command()
@@ -174,7 +160,7 @@ def compare(
     ] = None,
 ) -> None:
     """Compare two models on the same papers."""
-    from arxiv_cls.record.writing import write_json
+    from arxiv_cls.record.files import write_json
     from arxiv_cls.scoring.comparison import compare_models, comparison_table
 
     comparison = compare_models(a, b, papers=papers, data=data, progress=True)
@@ -195,7 +181,7 @@ def visualize(
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder. Default: MODEL/eval.")] = None,
 ) -> None:
     """Map the embeddings; list a baseline's terms."""
-    from arxiv_cls.scoring.visualization import visualize_model
+    from arxiv_cls.scoring.plots import visualize_model
 
     for line in visualize_model(
         model, split=split, method=method, max_papers=max_papers, data=data, out=out, progress=True

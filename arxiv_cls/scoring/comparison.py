@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.checksums import file_sha256
-from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.scoring.intervals import RESAMPLES, Difference, mcnemar, paired_bootstrap
-from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
+from arxiv_cls.record.files import file_sha256
+from arxiv_cls.record.model_files import Evaluation, read_record
+from arxiv_cls.scoring.intervals import RESAMPLES, mcnemar, paired_bootstrap
+from arxiv_cls.scoring.metrics import METRICS, compute_metrics
 from arxiv_cls.scoring.report import aligned
 from arxiv_cls.scoring.scored_papers import Predictions, load_model_and_corpus, read_predictions, score_papers
 
@@ -25,10 +25,8 @@ def predictions_of(
 ) -> Predictions:
     """A model's scores of its test split: those on record when they are of these weights, else new ones.
 
-    Args:
-        model: a `predictions.parquet`, a model directory or a Hub id.
-        data: the file to rebuild the split from, where it must be scored; None for the recipe's.
-        progress: show a bar while scoring.
+    `model` is a `predictions.parquet`, a model directory or a Hub id; `data` the file to rebuild the split
+    from where it must be scored, None for the recipe's.
 
     Raises:
         UserError: when there is nothing to read and nothing to score with.
@@ -36,8 +34,9 @@ def predictions_of(
     path = Path(model)
     if path.suffix == ".parquet":
         return read_predictions(path)
-    evaluation = read_model_file(path, "eval/metrics.json")
-    if evaluation is not None:
+    record = path / "eval" / "metrics.json"
+    if record.is_file():
+        evaluation = read_record(record, Evaluation)
         weights = [path / name for name in ("model.safetensors", "model.skops") if (path / name).is_file()]
         if (
             weights
@@ -46,9 +45,9 @@ def predictions_of(
         ):
             return read_predictions(path / "eval" / "predictions.parquet")
         logger.info("eval/metrics.json is not of the weights in %s: scoring the test split again", path)
-    predictor, _, corpus, _ = load_model_and_corpus(model, data)
-    scored = score_papers(predictor, corpus.splits["test"], corpus.labels, progress=progress)
-    return Predictions(scored.label_names, scored.arxiv_ids, scored.labels, scored.probabilities)
+    loaded = load_model_and_corpus(model, data)
+    corpus = loaded.corpus
+    return score_papers(loaded.predictor, corpus.splits["test"], corpus.labels, progress=progress)
 
 
 def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dict[str, int]]:
@@ -83,11 +82,9 @@ def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dic
         "relabelled": int((~same).sum()),
     }
     rows_a, rows_b = rows_a[same], rows_b[same]
-    part_a = Predictions(a.label_names, a.arxiv_ids[rows_a], a.labels[rows_a], a.probabilities[rows_a])
-    part_b = Predictions(
-        a.label_names, a.arxiv_ids[rows_a], a.labels[rows_a], b.probabilities[rows_b][:, columns]
-    )
-    return part_a, part_b, counts
+    common = a.label_names, a.arxiv_ids[rows_a], a.labels[rows_a]
+    part_b = Predictions(*common, b.probabilities[rows_b][:, columns])
+    return Predictions(*common, a.probabilities[rows_a]), part_b, counts
 
 
 def _paired_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +110,7 @@ def _paired_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def compare_predictions(
     a: Predictions, b: Predictions, *, papers: int = 5, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """B less A on the papers that both scored.
+    """B less A on the papers that both scored; errors as `align`.
 
     Args:
         a: the first model's scores.
@@ -126,25 +123,21 @@ def compare_predictions(
         `papers` and the other counts of `align`; `metrics` and `per_class` with {a, b, difference, low,
         high, p_value}; `mcnemar` with {only_a_right, only_b_right, p_value}; `b_ahead` and `a_ahead`, lists
         of {arxiv_id, label, predicted_a, predicted_b, score_a, score_b} with the scores of the true category.
-
-    Raises:
-        UserError: as `align`.
     """
     a, b, counts = align(a, b)
-    both = [compute_metrics(a.labels, part.probabilities, a.label_names) for part in (a, b)]
+    in_a, in_b = (compute_metrics(a.labels, part.probabilities, a.label_names) for part in (a, b))
     found = paired_bootstrap(a.labels, a.probabilities, b.probabilities, a.label_names, seed, resamples)
-    correct = [part.probabilities.argmax(axis=1) == a.labels for part in (a, b)]
-    only_a, only_b, p_value = mcnemar(*correct)
+    only_a, only_b, p_value = mcnemar(a.predicted == a.labels, b.predicted == a.labels)
     return {
         **counts,
         "resamples": resamples,
-        "metrics": {name: _line(both[0][name], both[1][name], found[name]) for name in SCALAR_METRICS},
+        "metrics": {name: {"a": in_a[name], "b": in_b[name], **found[name]._asdict()} for name in METRICS},
         "per_class": {
             name: {
-                **_line(
-                    both[0]["per_class"][name]["f1"], both[1]["per_class"][name]["f1"], found[f"f1/{name}"]
-                ),
-                "support": both[0]["per_class"][name]["support"],
+                "a": in_a["per_class"][name]["f1"],
+                "b": in_b["per_class"][name]["f1"],
+                **found[f"f1/{name}"]._asdict(),
+                "support": in_a["per_class"][name]["support"],
             }
             for name in a.label_names
         },
@@ -153,14 +146,10 @@ def compare_predictions(
     }
 
 
-def _line(a: float, b: float, found: Difference) -> dict[str, float]:
-    return {"a": a, "b": b, **found._asdict()}
-
-
 def _furthest_apart(a: Predictions, b: Predictions, papers: int) -> dict[str, list[dict[str, Any]]]:
-    rows = np.arange(len(a.labels))
+    rows = np.arange(len(a))
     given_a, given_b = (part.probabilities[rows, a.labels] for part in (a, b))
-    predicted_a, predicted_b = (part.probabilities.argmax(axis=1) for part in (a, b))
+    predicted_a, predicted_b = a.predicted, b.predicted
     order = np.argsort(given_b - given_a, kind="stable")
 
     def shown(row: int) -> dict[str, Any]:
@@ -189,16 +178,10 @@ def compare_models(
 ) -> dict[str, Any]:
     """`compare_predictions` of two models' test splits, with their names as `a` and `b`.
 
-    Args:
-        a: model directory, Hub id or predictions.parquet.
-        b: likewise.
-        papers: papers to name on each side.
-        data: the file to rebuild the splits from, where they must be scored; None for the recipes'.
-        progress: show bars while scoring.
-
-    Raises:
-        UserError: as `predictions_of` and `align`.
+    Each is a model directory, a Hub id or a predictions.parquet; errors as `predictions_of` and `align`.
     """
+    if papers < 0:
+        raise UserError(f"--papers {papers}: a number of papers is 0 or more")
     first, second = (predictions_of(model, data=data, progress=progress) for model in (a, b))
     return {"a": str(a), "b": str(b), **compare_predictions(first, second, papers=papers)}
 
@@ -214,17 +197,11 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         if comparison[key]:
             parts[-1] += f"; {comparison[key]:,} {what}"
     for title, lines in (("metric", comparison["metrics"]), ("F1 of", comparison["per_class"])):
-        rows = [
-            [
-                name,
-                f"{line['a']:.4f}",
-                f"{line['b']:.4f}",
-                f"{line['difference']:+.4f}",
-                f"{line['low']:+.4f} to {line['high']:+.4f}",
-                f"{line['p_value']:.3f}",
-            ]
-            for name, line in lines.items()
-        ]
+        rows = []
+        for name, line in lines.items():
+            interval = f"{line['low']:+.4f} to {line['high']:+.4f}"
+            measured = [f"{line['a']:.4f}", f"{line['b']:.4f}", f"{line['difference']:+.4f}"]
+            rows.append([name, *measured, interval, f"{line['p_value']:.3f}"])
         parts.append(aligned(rows, [title, "A", "B", "B - A", "95% interval", "p"]))
     test = comparison["mcnemar"]
     parts.append(
@@ -232,15 +209,10 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         f"papers, p = {test['p_value']:.3g}"
     )
     for side, papers in (("B", comparison["b_ahead"]), ("A", comparison["a_ahead"])):
-        rows = [
-            [
-                f"https://arxiv.org/abs/{paper['arxiv_id']}",
-                paper["label"],
-                f"{paper['predicted_a']} {paper['score_a']:.2f}",
-                f"{paper['predicted_b']} {paper['score_b']:.2f}",
-            ]
-            for paper in papers
-        ]
+        rows = []
+        for paper in papers:
+            said = [f"{paper[f'predicted_{model}']} {paper[f'score_{model}']:.2f}" for model in "ab"]
+            rows.append([f"https://arxiv.org/abs/{paper['arxiv_id']}", paper["label"], *said])
         if rows:
             header = [f"{side} is ahead on", "label", "A says, score of label", "B says, score of label"]
             parts.append(aligned(rows, header))

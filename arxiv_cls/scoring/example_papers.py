@@ -6,11 +6,12 @@ The papers are made up, so that no test paper is singled out and nobody's text i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from arxiv_cls.record.checksums import write_record
+from arxiv_cls.record.files import write_record
 from arxiv_cls.record.manifest import EXAMPLES
-from arxiv_cls.record.model_directory import Evidence
+from arxiv_cls.record.model_directory import ModelDirectory
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,11 @@ EXAMPLE_PAPERS = (
 )
 
 
-def ensure_examples(evidence: Evidence) -> list[dict[str, Any]]:
+def ensure_examples(evidence: ModelDirectory) -> list[dict[str, Any]]:
     """The examples with their scores, measured anew when the recorded ones belong to other weights.
 
-    Args:
-        evidence: a finished model directory; `eval/examples.json` is written into it when needed.
-
-    Returns:
-        For each example `title`, `text` and `scores` ({label: score}, descending).
-
-    Raises:
-        UserError: when the model cannot be loaded.
+    `eval/examples.json` is written into the model directory when needed. Returns for each example `title`,
+    `text` and `scores` ({label: score}, descending).
     """
     weights = evidence.weights_sha256()
     recorded = evidence.optional_json(EXAMPLES)
@@ -68,10 +63,16 @@ def ensure_examples(evidence: Evidence) -> list[dict[str, Any]]:
         return recorded["examples"]
     from arxiv_cls.models.predictor import load_predictor
 
-    predictions = load_predictor(evidence.model_dir).predict([paper.text for paper in EXAMPLE_PAPERS])
+    return write_examples(load_predictor(evidence.model_dir), weights)
+
+
+def write_examples(predictor: Any, weights_sha256: str) -> list[dict[str, Any]]:
+    """Scores the examples, writes `eval/examples.json` of the predictor's directory, and returns them."""
+    predictions = predictor.predict([paper.text for paper in EXAMPLE_PAPERS])
     examples = [
         {"title": paper.title, "text": paper.text, "scores": prediction.scores}
         for paper, prediction in zip(EXAMPLE_PAPERS, predictions, strict=True)
     ]
-    write_record({"weights_sha256": weights, "examples": examples}, evidence.model_dir / EXAMPLES)
+    record = {"weights_sha256": weights_sha256, "examples": examples}
+    write_record(record, Path(predictor.directory) / EXAMPLES)
     return examples

@@ -1,8 +1,8 @@
-"""Bootstrap intervals of all metrics at once (Efron and Tibshirani, 1993), without a loop over resamples.
+"""Intervals: the bootstrap of all metrics at once, Wilson's of a share, McNemar's test of two models.
 
-A resample is a row of weights: how often each paper was drawn. Accuracy, F1, log-loss and Brier score
-follow from sums over papers, so a block of resamples is one product of weights and columns; the calibration
-error follows from cumulative sums in the order of the scores.
+The bootstrap (Efron and Tibshirani, 1993) goes without a loop over resamples. A resample is a row of weights:
+how often each paper was drawn. Counts and means follow from sums over papers, so a block of resamples is one
+product of weights and columns; the calibration error follows from cumulative sums in the order of the scores.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from arxiv_cls.scoring.calibration import ECE_BINS, equal_mass_cuts
-from arxiv_cls.scoring.metrics import brier_scores, check_scores, f1_from_counts, log_losses, true_label_ranks
+from arxiv_cls.scoring.metrics import METRICS, check_scores, f1_per_class, true_label_ranks
 
 RESAMPLES = 1000
+CONFIDENCE = 0.95
+_ENDS = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
 _CELLS_AT_A_TIME = 300_000  # weights held at once; few enough to stay in the cache
 
 
@@ -30,15 +32,9 @@ class Difference(NamedTuple):
 
 
 def resample_weights(count: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
-    """Multinomial weights in blocks of rows, the same for the same arguments.
+    """Multinomial weights in blocks of (rows, count) integers, the same for the same arguments.
 
-    Args:
-        count: papers, n.
-        resamples: rows in all blocks together.
-        seed: of the random numbers.
-
-    Yields:
-        (rows, n) integers; each row adds up to n.
+    Each row adds up to `count`, the number of papers; all blocks together have `resamples` rows.
     """
     generator = np.random.default_rng(seed)
     at_a_time = max(1, _CELLS_AT_A_TIME // count)
@@ -57,21 +53,21 @@ class _Resampler:
         self.label_names = label_names
         count, self.classes = probabilities.shape
         predicted = probabilities.argmax(axis=1)
-        ranks = true_label_ranks(labels, probabilities)
+        is_right = true_label_ranks(labels, probabilities) == 0
         # Three counts a class: right, there, predicted. Sparse, since a paper is in three at most, and many
         # papers of many classes would not fit otherwise.
         papers = np.arange(count)
-        right = papers[ranks == 0]
+        right = papers[is_right]
         rows = np.concatenate([labels[right], self.classes + labels, 2 * self.classes + predicted])
         places = np.concatenate([right, papers, papers])
         self.counts = csr_array((np.ones(len(rows)), (rows, places)), shape=(3 * self.classes, count))
-        self.means = np.column_stack(
-            [ranks < 2, ranks < 3, log_losses(labels, probabilities), brier_scores(labels, probabilities)]
-        )
+        of_papers = {name: metric.of_papers for name, metric in METRICS.items() if metric.of_papers}
+        self.mean_names = list(of_papers)
+        self.means = np.column_stack([of(labels, probabilities) for of in of_papers.values()])
         confidence = probabilities.max(axis=1)
         self.order = np.argsort(confidence, kind="stable")
         confidence = confidence[self.order]
-        self.gaps = (ranks == 0)[self.order] - confidence
+        self.gaps = is_right[self.order] - confidence
         self.first_of_tie = np.searchsorted(confidence, confidence, side="left")
         self.cuts = equal_mass_cuts(count, ECE_BINS)
 
@@ -83,19 +79,21 @@ class _Resampler:
         hits, actual, predicted = (
             sums[:, part * self.classes : (part + 1) * self.classes] for part in range(3)
         )
-        scores = f1_from_counts(hits, actual, predicted)
-        per_class = scores.pop("per_class")
-        top_2, top_3, log_loss, brier = (weights_as_float @ self.means).T / count
-        return {
-            "accuracy": hits.sum(axis=1) / count,
-            **scores,
-            "top_2_accuracy": top_2,
-            "top_3_accuracy": top_3,
-            "log_loss": log_loss,
-            "brier_score": brier,
-            "expected_calibration_error": self._calibration_errors(weights),
-            **{f"f1/{name}": per_class[:, index] for index, name in enumerate(self.label_names)},
-        }
+        counts = hits, actual, predicted
+        means = dict(zip(self.mean_names, (weights_as_float @ self.means).T / count, strict=True))
+        found = {}
+        for name, metric in METRICS.items():
+            if metric.of_counts is not None:
+                found[name] = metric.of_counts(counts)
+            else:
+                found[name] = means[name] if name in means else self._calibration_errors(weights)
+        per_class = f1_per_class(counts)
+        return found | {f"f1/{name}": per_class[:, index] for index, name in enumerate(self.label_names)}
+
+    def measured(self) -> dict[str, float]:
+        """{metric: value} of the papers as they are."""
+        once = self.metrics(np.ones((1, len(self.order)), dtype=np.int64))
+        return {name: float(values[0]) for name, values in once.items()}
 
     def _calibration_errors(self, weights: np.ndarray) -> np.ndarray:
         rows, count = weights.shape
@@ -118,23 +116,13 @@ def bootstrap_metrics(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, np.ndarray]:
-    """The metrics of every resample.
+    """{metric: (resamples,)} for all `METRICS`; arguments and errors as `bootstrap_intervals`."""
+    return _drawn(_Resampler(labels, probabilities, label_names), seed, resamples)
 
-    Args:
-        labels: (n,) true class numbers.
-        probabilities: (n, k).
-        label_names: the k class names; given, `f1/<name>` of each class is returned too.
-        seed: of the resampling.
-        resamples: how many.
 
-    Returns:
-        {metric: (resamples,)} for all `SCALAR_METRICS`.
-
-    Raises:
-        ValueError: as `compute_metrics`.
-    """
-    resampler = _Resampler(labels, probabilities, label_names)
-    blocks = [resampler.metrics(weights) for weights in resample_weights(len(labels), resamples, seed)]
+def _drawn(resampler: _Resampler, seed: int, resamples: int) -> dict[str, np.ndarray]:
+    weights = resample_weights(len(resampler.order), resamples, seed)
+    blocks = [resampler.metrics(block) for block in weights]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
@@ -152,34 +140,28 @@ def bootstrap_intervals(
     label_names: Sequence[str] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
-    confidence: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals; the calibration error's is centred on the measured value (never below 0).
+    """{metric: (low, high)}: 95% percentile intervals of all `METRICS`, and of `f1/<name>` of named classes.
+
+    The calibration error's is centred on the measured value (never below 0).
 
     Args:
         labels: (n,) true class numbers.
         probabilities: (n, k).
-        label_names: the k class names; given, `f1/<name>` of each class has its interval too.
+        label_names: the k class names, or none.
         seed: of the resampling.
         resamples: how many.
-        confidence: share of resamples inside.
 
-    Returns:
-        {metric: (low, high)} for all `SCALAR_METRICS`.
+    Raises:
+        ValueError: as `compute_metrics`.
     """
-    drawn = bootstrap_metrics(labels, probabilities, label_names, seed, resamples)
-    measured = _measured(_Resampler(labels, probabilities, label_names), len(labels))
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    resampler = _Resampler(labels, probabilities, label_names)
+    measured = resampler.measured()
     intervals = {}
-    for name, values in drawn.items():
-        low, high = np.quantile(_centred(name, values, measured[name]), ends)
+    for name, values in _drawn(resampler, seed, resamples).items():
+        low, high = np.quantile(_centred(name, values, measured[name]), _ENDS)
         intervals[name] = (max(0.0, float(low)), float(high))
     return intervals
-
-
-def _measured(resampler: _Resampler, count: int) -> dict[str, float]:
-    once = resampler.metrics(np.ones((1, count), dtype=np.int64))
-    return {name: float(values[0]) for name, values in once.items()}
 
 
 def paired_bootstrap(
@@ -189,49 +171,38 @@ def paired_bootstrap(
     label_names: Sequence[str] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
-    confidence: float = 0.95,
 ) -> dict[str, Difference]:
-    """Metrics of B less those of A on the same papers and the same resamples.
+    """{metric: Difference}: B less A on the same papers and the same resamples, with 95% intervals.
 
-    Args:
-        labels: (n,) true class numbers.
-        probabilities_a: (n, k) of the first model.
-        probabilities_b: (n, k) of the second.
-        label_names: the k class names; given, `f1/<name>` of each class is compared too.
-        seed: of the resampling.
-        resamples: how many.
-        confidence: share of resamples inside the interval.
-
-    Returns:
-        {metric: Difference}; p-values are never below 2 / (resamples + 1).
+    Arguments as of `bootstrap_intervals`; p-values are never below 2 / (resamples + 1).
     """
     models = [_Resampler(labels, given, label_names) for given in (probabilities_a, probabilities_b)]
-    blocks = [
-        tuple(model.metrics(weights) for model in models)
-        for weights in resample_weights(len(labels), resamples, seed)
-    ]
-    before, after = (_measured(model, len(labels)) for model in models)
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    before, after = (model.measured() for model in models)
+    # The seed alone decides the weights: both models are drawn on the same resamples.
+    drawn_a, drawn_b = (_drawn(model, seed, resamples) for model in models)
     found = {}
     for name in before:
         estimate = after[name] - before[name]
-        drawn = _centred(name, np.concatenate([b[name] - a[name] for a, b in blocks]), estimate)
-        low, high = np.quantile(drawn, ends)
+        drawn = _centred(name, drawn_b[name] - drawn_a[name], estimate)
+        low, high = np.quantile(drawn, _ENDS)
         on_one_side = min((drawn <= 0).sum(), (drawn >= 0).sum())
         p_value = min(1.0, 2 * (on_one_side + 1) / (resamples + 1))
         found[name] = Difference(estimate, float(low), float(high), float(p_value))
     return found
 
 
+def wilson_interval(hits: int, count: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson, 1927), sound for small counts and shares near 0 or 1; count > 0."""
+    from scipy.stats import binomtest
+
+    ends = binomtest(int(hits), int(count)).proportion_ci(CONFIDENCE, method="wilson")
+    return float(ends.low), float(ends.high)
+
+
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, int, float]:
     """Exact McNemar test (McNemar, 1947): do two models err equally often on the same papers?
 
-    Args:
-        correct_a: (n,) whether A is right on each paper.
-        correct_b: (n,) whether B is.
-
-    Returns:
-        Papers only A has right, papers only B has right, two-sided binomial p-value.
+    From two (n,) masks of right answers: papers only A has right, only B, and the two-sided p-value.
     """
     from scipy.stats import binomtest
 

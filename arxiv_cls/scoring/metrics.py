@@ -1,75 +1,62 @@
-"""The metrics of this project, in plain numpy: one pass over labels and probabilities.
+"""The metrics of this project, in plain numpy: one table, from which reports, cards and intervals follow.
 
-Definitions are scikit-learn's (the tests hold them to 1e-12): macro and weighted F1 over the classes that
-occur in the labels or the predictions, a class never predicted has precision 0, log-loss in nats with
-probabilities clipped at the float64 epsilon, Brier score as the sum over classes (Brier, 1950: 0 to 2).
+Definitions are scikit-learn's: macro and weighted F1 over the classes that occur in the labels or the
+predictions, a class never predicted has precision 0, log-loss in nats with probabilities clipped at the
+float64 epsilon, Brier score as the sum over classes (Brier, 1950: 0 to 2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from arxiv_cls.scoring.calibration import chance_calibration_errors, expected_calibration_error
 
-# The scalar metrics in the order in which they are printed.
-SCALAR_METRICS = (
-    "accuracy",
-    "macro_f1",
-    "micro_f1",
-    "weighted_f1",
-    "top_2_accuracy",
-    "top_3_accuracy",
-    "log_loss",
-    "brier_score",
-    "expected_calibration_error",
-)
-# Of all metrics of an evaluation, the Trainer's loss among them; the others are better when greater.
-LOWER_IS_BETTER = frozenset(
-    {"loss", "log_loss", "brier_score", "expected_calibration_error", "expected_calibration_error_chance"}
-)
+if TYPE_CHECKING:
+    import evaluate
+
+Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Per class (..., k), leading axes being resamples: papers given the class rightly, of it, and given it."""
 
 
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(classes, classes) counts: rows are true classes, columns predicted ones."""
-    cells = np.asarray(labels) * classes + np.asarray(predicted)
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+class Metric(NamedTuple):
+    """One scalar metric: `of_counts` or `of_papers`; the calibration error alone has neither."""
+
+    help: str
+    greater_is_better: bool
+    of_counts: Callable[[Counts], np.ndarray] | None = None  # (...) from the counts
+    of_papers: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # (n,) whose mean is the metric
 
 
-def f1_from_counts(hits: np.ndarray, actual: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """F1 scores from per-class counts; leading axes (resamples) are kept.
-
-    Args:
-        hits: (..., k) papers of the class that were given the class.
-        actual: (..., k) papers of the class.
-        predicted: (..., k) papers given the class.
-
-    Returns:
-        `per_class` (..., k), and `macro_f1`, `micro_f1`, `weighted_f1` (...). Macro leaves out classes that
-        occur neither in labels nor predictions, as scikit-learn does when it is not told the classes.
-    """
+def f1_per_class(counts: Counts) -> np.ndarray:
+    """(..., k) F1 of each class, 0 for one that occurs in neither labels nor predictions."""
+    hits, actual, predicted = counts
     present = actual + predicted
-    per_class = np.divide(2.0 * hits, present, out=np.zeros(hits.shape), where=present > 0)
-    total = actual.sum(axis=-1)
-    return {
-        "per_class": per_class,
-        "macro_f1": per_class.sum(axis=-1) / (present > 0).sum(axis=-1),
-        "micro_f1": hits.sum(axis=-1) / total,
-        "weighted_f1": (per_class * actual).sum(axis=-1) / total,
-    }
+    return np.divide(2.0 * hits, present, out=np.zeros(hits.shape), where=present > 0)
 
 
-def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """(n,) negative log-probability of each paper's true class, in nats."""
-    given = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+def macro_f1(counts: Counts) -> np.ndarray:
+    """(...) mean F1 of the classes that occur in labels or predictions, as scikit-learn's."""
+    return f1_per_class(counts).sum(axis=-1) / (counts[1] + counts[2] > 0).sum(axis=-1)
+
+
+def _accuracy(counts: Counts) -> np.ndarray:
+    return counts[0].sum(axis=-1) / counts[1].sum(axis=-1)
+
+
+def _weighted_f1(counts: Counts) -> np.ndarray:
+    return (f1_per_class(counts) * counts[1]).sum(axis=-1) / counts[1].sum(axis=-1)
+
+
+def _log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    given = probabilities[np.arange(len(labels)), labels]
     epsilon = np.finfo(np.float64).eps
     return -np.log(np.clip(given, epsilon, 1 - epsilon))
 
 
-def brier_scores(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """(n,) squared distance between each paper's probabilities and its one-hot label, 0 to 2."""
+def _brier_scores(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     given = probabilities[np.arange(len(labels)), labels]
     return (probabilities**2).sum(axis=1) - 2 * given + 1
 
@@ -84,8 +71,50 @@ def true_label_ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarra
     return ((probabilities > given) | ((probabilities == given) & before)).sum(axis=1)
 
 
+# In the order in which they are printed. A new line here is all that a new metric needs.
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("share of papers whose highest score is the right label's", True, _accuracy),
+    "macro_f1": Metric("mean F1 of the labels", True, macro_f1),
+    "micro_f1": Metric("F1 over all papers; the accuracy, with one label a paper", True, _accuracy),
+    "weighted_f1": Metric("mean F1 of the labels, weighted by their papers", True, _weighted_f1),
+    "top_2_accuracy": Metric(
+        "share of papers whose label is among the two highest scores",
+        True,
+        of_papers=lambda labels, probabilities: true_label_ranks(labels, probabilities) < 2,
+    ),
+    "top_3_accuracy": Metric(
+        "share of papers whose label is among the three highest scores",
+        True,
+        of_papers=lambda labels, probabilities: true_label_ranks(labels, probabilities) < 3,
+    ),
+    "log_loss": Metric(
+        "mean negative log-probability of the right label, in nats", False, of_papers=_log_losses
+    ),
+    "brier_score": Metric(
+        "mean squared distance from the one-hot label, 0 to 2", False, of_papers=_brier_scores
+    ),
+    "expected_calibration_error": Metric("mean distance between score and accuracy, 0 to 1", False),
+}
+SCALAR_METRICS = tuple(METRICS)
+# With what the Trainer reports beside them.
+LOWER_IS_BETTER = frozenset({"loss", "expected_calibration_error_chance"}) | {
+    name for name, metric in METRICS.items() if not metric.greater_is_better
+}
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """(classes, classes) counts: rows are true classes, columns predicted ones."""
+    cells = np.asarray(labels) * classes + np.asarray(predicted)
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def counts_of(matrix: np.ndarray) -> Counts:
+    """The counts of a confusion matrix."""
+    return np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+
+
 def check_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as int64 (n,) and probabilities as float64 (n, k), or a reason why they are not.
+    """Labels as int64 (n,) and probabilities as float64 (n, k).
 
     Raises:
         ValueError: when shapes disagree, nothing is there, a label is out of range, a probability is not
@@ -117,9 +146,8 @@ def compute_metrics(
         label_names: the k class names, in the order of the columns.
 
     Returns:
-        The `SCALAR_METRICS` and `expected_calibration_error_chance` (what a perfectly calibrated model of
-        this size would show on average) as floats; and `per_class`:
-        {name: {precision, recall, f1, support}}.
+        The `METRICS` and `expected_calibration_error_chance` (the mean of a perfectly calibrated model of
+        this size) as floats; and `per_class`: {name: {precision, recall, f1, support}}.
 
     Raises:
         ValueError: for arrays that are not as above.
@@ -128,30 +156,58 @@ def compute_metrics(
     classes = probabilities.shape[1]
     if len(label_names) != classes:
         raise ValueError(f"{len(label_names)} label names for {classes} columns of probabilities")
-    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), classes)
-    hits, actual, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
-    scores = f1_from_counts(hits, actual, predicted)
+    counts = counts_of(confusion_matrix(labels, probabilities.argmax(axis=1), classes))
+    hits, actual, predicted = counts
     precision = np.divide(hits, predicted, out=np.zeros(classes), where=predicted > 0)
     recall = np.divide(hits, actual, out=np.zeros(classes), where=actual > 0)
-    ranks = true_label_ranks(labels, probabilities)
+    f1 = f1_per_class(counts)
+    found: dict[str, Any] = {}
+    for name, metric in METRICS.items():
+        if metric.of_counts is not None:
+            found[name] = float(metric.of_counts(counts))
+        elif metric.of_papers is not None:
+            found[name] = float(metric.of_papers(labels, probabilities).mean())
+        else:
+            found[name] = expected_calibration_error(probabilities, labels)
     return {
-        "accuracy": float(hits.sum() / len(labels)),
-        "macro_f1": float(scores["macro_f1"]),
-        "micro_f1": float(scores["micro_f1"]),
-        "weighted_f1": float(scores["weighted_f1"]),
-        "top_2_accuracy": float((ranks < 2).mean()),
-        "top_3_accuracy": float((ranks < 3).mean()),
-        "log_loss": float(log_losses(labels, probabilities).mean()),
-        "brier_score": float(brier_scores(labels, probabilities).mean()),
-        "expected_calibration_error": expected_calibration_error(probabilities, labels),
+        **found,
         "expected_calibration_error_chance": float(chance_calibration_errors(probabilities).mean()),
         "per_class": {
             name: {
                 "precision": float(precision[index]),
                 "recall": float(recall[index]),
-                "f1": float(scores["per_class"][index]),
+                "f1": float(f1[index]),
                 "support": int(actual[index]),
             }
             for index, name in enumerate(label_names)
         },
     }
+
+
+def arxiv_metric(label_names: Sequence[str]) -> evaluate.Metric:
+    """`compute_metrics` as a metric of the library `evaluate`, which a training computes its curves with.
+
+    `arxiv_metric(names).compute(predictions=probabilities, references=labels)` returns the same figures. The
+    library loads here, since scoring a text does without it; nothing is written or downloaded.
+    """
+    import datasets
+    import evaluate
+
+    class ArxivMetric(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            return evaluate.MetricInfo(
+                description="Accuracy, F1, log-loss, Brier score and calibration error of a classifier.",
+                citation="",
+                inputs_description="predictions: (n, k) probabilities; references: (n,) class numbers.",
+                features=datasets.Features(
+                    {
+                        "predictions": datasets.Sequence(datasets.Value("float64")),
+                        "references": datasets.Value("int64"),
+                    }
+                ),
+            )
+
+        def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+            return compute_metrics(np.asarray(references), np.asarray(predictions), label_names)
+
+    return ArxivMetric(keep_in_memory=True)

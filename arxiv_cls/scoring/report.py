@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arxiv_cls.record.writing import write_json
-from arxiv_cls.scoring.metrics import SCALAR_METRICS
+from arxiv_cls.record.files import write_json
+from arxiv_cls.scoring.metrics import METRICS
 from arxiv_cls.scoring.scored_papers import read_predictions
 
 
@@ -31,115 +31,57 @@ def span(ends: Sequence[float]) -> str:
 
 
 def evaluation_table(evaluation: Mapping[str, Any]) -> str:
-    """The metrics with their intervals, per class and per slice; rules where they were fitted.
-
-    Args:
-        evaluation: what `evaluate_model` returns.
-    """
+    """What `evaluate_model` returns, as tables: metrics with intervals, classes, slices, what was fitted."""
     metrics, intervals = evaluation["metrics"], evaluation["intervals"]
     of = f"{evaluation['split']} split" if evaluation["split"] else evaluation["data"]["csv"]
-    parts = [
-        f"{evaluation['papers']:,} papers, {of}; 95% intervals from {evaluation['resamples']:,} resamples"
-    ]
-    parts.append(
-        aligned(
-            [[name, f"{metrics[name]:.4f}", span(intervals[name])] for name in SCALAR_METRICS],
-            ["metric", "value", "95% interval"],
-        )
-    )
     calibration = evaluation["calibration"]
-    parts.append(
-        f"calibration error by chance, perfectly calibrated: {calibration['chance_mean']:.4f} "
-        f"(95% below {calibration['chance_upper']:.4f}); p = {calibration['p_value']:.3f}"
-    )
-    parts.append(
+    parts = [
+        f"{evaluation['papers']:,} papers, {of}; 95% intervals from {evaluation['resamples']:,} resamples",
         aligned(
-            [
-                [
-                    name,
-                    f"{scores['precision']:.3f}",
-                    f"{scores['recall']:.3f}",
-                    f"{scores['f1']:.3f}",
-                    span(intervals[f"f1/{name}"]),
-                    f"{scores['support']:,}",
-                ]
-                for name, scores in metrics["per_class"].items()
-            ],
-            ["category", "precision", "recall", "F1", "95% interval", "papers"],
-        )
-    )
-    for title, kind in (("year", "year"), ("words in the text", "words")):
-        if not evaluation["slices"][kind]:
-            continue
-        parts.append(
-            aligned(
-                [
-                    [
-                        name,
-                        f"{part['accuracy']:.3f}",
-                        span(part["accuracy_interval"]),
-                        f"{part['macro_f1']:.3f}",
-                        f"{part['n']:,}",
-                    ]
-                    for name, part in evaluation["slices"][kind].items()
-                ],
-                [title, "accuracy", "95% interval", "macro-F1", "papers"],
-            )
-        )
-    parts += _rules(evaluation.get("rules") or {})
-    return "\n\n".join(parts)
-
-
-def _rules(rules: Mapping[str, Any]) -> list[str]:
-    parts = []
-    if rules.get("prediction_sets"):
-        rows = [
-            [
-                f"{float(level):.0%}",
-                f"{part['coverage']:.3f}",
-                f"{part['mean_size']:.2f}",
-                f"{part['threshold']:.4f}",
-            ]
-            for level, part in rules["prediction_sets"]["levels"].items()
-        ]
+            [[name, f"{metrics[name]:.4f}", span(intervals[name])] for name in METRICS],
+            ["metric", "value", "95% interval"],
+        ),
+        f"calibration error by chance, perfectly calibrated: {calibration['chance_mean']:.4f} "
+        f"(95% below {calibration['chance_upper']:.4f}); p = {calibration['p_value']:.3f}",
+    ]
+    rows = []
+    for name, scores in metrics["per_class"].items():
+        shown = [f"{scores[key]:.3f}" for key in ("precision", "recall", "f1")]
+        rows.append([name, *shown, span(intervals[f"f1/{name}"]), f"{scores['support']:,}"])
+    parts.append(aligned(rows, ["category", "precision", "recall", "F1", "95% interval", "papers"]))
+    for title, slices in (
+        ("year", evaluation["slices"]["year"]),
+        ("words in the text", evaluation["slices"]["words"]),
+    ):
+        rows = []
+        for name, part in slices.items():
+            accuracy = [f"{part['accuracy']:.3f}", span(part["accuracy_interval"])]
+            rows.append([name, *accuracy, f"{part['macro_f1']:.3f}", f"{part['n']:,}"])
+        if rows:
+            parts.append(aligned(rows, [title, "accuracy", "95% interval", "macro-F1", "papers"]))
+    fitted = evaluation.get("rules") or {}
+    if fitted:
+        rows = []
+        for level, part in fitted["prediction_sets"]["levels"].items():
+            measured = [f"{part['coverage']:.3f}", f"{part['mean_size']:.2f}"]
+            rows.append([f"{float(level):.0%}", *measured, f"{part['threshold']:.4f}"])
         parts.append(aligned(rows, ["prediction sets", "coverage", "mean size", "threshold"]))
-    if rules.get("scope"):
-        scope = rules["scope"]
+    if scope := fitted.get("scope"):
         parts.append(
             f"papers outside the labels: AUROC {scope['auroc']:.3f} ({span(scope['auroc_interval'])}); the "
             f"threshold catches {scope['out_of_scope_caught']:.1%} of {scope['out_of_scope_papers']:,} and "
             f"keeps {scope['in_scope_kept']:.1%} of {scope['in_scope_papers']:,} papers inside"
         )
-    return parts
+    return "\n\n".join(parts)
 
 
 HEADLINES = ("accuracy", "macro_f1", "log_loss", "expected_calibration_error")
 
 
-def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that a person compares first, and the F1 of each category.
-
-    Args:
-        evaluation: what `evaluate_model` returns.
-    """
-    metrics = evaluation["metrics"]
-    return {
-        "papers": evaluation["papers"],
-        **{name: metrics[name] for name in HEADLINES},
-        "f1": {label: scores["f1"] for label, scores in metrics["per_class"].items()},
-    }
-
-
 def write_dvc_files(evaluation: Mapping[str, Any], model: str | Path, folder: Path) -> None:
-    """Writes `metrics.json` and `predictions.csv` (columns actual, predicted) into a folder.
+    """Writes `metrics.json` (the headline metrics, F1 by category) and `predictions.csv` (actual, predicted).
 
-    Args:
-        evaluation: of the test split, just written to `eval/` of the model directory.
-        model: the model directory.
-        folder: made where it is missing.
-
-    Raises:
-        UserError: the model has no `eval/predictions.parquet`.
+    `evaluation` is of the test split, just written to `eval/` of the model directory.
     """
     predictions = read_predictions(Path(model) / "eval" / "predictions.parquet")
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,6 +89,12 @@ def write_dvc_files(evaluation: Mapping[str, Any], model: str | Path, folder: Pa
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("actual", "predicted"))
         names = predictions.label_names
-        pairs = zip(predictions.labels, predictions.probabilities.argmax(axis=1), strict=True)
+        pairs = zip(predictions.labels, predictions.predicted, strict=True)
         rows.writerows((names[actual], names[predicted]) for actual, predicted in pairs)
-    write_json(headline_metrics(evaluation), folder / "metrics.json")
+    metrics = evaluation["metrics"]
+    headlines = {
+        "papers": evaluation["papers"],
+        **{name: metrics[name] for name in HEADLINES},
+        "f1": {label: scores["f1"] for label, scores in metrics["per_class"].items()},
+    }
+    write_json(headlines, folder / "metrics.json")

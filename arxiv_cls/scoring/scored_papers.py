@@ -1,4 +1,4 @@
-"""Papers together with the scores that a model gave them: what every later step of scoring works on."""
+"""Papers with the scores that a model gave them, and models with the papers that they were trained on."""
 
 from __future__ import annotations
 
@@ -11,37 +11,33 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import portable_path
-from arxiv_cls.record.checksums import file_sha256
-from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.record.schemas import RecipeRecord
-from arxiv_cls.record.writing import staged
+from arxiv_cls.record.files import file_sha256, staged
+from arxiv_cls.record.model_files import RecipeRecord, RunRecord, read_model_file
+
+DEFAULT_CSV = "data/raw/arxiv.csv"
+# Rows of a CSV whose texts are held at once.
+ROWS_AT_A_TIME = 4096
+# A row needs a text to be scored and a category to be right or wrong; id and date are used where given.
+REQUIRED = ("title", "abstract", "category")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ScoredPapers:
-    """One model's scores of n papers.
+class Predictions:
+    """One model's scores of n papers, as `eval/predictions.parquet` holds them.
 
     Attributes:
         label_names: the k categories, in the order of the columns of `probabilities`.
-        arxiv_ids: (n,) base ids.
+        arxiv_ids: (n,) base ids, "" where unknown.
         labels: (n,) int64, true category as a column number.
         probabilities: (n, k) float64, rows add up to 1.
-        published: (n,) datetime64[D], NaT where it is not known.
-        words: (n,) int64, words of the text (title and abstract).
     """
 
     label_names: list[str]
     arxiv_ids: np.ndarray
     labels: np.ndarray
     probabilities: np.ndarray
-    published: np.ndarray
-    words: np.ndarray
-
-    @property
-    def years(self) -> np.ndarray:
-        """(n,) int64 year of publication; 0 where it is not known."""
-        years = self.published.astype("datetime64[Y]").astype(np.int64) + 1970
-        return np.where(np.isnat(self.published), 0, years)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,10 +47,24 @@ class ScoredPapers:
         """(n,) column number of the highest score."""
         return self.probabilities.argmax(axis=1)
 
+
+@dataclass(frozen=True)
+class ScoredPapers(Predictions):
+    """`Predictions` with what the papers are sliced by.
+
+    Attributes:
+        published: (n,) datetime64[D], NaT where it is not known.
+        words: (n,) int64, words of the text (title and abstract).
+    """
+
+    published: np.ndarray
+    words: np.ndarray
+
     @property
-    def correct(self) -> np.ndarray:
-        """(n,) whether the highest score is the true category's."""
-        return self.predicted == self.labels
+    def years(self) -> np.ndarray:
+        """(n,) int64 year of publication; 0 where it is not known."""
+        years = self.published.astype("datetime64[Y]").astype(np.int64) + 1970
+        return np.where(np.isnat(self.published), 0, years)
 
 
 def word_counts(texts: list[str]) -> np.ndarray:
@@ -65,11 +75,11 @@ def word_counts(texts: list[str]) -> np.ndarray:
 def score_papers(
     predictor: Any, papers: Any, label_names: list[str], *, progress: bool = False
 ) -> ScoredPapers:
-    """Scores one split.
+    """Scores a split of the corpus (a `datasets.Dataset`); columns are in the order of the model's labels.
 
     Args:
         predictor: any `Predictor` whose labels are those of the split, in any order.
-        papers: a `datasets.Dataset` of the corpus (text, label, arxiv_id, published).
+        papers: with text, label, arxiv_id and published.
         label_names: the corpus's category codes, in the order of its `label` feature.
         progress: show a bar.
 
@@ -97,11 +107,88 @@ def score_papers(
     )
 
 
-def write_predictions(scored: ScoredPapers, path: Path) -> None:
-    """Writes one row per paper: arxiv_id, label, predicted, score and a column per category.
+def true_columns(categories: list[str], label_names: list[str]) -> np.ndarray:
+    """The model's column of each category, -1 where it has none.
 
-    A reader never sees half a file: it is written beside and moved into place.
+    A model whose labels are archives (`cs`, `physics`) gets the archive of the category.
     """
+    from arxiv_cls.corpus.taxonomy import archive_of
+
+    column_of = {name: column for column, name in enumerate(label_names)}
+    known = {
+        category: column_of.get(category, column_of.get(archive_of(category), -1))
+        for category in set(categories)
+    }
+    return np.fromiter((known[category] for category in categories), dtype=np.int64, count=len(categories))
+
+
+def score_csv(
+    predictor: Any, csv: str | Path, *, progress: bool = False
+) -> tuple[ScoredPapers, dict[str, Any], Any]:
+    """Scores the rows of a file in the schema of the data whose category is one of the model's labels.
+
+    Versions of a paper are rows of their own here: the file is scored as it stands. Beside the file's own
+    text only one batch of texts is held, so a file of 136,000 rows stays far below 2 GB.
+
+    Returns:
+        The scored rows (no date and id "" where the file gives none); {rows_read, rows_scored, rejected (by
+        reason), other_labels (by category)}; and the file's `DataVersion`.
+
+    Raises:
+        UserError: when the file cannot be read or no row has a label of the model.
+    """
+    from tqdm import tqdm
+
+    from arxiv_cls.corpus.papers import read_papers
+
+    if not Path(csv).exists():
+        raise UserError(f"{csv}: no such file", hint="name a file in the schema of the data with --csv FILE")
+    papers = read_papers(csv, required=REQUIRED)
+    categories = papers.table["category"].to_pylist()
+    columns = true_columns(categories, predictor.labels)
+    rows = np.flatnonzero(columns >= 0)
+    unknown, counts = np.unique(
+        np.asarray(categories, dtype=object)[columns < 0].astype(str), return_counts=True
+    )
+    order = np.lexsort((unknown, -counts))
+    found = {
+        "rows_read": papers.rows_read,
+        "rows_scored": len(rows),
+        "rejected": papers.rejected_by_reason(),
+        "other_labels": {str(unknown[place]): int(counts[place]) for place in order},
+    }
+    if len(rows) == 0:
+        raise UserError(
+            f"{csv}: none of its {papers.rows_read:,} rows has a label of the model",
+            hint=f"the model knows {', '.join(predictor.labels[:20])}",
+        )
+    # Only the rows to score, and only the columns that scoring needs, stay in memory.
+    table = papers.table.select(["arxiv_id", "title", "abstract", "published"]).take(rows)
+    data_version = papers.version
+    del papers, categories
+    probabilities = np.empty((len(rows), len(predictor.labels)))
+    words = np.empty(len(rows), dtype=np.int64)
+    with tqdm(total=len(rows), desc="scoring", unit=" papers", disable=not progress) as bar:
+        for first in range(0, len(rows), ROWS_AT_A_TIME):
+            part = table.slice(first, ROWS_AT_A_TIME)
+            pairs = zip(part["title"].to_pylist(), part["abstract"].to_pylist(), strict=True)
+            texts = [f"{title}\n\n{abstract}" for title, abstract in pairs]
+            probabilities[first : first + len(texts)] = predictor.predict_proba(texts)
+            words[first : first + len(texts)] = word_counts(texts)
+            bar.update(len(texts))
+    scored = ScoredPapers(
+        label_names=list(predictor.labels),
+        arxiv_ids=np.asarray([name or "" for name in table["arxiv_id"].to_pylist()], dtype=object),
+        labels=columns[rows],
+        probabilities=probabilities,
+        published=np.asarray(table["published"].to_pylist(), dtype="datetime64[D]"),
+        words=words,
+    )
+    return scored, found, data_version
+
+
+def write_predictions(scored: ScoredPapers, path: Path) -> None:
+    """Writes one row per paper: arxiv_id, label, predicted, score and a column per category."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -119,16 +206,6 @@ def write_predictions(scored: ScoredPapers, path: Path) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What `eval/predictions.parquet` holds; arrays as in `ScoredPapers`."""
-
-    label_names: list[str]
-    arxiv_ids: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-
 def read_predictions(path: Path) -> Predictions:
     """Reads a file of `write_predictions`.
 
@@ -144,15 +221,17 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(f"{path} is missing", hint="run `arxiv-cls evaluate` on the model first") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}", hint="run `arxiv-cls evaluate` again") from None
-    fixed = ["arxiv_id", "label", "predicted", "score"]
-    if table.column_names[:4] != fixed or table.num_rows == 0:
-        raise UserError(f"{path} is no table of predictions: its columns are {table.column_names}")
     names = table.column_names[4:]
     number_of = {name: number for number, name in enumerate(names)}
-    unknown = set(table["label"].to_pylist()) - set(names)
-    if unknown or not all(pa.types.is_floating(table.schema.field(name).type) for name in names):
+    if (
+        table.column_names[:4] != ["arxiv_id", "label", "predicted", "score"]
+        or table.num_rows == 0
+        or set(table["label"].to_pylist()) - set(names)
+        or not all(pa.types.is_floating(table.schema.field(name).type) for name in names)
+    ):
         raise UserError(
-            f"{path} is no table of predictions: expected a column of scores for each label",
+            f"{path} is no table of predictions with a column of scores for each label: its columns are "
+            f"{table.column_names}",
             hint="run `arxiv-cls evaluate` again",
         )
     return Predictions(
@@ -161,11 +240,6 @@ def read_predictions(path: Path) -> Predictions:
         labels=np.asarray([number_of[name] for name in table["label"].to_pylist()]),
         probabilities=np.column_stack([table[name].to_numpy() for name in names]),
     )
-
-
-DEFAULT_CSV = "data/raw/arxiv.csv"
-
-logger = logging.getLogger(__name__)
 
 
 def data_options(model_dir: Path) -> dict[str, Any]:
@@ -187,18 +261,38 @@ def data_options(model_dir: Path) -> dict[str, Any]:
     return {key: data[key] for key in known if data.get(key) is not None}
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory with the corpus of its recipe: what a run hands from step to step.
+
+    `load_model_and_corpus` reads one from disk; the end of a training run builds one from what it holds.
+
+    Attributes:
+        directory: the model directory; recipe, run record and `eval/` are looked for there.
+        predictor: any `Predictor`, whose `weights_path` is the file of the weights.
+        corpus: the `Corpus`.
+        options: the arguments of `build_corpus` that made it, with `config`.
+        weights_sha256: of the file of the weights; hashed here where the caller does not know it.
+    """
+
+    directory: Path
+    predictor: Any
+    corpus: Any
+    options: dict[str, Any]
+    weights_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.weights_sha256:
+            object.__setattr__(self, "weights_sha256", file_sha256(Path(self.predictor.weights_path)))
+
+
 def load_model_and_corpus(
     model: str | Path, csv: str | Path | None = None, engine: str | None = None
-) -> tuple[Any, Path, Any, dict[str, Any]]:
-    """A model with the corpus that its recipe names.
+) -> LoadedModel:
+    """A model (directory or Hub id) with the corpus that its recipe names.
 
-    Args:
-        model: model directory or Hub id.
-        csv: the data file; None for the one at the path that the recipe names.
-        engine: what computes a transformer; None for torch.
-
-    Returns:
-        The predictor, the directory of its files, the `Corpus`, and the options that built it.
+    `csv` is the data file, None for the one at the path that the recipe names; `engine` computes a
+    transformer, None for torch.
 
     Raises:
         UserError: when model, recipe or data cannot be had.
@@ -206,23 +300,12 @@ def load_model_and_corpus(
     from arxiv_cls.models.predictor import load_predictor
 
     predictor = load_predictor(model, engine=engine)
-    model_dir = Path(predictor.directory)
-    return predictor, model_dir, *load_corpus(model_dir, csv)
+    directory = Path(predictor.directory)
+    return LoadedModel(directory, predictor, *load_corpus(directory, csv))
 
 
 def load_corpus(model_dir: Path, csv: str | Path | None = None) -> tuple[Any, dict[str, Any]]:
-    """The corpus that a model's recipe names.
-
-    Args:
-        model_dir: the model directory.
-        csv: the data file; None for the one at the path that the recipe names.
-
-    Returns:
-        The `Corpus`, and the options that built it.
-
-    Raises:
-        UserError: when recipe or data cannot be had.
-    """
+    """The `Corpus` that a recipe names, and the options that built it; see `load_model_and_corpus`."""
     from arxiv_cls.corpus import build_corpus
 
     options = data_options(model_dir)
@@ -236,18 +319,29 @@ def load_corpus(model_dir: Path, csv: str | Path | None = None) -> tuple[Any, di
         )
     config = options.pop("config", "top5")
     corpus = build_corpus(config, **options)
-    _warn_of_other_data(model_dir, corpus.data.sha256)
+    trained_on_sha256 = _data_of_run(model_dir).get("sha256")
+    if trained_on_sha256 not in (None, corpus.data.sha256):
+        logger.warning(
+            "the data is not the version the model was trained on (sha256 %s, now %s)",
+            trained_on_sha256[:12],
+            corpus.data.sha256[:12],
+        )
     return corpus, {"config": config, **options}
 
 
-def _warn_of_other_data(model_dir: Path, sha256: str) -> None:
-    trained_on = (read_model_file(model_dir, "run.json") or {}).get("data") or {}
-    if trained_on.get("sha256") not in (None, sha256):
-        logger.warning(
-            "the data is not the version the model was trained on (sha256 %s, now %s)",
-            trained_on["sha256"][:12],
-            sha256[:12],
+def _data_of_run(model_dir: Path) -> dict[str, Any]:
+    """The data that a model was trained on, as `run.json` says; nothing where there is no such file.
+
+    Raises:
+        UserError: `run.json` is there and names no data.
+    """
+    record = read_model_file(model_dir, "run.json")
+    if record is not None and not record.get("data"):
+        raise UserError(
+            f"{model_dir / 'run.json'}: data: not there, so that what the model was trained on is not known",
+            hint=RunRecord.hint,
         )
+    return {} if record is None else record["data"]
 
 
 def data_record(data: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -266,30 +360,16 @@ def data_record(data: Any, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class SeenPapers:
-    """Papers of a file that are in a model's training split.
-
-    Attributes:
-        count: how many; an upper bound unless `exact`.
-        exact: the training data is at hand, so that each paper could be looked up in it.
-    """
-
-    count: int
-    exact: bool
-
-
 def trained_on(
     arxiv_ids: np.ndarray,
     published: np.ndarray,
     options: dict[str, Any],
     newest: np.datetime64 | None = None,
 ) -> np.ndarray:
-    """Which papers the training split of a recipe's data group can hold.
+    """Which papers the training split of a recipe's data group can hold, by the rule of the split.
 
-    Recomputed from the rule, without the training file: by the hash of the id, or by the date for
-    `split: time`. The rule knows nothing of what the file held: it also takes in papers that came later,
-    unless `newest` excludes them, and with `max_samples` only the first papers in hash order were used.
+    The rule knows nothing of what the file held: it also takes in papers that came later, unless `newest`
+    excludes them, and with `max_samples` only the first papers in hash order were used.
 
     Args:
         arxiv_ids: (n,) base ids, "" where unknown (counted as not trained on).
@@ -311,7 +391,7 @@ def trained_on(
 def training_papers(
     model_dir: Path, arxiv_ids: np.ndarray, published: np.ndarray, csv: str | Path
 ) -> tuple[np.ndarray, bool] | None:
-    """Which papers a model was trained on.
+    """Which of the papers of a file a model was trained on.
 
     Args:
         model_dir: the model's files.
@@ -320,38 +400,22 @@ def training_papers(
         csv: the file they come from; it may be the one the model was trained on.
 
     Returns:
-        (n,) bool, and whether that is exact: the training data is at hand and each paper was looked up in
-        it. Else it marks every paper that can have been one. None when the model has no recipe, so that
-        nothing is known of its splits.
+        (n,) bool, and whether that is exact: the training data is at hand and each paper was looked up in it.
+        Else it marks every paper that can have been one. None when the model has no recipe.
 
     Raises:
         UserError: when the recipe cannot be read, or the training data is there and cannot be built.
     """
     if not (model_dir / "recipe.yaml").is_file():
         return None
-    options = data_options(model_dir)
-    data = (read_model_file(model_dir, "run.json") or {}).get("data") or {}
+    from arxiv_cls.corpus import build_corpus
+
+    options, data = data_options(model_dir), _data_of_run(model_dir)
     for path in (Path(options.get("csv", DEFAULT_CSV)), Path(csv)):
         if path.is_file() and file_sha256(path) == data.get("sha256"):
-            ids = _training_ids(options | {"csv": str(path)})
+            # From the cache, where this data was built before.
+            corpus = build_corpus(**options | {"csv": str(path)})
+            ids = set(corpus.splits["train"]["arxiv_id"][:])
             return np.fromiter((name in ids for name in arxiv_ids), bool, len(arxiv_ids)), True
     newest = data.get("newest_training_paper")
     return trained_on(arxiv_ids, published, options, np.datetime64(newest, "D") if newest else None), False
-
-
-def seen_papers(
-    model_dir: Path, arxiv_ids: np.ndarray, published: np.ndarray, csv: str | Path
-) -> SeenPapers | None:
-    """How many papers a model was trained on; arguments and errors as of `training_papers`.
-
-    Returns:
-        The count; None when nothing is known of the model's splits.
-    """
-    found = training_papers(model_dir, arxiv_ids, published, csv)
-    return None if found is None else SeenPapers(int(found[0].sum()), exact=found[1])
-
-
-def _training_ids(options: dict[str, Any]) -> set[str]:
-    from arxiv_cls.corpus import build_corpus
-
-    return set(build_corpus(**options).splits["train"]["arxiv_id"][:])

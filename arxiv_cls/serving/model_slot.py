@@ -19,9 +19,9 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import CascadePredictor, fitted_engine, load_cascade
 from arxiv_cls.models.prediction import Predictor
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.directory import is_pickle
+from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.record.pickles import is_pickle
 from arxiv_cls.serving.http_errors import Refused
 from arxiv_cls.serving.model_info import Info, describe
 from arxiv_cls.serving.schemas import Paper, paper_reply

@@ -1,4 +1,4 @@
-"""Papers to token ids, with the length that the model will use for good."""
+"""From texts to batches: token ids, batches of similar length, padding."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from arxiv_cls.models import loading
 
+# Batches are formed within chunks of this many, as in transformers: little padding, and which papers meet in
+# a batch stays random.
+BATCHES_PER_CHUNK = 50
+
 logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(directory: Path, max_length: int) -> PreTrainedTokenizerBase:
-    """The pretrained model's tokenizer, which from now on truncates at `max_length` tokens.
+    """The pretrained tokenizer, with `max_length` or what the model reads at most as its `model_max_length`.
 
-    The length is kept in `model_max_length`, so that it is saved with the model and a later user's
-    `truncation=True` cuts where the training did. A model that reads less than that says so in a line.
+    It is saved with the model, so that a later user's `truncation=True` cuts where the training did.
 
     Raises:
         UserError: the directory holds no configuration and tokenizer that transformers can load.
@@ -39,23 +44,14 @@ def load_tokenizer(directory: Path, max_length: int) -> PreTrainedTokenizerBase:
 
 
 def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
-    """Columns `input_ids` and `label`; validation and test sorted by length, so that they pad little.
-
-    Args:
-        splits: `train`, `validation`, `test` with `text` and `label`.
-        tokenizer: from `load_tokenizer`.
-    """
-
-    def to_ids(batch: dict) -> dict:
-        # The attention mask follows from the lengths, and one segment needs no type ids.
-        return {"input_ids": tokenizer(batch["text"], truncation=True)["input_ids"]}
+    """Columns `input_ids` and `label`; validation and test sorted by length, so that they pad little."""
 
     def tokenized(name: str, papers: Dataset) -> Dataset:
-        unused = [column for column in papers.column_names if column != "label"]
         ids = papers.map(
-            to_ids,
+            # The attention mask follows from the lengths, and one segment needs no type ids.
+            lambda batch: {"input_ids": tokenizer(batch["text"], truncation=True)["input_ids"]},
             batched=True,
-            remove_columns=unused,
+            remove_columns=[column for column in papers.column_names if column != "label"],
             desc=f"tokenize {name}",
             # Hashing a tokenizer costs more than using it; a build is cached, its tokens need not be.
             new_fingerprint=uuid.uuid4().hex,
@@ -70,42 +66,30 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> Dataset
     return DatasetDict({name: tokenized(name, papers) for name, papers in splits.items()})
 
 
-# Batches are formed within chunks of this many: long enough that padding is small, short enough that
-# which papers meet in a batch stays random. transformers' own grouping uses the same number.
-BATCHES_PER_CHUNK = 50
-
-
 class LengthGroupedBatches(Sampler[list[int]]):
-    """Yields this rank's share of each global batch; the order depends on (seed, epoch) alone.
+    """Yields this process's share of each global batch; the order depends on (seed, epoch) alone.
 
-    A global batch is formed first and then dealt out, so that the same papers meet in a step whatever
-    the number of ranks. The last, incomplete batch is dealt out too; where it has fewer papers than
-    there are ranks, papers are repeated so that every rank takes part in the step.
+    A global batch is formed first and then divided, so that the same papers meet in a step whatever the
+    number of processes. Where the last, incomplete one has fewer papers than there are processes, papers
+    are repeated so that each process takes part in the step.
 
     Args:
         lengths: tokens of each paper.
-        batch_size: papers per rank and batch.
+        batch_size: papers per process and batch.
         seed: of the order.
-        rank, world_size: this process and how many there are.
+        process_index, num_processes: number of this process, and how many there are.
         grouped: False keeps the random order and does not sort by length.
         drop_last: leave out the incomplete global batch.
     """
 
     def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        seed: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        grouped: bool = True,
-        drop_last: bool = False,
-    ) -> None:
+        self, lengths: Sequence[int], batch_size: int, seed: int, *,
+        process_index: int = 0, num_processes: int = 1, grouped: bool = True, drop_last: bool = False,
+    ) -> None:  # fmt: skip
         self.lengths = np.asarray(lengths)
-        self.global_batch_size = batch_size * world_size
+        self.global_batch_size = batch_size * num_processes
         self.seed, self.epoch = seed, 0
-        self.rank, self.world_size = rank, world_size
+        self.process_index, self.num_processes = process_index, num_processes
         self.grouped, self.drop_last = grouped, drop_last
 
     def set_epoch(self, epoch: int) -> None:
@@ -117,7 +101,7 @@ class LengthGroupedBatches(Sampler[list[int]]):
         return whole + (1 if rest and not self.drop_last else 0)
 
     def global_batches(self) -> list[np.ndarray]:
-        """The papers of each step of this epoch, over all ranks."""
+        """The papers of each step of this epoch, over all processes."""
         generator = np.random.default_rng((self.seed, self.epoch))
         order = generator.permutation(len(self.lengths))
         size = self.global_batch_size
@@ -136,49 +120,33 @@ class LengthGroupedBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.global_batches():
-            if len(batch) < self.world_size:
-                batch = np.resize(batch, self.world_size)
-            yield batch[self.rank :: self.world_size].tolist()
+            if len(batch) < self.num_processes:
+                batch = np.resize(batch, self.num_processes)
+            yield batch[self.process_index :: self.num_processes].tolist()
 
     def _by_length(self, papers: np.ndarray) -> np.ndarray:
         return papers[np.argsort(self.lengths[papers], kind="stable")] if self.grouped else papers
 
 
 class EpochDataLoader(DataLoader):
-    """A `DataLoader` whose batch sampler is told the epoch, as the Trainer asks for."""
+    """A `DataLoader` that passes on the epoch, which the Trainer sets."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Passes the epoch (from 0) on to the batch sampler."""
+        """Chooses the order of the batches: epoch counts from 0."""
         self.batch_sampler.set_epoch(epoch)
 
 
-def padded_tokens_share(lengths: Sequence[int], batches: Sequence[np.ndarray]) -> float:
-    """Share of the tokens of an epoch that is padding, 0 to 1."""
-    lengths = np.asarray(lengths)
-    computed = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    return 1 - sum(int(lengths[batch].sum()) for batch in batches) / computed if computed else 0.0
-
-
 def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[str, torch.Tensor]:
-    """Pads to the longest paper of the batch.
-
-    Args:
-        features: `input_ids` and `label` of each paper; where there is a `target`, a distribution over
-            the classes, it takes the label's place.
-        pad_token_id: of the tokenizer.
-        multiple: lengths are rounded up to it; matrix units want multiples of 8.
+    """Pads to the longest paper of the batch, rounded up to a multiple for matrix units.
 
     Returns:
-        `input_ids` and `attention_mask` of shape (papers, tokens), `labels` of shape (papers,) or
-        (papers, classes).
+        `input_ids` and `attention_mask` (papers, tokens); `labels` (papers,), or (papers, classes) where the
+        papers have a `target`, a distribution over the classes.
     """
-    longest = max(len(feature["input_ids"]) for feature in features)
-    width = -(-longest // multiple) * multiple
-    input_ids = torch.full((len(features), width), pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros((len(features), width), dtype=torch.long)
-    for row, feature in enumerate(features):
-        length = len(feature["input_ids"])
-        input_ids[row, :length] = torch.as_tensor(feature["input_ids"])
-        attention_mask[row, :length] = 1
+    tokens = [torch.as_tensor(feature["input_ids"]) for feature in features]
+    input_ids = pad_sequence(tokens, batch_first=True, padding_value=pad_token_id)
+    input_ids = functional.pad(input_ids, (0, -input_ids.shape[1] % multiple), value=pad_token_id)
+    lengths = torch.tensor([len(ids) for ids in tokens])
+    attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
     labels = torch.tensor([feature.get("target", feature["label"]) for feature in features])
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

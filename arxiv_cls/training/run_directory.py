@@ -1,4 +1,4 @@
-"""The folder of a run in progress, beside the model directory: checkpoints, log, trackers' files.
+"""A training run: its directory of checkpoints and logs, and all that it has made so far.
 
 `outputs/.checkpoints/<name>/` belongs to the run; `outputs/<name>/` appears only when it is whole.
 """
@@ -6,26 +6,34 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import datetime
 import json
 import logging
 import os
 import shutil
 import socket
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
-from transformers import TrainerCallback
 
+from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.manifest import CARD, MANIFEST, files_in
+from arxiv_cls.recipe import portable_path, recorded
+from arxiv_cls.record.files import file_sha256, update_file, write_json
+from arxiv_cls.record.manifest import CARD, MANIFEST, RUN_RECORD, files_in
+from arxiv_cls.record.run_record import build_run_record, data_record, git_state
+from arxiv_cls.scoring.evaluation import evaluate_loaded
+from arxiv_cls.scoring.example_papers import write_examples
+from arxiv_cls.scoring.plots import plot_training_curve
+from arxiv_cls.scoring.scored_papers import LoadedModel
+from arxiv_cls.training.tracking import Trackers, log_to_file
 
 COMPLETE = "complete"
-ENDED = "ended"
 STATE = "run_state.json"
-FINISHED = "run.json"
 STARTING_WEIGHTS = "starting weights sha256"
 # Runs from before these keys were kept can be resumed: what they had then, None where it is not known.
 BEFORE_IT_WAS_KEPT = {STARTING_WEIGHTS: None, "data.near_duplicates": "keep"}
@@ -33,12 +41,8 @@ BEFORE_IT_WAS_KEPT = {STARTING_WEIGHTS: None, "data.near_duplicates": "keep"}
 logger = logging.getLogger(__name__)
 
 
-class RunFolder:
-    """Where a run writes, and what may be in the way.
-
-    Args:
-        model_dir: the model directory that the run will become.
-    """
+class RunDirectory:
+    """Where a run writes before it becomes `model_dir`, and what may be in the way."""
 
     def __init__(self, model_dir: str | Path) -> None:
         self.model_dir = Path(model_dir)
@@ -48,11 +52,10 @@ class RunFolder:
         self.log_file = self.folder / "train.log"
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Keeps other runs out of the folder until the block, or this process, ends.
+    def lock(self) -> Iterator[None]:
+        """Keeps other runs out until the block, or this process, ends.
 
-        A launcher that is killed leaves its training process alive, and a second run beside it would take
-        its checkpoints for its own.
+        A launcher that is killed leaves its training process alive.
 
         Raises:
             UserError: another run is at work there, or the folder cannot be made.
@@ -81,15 +84,13 @@ class RunFolder:
             lock.release()
 
     def prepare(self, fingerprint: dict[str, Any], *, resume: bool, overwrite: bool) -> Path | None:
-        """Clears or keeps what earlier runs left, and notes what this run is.
-
-        Only what a run needs to go on is ever cleared: logs, profiles and trackers' files stay.
+        """Clears or keeps the checkpoints of earlier runs; logs, profiles and trackers' files always stay.
 
         Args:
             fingerprint: what must be the same for a run to be resumed, as flat keys.
-            resume: go on from the last whole checkpoint.
+            resume: go on from the last complete checkpoint.
             overwrite: a finished or unfinished run may be replaced; together with `resume`, an unfinished
-                run of the same recipe and data is gone on with, and any other is replaced.
+                run of the same recipe and data is resumed, and any other is replaced.
 
         Returns:
             The checkpoint to go on from, or None to start.
@@ -97,35 +98,37 @@ class RunFolder:
         Raises:
             UserError: a run is in the way, or it cannot be resumed with this recipe and data.
         """
-        self._put_back_replaced()
+        if self.replaced.is_dir() and not self.model_dir.exists():
+            # A run was killed between the two renames of `publish`.
+            self.replaced.rename(self.model_dir)
         self._check_model_dir(overwrite)
-        checkpoints = self.checkpoints()
-        if overwrite and not (checkpoints and self._changes(fingerprint) == []):
-            resume = False
-        if resume:
-            self._check_same(fingerprint)
-            for torn in set(self.folder.glob("checkpoint-*")) - set(checkpoints):
-                shutil.rmtree(torn)
-        elif checkpoints and not overwrite:
+        checkpoints, changes = self.checkpoints(), self._changes(fingerprint)
+        resume = resume and not (overwrite and (not checkpoints or changes != []))
+        if resume and changes is None:
+            raise UserError(f"{self.folder}: no unfinished run to resume", hint="Start it without --resume.")
+        if resume and changes:
+            raise UserError(
+                f"{self.folder}: cannot be resumed, the recipe or the data differ:\n" + "\n".join(changes),
+                hint="Undo the change to resume, or --overwrite to start again.",
+            )
+        if checkpoints and not resume and not overwrite:
             raise UserError(
                 f"{self.folder}: holds an unfinished run (last checkpoint: {checkpoints[-1].name})",
                 hint="--resume goes on with it, --overwrite starts again.",
             )
-        else:
-            for stale in self.folder.glob("checkpoint-*"):
+        kept = checkpoints if resume else []
+        for stale in {self.staging, self.replaced, *self.folder.glob("checkpoint-*")} - set(kept):
+            if stale.exists():
                 shutil.rmtree(stale)
-        for unfinished in (self.staging, self.replaced):
-            shutil.rmtree(unfinished, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / STATE).write_text(json.dumps(fingerprint, indent=2), encoding="utf-8")
-        if resume and not checkpoints:
+        write_json(fingerprint, self.folder / STATE)
+        if resume and not kept:
             logger.warning("no whole checkpoint in %s: the run starts from the beginning", self.folder)
-        return checkpoints[-1] if resume and checkpoints else None
+        return kept[-1] if kept else None
 
     def checkpoints(self) -> list[Path]:
-        """The checkpoints that were written to their end, oldest first."""
-        whole = [path.parent for path in self.folder.glob(f"checkpoint-*/{COMPLETE}")]
-        return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
+        """The complete checkpoints, oldest first."""
+        complete = [path.parent for path in self.folder.glob(f"checkpoint-*/{COMPLETE}")]
+        return sorted(complete, key=lambda path: int(path.name.rpartition("-")[2]))
 
     def publish(self) -> None:
         """Makes the staged directory the model directory in one rename, and drops the checkpoints."""
@@ -136,11 +139,6 @@ class RunFolder:
         for spent in (self.replaced, *self.folder.glob("checkpoint-*")):
             shutil.rmtree(spent, ignore_errors=True)
 
-    def _put_back_replaced(self) -> None:
-        """Restores the older model where a run was killed between the two renames of `publish`."""
-        if self.replaced.is_dir() and not self.model_dir.exists():
-            self.replaced.rename(self.model_dir)
-
     def _check_model_dir(self, overwrite: bool) -> None:
         if not self.model_dir.exists():
             return
@@ -148,7 +146,7 @@ class RunFolder:
             raise UserError(f"{self.model_dir}: is a file; trainer.output_dir names a directory")
         if not any(self.model_dir.iterdir()):
             self.model_dir.rmdir()
-        elif not (self.model_dir / FINISHED).is_file() and not (overwrite and self._holds_remains()):
+        elif not (self.model_dir / RUN_RECORD).is_file() and not (overwrite and self._holds_later_files()):
             # Whatever this is, no run of ours wrote it: --overwrite must not delete it.
             raise UserError(
                 f"{self.model_dir}: is not empty and holds no model of this project",
@@ -160,8 +158,8 @@ class RunFolder:
                 hint="--overwrite replaces it once the new one is whole; or --trainer.output_dir DIR.",
             )
 
-    def _holds_remains(self) -> bool:
-        """Whether nothing but later steps' files of a model is there: DVC takes those of training away."""
+    def _holds_later_files(self) -> bool:
+        """Whether only files of later steps are there: DVC removes those of the training before it runs."""
         found = set(files_in(self.model_dir))
         later = {entry.path for entry in MANIFEST if entry.evaluated or entry.path.startswith("onnx/")}
         return found <= {entry.path for entry in MANIFEST} and (not found or bool(found & (later - {CARD})))
@@ -182,46 +180,92 @@ class RunFolder:
             if before.get(key) != now.get(key)
         ]
 
-    def _check_same(self, fingerprint: dict[str, Any]) -> None:
-        changed = self._changes(fingerprint)
-        if changed is None:
-            raise UserError(f"{self.folder}: no unfinished run to resume", hint="Start it without --resume.")
-        if changed:
-            raise UserError(
-                f"{self.folder}: cannot be resumed, the recipe or the data differ:\n" + "\n".join(changed),
-                hint="Undo the change to resume, or --overwrite to start again.",
-            )
 
+class TrainingRun(contextlib.ExitStack):
+    """What a run has made, from the recipe to the evaluation; each step adds its part.
 
-class MarkComplete(TrainerCallback):
-    """Writes a mark into each checkpoint after its last file: without it, a checkpoint counts as torn.
-
-    The mark holds the seconds of training so far, so that a resumed run knows how long it took in all, and
-    the word `ended` where nothing was left to train: the Trainer forgets an early stop when it goes on.
+    Used with `with`: trackers, log file and lock are closed at its end, trackers as failed after an error.
 
     Args:
-        checkpoint: the one that this run goes on from, or None.
+        recipe: of either kind.
+        overrides: words of the command line that changed it.
     """
 
-    def __init__(self, checkpoint: Path | None) -> None:
-        seconds, _, ended = (
-            (checkpoint / COMPLETE).read_text().partition(" ") if checkpoint else ("0", "", "")
-        )
-        self._before = float(seconds)
-        self._start = time.monotonic()
-        self.ended = ended == ENDED
+    corpus: Corpus  # after `build_corpus`
+    record: dict[str, Any]  # content of `run.json`, after `write_record`
+    evaluation: dict[str, Any]  # content of `eval/metrics.json`, after `evaluate`
 
-    def seconds(self) -> float:
-        """Seconds of training so far, those before a kill included up to the checkpoint."""
-        return self._before + time.monotonic() - self._start
+    def __init__(self, recipe: Any, overrides: Sequence[str]) -> None:
+        super().__init__()
+        self.recipe, self.overrides = recipe, overrides
+        self.directory = RunDirectory(recipe.trainer.output_dir or f"outputs/{recipe.name}")
+        self.recorded_recipe = recorded(recipe)
+        output_dir = portable_path(self.directory.model_dir.as_posix())
+        self.recorded_recipe["trainer"]["output_dir"] = output_dir
+        self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.git = git_state()
+        self.trackers = Trackers([], recipe.name, self.directory.folder, {})
 
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Starts the clock."""
-        self._start = time.monotonic()
+    def build_corpus(self) -> None:
+        """Reads the CSV, or takes the splits from the cache.
 
-    def on_save(self, args, state, control, **kwargs) -> None:
-        """Marks the checkpoint of this step."""
-        if state.is_world_process_zero:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            ended = f" {ENDED}" if control.should_training_stop else ""
-            (checkpoint / COMPLETE).write_text(f"{self.seconds():.2f}{ended}", encoding="utf-8")
+        Raises:
+            UserError: the file is missing or cannot be used.
+        """
+        options = dataclasses.asdict(self.recipe.data)
+        self.data_options = {key: value for key, value in options.items() if value is not None}
+        self.corpus = build_corpus(**self.data_options)
+        self.data = data_record(self.corpus, self.data_options)
+
+    def begin(self, fingerprint: dict[str, Any], *, resume: bool, overwrite: bool) -> Path | None:
+        """Takes the directory, opens log file and trackers; arguments and result as of `prepare`."""
+        self.enter_context(self.directory.lock())
+        checkpoint = self.directory.prepare(fingerprint, resume=resume, overwrite=overwrite)
+        self.directory.staging.mkdir()
+        self.enter_context(log_to_file(self.directory.log_file))
+        config = {"recipe": self.recorded_recipe, "data": self.data}
+        names = self.recipe.trainer.trackers
+        self.trackers = self.enter_context(Trackers(names, self.recipe.name, self.directory.folder, config))
+        logger.info("%s", self.corpus.report_line())
+        return checkpoint
+
+    def write_record(
+        self, predictor: Any, seconds: float, history: list[dict[str, float]], **measured: Any
+    ) -> None:
+        """Adds `recipe.yaml`, `training_curve.png` and `run.json` to the staged weights.
+
+        Args:
+            predictor: over the weights in memory, which are those that were saved.
+            seconds: of the training.
+            history: log of the training, for the curve.
+            measured: further arguments of `build_run_record`, among them `training` with `papers_seen`.
+        """
+        staging = self.directory.staging
+        recipe = yaml.safe_dump(self.recorded_recipe, sort_keys=False, allow_unicode=True)
+        (staging / "recipe.yaml").write_text(recipe, encoding="utf-8")
+        plot_training_curve(history, staging / "training_curve.png")
+        self.record = build_run_record(
+            kind=predictor.kind, recipe=self.recipe.name, data=self.data, git=self.git, started=self.started,
+            seed=self.recipe.trainer.seed, overrides=self.overrides, duration_seconds=seconds,
+            papers_per_second=measured["training"]["papers_seen"] / seconds,
+            weights_sha256=file_sha256(predictor.weights_path), **measured,
+        )  # fmt: skip
+        write_json(self.record, staging / RUN_RECORD)
+        self.trackers.log_metrics("validation", self.record["metrics"]["validation"])
+
+    def evaluate(self, predictor: Any) -> None:
+        """Scores the test split and the card's examples, and adds the metrics to the record."""
+        staging, weights_sha256 = self.directory.staging, self.record["weights_sha256"]
+        loaded = LoadedModel(staging, predictor, self.corpus, self.data_options, weights_sha256)
+        self.evaluation = evaluate_loaded(loaded, folder=staging / "eval", progress=True)
+        self.record["metrics"]["test"] = self.evaluation["metrics"]
+        write_json(self.record, staging / RUN_RECORD)
+        update_file(staging, RUN_RECORD)
+        write_examples(predictor, weights_sha256)
+        self.trackers.log_evaluation(self.evaluation, staging)
+
+    def publish(self) -> None:
+        """Makes the staged model the model directory."""
+        self.directory.publish()
+        state = "" if "test" in self.record["metrics"] else ", not evaluated yet"
+        logger.info("model directory%s: %s", state, self.directory.model_dir)

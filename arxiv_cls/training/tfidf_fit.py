@@ -1,32 +1,35 @@
 """Fits the baseline: linear models with out-of-fold scores, latent semantic analysis, trees, temperature.
 
-The trees read scores of linear models. On its own training papers a linear model is nearly always right,
-so trees grown on those scores would trust them blindly; they are grown on the scores of models fitted
-without the paper's fold instead (Wolpert 1992, "Stacked generalization").
+The trees read scores of linear models. On its own training papers a linear model is nearly always right, so
+they are grown on scores of models fitted without the paper's fold (Wolpert 1992, "Stacked generalization").
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+from datasets import Dataset
+from scipy.special import softmax
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.hardware import available_cores
 from arxiv_cls.models.tfidf import LinearScores, TermFeatures, TfidfModel
 from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
-from arxiv_cls.scoring.calibration import expected_calibration_error, fit_temperature, softmax
+from arxiv_cls.scoring.calibration import calibrate
+from arxiv_cls.scoring.metrics import compute_metrics
 
-# A boosting round on 15,000 papers takes 20 ms: threads would mostly wait for each other (1.4 s alone, and
-# twenty times that with two threads beside another program).
+# A boosting round on 15,000 papers takes 20 ms: threads would mostly wait for each other.
 PAPERS_PER_THREAD = 20_000
-# Of both linear solvers. At their default of 1e-4 they take half as long again, and on top5 the SVM gives the
-# same validation figures (0.794 / 0.757), the ridge 0.001 less.
+# Of both linear solvers: their default of 1e-4 takes half as long again and scores no better on top5.
 TOLERANCE = 1e-2
 # liblinear draws from one generator for the whole process: two fits at a time would not be reproducible.
 _LIBLINEAR = threading.Lock()
@@ -42,24 +45,31 @@ class Split(NamedTuple):
     labels: np.ndarray
 
 
+def read_split(papers: Dataset) -> Split:
+    """The texts and labels of a split of the corpus."""
+    return Split(papers["text"][:], np.asarray(papers["label"][:]))
+
+
 class Fitted(NamedTuple):
-    """The model, and what the run record says of how it came about."""
+    """The model, and what goes on record with it."""
 
     model: TfidfModel
-    calibration: dict[str, float]
+    calibration: dict[str, Any]
     validation_probabilities: np.ndarray
+    metrics: dict[str, Any]  # of the validation split
+    history: list[dict[str, float]]  # `epoch`, `loss` and `eval_loss` of each round, metrics in the last one
     rounds: int
+    seconds: float
 
 
 def fit_tfidf(
     train: Split,
     validation: Split,
     labels: list[str],
-    model_config: TfidfModelConfig,
+    config: TfidfModelConfig,
     trainer_config: TfidfTrainerConfig,
     threads: int,
     on_round: Callable[[dict[str, float]], None],
-    on_stage: Callable[[str], None] = logger.info,
 ) -> Fitted:
     """Fits everything; the same arguments give the same model.
 
@@ -67,35 +77,37 @@ def fit_tfidf(
         train: training papers.
         validation: papers that stop the boosting and set the temperature.
         labels: the k category codes, in the order of the label numbers.
-        model_config: group `model` of the recipe.
-        trainer_config: group `trainer` of the recipe.
+        config, trainer_config: groups `model` and `trainer` of the recipe.
         threads: of the linear fits and of XGBoost; another number can change the trees' last digits.
         on_round: gets `epoch`, `loss` and `eval_loss` (mean log-loss) after every boosting round.
-        on_stage: gets the name of each stage as it begins.
 
     Raises:
         UserError: when the training papers have one label only or no term that repeats.
     """
-    config = model_config
-    present = np.unique(train.labels)
-    if len(present) < 2:
+    if len(np.unique(train.labels)) < 2:
         raise UserError("the training split has papers of one label only", hint="raise data.max_samples")
-    on_stage("terms")
+    start = time.perf_counter()
+    history: list[dict[str, float]] = []
+
+    def log(message: str, *values: object) -> None:
+        logger.info("%5.1f s  " + message, time.perf_counter() - start, *values)
+
+    def note(losses: dict[str, float]) -> None:
+        history.append(losses)
+        on_round(losses)
+
+    log("terms")
     try:
-        terms, rows = TermFeatures.fit(
-            train.texts, ngram_max=config.ngram_max, min_df=config.min_df, title_weight=config.title_weight
-        )
+        terms, rows = _fit_terms(train.texts, config)
     except ValueError as error:
         raise UserError(
             f"no term occurs in {config.min_df} training papers", hint="lower model.min_df or use more papers"
         ) from error
 
-    on_stage("linear models")
+    log("linear models")
     grows_trees = config.classifier == "xgboost"
     size, seed = len(labels), trainer_config.seed
-    # None of these needs another one's result, and their libraries let go of the interpreter while they
-    # compute: threads halve the time on two cores. Each task keeps to its one thread, since threads within
-    # threads wait for each other; so the results are the same for any number of them.
+    # One thread per task, none within a task: the results are the same for any number of threads.
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         fitting = pool.submit(_fit_linear, rows, train.labels, size, config, seed)
         analysing = pool.submit(_components, rows, terms, config, seed) if grows_trees else None
@@ -111,46 +123,35 @@ def fit_tfidf(
         dense = model.dense(rows)
         # The analysis never saw a label; the scores did, so they give way to those out of fold.
         dense[:, : out_of_fold.shape[1]] = out_of_fold
-        on_stage("trees")
+        log("trees")
         model.booster = _grow(
             (dense, linear.margin(out_of_fold), train.labels),
             (model.dense(held_out_rows), linear.margin(linear.scores(held_out_rows)), validation.labels),
-            len(labels), config, trainer_config, threads, on_round,
+            len(labels), config, trainer_config, threads, note,
         )  # fmt: skip
         rounds = model.booster.num_boosted_rounds()
 
-    logits = model.logits(held_out_rows)
-    model.temperature = fit_temperature(logits, validation.labels)
-    probabilities = softmax(logits / model.temperature)
-    calibration = {
-        "temperature": model.temperature,
-        "expected_calibration_error_before": expected_calibration_error(softmax(logits), validation.labels),
-        "expected_calibration_error_after": expected_calibration_error(probabilities, validation.labels),
-    }
-    return Fitted(model, calibration, probabilities, rounds)
+    calibration, probabilities = calibrate(model.logits(held_out_rows), validation.labels)
+    model.temperature = calibration["temperature"]
+    metrics = compute_metrics(validation.labels, probabilities, list(labels))
+    scores = {"eval_accuracy": metrics["accuracy"], "eval_macro_f1": metrics["macro_f1"]}
+    history[-1:] = [(history[-1] if history else {"epoch": 0.0}) | scores]
+    seconds = time.perf_counter() - start
+    log("fitted, %d boosting rounds kept", rounds)
+    return Fitted(model, calibration, probabilities, metrics, history, rounds, seconds)
+
+
+def _fit_terms(texts: Sequence[str], config: TfidfModelConfig) -> tuple[TermFeatures, sp.csr_matrix]:
+    return TermFeatures.fit(
+        texts, ngram_max=config.ngram_max, min_df=config.min_df, title_weight=config.title_weight
+    )
 
 
 def out_of_fold_scores(
-    rows: sp.csr_matrix,
-    labels: np.ndarray,
-    label_count: int,
-    config: TfidfModelConfig,
-    seed: int,
+    rows: sp.csr_matrix, labels: np.ndarray, label_count: int, config: TfidfModelConfig, seed: int,
     pool: Executor,
-) -> np.ndarray:
-    """Scores of each paper by the linear models that were fitted without its fold.
-
-    Args:
-        rows: (n, features) terms.
-        labels: (n,) label numbers.
-        label_count: k.
-        config: folds and penalties.
-        seed: of the folds and the models.
-        pool: of threads, one fold each.
-
-    Returns:
-        (n, 3 * k) float32.
-    """
+) -> np.ndarray:  # fmt: skip
+    """(n, 3 * k) float32 scores of (n, features) rows by the linear models fitted without the row's fold."""
     scores = np.zeros((len(labels), 3 * label_count), dtype=np.float32)
     folds = assign_folds(labels, config.folds, seed)
 
@@ -163,6 +164,18 @@ def out_of_fold_scores(
     # list: an error of a thread is raised here.
     list(pool.map(score_fold, range(config.folds)))
     return scores
+
+
+def out_of_fold_probabilities(
+    texts: Sequence[str], labels: np.ndarray, label_count: int, seed: int
+) -> np.ndarray:
+    """(n, k) float64 probabilities of the linear part for its n training texts, each without its own fold."""
+    config = TfidfModelConfig()
+    _, rows = _fit_terms(texts, config)
+    with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as pool:
+        scores = out_of_fold_scores(rows, labels, label_count, config, seed, pool)
+    coefficients, intercepts = combine_scores(scores, labels, label_count)
+    return softmax((scores @ coefficients + intercepts).astype(np.float64), axis=1)
 
 
 def assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -214,12 +227,7 @@ def _one_per_label(coefficients: np.ndarray, intercepts: np.ndarray) -> tuple[np
 
 
 def combine_scores(scores: np.ndarray, labels: np.ndarray, label_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression of the label on out-of-fold scores.
-
-    Args:
-        scores: (n, features).
-        labels: (n,) label numbers.
-        label_count: k.
+    """Multinomial logistic regression of the (n,) labels on (n, features) out-of-fold scores.
 
     Returns:
         Coefficients (features, k) and intercepts (k,), float32.
@@ -252,20 +260,18 @@ def _components(
 
 
 def _grow(
-    train: tuple[np.ndarray, np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray, np.ndarray],
-    label_count: int,
-    config: TfidfModelConfig,
-    trainer: TfidfTrainerConfig,
-    threads: int,
+    train: tuple[np.ndarray, np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray, np.ndarray],
+    label_count: int, config: TfidfModelConfig, trainer: TfidfTrainerConfig, threads: int,
     on_round: Callable[[dict[str, float]], None],
-) -> Any:
+) -> Any:  # fmt: skip
+    """Trees that start from margins; both splits are features (n, m), margins (n, k) and labels (n,)."""
     import xgboost
 
     class Report(xgboost.callback.TrainingCallback):
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
             losses = {name: log["mlogloss"][-1] for name, log in evals_log.items()}
             on_round({"epoch": epoch + 1, "loss": losses["train"], "eval_loss": losses["validation"]})
+            bar.update()
             return False
 
     features, margin, labels = train
@@ -273,29 +279,19 @@ def _grow(
     features, margin, labels = validation
     validation_matrix = xgboost.DMatrix(features, labels, base_margin=margin)
     parameters = {
-        "objective": "multi:softprob",
-        "num_class": label_count,
-        "eval_metric": "mlogloss",
-        "tree_method": "hist",
-        "eta": trainer.learning_rate,
-        "max_depth": config.max_depth,
-        "min_child_weight": config.min_child_weight,
-        "subsample": config.subsample,
-        "colsample_bytree": config.colsample_bytree,
-        "alpha": config.reg_alpha,
-        "lambda": config.reg_lambda,
-        "max_bin": config.max_bin,
-        "seed": trainer.seed,
+        "objective": "multi:softprob", "num_class": label_count, "eval_metric": "mlogloss",
+        "tree_method": "hist", "eta": trainer.learning_rate, "seed": trainer.seed,
+        "max_depth": config.max_depth, "min_child_weight": config.min_child_weight,
+        "subsample": config.subsample, "colsample_bytree": config.colsample_bytree,
+        "alpha": config.reg_alpha, "lambda": config.reg_lambda, "max_bin": config.max_bin,
         "nthread": min(threads, 1 + len(train[2]) // PAPERS_PER_THREAD),
         # A fitted constant would be added to margins that already are one.
         "base_score": 0.0,
-    }
+    }  # fmt: skip
     stop = xgboost.callback.EarlyStopping(rounds=trainer.early_stopping_patience, save_best=True)
-    return xgboost.train(
-        parameters,
-        train_matrix,
-        trainer.num_train_epochs,
-        evals=[(train_matrix, "train"), (validation_matrix, "validation")],
-        callbacks=[stop, Report()],
-        verbose_eval=False,
-    )
+    with tqdm(total=trainer.num_train_epochs, desc="trees", leave=False) as bar:
+        return xgboost.train(
+            parameters, train_matrix, trainer.num_train_epochs,
+            evals=[(train_matrix, "train"), (validation_matrix, "validation")],
+            callbacks=[stop, Report()], verbose_eval=False,
+        )  # fmt: skip

@@ -13,26 +13,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from transformers import TrainerCallback
-
 from arxiv_cls.errors import UserError
 
 CONNECT_TIMEOUT_SECONDS = 5
 DEFAULT_PROJECT = "arxiv_cls"
 
-logger = logging.getLogger(__name__)
-
 
 @contextlib.contextmanager
-def log_to_file(path: Path | None) -> Iterator[None]:
-    """Appends what the project's loggers say to a file, with times, beside the progress bars.
-
-    Args:
-        path: None writes nowhere: of several ranks one keeps the log.
-    """
-    if path is None:
-        yield
-        return
+def log_to_file(path: Path) -> Iterator[None]:
+    """Appends the messages of the project's loggers to a file, with times."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     project = logging.getLogger("arxiv_cls")
@@ -48,15 +37,14 @@ def log_to_file(path: Path | None) -> Iterator[None]:
 
 
 class Trackers:
-    """The open runs of the trackers that a recipe asks for; does nothing when it asks for none.
+    """The open runs of the trackers that a recipe asks for, closed at the end of a `with` block.
 
-    Used with `with`: the runs are closed at its end, as failed ones when an exception ends it.
+    The Trainer's own callbacks close the run before the test split and log the paths of the machine.
 
     Args:
-        names: of wandb and trackio.
-        run_name: what the run is called there.
-        folder: the run's folder, `outputs/.checkpoints/NAME`; W&B's files go into it, and the trackio
-            board of all runs lies in `outputs/.trackio`.
+        names: wandb, trackio, both or none.
+        run_name: of the run there.
+        folder: `outputs/.checkpoints/NAME` for W&B's files; the trackio board is in `outputs/.trackio`.
         config: the recipe and the data version.
 
     Raises:
@@ -64,153 +52,99 @@ class Trackers:
     """
 
     def __init__(self, names: list[str], run_name: str, folder: Path, config: Mapping[str, Any]) -> None:
-        self._wandb = open_wandb(run_name, folder, config) if "wandb" in names else None
-        self._trackio = _open_trackio(run_name, folder, config) if "trackio" in names else None
+        openers = {"wandb": _open_wandb, "trackio": _open_trackio}
+        self.runs = {name: openers[name](run_name, folder, dict(config)) for name in names}
 
     def __enter__(self) -> Trackers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self.finish(exit_code=0 if kind is None else 1)
+        for name, run in self.runs.items():
+            run.finish(**({"exit_code": int(kind is not None)} if name == "wandb" else {}))
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers at a training step."""
-        for tracker in (self._wandb, self._trackio):
-            if tracker is not None:
-                tracker.log(dict(values), step=step)
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Numbers, at a training step where one is given."""
+        for run in self.runs.values():
+            run.log(dict(values), step=step)
 
     def log_metrics(self, split: str, metrics: Mapping[str, Any]) -> None:
-        """The metrics of a finished model on a split, as `validation/macro_f1`: what a sweep reads."""
-        numbers = {f"{split}/{name}": value for name, value in metrics.items() if _is_number(value)}
-        for tracker in (self._wandb, self._trackio):
-            if tracker is not None:
-                tracker.log(numbers)
+        """The metrics of the finished model on a split, as `validation/macro_f1`: what a sweep reads."""
+        self.log(_numbers(split, metrics))
 
-    def log_final(self, evaluation: Mapping[str, Any], model_dir: Path) -> None:
-        """Puts test metrics and plots on the trackio board; the evaluation itself logs to an open W&B run.
+    def log_evaluation(self, evaluation: Mapping[str, Any], model_dir: Path) -> None:
+        """Adds test metrics and plots to the trackio board; the evaluation itself logs to an open W&B run."""
+        if "trackio" in self.runs:
+            import trackio
 
-        Args:
-            evaluation: from `evaluate_model`.
-            model_dir: its `eval/` holds the plots, among them the confusion matrix.
-        """
-        if self._trackio is None:
-            return
-        import trackio
-
-        metrics = evaluation["metrics"].items()
-        numbers = {f"test/{name}": value for name, value in metrics if _is_number(value)}
-        plots = sorted((model_dir / "eval").glob("*.png"))
-        self._trackio.log(numbers | {f"test/{plot.stem}": trackio.Image(str(plot)) for plot in plots})
-
-    def finish(self, exit_code: int = 0) -> None:
-        """Closes the runs; an exit code other than 0 marks them as failed."""
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=exit_code)
-        if self._trackio is not None:
-            self._trackio.finish()
+            plots = sorted((model_dir / "eval").glob("*.png"))
+            images = {f"test/{plot.stem}": trackio.Image(str(plot)) for plot in plots}
+            self.runs["trackio"].log(_numbers("test", evaluation["metrics"]) | images)
 
 
-class TrackerCallback(TrainerCallback):
-    """Passes what the Trainer logs on to the log file and the trackers."""
-
-    def __init__(self, trackers: Trackers) -> None:
-        self.trackers = trackers
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Writes one line and one point per logged step."""
-        if not state.is_world_process_zero or not logs:
-            return
-        numbers = {name: float(value) for name, value in logs.items() if _is_number(value)}
-        line = " ".join(f"{name}={value:.5g}" for name, value in numbers.items())
-        logger.info("step %d/%d %s", state.global_step, state.max_steps, line)
-        prefixed = {
-            f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}": value
-            for name, value in numbers.items()
-        }
-        self.trackers.log(prefixed, step=state.global_step)
+def is_number(value: Any) -> bool:
+    """Whether a logged value fits on a curve."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def open_wandb(run_name: str, folder: Path, config: Mapping[str, Any]) -> Any:
-    """A W&B run: online with a key and a network, else offline, never with a prompt.
+def _numbers(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{split}/{name}": value for name, value in metrics.items() if is_number(value)}
 
-    `WANDB_MODE=offline` and `disabled` decide; `online` is the default said aloud. The host gets 5 seconds
-    to accept a connection and 5 more to open the run. An offline run lies in `folder/wandb`; `wandb sync`
-    uploads it later.
 
-    Raises:
-        UserError: wandb is not installed.
-    """
+def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
+    """A W&B run: online with a key and a network, else offline; never a prompt, 10 seconds at most."""
     try:
         import wandb
     except ImportError:
         raise UserError("trainer.report_to: wandb is not installed", hint="make setup EXTRAS=train") from None
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    url = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    host = url.hostname or ""
     mode = os.environ.get("WANDB_MODE") or "online"
     reason = None
     if mode not in ("offline", "dryrun", "disabled"):
-        reason = None if _wandb_key(host) else "no API key"
-        reason = reason or (None if _reachable(host) else f"{urlsplit(host).hostname} cannot be reached")
+        port = url.port or (80 if url.scheme == "http" else 443)
+        reason = _why_offline(host, port)
         mode = "offline" if reason else mode
+    timeouts = dict.fromkeys(("init_timeout", "login_timeout"), CONNECT_TIMEOUT_SECONDS)
     options = {
-        "project": os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT),
-        "name": run_name,
-        "dir": str(folder),
-        "config": dict(config),
-    }
-    settings = wandb.Settings(
-        console="off",
-        silent=True,
-        init_timeout=CONNECT_TIMEOUT_SECONDS,
-        login_timeout=CONNECT_TIMEOUT_SECONDS,
-    )
-    run = None
-    if mode != "offline":
-        try:
-            run = wandb.init(mode=mode, settings=settings, **options)
-        except wandb.Error as error:
-            reason = f"{type(error).__name__} from {urlsplit(host).hostname}"
-    if run is None:
-        run = wandb.init(mode="offline", settings=settings, **options)
+        "project": os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT), "name": run_name, "dir": str(folder),
+        "config": config, "settings": wandb.Settings(console="off", silent=True, **timeouts),
+    }  # fmt: skip
+    try:
+        run = wandb.init(mode=mode, **options)
+    except wandb.Error as error:
+        if mode == "offline":
+            raise
+        reason = f"{type(error).__name__} from {host}"
+        run = wandb.init(mode="offline", **options)
     if reason:
-        print(
-            f"W&B: offline ({reason}); upload later with: wandb sync {run.settings.sync_dir}", file=sys.stderr
-        )
+        folder = run.settings.sync_dir
+        print(f"W&B: offline ({reason}); upload later with: wandb sync {folder}", file=sys.stderr)
     return run
 
 
-def _open_trackio(run_name: str, folder: Path, config: Mapping[str, Any]) -> Any:
+def _why_offline(host: str, port: int) -> str | None:
+    """The reason; None with a key and a connection."""
+    try:
+        in_netrc = netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        in_netrc = False
+    if not os.environ.get("WANDB_API_KEY") and not in_netrc:
+        return "no API key"
+    try:
+        with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS):
+            return None
+    except OSError:
+        return f"{host} cannot be reached"
+
+
+def _open_trackio(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
     # Read once, at import. One board for the runs of all recipes, since a board is there to compare them.
-    os.environ.setdefault("TRACKIO_DIR", str(folder.resolve().parent.parent / ".trackio"))
+    directory = os.environ.setdefault("TRACKIO_DIR", str(folder.resolve().parent.parent / ".trackio"))
     try:
         import trackio
     except ImportError:
-        raise UserError(
-            "trainer.report_to: trackio is not installed", hint="make setup EXTRAS=dev,trackio"
-        ) from None
-    run = trackio.init(project=DEFAULT_PROJECT, name=run_name, config=dict(config), embed=False)
-    directory = os.environ["TRACKIO_DIR"]
+        message = "trainer.report_to: trackio is not installed"
+        raise UserError(message, hint="make setup EXTRAS=dev,trackio") from None
+    run = trackio.init(project=DEFAULT_PROJECT, name=run_name, config=config, embed=False)
     print(f"trackio: TRACKIO_DIR={directory} trackio show --project {DEFAULT_PROJECT}", file=sys.stderr)
     return run
-
-
-def _wandb_key(host: str) -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators(urlsplit(host).hostname or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _reachable(url: str) -> bool:
-    parts = urlsplit(url)
-    port = parts.port or (80 if parts.scheme == "http" else 443)
-    try:
-        with socket.create_connection((parts.hostname or "", port), timeout=CONNECT_TIMEOUT_SECONDS):
-            return True
-    except OSError:
-        return False
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

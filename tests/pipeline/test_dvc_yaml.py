@@ -28,7 +28,7 @@ ELSEWHERE = {"demo"}
 NOT_IN_THE_WEIGHTS = (
     "corpus/", "record/", "release/", "errors.py", "label_sets.py",
     *(f"models/{name}.py" for name in ("onnx_engine", "onnx_model", "prediction", "predictor")),
-    *(f"scoring/{name}.py" for name in ("decision_rules", "evaluation", "example_papers", "intervals",
+    *(f"scoring/{name}.py" for name in ("evaluation", "example_papers", "intervals", "out_of_scope",
                                         "plots", "report", "scored_papers")),
     *(f"training/{name}.py" for name in ("run_directory", "tracking")),
 )  # fmt: skip

@@ -12,7 +12,7 @@ import yaml
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_directory import read_evidence, write_release_group
+from arxiv_cls.record.model_directory import read_model_directory, write_release_group
 from arxiv_cls.reproduce import bring_data, metrics_table, refuse_other_model
 from arxiv_cls.scoring.report import write_dvc_files
 
@@ -93,17 +93,17 @@ class TestReleaseGroup:
     """`arxiv-cls card MODEL --recipe FILE`."""
 
     def test_it_replaces_the_group_only(self, tmp_path):
-        """The evidence has the new group; the record of the run is not touched."""
+        """The records have the new group; the record of the run is not touched."""
         model = tmp_path / "tiny"
         shutil.copytree(RELEASE, model)
         before = (model / "recipe.yaml").read_bytes()
         recipe = tmp_path / "new.yaml"
         recipe.write_text("release: {license: mit, tags: [pilot]}")
         write_release_group(model, recipe)
-        evidence = read_evidence(model)
-        assert evidence.recipe["release"]["license"] == "mit"
-        assert evidence.recipe["release"]["tags"] == ["pilot"]
-        assert evidence.recipe["data"] == read_evidence(RELEASE).recipe["data"]
+        records = read_model_directory(model)
+        assert records.recipe["release"]["license"] == "mit"
+        assert records.recipe["release"]["tags"] == ["pilot"]
+        assert records.recipe["data"] == read_model_directory(RELEASE).recipe["data"]
         assert (model / "recipe.yaml").read_bytes() == before
 
     def test_refused(self, tmp_path):

@@ -17,7 +17,7 @@ from local_hub import TOKEN, LocalHub
 
 from arxiv_cls.release import gate
 from arxiv_cls.release import hub as hub_client
-from arxiv_cls.release.check_result import CheckResult
+from arxiv_cls.release.gate_checks import CheckResult
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +26,10 @@ def _nobody_scores_with_made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("check_corpus", "check_answers"):
         real = getattr(gate, name)
 
-        def check(evidence, data, problem="", *, name=name, real=real):
-            made_up = evidence.run["data"]["sha256"] == DATA_SHA256
+        def check(model, data, problem="", *, name=name, real=real):
+            made_up = model.run["data"]["sha256"] == DATA_SHA256
             passed = CheckResult(name.removeprefix("check_"), True, "-", "-", "made up")
-            return passed if made_up else real(evidence, data, problem)
+            return passed if made_up else real(model, data, problem)
 
         monkeypatch.setattr(gate, name, check)
 
@@ -71,15 +71,14 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     from factories import PNG, run_record, write_json
 
     from arxiv_cls.corpus import build_corpus
-    from arxiv_cls.record.checksums import file_sha256, write_record
-    from arxiv_cls.record.model_directory import read_evidence, write_release_group
+    from arxiv_cls.record.files import file_sha256, write_record
+    from arxiv_cls.record.model_directory import read_model_directory, write_release_group
     from arxiv_cls.record.run_record import data_record
-    from arxiv_cls.scoring import decision_rules as rules
-    from arxiv_cls.scoring import decision_rules as scope_fitting
+    from arxiv_cls.scoring import out_of_scope
     from arxiv_cls.scoring.evaluation import evaluate_model
     from arxiv_cls.scoring.example_papers import ensure_examples
+    from arxiv_cls.scoring.plots import visualize_model
     from arxiv_cls.scoring.scored_papers import data_options
-    from arxiv_cls.scoring.visualization import visualize_model
 
     folder = tmp_path_factory.mktemp("whole") / "model"
     shutil.copytree(exported, folder)
@@ -92,8 +91,7 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     run = run_record("transformer", weights)
     write_json(folder / "run.json", run | {"data": data_record(build_corpus(**options), options)})
     with pytest.MonkeyPatch.context() as patch:
-        for module in (rules, scope_fitting):
-            patch.setattr(module, "FEWEST_PAPERS", 5)
+        patch.setattr(out_of_scope, "FEWEST_PAPERS", 5)
         evaluate_model(folder)
     visualize_model(folder, max_papers=20)
     cascade = {
@@ -102,5 +100,5 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     }  # fmt: skip
     write_record(cascade, folder / "eval/cascade.json")
     write_release_group(folder, folder / "recipe.yaml")
-    ensure_examples(read_evidence(folder))
+    ensure_examples(read_model_directory(folder))
     return folder

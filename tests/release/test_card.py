@@ -9,10 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from factories import TFIDF, TRANSFORMER, add_every_section, change_json, make_model_dir, write_json
+from factories import (
+    PNG,
+    TFIDF,
+    TRANSFORMER,
+    add_every_section,
+    add_export,
+    change_json,
+    make_model_dir,
+    write_json,
+)
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.release.card import render_model_card, write_model_card
+from arxiv_cls.scoring.metrics import SCALAR_METRICS
 from arxiv_cls.scoring.scored_papers import ScoredPapers
 
 # Ten papers, worked out by hand. Four of cs.CL: three right, one named cs.CV. Four of cs.CV: two right, two
@@ -80,8 +91,11 @@ class TestNumbers:
     def test_metrics(self, model: Path) -> None:
         """The value column of the results, to three decimals."""
         card = render_model_card(model)
-        results = table_rows(card[card.index("## Results") : card.index("### " if "### " in card else "![")])
-        assert {name: results[name][0] for name in BY_HAND} == BY_HAND
+        results = table_rows(card[card.index("| metric |") : card.index("| label | precision")])
+        assert {name: row[0] for name, row in results.items() if name != "metric"} == BY_HAND
+        assert len(BY_HAND) == len(SCALAR_METRICS)
+        low, high = (float(end) for end in results["Accuracy"][1].split(" to "))
+        assert low < 0.7 < high
 
     def test_per_category(self, model: Path) -> None:
         """Precision, recall, F1 and number of papers."""
@@ -92,11 +106,6 @@ class TestNumbers:
             assert (precision, recall, f1, papers) == expected
             low, high = (float(end) for end in interval.split(" to "))
             assert 0 <= low <= float(f1) <= high <= 1
-
-    def test_interval_of_accuracy_brackets_it(self, model: Path) -> None:
-        """Seven of ten: the bootstrap's ends are tenths on both sides."""
-        low, high = (float(end) for end in table_rows(render_model_card(model))["Accuracy"][1].split(" to "))
-        assert low < 0.7 < high
 
     def test_results_index(self, model: Path) -> None:
         """The front matter carries the same numbers, with more digits."""
@@ -123,18 +132,22 @@ class TestNumbers:
         assert rows["file"] == ["`arxiv_sample.csv`, 600 rows"]
         assert "from 0.080 to 0.020" in render_model_card(model)
 
-    def test_missing_number_is_an_error(self, model: Path) -> None:
-        """A hole in the record stops the card instead of showing as `nan`."""
-        evaluation = json.loads((model / "eval/metrics.json").read_text())
-        evaluation["metrics"]["log_loss"] = None
-        write_json(model / "eval/metrics.json", evaluation)
-        with pytest.raises(UserError, match=r"metrics\.log_loss"):
-            render_model_card(model)
-
-    def test_category_without_results_is_an_error(self, model: Path) -> None:
-        """An evaluation of other labels than the model's is named, with the command that makes a new one."""
-        change_json(model / "config.json", id2label={"0": "cs.CL", "1": "cs.CV", "2": "math.AG"})
-        with pytest.raises(UserError, match=r"math\.AG is not in eval/metrics\.json") as refusal:
+    @pytest.mark.parametrize(
+        ("file", "change", "expected"),
+        [
+            ("eval/metrics.json", {"metrics": {"log_loss": None}}, r"metrics\.log_loss"),
+            ("eval/metrics.json", {"calibration": {"p_value": float("nan")}}, r"calibration\.p_value"),
+            ("run.json", {"duration_seconds": None}, r"run\.duration_seconds"),
+            ("config.json", {"id2label": {"2": "math.AG"}}, r"math\.AG is not in eval/metrics\.json"),
+        ],
+    )
+    def test_missing_number_is_an_error(self, model: Path, file: str, change: dict, expected: str) -> None:
+        """A hole in the records stops the card instead of showing as `nan`; the field is named."""
+        record = json.loads((model / file).read_text())
+        for key, value in change.items():
+            record[key] = record[key] | value if isinstance(value, dict) else value
+        write_json(model / file, record)
+        with pytest.raises(UserError, match=expected) as refusal:
             render_model_card(model)
         assert "arxiv-cls evaluate" in str(refusal.value)
 
@@ -151,7 +164,7 @@ class TestText:
     @pytest.mark.parametrize("kind", [TRANSFORMER, TFIDF])
     @pytest.mark.parametrize("version", [None, "v0.1.0"])
     def test_no_empty_field(self, tmp_path: Path, kind: str, version: str | None) -> None:
-        """No `nan`, no `None`, no empty cell, no unfilled placeholder, no run of blank lines."""
+        """No `nan`, no empty cell, no unfilled placeholder, no run of blank lines, no missing picture."""
         folder = make_model_dir(tmp_path / "m", kind)
         card = render_model_card(folder, repo_id="user/m" if version else None, version=version)
         assert not re.search(r"\b(nan|(?<!top_k=)None|inf|undefined)\b|\{\{|\}\}|\{%", card)
@@ -160,11 +173,7 @@ class TestText:
                 assert all(cell.strip() for cell in line.strip("|").split("|")), line
         assert "\n\n\n\n" not in card
         assert all(value not in (None, "", [], {}) for value in front_matter(card).values())
-
-    def test_pictures_are_files_of_the_release(self, tmp_path: Path) -> None:
-        """Every image that the card shows is there to be pushed."""
-        folder = make_model_dir(tmp_path / "m")
-        pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", render_model_card(folder))
+        pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", card)
         assert len(pictures) == 4
         assert all((folder / picture).is_file() for picture in pictures)
 
@@ -184,11 +193,6 @@ class TestText:
         assert front_matter(baseline)["library_name"] == "arxiv_cls"
         assert "base_model" not in front_matter(baseline)
 
-    def test_widget_shows_outputs(self, tmp_path: Path) -> None:
-        """Each example text comes with labels and scores."""
-        (example,) = front_matter(render_model_card(make_model_dir(tmp_path / "m")))["widget"]
-        assert example["output"][0] == {"label": "cs.CV", "score": 0.7}
-
     def test_metadata_is_complete(self, tmp_path: Path) -> None:
         """Every key that the Hub reads, when the recipe names base model and dataset."""
         folder = make_model_dir(tmp_path / "m")
@@ -203,46 +207,92 @@ class TestText:
         }  # fmt: skip
         assert metadata["datasets"] == ["user/arxiv-papers"]
         assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == "user/arxiv-papers"
-        assert all(example["output"] for example in metadata["widget"])
+        assert metadata["widget"][0]["output"][0] == {"label": "cs.CV", "score": 0.7}
 
-    def test_what_the_test_papers_were_not_used_for(self, tmp_path: Path) -> None:
-        """Said of the test split only: a card of another split, by an override, must not claim it."""
+    def test_overrides_and_changed_tree_are_told(self, tmp_path: Path) -> None:
+        """And nothing is said of overrides where there are none, or of test papers where none were used."""
         folder = make_model_dir(tmp_path / "m")
+        assert "overrid" not in render_model_card(folder)
+        change_json(folder / "run.json", git={"commit": "c" * 40, "dirty": True})
+        card = render_model_card(folder, overrides=["quality: worse"])
+        assert "> - quality: worse" in card
+        assert "with uncommitted changes" in card
+        # Said of the test split only: a card of another split, by an override, must not claim it.
         claim = "that the run used neither for training nor for its choices"
-        assert claim in render_model_card(folder)
+        assert claim in card
         change_json(folder / "eval/metrics.json", split="validation")
         assert claim not in render_model_card(folder)
 
-    def test_archives_that_are_caught_badly(self, tmp_path: Path) -> None:
-        """Worst first, those below the average only, and none of a handful of papers."""
-        folder = add_every_section(make_model_dir(tmp_path / "m"))
-        assert "It catches least" not in render_model_card(folder)
-        caught = {
-            "econ": {"n": 41, "caught": 0.561},
-            "eess": {"n": 1200, "caught": 0.402},
-            "math": {"n": 9000, "caught": 0.95},
-            "q-fin": {"n": 12, "caught": 0.1},
-        }
-        change_json(folder / "eval/scope.json", caught_by_archive=caught)
+
+class TestOptionalSections:
+    """What only some models have."""
+
+    def test_calibrated_sets_and_scope(self, tmp_path: Path) -> None:
+        """Levels, thresholds, coverage; the rule's figures; the limits of the data. Nothing without them."""
+        folder = make_model_dir(tmp_path / "m")
+        bare = render_model_card(folder)
+        assert "## Prediction sets" not in bare
+        assert "## Papers outside" not in bare
+        card = render_model_card(add_every_section(folder))
+        assert "| 90% | 0.250 | 0.900 | 1.40 |" in card
         assert (
-            "It catches least among `eess` (40.2% of 1,200 papers), `econ` (56.1% of 41 papers): such"
-            in render_model_card(folder)
+            "against 17,173 papers of other categories its AUROC is 0.964 (95% interval 0.961 to 0.966"
+            in card
         )
+        assert "With its threshold, 0.347 on a scale from 0 to 1, it keeps 96.1%" in card
+        assert "catches 84.8% of those" in card
+        assert "](eval/out_of_scope.png)" in card
+        assert table_rows(card)["dates"] == ["validation from 2018-07-15, test from 2019-02-15"]
+        assert table_rows(card)["cut"] == ["at most 1,400 training papers, in the order of the hash"]
+        assert "The splits are by date" in card
 
-    def test_overrides_stand_on_the_card(self, tmp_path: Path) -> None:
-        """And nothing is said where there are none."""
-        folder = make_model_dir(tmp_path / "m")
-        assert "overrid" not in render_model_card(folder)
-        assert "> - quality: worse" in render_model_card(folder, overrides=["quality: worse"])
+        assert "It catches least" not in card
+        caught = {"econ": (41, 0.561), "eess": (1200, 0.402), "math": (9000, 0.95), "q-fin": (12, 0.1)}
+        by_archive = {archive: {"n": n, "caught": share} for archive, (n, share) in caught.items()}
+        change_json(folder / "eval/scope.json", caught_by_archive=by_archive)
+        # Worst first, those below the average only, and none of a handful of papers.
+        least = "It catches least among `eess` (40.2% of 1,200 papers), `econ` (56.1% of 41 papers): such"
+        assert least in render_model_card(folder)
 
-    def test_dirty_tree_is_told(self, tmp_path: Path) -> None:
-        """A reader learns that the commit alone does not reproduce the run."""
-        folder = make_model_dir(tmp_path / "m")
-        change_json(folder / "run.json", git={"commit": "c" * 40, "dirty": True})
-        assert "with uncommitted changes" in render_model_card(folder)
+    def test_exports(self, tmp_path: Path) -> None:
+        """Size and agreement of each file, the engine that loads the fastest, the handler where it is."""
+        folder = add_export(make_model_dir(tmp_path / "m"))
+        card = render_model_card(folder, repo_id="user/m", version="v0.1.0")
+        measured = "the weights | 3,293 | 100.00% | 0.00 points | 3.2e-07 | 0.0001 |"
+        assert f"| `onnx/model.onnx` | ONNX export, fp32 | 2 MB | {measured}" in card
+        assert 'load_predictor("user/m@v0.1.0", engine="onnx")' in card
+        assert "Inference Endpoints" not in card
+        (folder / "handler.py").write_text("class EndpointHandler: ...")
+        (folder / "onnx/model_int8.onnx").write_bytes(b"smaller")
+        parity = json.loads((folder / "onnx/parity.json").read_text())
+        int8 = {"reference": "onnx/model.onnx", "max_difference": 0.051, "tolerance": 0.2}
+        parity["exports"]["onnx/model_int8.onnx"] = int8
+        write_json(folder / "onnx/parity.json", parity)
+        card = render_model_card(folder)
+        measured = "| `onnx/model.onnx` | example texts | not measured | not measured | 0.051 | 0.2 |"
+        assert f"ONNX export, int8 | 0 MB {measured}" in card
+        assert 'engine="int8")' in card
+        assert "`handler.py` and `requirements.txt` serve them on Inference Endpoints" in card
+        del parity["exports"]["onnx/model_int8.onnx"]["max_difference"]
+        write_json(folder / "onnx/parity.json", parity)
+        with pytest.raises(UserError, match=r"onnx/model_int8\.onnx\.max_difference"):
+            render_model_card(folder)
 
-    def test_same_records_same_card(self, tmp_path: Path) -> None:
-        """The card holds no time of writing: a release can be rendered again and compared."""
-        folder = make_model_dir(tmp_path / "m")
-        first = write_model_card(folder).read_text()
-        assert write_model_card(folder).read_text() == first
+    def test_training_curve_terms_and_map(self, tmp_path: Path) -> None:
+        """Shown where they are; no curve of a linear baseline, no terms of other weights."""
+        folder = make_model_dir(tmp_path / "m", TFIDF)
+        card = render_model_card(folder)
+        assert "](training_curve.png)" in card
+        assert "## What it looks at" not in card
+        change_json(folder / "run.json", training={"rounds": 0, "papers_seen": 1400})
+        weights = read_model_directory(folder).weights_sha256()
+        record = {"weights_sha256": weights, "terms": {"cs.CL": {"parsing": 2.0, "title:words": 1.0}}}
+        write_json(folder / "eval/terms.json", record)
+        card = render_model_card(folder)
+        assert '| `cs.CL` | "parsing", "title:words" |' in card
+        assert "](training_curve.png)" not in card
+        change_json(folder / "eval/terms.json", weights_sha256="0" * 64)
+        (folder / "eval/embeddings.png").write_bytes(PNG)
+        card = render_model_card(folder)
+        assert "parsing" not in card
+        assert "](eval/embeddings.png)" in card

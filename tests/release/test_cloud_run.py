@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from local_servers import LocalCloudRun
@@ -30,7 +31,7 @@ def cloud(tmp_path, monkeypatch) -> Iterator[LocalCloudRun]:
 
 @pytest.fixture
 def address(capsys) -> Callable[..., str]:
-    """Runs a verb and returns the one line that it prints."""
+    """Runs a command and returns the one line that it prints."""
 
     def run(*arguments: str) -> str:
         capsys.readouterr()
@@ -44,7 +45,7 @@ class TestDeploy:
     """`arxiv-cls deploy` declares the whole service in one request."""
 
     def test_the_service_has_the_project_s_size(self, cloud, address):
-        """2 CPUs, 2 GiB, port 8000, 0 to 10 instances; the model is the argument of the entry point."""
+        """2 CPUs, 2 GiB, port 8000, 0 to 10 instances; the probe waits four minutes for the model."""
         assert address(*DEPLOY) == "https://arxiv-cls.example"
         template = cloud.services[PATH]["template"]
         (container,) = template["containers"]
@@ -54,11 +55,7 @@ class TestDeploy:
         assert [port["containerPort"] for port in container["ports"]] == [8000]
         assert template["scaling"]["maxInstanceCount"] == 10
         assert template["scaling"].get("minInstanceCount", 0) == 0
-
-    def test_an_instance_counts_once_the_model_answers(self, cloud, address):
-        """The start-up probe asks /health for four minutes, long enough to fetch a model."""
-        address(*DEPLOY)
-        probe = cloud.services[PATH]["template"]["containers"][0]["startupProbe"]
+        probe = container["startupProbe"]
         assert (probe["httpGet"]["path"], probe["httpGet"]["port"]) == ("/health", 8000)
         assert probe["periodSeconds"] * probe["failureThreshold"] == 240
         assert probe["timeoutSeconds"] < probe["periodSeconds"]
@@ -93,16 +90,12 @@ class TestDeploy:
 class TestApiUrl:
     """`arxiv-cls api-url` prints what is deployed."""
 
-    def test_prints_the_address(self, cloud, address):
-        """The address of `deploy` again."""
+    def test_address(self, cloud, address):
+        """None at first, with what makes one; then that of `deploy`."""
+        with pytest.raises(UserError, match=r"there is none.*\n.*make deploy"):
+            main(["api-url"])
         deployed = address(*DEPLOY)
         assert address("api-url") == deployed
-
-    def test_nothing_deployed(self, cloud):
-        """It says that there is none, and what makes one."""
-        with pytest.raises(UserError, match="there is none") as caught:
-            main(["api-url"])
-        assert "make deploy" in caught.value.hint
 
 
 class TestErrors:
@@ -149,23 +142,22 @@ class TestErrors:
             main(["api-url"])
         assert "arxiv_cls[deploy]" in caught.value.hint
 
-    @pytest.mark.parametrize("model", ["name", "user/name@latest", "user/name@1.0.0"])
-    def test_bad_model(self, model):
-        """Only a repository's id, with a version's tag or without."""
-        with pytest.raises(UserError):
-            main(["deploy", model, "--image", IMAGE])
-
-    def test_local_directory(self, tmp_path):
-        """A directory of this machine cannot be served from there: release it first."""
-        with pytest.raises(UserError, match="cannot see") as caught:
-            main(["deploy", str(tmp_path), "--image", IMAGE])
-        assert f"make push-model MODEL={tmp_path}" in caught.value.hint
-
-    @pytest.mark.parametrize("word", ["NAME", "=value", "a b=1"])
-    def test_bad_variable(self, word):
-        """--env takes NAME=VALUE."""
-        with pytest.raises(UserError, match="not a variable"):
-            main([*DEPLOY, "--env", word])
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["deploy", "name", "--image", IMAGE], "not a repository id"),
+            (["deploy", "user/name@latest", "--image", IMAGE], "not a version"),
+            (["deploy", "tests", "--image", IMAGE], "cannot see.*\n.*make push-model MODEL=tests"),
+            ([*DEPLOY, "--env", "NAME"], "not a variable"),
+            ([*DEPLOY, "--env", "=value"], "not a variable"),
+            ([*DEPLOY, "--env", "a b=1"], "not a variable"),
+        ],
+    )
+    def test_bad_input(self, monkeypatch, words, told):
+        """A model is a repository's id with or without a version, no directory; --env takes NAME=VALUE."""
+        monkeypatch.chdir(Path(__file__).resolve().parents[2])
+        with pytest.raises(UserError, match=told):
+            main(words)
 
     @pytest.mark.parametrize("name", ["Papers", "1papers", "papers-", "p" * 50, "a/b"])
     def test_bad_service_name(self, name):

@@ -41,6 +41,13 @@ class TestDatasetPush:
         assert set(pushed) == expected | {"README.md", ".gitattributes"}
         card = pushed["README.md"].decode()
         metadata = yaml.safe_load(card.split("---\n")[1])
+        assert "> **Synthetic papers.**" in card
+        assert "arXiv metadata is in the public domain" not in card
+        assert (metadata["pretty_name"], metadata["license"]) == (
+            "Synthetic papers by category",
+            "apache-2.0",
+        )
+        assert "synthetic" in metadata["tags"]
         assert [config["config_name"] for config in metadata["configs"]] == ["top5", "archive"]
         assert metadata["configs"][0]["default"] is True
         info = metadata["dataset_info"][0]
@@ -89,16 +96,6 @@ class TestDatasetPush:
         assert (len(rows), len(newest)) == (925, 859)
         assert len(texts) <= every.num_rows <= len(newest)
 
-    def test_synthetic_papers_are_called_so(self, pushed: dict[str, bytes]) -> None:
-        """Nobody may take the generated sample for papers on arXiv."""
-        card = pushed["README.md"].decode()
-        assert "> **Synthetic papers.**" in card
-        assert "arXiv metadata is in the public domain" not in card
-        metadata = yaml.safe_load(card.split("---\n")[1])
-        assert metadata["pretty_name"] == "Synthetic papers by category"
-        assert metadata["license"] == "apache-2.0"
-        assert "synthetic" in metadata["tags"]
-
     def test_papers_of_arxiv(self) -> None:
         """A card of the real file has no such notice; its numbers stand where they belong."""
         sizes = {"train": 15_176, "validation": 3_294, "test": 3_324}
@@ -112,10 +109,8 @@ class TestDatasetPush:
         assert "  note  = {made with arxiv_cls from arXiv metadata}" in card
         assert yaml.safe_load(card.split("---\n")[1])["size_categories"] == ["10K<n<100K"]
 
-    def test_failed_commit_leaves_nothing_and_a_rerun_completes(
-        self, hub: LocalHub, sample_csv: Path
-    ) -> None:
-        """As with a model."""
+    def test_failures(self, hub: LocalHub, sample_csv: Path) -> None:
+        """A failed commit leaves nothing, and a rerun completes it."""
         hub.fail("commit", 500, times=4)
         with pytest.raises(UserError, match="answered 500"):
             push_dataset(REPO, csv=sample_csv, configs=["top5"])
@@ -130,7 +125,7 @@ class TestDatasetPush:
 
 
 def same_in_a_new_process(hub: LocalHub, csv: Path, configs: list[str], tmp_path: Path) -> str:
-    """Holds `load_dataset` with an empty cache against `load_arxiv`; returns what the process printed."""
+    """Compares `load_dataset` with an empty cache with `load_arxiv`; returns what the process printed."""
     program = f"""
         from datasets import load_dataset
         from arxiv_cls.corpus import load_arxiv

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -119,10 +118,6 @@ class TestHandler:
         wanted = [line.split(">")[0] for line in (exported / "requirements.txt").read_text().split()]
         assert wanted == ["numpy", "onnxruntime", "tokenizers"]
 
-
-class TestFromTheHub:
-    """What a Hub id downloads."""
-
     def test_an_onnx_engine_leaves_the_weights(self, snapshot: Path) -> None:
         """The ONNX file that was asked for and no safetensors; torch the other way round."""
         assert load_predictor(REPO, engine="onnx").predict(TEXTS)[0].label in TOP5
@@ -134,7 +129,6 @@ class TestFromTheHub:
         files = {path.relative_to(torch).as_posix() for path in torch.rglob("*") if path.is_file()}
         assert "model.safetensors" in files
         assert "onnx/model_int8.onnx" not in files
-        assert hashlib.sha256((torch / "model.safetensors").read_bytes()).hexdigest()
 
 
 def labels_of(answer: list) -> list:

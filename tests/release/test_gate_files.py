@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from factories import change_json, record_again
@@ -17,13 +19,22 @@ from test_released import publish
 from arxiv_cls.errors import UserError
 from arxiv_cls.export import onnx_export
 from arxiv_cls.models.prediction import ONNX_FILES
-from arxiv_cls.record.checksums import RECORD_OF
-from arxiv_cls.record.manifest import MANIFEST, RENDERED, TRANSFORMER, foreign_files, release_files
-from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.record import files
+from arxiv_cls.record.manifest import (
+    MANIFEST,
+    RECORD_COMMANDS,
+    RECORD_OF,
+    RENDERED,
+    TRANSFORMER,
+    files_in,
+    foreign_files,
+    release_files,
+)
+from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.release.card import render_model_card
-from arxiv_cls.release.comparison import answers_of_engines, rebuild_data
 from arxiv_cls.release.gate import run_gate
 from arxiv_cls.release.gate_checks import check_checksums, check_onnx
+from arxiv_cls.release.rescoring import rebuild_data, score_with_engines
 from arxiv_cls.release.verify import verify_release
 from arxiv_cls.scoring.scored_papers import read_predictions
 
@@ -66,15 +77,34 @@ class TestEveryFile:
         (model / "eval/out_of_scope.png").unlink()
         (model / "onnx/model_int8.onnx").unlink()
         (model / "eval/terms.json").write_text("{}")
-        reason = check_checksums(read_evidence(model)).reason
+        reason = check_checksums(read_model_directory(model)).reason
         assert "onnx/model_int8.onnx (run `arxiv-cls evaluate`, `arxiv-cls export`), or restore" in reason
         assert "no checksum on record: eval/terms.json (run `arxiv-cls visualize`)" in reason
+
+    def test_read_once(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A process hashes a file once, and again after it changed."""
+        read, digest = [], hashlib.file_digest
+
+        def counted(file: BinaryIO, name: str) -> object:
+            read.append(file.name)
+            return digest(file, name)
+
+        monkeypatch.setattr(hashlib, "file_digest", counted)
+        monkeypatch.setattr(files, "CLOCK_TICK_NS", 0)
+        for _ in range(2):
+            assert check_checksums(read_model_directory(model)).passed
+            assert check_onnx(read_model_directory(model)).passed
+        assert (
+            len(read) == len(set(read)) == len(RECORD_OF.keys() & set(files_in(model)) - set(RECORD_COMMANDS))
+        )
+        (model / "model.safetensors").write_bytes(b"other")
+        assert not check_checksums(read_model_directory(model)).passed
 
 
 class TestKilledExport:
     """An export that ends in the middle is not taken for a whole one."""
 
-    @pytest.mark.parametrize("step", ["_place", "write_handler", "write_step_record"])
+    @pytest.mark.parametrize("step", ["staged", "write_handler", "write_step_record"])
     def test_is_refused(self, model: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
         """Whatever it had written by then, the gate says to export again; the next export cleans up."""
 
@@ -94,8 +124,8 @@ class TestKilledExport:
         monkeypatch.setattr(onnx_export, step, killed)
         with pytest.raises(SystemExit):
             onnx_export.export_model(model)
-        assert "run `arxiv-cls export`" in check_checksums(read_evidence(model)).reason
-        assert not check_onnx(read_evidence(model)).passed
+        assert "run `arxiv-cls export`" in check_checksums(read_model_directory(model)).reason
+        assert not check_onnx(read_model_directory(model)).passed
         monkeypatch.setattr(onnx_export, step, whole)
         onnx_export.export_model(model)
         assert foreign_files(model, TRANSFORMER) == []
@@ -132,7 +162,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 class TestWhatIsTriedAgain:
-    """Answers, data and commit are held against the model, whatever its checksums say."""
+    """Answers, data and commit are compared with the model, whatever its checksums are."""
 
     def test_gate(self, model: Path, change: Callable[[Path], None]) -> None:
         """Refused by the checksum; and, where the records were made again, by what it does."""
@@ -196,7 +226,6 @@ class TestUnchanged:
         assert "tfidf give the recorded scores" in report.summary()
         predictions = read_predictions(folder / "eval/predictions.parquet")
         other = replace(predictions, probabilities=predictions.probabilities[::-1])
-        (answers,) = answers_of_engines(
-            read_evidence(folder), other, rebuild_data(read_evidence(folder)).corpus.splits["test"]
-        )
-        assert answers.problem.startswith("scores differ from the recorded ones by up to ")
+        model = read_model_directory(folder)
+        (result,) = score_with_engines(model, rebuild_data(model), other)
+        assert result.problem.startswith("scores differ from the recorded ones by up to ")

@@ -14,7 +14,7 @@ from test_released import BASELINE, publish
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.tfidf import TfidfModel
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.run_record import data_record
 from arxiv_cls.release.gate import run_gate
 from arxiv_cls.release.push_model import push_model

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
+from factories import ROOT
 
+from arxiv_cls.recipe import TfidfRecipe, load_recipe
 from arxiv_cls.record import run_record
-from arxiv_cls.record.run_record import build_run_record, git_state, state_of_run
+from arxiv_cls.record.run_record import build_run_record, git_state
+from arxiv_cls.training.run_directory import TrainingRun
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -84,41 +86,36 @@ class TestRun:
     """Before the training, and at its end."""
 
     @pytest.mark.parametrize(
-        ("after", "dirty"),
+        ("before", "after", "dirty"),
         [
-            ({"commit": "a" * 40, "dirty": False}, False),
-            ({"commit": "a" * 40, "dirty": True}, True),
-            ({"commit": "b" * 40, "dirty": False}, True),
-            ({"commit": None, "dirty": None}, True),
+            (("a" * 40, False), ("a" * 40, False), False),
+            (("a" * 40, False), ("a" * 40, True), True),
+            (("a" * 40, False), ("b" * 40, False), True),
+            (("a" * 40, False), (None, None), True),
+            (("a" * 40, True), ("b" * 40, False), True),
+            ((None, None), (None, None), None),
         ],
-        ids=["unchanged", "edited", "committed", "gone"],
+        ids=["unchanged", "edited", "committed", "gone", "dirty before", "no repository"],
     )
     def test_what_changed_meanwhile(
-        self, monkeypatch: pytest.MonkeyPatch, after: dict[str, Any], dirty: bool
+        self, monkeypatch: pytest.MonkeyPatch, before: tuple, after: tuple, dirty: bool | None
     ) -> None:
         """`run.json` keeps the commit it started from, and is dirty when anything changed."""
+        before, after = ({"commit": commit, "dirty": state} for commit, state in (before, after))
         monkeypatch.setattr(run_record, "git_state", lambda: after)
         record = build_run_record(
-            kind="tfidf", recipe="tiny", data={}, git={"commit": "a" * 40, "dirty": False}, seed=1, device={},
+            kind="tfidf", recipe="tiny", data={}, git=before, seed=1, device={},
             started="", duration_seconds=1.0, papers_per_second=1.0, peak_memory_bytes=1, calibration={},
             weights_sha256="", metrics={},
         )  # fmt: skip
-        assert record["git"] == {"commit": "a" * 40, "dirty": dirty}
-
-    def test_dirty_before_and_committed_meanwhile(self) -> None:
-        """The commit that came later is not the one that trained."""
-        before = {"commit": "a" * 40, "dirty": True}
-        assert state_of_run(before, {"commit": "b" * 40, "dirty": False}) == before
-
-    def test_no_repository(self) -> None:
-        """Unknown stays unknown."""
-        nothing = {"commit": None, "dirty": None}
-        assert state_of_run(nothing, nothing) == nothing
+        assert record["git"] == {"commit": before["commit"], "dirty": dirty}
 
     @pytest.mark.parametrize(
         ("script", "training"), [("train", "PaperTrainer("), ("train_tfidf", "fit_tfidf(")]
     )
     def test_taken_before_the_training(self, script: str, training: str) -> None:
-        """In both scripts."""
+        """In both scripts: a `TrainingRun` takes it when it is made."""
         source = (Path(run_record.__file__).parents[1] / f"{script}.py").read_text()
-        assert source.index("git = git_state()") < source.rindex(training)
+        assert source.index("TrainingRun(recipe, overrides) as run") < source.rindex(training)
+        recipe = load_recipe(ROOT / "recipes" / "tfidf_linear.yaml", [], TfidfRecipe)
+        assert TrainingRun(recipe, []).git == git_state()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from factories import TFIDF, TRANSFORMER, change_json, make_model_dir, record_again
+from huggingface_hub import HfApi
 from local_hub import TOKEN, LocalHub
 from test_released import BASELINE
 
@@ -22,11 +20,10 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import release_files
 from arxiv_cls.record.run_record import git_state
 from arxiv_cls.release import push_model as hub_push
-from arxiv_cls.release.hub_commit import format_releases, list_releases, rollback
 from arxiv_cls.release.push_model import push_model
+from arxiv_cls.release.releases import list_releases, rollback
 
 REPO = "user/arxiv-tiny"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -47,7 +44,7 @@ class TestPush:
 
     @pytest.mark.parametrize("kind", [TRANSFORMER, TFIDF])
     def test_exactly_the_files_of_the_manifest(self, hub: LocalHub, tmp_path: Path, kind: str) -> None:
-        """One commit, one tag, every listed file byte for byte; the log stays at home."""
+        """One commit, one tag, every listed file byte for byte, no log; a second push finds nothing to do."""
         folder = make_model_dir(tmp_path / "model", kind)
         (folder / "train.log").write_text("epoch 1")
         outcome = push_model(folder, REPO)
@@ -57,46 +54,29 @@ class TestPush:
         assert list(repository.tags) == ["v0.1.0"]
         assert on_hub(hub) == {path: (folder / path).read_bytes() for path in release_files(folder, kind)}
         assert "train.log" not in on_hub(hub)
+        assert f"{REPO}/tree/v0.1.0" in (folder / "README.md").read_text()
+        before = repository.state()
+        again = push_model(folder, REPO).release
+        assert (again.state, repository.state()) == ("present", before)
+        assert "nothing to do" in again.describe()
 
-    def test_the_card_names_repository_and_version(self, hub: LocalHub, model: Path) -> None:
-        """The snippet on the Hub can be pasted; the local card is the released one."""
-        push_model(model, REPO)
-        card = on_hub(hub)["README.md"].decode()
-        assert f'model="{REPO}", revision="v0.1.0"' in card
-        assert (model / "README.md").read_text() == card
-
-    def test_again_does_nothing(self, hub: LocalHub, model: Path) -> None:
-        """The second run of the same command says that the release is there."""
-        push_model(model, REPO)
-        before = hub.repository(REPO).state()
-        again = push_model(model, REPO)
-        assert again.release.state == "present"
-        assert "nothing to do" in again.release.describe()
-        assert hub.repository(REPO).state() == before
-
-    def test_worse_model_is_stopped_and_better_one_released(
+    def test_worse_model_needs_an_override_and_a_better_one_does_not(
         self, hub: LocalHub, model: Path, tmp_path: Path
     ) -> None:
-        """The gate compares with what is on the Hub; nothing is sent when it refuses."""
+        """Nothing is sent when the gate refuses; the override stands on the card."""
         push_model(model, REPO)
         before = hub.repository(REPO).state()
         worse = make_model_dir(tmp_path / "worse", accuracy=0.6, weights=b"worse", seed=1)
         with pytest.raises(UserError, match=r"quality: macro_f1 is significantly worse than v0\.1\.0"):
             push_model(worse, REPO)
         assert hub.repository(REPO).state() == before
-        better = make_model_dir(tmp_path / "better", accuracy=0.9, weights=b"better", seed=1)
-        assert push_model(better, REPO).release.version == "v0.2.0"
-
-    def test_override_stands_on_the_card(self, hub: LocalHub, model: Path, tmp_path: Path) -> None:
-        """With both numbers; and a second run of that command does not make another release of it."""
-        push_model(model, REPO)
-        worse = make_model_dir(tmp_path / "worse", accuracy=0.6, weights=b"worse", seed=1)
-        outcome = push_model(worse, REPO, overrides=["quality"])
-        assert outcome.release.version == "v0.2.0"
+        assert push_model(worse, REPO, overrides=["quality"]).release.version == "v0.2.0"
         card = on_hub(hub)["README.md"].decode()
         assert "Released with overrides" in card
         assert "> - quality: macro_f1 is significantly worse than v0.1.0's" in card
         assert push_model(worse, REPO, overrides=["quality"]).release.state == "present"
+        better = make_model_dir(tmp_path / "better", accuracy=0.9, weights=b"better", seed=1)
+        assert push_model(better, REPO).release.version == "v0.3.0"
 
     def test_after_a_rollback_the_older_release_is_the_measure(
         self, hub: LocalHub, model: Path, tmp_path: Path
@@ -111,17 +91,15 @@ class TestPush:
         rollback(REPO, "v0.1.0")
         assert push_model(near, REPO).release.version == "v0.3.0"
 
-    def test_crash_between_commit_and_tag_keeps_the_override(
-        self, hub: LocalHub, model: Path, tmp_path: Path
-    ) -> None:
-        """The second run finishes the commit that is there; it is not compared with itself."""
-        push_model(model, REPO)
-        worse = make_model_dir(tmp_path / "worse", accuracy=0.6, weights=b"worse", seed=1)
+    def test_failure_between_commit_and_tag_keeps_the_override(self, hub: LocalHub, model: Path) -> None:
+        """The second run finishes the commit that is there, though the directory lacks its gate record."""
+        change_json(model / "run.json", git={"commit": None, "dirty": False})
         hub.fail("tag", 500, times=4)
         with pytest.raises(UserError, match="tagging"):
-            push_model(worse, REPO, overrides=["quality"])
-        assert push_model(worse, REPO).release.state == "finished"
-        assert b"Released with overrides" in on_hub(hub, "v0.2.0")["README.md"]
+            push_model(model, REPO, overrides=["commit"])
+        assert push_model(model, REPO).release.state == "finished"
+        assert b"Released with overrides" in on_hub(hub, "v0.1.0")["README.md"]
+        assert len(hub.repository(REPO).history("main")) == 2
 
     def test_examples_are_part_of_the_first_release(self, hub: LocalHub, tmp_path: Path) -> None:
         """After `train --no-evaluate` and `evaluate` they are not made yet; a second push changes nothing."""
@@ -149,17 +127,6 @@ class TestPush:
         assert push_model(model, REPO).release.version == "v0.2.0"
         assert "eval/gate.json" not in on_hub(hub)
         assert not (model / "eval/gate.json").exists()
-
-    def test_crash_between_commit_and_tag_keeps_the_record_of_the_overrides(
-        self, hub: LocalHub, model: Path
-    ) -> None:
-        """The directory knows nothing of the record yet, and the second run still recognises the commit."""
-        change_json(model / "run.json", git={"commit": None, "dirty": False})
-        hub.fail("tag", 500, times=4)
-        with pytest.raises(UserError, match="tagging"):
-            push_model(model, REPO, overrides=["commit"])
-        assert push_model(model, REPO, overrides=["commit"]).release.state == "finished"
-        assert len(hub.repository(REPO).history("main")) == 2
 
     def test_secret_that_only_the_card_holds(
         self, hub: LocalHub, model: Path, monkeypatch: pytest.MonkeyPatch
@@ -206,28 +173,7 @@ class TestPush:
 
 
 class TestCommands:
-    """The verbs as a person types them."""
-
-    @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-    def test_make_passes_every_option(self) -> None:
-        """What a refusal advises for make is what make understands."""
-        given = ["MODEL=m", f"REPO={REPO}", "CSV=my papers.csv", "OVERRIDE=quality,commit", "CREATE_PR=1"]
-        run = subprocess.run(
-            ["make", "-n", "push-model", *given, "READY="],
-            cwd=ROOT,
-            # A make that runs these tests would have this one tell which directory it enters.
-            env={
-                name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
-            },
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        words = shlex.split(run.stdout.replace("\\\n", ""))
-        assert words[words.index("push-model") :] == [
-            "push-model", "m", "--repo", REPO, "--override", "quality", "--override", "commit", "--create-pr",
-            "--csv", "my papers.csv",
-        ]  # fmt: skip
+    """The commands as a person types them."""
 
     def test_what_is_told_meanwhile(
         self, hub: LocalHub, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -268,15 +214,16 @@ class TestCommands:
         main(["rollback", REPO, "v0.1.0"])
         everything = printed.out + printed.err + capsys.readouterr().out
         assert TOKEN not in everything
-        assert [line.version for line in list_releases(REPO) if line.current] == ["v0.1.0"]
+        assert [line.split()[1] for line in list_releases(REPO).splitlines() if line[0] == "*"] == ["v0.1.0"]
 
-    def test_empty_repository(self, hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
-        """A repository that does not exist is an error; a version-less one is not."""
+    def test_no_such_repository_and_one_without_releases(self, hub: LocalHub) -> None:
+        """The first is an error, the second is not."""
         with pytest.raises(UserError, match="knows no repository"):
-            main(["releases", REPO])
-        assert format_releases([]).split()[0] == "version"
+            list_releases(REPO)
+        HfApi().create_repo(REPO)
+        assert list_releases(REPO) == f"{REPO} has no releases"
 
-    def test_card_verb(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_card_command(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """`arxiv-cls card` needs no Hub."""
         main(["card", str(model)])
         assert capsys.readouterr().out.strip() == str(model / "README.md")

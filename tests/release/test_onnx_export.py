@@ -100,14 +100,11 @@ class TestExport:
         fp32 = record["exports"]["onnx/model.onnx"]
         assert (fp32["equal_labels"], fp32["tolerance"]) == (1.0, 1e-4)
         assert len(record["candidates"]) == 2
-        assert {path.name for path in (exported / "onnx").iterdir()} == {
-            "model.onnx",
-            "model_int8.onnx",
-            "parity.json",
-        }
+        names = {path.name for path in (exported / "onnx").iterdir()}
+        assert names == {"model.onnx", "model_int8.onnx", "parity.json"}
 
     def test_every_engine_agrees(self, exported: Path) -> None:
-        """Labels in order, truncation, one face; int8 near, fp32 equal; a text's company changes nothing."""
+        """Labels in order, truncation, one interface; int8 near, fp32 equal; texts are independent."""
         torch, onnx, int8 = (load_predictor(exported, engine=name) for name in ("torch", "onnx", "int8"))
         assert torch.labels == onnx.labels == TOP5
         assert [predictor.max_length for predictor in (torch, onnx, int8)] == [64] * 3
@@ -116,12 +113,8 @@ class TestExport:
         assert np.abs(int8.predict_proba(TEXTS) - reference).max() < 0.1
         alone = np.vstack([int8.predict_proba([text]) for text in TEXTS])
         assert np.array_equal(int8.predict_proba(TEXTS), alone)
-        assert (
-            np.abs(
-                onnx.session.probabilities([ids for ids, _ in onnx.session.tokenize(TEXTS)], 4096) - reference
-            ).max()
-            < 1e-4
-        )
+        padded = onnx.session.probabilities([ids for ids, _ in onnx.session.tokenize(TEXTS)], 4096)
+        assert np.abs(padded - reference).max() < 1e-4
         for predictor, name in ((torch, "torch"), (onnx, "onnx"), (int8, "int8")):
             said = predictor.predict(TEXTS, top_k=2)
             assert [entry.truncated for entry in said] == [False, True, False]
@@ -135,6 +128,17 @@ class TestExport:
             assert predictor.predict_proba([]).shape == (0, 5)
         with pytest.raises(UserError, match="no embeddings"):
             onnx.embed(TEXTS)
+
+    def test_tokenizer_of_whoever_saved_it(self, exported: Path, tmp_path: Path) -> None:
+        """A tokenizer.json that cuts at 4 gives the same ids; no limit means the model's positions."""
+        folder = copy_of(exported, tmp_path / "model")
+        content = json.loads((folder / "tokenizer.json").read_text())
+        settings = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+        (folder / "tokenizer.json").write_text(json.dumps(content | {"truncation": settings}))
+        assert OnnxEngine(folder).tokenize(TEXTS) == OnnxEngine(exported).tokenize(TEXTS)
+        content = json.loads((folder / "tokenizer_config.json").read_text()) | {"model_max_length": int(1e30)}
+        (folder / "tokenizer_config.json").write_text(json.dumps(content))
+        assert OnnxEngine(folder).max_length == 128
 
     def test_without_torch(self, exported: Path) -> None:
         """Loading and scoring import neither torch nor transformers, nor what training needs."""
@@ -153,9 +157,8 @@ class TestExport:
         assert not (folder / "eval").exists()
         metrics = json.loads((tmp_path / "figures" / "metrics.json").read_text())
         assert metrics["engine"] == "onnx"
-        assert (
-            metrics["weights_sha256"] == hashlib.sha256((folder / "onnx/model.onnx").read_bytes()).hexdigest()
-        )
+        exported_file = (folder / "onnx/model.onnx").read_bytes()
+        assert metrics["weights_sha256"] == hashlib.sha256(exported_file).hexdigest()
         with pytest.raises(UserError, match="holds the evaluation"):
             main(["evaluate", str(folder), "--engine", "onnx", "--out", str(folder / "eval")])
 
@@ -166,6 +169,7 @@ class TestStale:
     def test_other_weights(self, exported: Path, tmp_path: Path) -> None:
         """Retrained weights beside an old export: the predictor and the gate refuse."""
         folder = copy_of(exported, tmp_path / "model")
+        assert check_onnx(evidence_of(folder)).passed
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes() + b" ")
         with pytest.raises(UserError, match="exported from other weights"):
@@ -182,13 +186,8 @@ class TestStale:
             load_predictor(folder, engine="int8")
         assert "arxiv-cls export" in refused.value.hint
 
-    def test_gate_passes_a_true_export(self, exported: Path) -> None:
-        """The record of a real export satisfies the check that reads it."""
-        verdict = check_onnx(evidence_of(exported))
-        assert verdict.passed, verdict
-
     def test_no_export(self, exported: Path, tmp_path: Path) -> None:
-        """The missing file and the verb that writes it are named; an unknown engine is refused."""
+        """The missing file and the command that writes it are named; an unknown engine is refused."""
         folder = copy_of(exported, tmp_path / "model")
         (folder / "onnx" / "model_int8.onnx").unlink()
         with pytest.raises(UserError, match=r"no onnx/model_int8\.onnx.*\n.*arxiv-cls export"):
@@ -206,14 +205,6 @@ class TestStale:
 class TestRefused:
     """What cannot be exported or measured is said before anything is written."""
 
-    def test_baseline(self, tmp_path: Path) -> None:
-        """Nothing to export."""
-        (tmp_path / "config.json").write_text(
-            '{"model_type": "arxiv_cls-tfidf", "id2label": {"0": "a", "1": "b"}}'
-        )
-        with pytest.raises(UserError, match="nothing to export"):
-            main(["export", str(tmp_path)])
-
     def test_no_papers(self, exported: Path, tmp_path: Path) -> None:
         """Without a recipe, or with data that is gone, int8 cannot be chosen; the way out is named."""
         folder = copy_of(exported, tmp_path / "model")
@@ -227,11 +218,17 @@ class TestRefused:
             main(["export", str(folder)])
 
     def test_not_a_model(self, tmp_path: Path) -> None:
-        """A Hub id or a missing folder; a count below one."""
+        """A Hub id or a missing folder, a count below one, a baseline."""
         with pytest.raises(UserError, match="no such model directory"):
             main(["export", "user/name"])
         with pytest.raises(UserError, match="greater than or equal to 1"):
             main(["export", str(tmp_path), "--papers", "0"])
+        labels = {"0": "a", "1": "b"}
+        (tmp_path / "config.json").write_text(
+            json.dumps({"model_type": "arxiv_cls-tfidf", "id2label": labels})
+        )
+        with pytest.raises(UserError, match="nothing to export"):
+            main(["export", str(tmp_path)])
 
     def test_graph_that_differs(self, exported: Path, tmp_path: Path, monkeypatch) -> None:
         """Scores beyond the tolerance: an error, and what was there stays as it was."""
@@ -262,29 +259,7 @@ def write_another_graph(exported: Path):
 
 def evidence_of(folder: Path):
     """What the gate's check of exports reads of a directory."""
-    from arxiv_cls.record.model_directory import Evidence
+    from arxiv_cls.record.model_directory import ModelDirectory
 
     config = json.loads((folder / "config.json").read_text())
-    return Evidence(folder, "transformer", config, recipe={}, run={}, evaluation=None)
-
-
-class TestTokenizer:
-    """The file's own truncation and padding are not ours."""
-
-    def test_settings_of_whoever_saved_it(self, exported: Path, tmp_path: Path) -> None:
-        """A tokenizer.json that pads to 8 and cuts at 4 gives the same ids; no limit means the positions."""
-        folder = copy_of(exported, tmp_path / "model")
-        content = json.loads((folder / "tokenizer.json").read_text())
-        content["truncation"] = {
-            "max_length": 4,
-            "strategy": "LongestFirst",
-            "stride": 0,
-            "direction": "Right",
-        }
-        (folder / "tokenizer.json").write_text(json.dumps(content))
-        expected = OnnxEngine(exported).tokenize(TEXTS)
-        assert OnnxEngine(folder).tokenize(TEXTS) == expected
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
-        settings["model_max_length"] = int(1e30)
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-        assert OnnxEngine(folder).max_length == 128
+    return ModelDirectory(folder, "transformer", config, recipe={}, run={}, evaluation=None)

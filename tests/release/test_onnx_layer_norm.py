@@ -7,31 +7,25 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from arxiv_cls.export.onnx_graph import split_layer_norms
 
 
-def normalising_model(**attributes) -> onnx.ModelProto:
+def normalising_model(attributes: str = "") -> onnx.ModelProto:
     """y = LayerNormalization(x) over rows of 6 numbers, then a second one without bias."""
+    attributes = f"<{attributes}>" if attributes else ""
+    model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["": 20]>
+        norms (float[batch, sequence, 6] x) => (float[batch, sequence, 6] y) {{
+            middle = LayerNormalization{attributes} (x, scale, bias)
+            y = LayerNormalization{attributes} (middle, scale2)
+        }}""")
     generator = np.random.default_rng(0)
-    weights = [
+    model.graph.initializer.extend(
         numpy_helper.from_array(generator.normal(1, 0.5, 6).astype(np.float32), name)
         for name in ("scale", "bias", "scale2")
-    ]
-    nodes = [
-        helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["middle"], **attributes),
-        helper.make_node("LayerNormalization", ["middle", "scale2"], ["y"], **attributes),
-    ]
-    shape = ["batch", "sequence", 6]
-    graph = helper.make_graph(
-        nodes,
-        "norms",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-        weights,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return model
 
 
 def computed(model: onnx.ModelProto, rows: np.ndarray) -> np.ndarray:
@@ -43,12 +37,12 @@ def computed(model: onnx.ModelProto, rows: np.ndarray) -> np.ndarray:
 class TestSplit:
     """The replacement."""
 
-    @pytest.mark.parametrize("attributes", [{}, {"epsilon": 0.5}, {"axis": -1, "epsilon": 1e-12}])
+    @pytest.mark.parametrize("attributes", ["", "epsilon=0.5", "axis=-1, epsilon=1e-12"])
     def test_same_numbers(self, attributes):
         """Also with an epsilon large enough to be seen, and for a row far from zero."""
         rows = np.random.default_rng(1).normal(size=(2, 3, 6)).astype(np.float32)
         rows[0, 0] += 100
-        before = normalising_model(**attributes)
+        before = normalising_model(attributes)
         model = ir.from_proto(before)
         assert split_layer_norms(model.graph) == 2
         after = ir.to_proto(model)
@@ -71,5 +65,5 @@ class TestSplit:
 
     def test_other_axes_are_left(self):
         """Over the whole text at once is another formula."""
-        model = ir.from_proto(normalising_model(axis=1))
+        model = ir.from_proto(normalising_model("axis=1"))
         assert split_layer_norms(model.graph) == 0

@@ -56,18 +56,13 @@ class TestVerify:
             assert needed in fields
 
     @pytest.mark.parametrize(
-        ("field", "opening", "cell"),
-        [
-            ("metrics.log_loss", "| Log-loss |", 2),
-            ("metrics.per_class.stat.ML.recall", "| `stat.ML` | 0", 3),
-            ("slices.year.2018.accuracy", "| 2018 |", 3),
-        ],
+        ("opening", "cell"), [("| Log-loss |", 2), ("| `stat.ML` | 0", 3), ("| 2018 |", 3)]
     )
     def test_a_number_changed_by_hand_is_named(
         self, hub: LocalHub, released: dict[str, bytes], real_csv: Path, tmp_path: Path,
-        field: str, opening: str, cell: int,
+        opening: str, cell: int,
     ) -> None:  # fmt: skip
-        """Exactly that field, with both values; everything else still reproduces."""
+        """Exactly that line, with both values; everything else still reproduces."""
         card = released[CARD].decode()
         row = next(line for line in card.splitlines() if line.startswith(opening))
         cells = row.split("|")
@@ -79,9 +74,10 @@ class TestVerify:
             (folder / path).write_bytes(content)
         publish(hub, folder, **{CARD: card.replace(row, "|".join(cells)).encode()})
         report = verified(real_csv)
-        assert [str(difference) for difference in report.card] == [
-            f"{field}: the card says '0.001', the record {value!r}"
-        ]
+        (difference,) = report.card
+        on_card, recorded = difference.split(", the records ")
+        assert "0.001" in on_card
+        assert value in recorded
         assert all(check.reproduced for check in report.checks)
         assert not report.reproduced
 

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from factories import make_model_dir
 
+from arxiv_cls.record.directory import find_secrets, is_pickle, redact, secrets_in_files, unreadable
 from arxiv_cls.record.manifest import files_in
-from arxiv_cls.record.pickles import is_pickle, unreadable
-from arxiv_cls.release.secret_scan import find_secrets, redact, scan_files
 
 # Put together here, so that no scanner takes this file for a leak.
 SECRETS = {
@@ -65,56 +64,7 @@ class TestSecrets:
     def test_a_whole_model_directory_passes(self, tmp_path: Path) -> None:
         """What this project writes holds nothing that looks like one."""
         folder = make_model_dir(tmp_path / "model")
-        assert scan_files(folder, files_in(folder)) == []
-
-
-class TestPickles:
-    """By suffix, by content, inside a zip."""
-
-    @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-    def test_pickle_under_another_name(self, tmp_path: Path, protocol: int) -> None:
-        """A renamed pickle is recognised by its first bytes."""
-        path = tmp_path / "model.safetensors"
-        path.write_bytes(pickle.dumps({"weights": [1.0]}, protocol=protocol))
-        assert is_pickle(path)
-
-    def test_zip_with_a_pickle_inside(self, tmp_path: Path) -> None:
-        """The form of a torch checkpoint."""
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr("archive/data.pkl", b"x")
-        path = tmp_path / "model.skops"
-        path.write_bytes(buffer.getvalue())
-        assert is_pickle(path)
-
-    def test_suffix_alone_is_enough(self, tmp_path: Path) -> None:
-        """An old-protocol pickle is plain text; its suffix gives it away."""
-        path = tmp_path / "training_args.bin"
-        path.write_bytes(b"(lp0\n.")
-        assert is_pickle(path)
-
-    def test_other_files_are_none(self, tmp_path: Path) -> None:
-        """JSON, an image, an empty file and a zip of arrays."""
-        with zipfile.ZipFile(tmp_path / "model.skops", "w") as archive:
-            archive.writestr("schema.json", "{}")
-        (tmp_path / "a.json").write_text("{}")
-        (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n")
-        (tmp_path / "empty").write_bytes(b"")
-        assert not any(is_pickle(path) for path in tmp_path.iterdir())
-
-    def test_what_cannot_be_read(self, tmp_path: Path) -> None:
-        """A zip that was cut short, or a link to nowhere, is no pickle; the reason is told."""
-        with zipfile.ZipFile(tmp_path / "whole.skops", "w") as archive:
-            archive.writestr("schema.json", "{}")
-        cut, lost = tmp_path / "cut.skops", tmp_path / "lost.json"
-        cut.write_bytes((tmp_path / "whole.skops").read_bytes()[:-10])
-        lost.symlink_to(tmp_path / "none")
-        assert not is_pickle(cut)
-        assert not is_pickle(lost)
-        assert "broken zip" in (unreadable(cut) or "")
-        assert unreadable(lost) == "No such file or directory"
-        assert unreadable(tmp_path / "whole.skops") is None
-        assert scan_files(tmp_path, ["lost.json"]) == []
+        assert secrets_in_files(folder, files_in(folder)) == []
 
 
 def zipped(content: bytes, name: str) -> bytes:
@@ -138,12 +88,14 @@ PROTOCOL_0 = b"cos\nsystem\n(S'touch x'\ntR."
 SAFETENSORS = (0x0480).to_bytes(8, "little") + b"{}".ljust(0x0480)
 
 
-class TestPickleContent:
-    """Pickles are found by what they hold, under any name."""
+class TestPickles:
+    """Pickles are found by what they hold, under any name, and by a suffix that is theirs alone."""
 
     @pytest.mark.parametrize(
         "content",
         [
+            *(pickle.dumps({"weights": [1.0]}, protocol=protocol) for protocol in (2, 3, 4, 5)),
+            zipped(b"x", "archive/data.pkl"),
             OBJECTS,
             PROTOCOL_0,
             pickle.dumps([0] * 200_000),
@@ -153,7 +105,7 @@ class TestPickleContent:
             zipped(zipped(PROTOCOL_0, "a"), "b"),
             zipped(zipped(zipped(zipped(zipped(b"", "a"), "b"), "c"), "d"), "e"),
         ],
-        ids=range(8),
+        ids=range(13),
     )
     def test_found_by_content(self, tmp_path: Path, content: bytes) -> None:
         """Under any name, in arrays, in zips, and in what is packed too deep to be looked at."""
@@ -162,10 +114,39 @@ class TestPickleContent:
 
     @pytest.mark.parametrize(
         "content",
-        [NUMBERS, SAFETENSORS, zipped(NUMBERS, "0.npy"), zipped(zipped(b"{}", "a"), "b"), b"cat\ndog\n"],
-        ids=range(5),
+        [
+            NUMBERS,
+            SAFETENSORS,
+            zipped(NUMBERS, "0.npy"),
+            zipped(zipped(b"{}", "a"), "b"),
+            b"cat\ndog\n",
+            zipped(b"{}", "schema.json"),
+            b"{}",
+            b"\x89PNG\r\n",
+            b"",
+        ],
+        ids=range(9),
     )
     def test_not_found(self, tmp_path: Path, content: bytes) -> None:
-        """Arrays of numbers, safe weights and text."""
+        """Arrays of numbers, safe weights, text, an image, nothing."""
         (tmp_path / "file").write_bytes(content)
         assert not is_pickle(tmp_path / "file")
+
+    def test_suffix_alone_is_enough(self, tmp_path: Path) -> None:
+        """An old-protocol pickle that names no code is plain text."""
+        path = tmp_path / "training_args.bin"
+        path.write_bytes(b"(lp0\n.")
+        assert is_pickle(path)
+
+    def test_what_cannot_be_read(self, tmp_path: Path) -> None:
+        """A zip that was cut short, or a link to nowhere, is no pickle; the reason is given."""
+        whole, cut, lost = (tmp_path / name for name in ("whole.skops", "cut.skops", "lost.json"))
+        whole.write_bytes(zipped(b"{}", "schema.json"))
+        cut.write_bytes(whole.read_bytes()[:-10])
+        lost.symlink_to(tmp_path / "none")
+        assert not is_pickle(cut)
+        assert not is_pickle(lost)
+        assert "broken zip" in (unreadable(cut) or "")
+        assert unreadable(lost) == "No such file or directory"
+        assert unreadable(whole) is None
+        assert secrets_in_files(tmp_path, ["lost.json"]) == []

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from arxiv_cls.export.onnx_graph import FIRST_TOKEN
 from arxiv_cls.export.quantization import Candidate, largest_values, quantize, smooth, weighted_products
@@ -26,35 +27,26 @@ def source(tmp_path: Path) -> Path:
     weights = {"a": random.normal(size=(HIDDEN, OUTPUTS)), "b": random.normal(size=(HIDDEN, OUTPUTS))}
     for weight in weights.values():
         weight[LOUD] /= 100
-    nodes = [
-        helper.make_node("Gather", ["embeddings", "input_ids"], ["embedded"], name="embed"),
-        helper.make_node("Mul", ["embedded", "loudness"], ["hidden"], name="louder"),
-        helper.make_node("MatMul", ["hidden", "a"], ["left"], name="query"),
-        helper.make_node("MatMul", ["hidden", "b"], ["right"], name="key"),
-        helper.make_node("MatMul", ["hidden", "a"], ["extra"], name=f"{FIRST_TOKEN}_0_MatMul"),
-        helper.make_node("Cast", ["attention_mask"], ["mask"], name="mask", to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["mask", "axis"], ["mask3"], name="widen"),
-        helper.make_node("Add", ["left", "right"], ["both"], name="both"),
-        helper.make_node("Add", ["both", "extra"], ["sum"], name="sum"),
-        helper.make_node("Mul", ["sum", "mask3"], ["logits"], name="masked"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "three products",
-        [
-            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
-            for name in ("input_ids", "attention_mask")
-        ],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", OUTPUTS])],
-        [
-            numpy_helper.from_array(embeddings, "embeddings"),
-            numpy_helper.from_array(loudness, "loudness"),
-            *(numpy_helper.from_array(weight.astype(np.float32), name) for name, weight in weights.items()),
-            numpy_helper.from_array(np.array([2], dtype=np.int64), "axis"),
-        ],
+    model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["": 20]>
+        products (int64[batch, sequence] input_ids, int64[batch, sequence] attention_mask)
+            => (float[batch, sequence, {OUTPUTS}] logits) <int64[1] axis = {{2}}> {{
+            embedded = Gather (embeddings, input_ids)
+            hidden = Mul (embedded, loudness)
+            [query] left = MatMul (hidden, a)
+            [key] right = MatMul (hidden, b)
+            [{FIRST_TOKEN}_0_MatMul] extra = MatMul (hidden, a)
+            mask = Cast <to = 1> (attention_mask)
+            mask3 = Unsqueeze (mask, axis)
+            both = Add (left, right)
+            sum = Add (both, extra)
+            logits = Mul (sum, mask3)
+        }}""")
+    arrays = {"embeddings": embeddings, "loudness": loudness, **weights}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()
     )
     path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+    onnx.save(model, path)
     return path
 
 
@@ -68,13 +60,6 @@ def run(path: Path) -> np.ndarray:
 class TestSmooth:
     """On a graph with one loud channel."""
 
-    def test_products(self, source: Path) -> None:
-        """Those that share an activation are together; the one of the first token stays as it is."""
-        products = weighted_products(onnx.load(str(source)).graph)
-        assert {name: [node.name for node in nodes] for name, nodes in products.items()} == {
-            "hidden": ["query", "key"]
-        }
-
     def test_largest_values(self, source: Path) -> None:
         """By hand, from the embeddings of the tokens that occur."""
         graph = onnx.load(str(source)).graph
@@ -85,7 +70,9 @@ class TestSmooth:
         assert found == pytest.approx(expected)
 
     def test_same_in_float32(self, source: Path, tmp_path: Path) -> None:
-        """Dividing the input and multiplying the weights cancel out, also for a weight that is used twice."""
+        """Inputs divided, weights multiplied, also one used twice; the first token's stays as it is."""
+        (nodes,) = weighted_products(ir.load(source).graph).values()
+        assert [node.name for node in nodes] == ["query", "key"]
         smooth(source, tmp_path / "smooth.onnx", IDS)
         assert run(tmp_path / "smooth.onnx") == pytest.approx(run(source), rel=1e-4, abs=1e-3)
         onnx.checker.check_model(str(tmp_path / "smooth.onnx"))

@@ -13,7 +13,6 @@ from local_hub import LocalHub
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release import push_space as space_files
-from arxiv_cls.release import push_space as space_push
 from arxiv_cls.release.push_space import build_wheel, project_root, push_space, split_front_matter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,18 +111,15 @@ class TestPushSpace:
         monkeypatch.setattr(space_files, "render_readme", lambda *a, **k: render(*a, **k) + "\nMore.\n")
         assert (push_space(SPACE, MODEL).version, pushed(hub)["README.md"][-6:]) == ("v0.2.0", b"More.\n")
 
-    def test_version_can_be_named(self, hub: LocalHub) -> None:
-        """An older release is shown on request."""
+    def test_version_that_is_shown(self, hub: LocalHub) -> None:
+        """An older release on request; a model without one, perhaps uploaded by hand, by its commit."""
+        commit = release_model(hub, EXPORTED, version=None)
+        push_space(SPACE, MODEL)
+        assert json.loads(pushed(hub)["space.json"])["model"] == f"{MODEL}@{commit}"
         release_model(hub, EXPORTED)
         release_model(hub, {"model.safetensors": b"better"}, "v0.4.0")
         push_space(SPACE, f"{MODEL}@v0.3.0")
         assert json.loads(pushed(hub)["space.json"])["model"] == f"{MODEL}@v0.3.0"
-
-    def test_model_without_a_release_is_pinned_to_its_commit(self, hub: LocalHub) -> None:
-        """Also a model that somebody uploaded by hand."""
-        commit = release_model(hub, EXPORTED, version=None)
-        push_space(SPACE, MODEL)
-        assert json.loads(pushed(hub)["space.json"])["model"] == f"{MODEL}@{commit}"
 
     @pytest.mark.parametrize("asked", [False, True])
     def test_torch_where_it_must_or_shall_be(self, hub: LocalHub, asked: bool) -> None:
@@ -172,22 +168,17 @@ class TestRefusals:
             push_space(SPACE, model)
         assert ("spaces", SPACE) not in hub.repositories
 
-    def test_failed_commit_leaves_nothing_and_a_rerun_completes(self, hub: LocalHub) -> None:
-        """As with a model: the shared road, here with a Space."""
+    def test_failed_commit_and_lost_answers(self, hub: LocalHub) -> None:
+        """Nothing is left of a failure; a commit and a tag whose answers were lost are one of each."""
         release_model(hub, EXPORTED)
         hub.fail("commit", 500, times=4)
         with pytest.raises(UserError, match="answered 500"):
             push_space(SPACE, MODEL)
-        assert not hub.repository(SPACE, "spaces").tags
-        assert push_space(SPACE, MODEL).state == "released"
-
-    def test_lost_answers(self, hub: LocalHub) -> None:
-        """A commit and a tag whose answers were lost are one commit and one tag in the end."""
-        release_model(hub, EXPORTED)
+        repository = hub.repository(SPACE, "spaces")
+        assert not repository.tags
         hub.fail("commit", None, after=True)
         hub.fail("tag", None, after=True)
         assert push_space(SPACE, MODEL).state == "released"
-        repository = hub.repository(SPACE, "spaces")
         assert (len(repository.history("main")), list(repository.tags)) == (2, ["v0.1.0"])
 
     def test_not_a_checkout(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -199,7 +190,7 @@ class TestRefusals:
 
     def test_no_network_before_any_work(self, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
         """No wheel is built for a Hub that is not there."""
-        monkeypatch.setattr(space_push, "space_files", lambda *a, **k: pytest.fail("built"))
+        monkeypatch.setattr(space_files, "space_files", lambda *a, **k: pytest.fail("built"))
         hub.__exit__()
         with pytest.raises(UserError, match="cannot reach the Hub"):
             push_space(SPACE, MODEL)
@@ -212,7 +203,7 @@ class TestWheel:
     def test_holds_the_package_and_is_the_same_every_time(self, tmp_path: Path) -> None:
         """Modules and templates are in it, tests are not; a second build gives the same bytes."""
         shutil.copytree(ROOT / "arxiv_cls", tmp_path / "arxiv_cls")
-        for name in space_files.WHEEL_SOURCES:
+        for name in space_files.SOURCES:
             shutil.copy(ROOT / name, tmp_path)
         wheels = [build_wheel(tmp_path, tmp_path / folder) for folder in ("first", "second")]
         names = zipfile.ZipFile(wheels[0]).namelist()
@@ -223,7 +214,7 @@ class TestWheel:
 
     def test_failed_build_says_why(self, tmp_path: Path) -> None:
         """One line of the builder's, and what shows the rest."""
-        for name in space_files.WHEEL_SOURCES:
+        for name in space_files.SOURCES:
             (tmp_path / name).write_text("not = [toml" if name.endswith("toml") else "text")
         (tmp_path / "arxiv_cls").mkdir()
         with pytest.raises(UserError, match="the wheel could not be built"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from arxiv_cls.scoring.calibration import (
+    calibrate,
     chance_calibration_errors,
     expected_calibration_error,
     fit_temperature,
     reliability_bins,
-    softmax,
 )
 
 
@@ -41,7 +42,7 @@ def calibrated(seed: int, papers: int, spread: float = 2.0) -> tuple[np.ndarray,
     """Logits, probabilities and labels drawn from these probabilities."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(size=(papers, 5)) * spread
-    probabilities = softmax(logits)
+    probabilities = softmax(logits, axis=1)
     labels = (probabilities.cumsum(axis=1) > generator.random((papers, 1))).argmax(axis=1)
     return logits, probabilities, labels
 
@@ -67,10 +68,10 @@ class TestExpectedCalibrationError:
     def test_bins_are_equal_and_ascending(self):
         _, probabilities, labels = calibrated(3, 3324)
         found = reliability_bins(probabilities, labels)
-        assert len(found.count) == 15
-        assert set(found.count.tolist()) <= {221, 222}
+        assert len(found.papers) == 15
+        assert set(found.papers.tolist()) <= {221, 222}
         assert (np.diff(found.confidence) > 0).all()
-        assert found.accuracy @ found.count / 3324 == pytest.approx(
+        assert found.accuracy @ found.papers / 3324 == pytest.approx(
             (probabilities.argmax(1) == labels).mean()
         )
 
@@ -112,7 +113,7 @@ class TestTemperature:
         logits = logits * 3
 
         def log_loss(temperature: float) -> float:
-            return -np.log(softmax(logits / temperature)[np.arange(500), labels]).mean()
+            return -np.log(softmax(logits / temperature, axis=1)[np.arange(500), labels]).mean()
 
         fitted = fit_temperature(logits, labels)
         assert all(log_loss(fitted) <= log_loss(t) for t in np.geomspace(0.05, 40, 400))
@@ -120,16 +121,35 @@ class TestTemperature:
     def test_argmax_stays_and_error_falls(self):
         logits, _, labels = calibrated(4, 3000)
         logits = logits * 4
-        scaled = softmax(logits / fit_temperature(logits, labels))
+        scaled = softmax(logits / fit_temperature(logits, labels), axis=1)
         assert (scaled.argmax(axis=1) == logits.argmax(axis=1)).all()
-        before = expected_calibration_error(softmax(logits), labels)
+        before = expected_calibration_error(softmax(logits, axis=1), labels)
         assert expected_calibration_error(scaled, labels) < before / 3
 
-    def test_log_probabilities_do_as_well(self):
-        logits, probabilities, labels = calibrated(5, 400)
-        assert fit_temperature(np.log(probabilities), labels) == pytest.approx(
-            fit_temperature(logits, labels), rel=1e-4
-        )
+    @pytest.mark.parametrize(
+        ("papers", "sharpened", "expected"), [(3000, 4.0, 4.0), (50, 4.0, 2.0), (99, 0.5, 0.5), (1, 1.0, 1.0)]
+    )
+    def test_few_papers_move_it_towards_one(self, papers, sharpened, expected, caplog):
+        """On fewer than 100 papers the fitted T counts with its share, and the record says so."""
+        logits, _, labels = calibrated(6, papers)
+        record, probabilities = calibrate(logits * sharpened, labels)
+        fitted = fit_temperature(logits * sharpened, labels)
+        assert record["temperature"] == pytest.approx(expected, rel=0.35)
+        if papers == 3000:
+            assert record["temperature"] == fitted
+            assert "note" not in record
+            assert not caplog.text
+        else:
+            assert record["note"] in caplog.text
+        assert np.allclose(probabilities, softmax(logits * sharpened / record["temperature"], axis=1))
+
+    @pytest.mark.parametrize("scale", [1.0, -1.0], ids=["never wrong", "always wrong"])
+    def test_a_bound_is_not_taken(self, scale, caplog):
+        """Papers that are told apart without an error would make every score 0 or 1."""
+        record, _ = calibrate(scale * np.eye(5)[np.arange(200) % 5], np.arange(200) % 5)
+        assert record["temperature"] == 1.0
+        assert "ended at its bound" in record["note"]
+        assert record["note"] in caplog.text
 
     @pytest.mark.parametrize("logits", [np.zeros((0, 3)), np.full((2, 3), np.inf), np.zeros((3, 3))])
     def test_refuses(self, logits):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
 from arxiv_cls.scoring.comparison import (
     align,
@@ -127,15 +128,24 @@ class TestModels:
         assert fresh.arxiv_ids.tolist() == recorded.arxiv_ids.tolist()
         assert (fresh.probabilities != recorded.probabilities).any()
 
-    def test_table_and_json(self, model, tmp_path):
+    def test_command(self, model, tmp_path, capsys):
         evaluate_model(model.home, rules=False)
         kept = tmp_path / "kept.parquet"
         kept.write_bytes((model.home / "eval" / "predictions.parquet").read_bytes())
         model.predictor.weights_path.write_bytes(b"other weights")
         model.predictor.salt = "other"
-        found = compare_models(kept, model.home, papers=3)
-        json.dumps(found, allow_nan=False)
-        text = comparison_table(found)
+        main(["compare", str(kept), str(model.home), "--papers", "3", "--json", str(tmp_path / "found.json")])
+        found, text = json.loads((tmp_path / "found.json").read_text()), capsys.readouterr().out
         assert f"{found['metrics']['accuracy']['difference']:+.4f}" in text
         assert f"https://arxiv.org/abs/{found['b_ahead'][0]['arxiv_id']}" in text
         assert len(found["b_ahead"]) == len(found["a_ahead"]) == 3
+
+    @pytest.mark.parametrize(
+        ("options", "record", "named"),
+        [(["--papers", "-1"], "{}", "--papers -1"), ([], "[]", r"eval/metrics\.json: expected an object")],
+    )
+    def test_refused(self, model, options, record, named):
+        (model.home / "eval").mkdir()
+        (model.home / "eval" / "metrics.json").write_text(record)
+        with pytest.raises(UserError, match=named):
+            main(["compare", str(model.home), str(model.home), *options])

@@ -14,9 +14,9 @@ import pytest
 from arxiv_cls.cli import main
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
-from arxiv_cls.scoring.evaluation import evaluate_model
+from arxiv_cls.scoring.evaluation import evaluate_loaded, evaluate_model
 from arxiv_cls.scoring.report import evaluation_table
-from arxiv_cls.scoring.scored_papers import read_predictions
+from arxiv_cls.scoring.scored_papers import LoadedModel, read_predictions
 
 PLOTS = {"confusion_matrix.png", "reliability.png", "accuracy_by_year.png"}
 
@@ -36,6 +36,28 @@ class TestTestSplit:
         corpus = build_corpus("top5", csv=model.sample)
         assert evaluation["papers"] == len(corpus.splits["test"])
         assert evaluation["data"]["rows"] == corpus.data.rows
+        text, (low, high) = evaluation_table(evaluation), evaluation["intervals"]["macro_f1"]
+        expected = f"macro_f1 {evaluation['metrics']['macro_f1']:.4f} {low:.3f} to {high:.3f}"
+        assert expected in [" ".join(line.split()) for line in text.splitlines()]
+        assert all(label in text for label in model.predictor.labels)
+
+    def test_model_in_memory(self, model, monkeypatch):
+        """The end of a run evaluates what it holds: no CSV is parsed, no weights are loaded or hashed."""
+        corpus = build_corpus("top5", csv=model.sample)
+        options = {"config": "top5", "csv": str(model.sample), "seed": 42}
+        loaded = LoadedModel(
+            model.home, model.predictor, corpus, options, hashlib.sha256(b"weights").hexdigest()
+        )
+        with monkeypatch.context() as patch:
+            for name in ("papers.read_papers", "builder.read_papers", "builder.read_bytes"):
+                patch.setattr(f"arxiv_cls.corpus.{name}", lambda *given, **named: pytest.fail("read again"))
+            patch.setattr("arxiv_cls.scoring.scored_papers.file_sha256", lambda path: pytest.fail("hashed"))
+            found = evaluate_loaded(loaded, folder=model.home / "eval")
+        assert found["rules"]["prediction_sets"]["weights_sha256"] == loaded.weights_sha256
+        expected = evaluate_model(model.home)
+        assert {key: found[key] for key in ("metrics", "rules")} == {
+            key: expected[key] for key in ("metrics", "rules")
+        }
 
     def test_figures_are_those_of_the_predictions(self, model):
         """Accuracy worked out from the Parquet file, and each paper's label from the corpus."""
@@ -74,15 +96,6 @@ class TestTestSplit:
         assert not (model.home / "eval").exists()
         evaluate_model(model.home, split="validation", out=tmp_path / "out")
         assert json.loads((tmp_path / "out" / "metrics.json").read_text())["split"] == "validation"
-
-    def test_table(self, model):
-        """The printed table holds each metric with its interval."""
-        evaluation = evaluate_model(model.home, rules=False)
-        text = evaluation_table(evaluation)
-        low, high = evaluation["intervals"]["macro_f1"]
-        expected = f"macro_f1 {evaluation['metrics']['macro_f1']:.4f} {low:.3f} to {high:.3f}"
-        assert expected in [" ".join(line.split()) for line in text.splitlines()]
-        assert all(label in text for label in model.predictor.labels)
 
 
 class TestRecords:
@@ -148,19 +161,15 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"only the model has \['math.AG'\]"):
             evaluate_model(model.home)
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"split": "dev"}, "no split 'dev'"),
-            ({"split": "validation", "out": "eval/"}, "name another folder"),
-        ],
-    )
-    def test_options(self, model, options, message):
-        """An unknown split; another split in the place of the test split."""
-        if "out" in options:
-            options = options | {"out": f"{model.home}/{options['out']}"}
-        with pytest.raises(UserError, match=message):
-            evaluate_model(model.home, **options)
+    def test_another_split_in_the_place_of_the_test_split(self, model):
+        with pytest.raises(UserError, match="name another folder"):
+            evaluate_model(model.home, split="validation", out=f"{model.home}/eval/")
+
+    def test_run_record_without_data(self, model):
+        """It would leave unsaid whether the data is that of the training."""
+        (model.home / "run.json").write_text("{}")
+        with pytest.raises(UserError, match=r"run\.json: data: "):
+            evaluate_model(model.home)
 
     def test_no_table_of_predictions(self, tmp_path):
         (tmp_path / "predictions.parquet").write_bytes(b"PAR1 not really")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from factories import scored_papers
+from scipy.special import softmax
 from sklearn import metrics as sk
 
-from arxiv_cls.scoring.calibration import softmax
-from arxiv_cls.scoring.metrics import compute_metrics
+from arxiv_cls.scoring.evaluation import evaluation_of
+from arxiv_cls.scoring.metrics import METRICS, Metric, arxiv_metric, compute_metrics, true_label_ranks
+from arxiv_cls.scoring.report import evaluation_table
 
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -18,7 +21,7 @@ def random_scores(seed: int, papers: int = 400, classes: int = 5) -> tuple[np.nd
     logits = generator.normal(size=(papers, classes))
     labels = generator.integers(0, classes, papers)
     logits[np.arange(papers), labels] += 1.0
-    return labels, softmax(logits)
+    return labels, softmax(logits, axis=1)
 
 
 class TestAgainstScikitLearn:
@@ -69,13 +72,10 @@ class TestAgainstScikitLearn:
         assert compute_metrics(labels, probabilities, ["a", "b"])["log_loss"] == pytest.approx(expected)
 
 
-class TestTies:
+def test_top_k_of_a_model_that_knows_nothing():
     """Equal probabilities are decided as argmax decides them."""
-
-    def test_top_k_of_a_model_that_knows_nothing(self):
-        labels = np.array([0, 1, 2, 3])
-        found = compute_metrics(labels, np.full((4, 4), 0.25), list("abcd"))
-        assert (found["accuracy"], found["top_2_accuracy"], found["top_3_accuracy"]) == (0.25, 0.5, 0.75)
+    found = compute_metrics(np.array([0, 1, 2, 3]), np.full((4, 4), 0.25), list("abcd"))
+    assert (found["accuracy"], found["top_2_accuracy"], found["top_3_accuracy"]) == (0.25, 0.5, 0.75)
 
 
 class TestRefusals:
@@ -98,13 +98,21 @@ class TestRefusals:
             compute_metrics(np.array(labels, dtype=int), np.array(probabilities), names)
 
 
-class TestMetricOfEvaluate:
+def test_metric_of_evaluate():
     """The `evaluate.Metric` returns the same figures, with no network."""
+    labels, probabilities = random_scores(1, papers=50)
+    found = arxiv_metric(NAMES).compute(predictions=probabilities, references=labels)
+    assert found == compute_metrics(labels, probabilities, NAMES)
 
-    def test_same_figures(self, tmp_path):
-        from arxiv_cls.scoring import ArxivMetric
 
-        labels, probabilities = random_scores(1, papers=50)
-        metric = ArxivMetric(NAMES, cache_dir=str(tmp_path))
-        found = metric.compute(predictions=probabilities, references=labels)
-        assert found == compute_metrics(labels, probabilities, NAMES)
+def test_new_metric_is_one_line(monkeypatch):
+    """A line in the table gives the figure, its interval and its line in the report."""
+    mean_rank = Metric("mean rank", False, of_papers=true_label_ranks)
+    monkeypatch.setitem(METRICS, "mean_rank", mean_rank)
+    scored = scored_papers(0.8)
+    found = evaluation_of(scored, resamples=20)
+    expected = true_label_ranks(scored.labels, scored.probabilities).mean()
+    assert found["metrics"]["mean_rank"] == pytest.approx(expected)
+    low, high = found["intervals"]["mean_rank"]
+    assert low <= expected <= high
+    assert f"mean_rank {expected:.4f}" in " ".join(evaluation_table(found | {"split": "test"}).split())

@@ -1,19 +1,29 @@
-"""Every plot is written as a PNG, for few and many classes, and for the thin data of a tiny run."""
+"""Every plot is a PNG, for few and many classes and for the thin data of a tiny run; the map of papers."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import sys
+
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
+from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
+from arxiv_cls.errors import UserError
 from arxiv_cls.scoring import plots
-from arxiv_cls.scoring.plots import plot_out_of_scope
+from arxiv_cls.scoring.plots import legend_groups, project_embeddings, visualize_model
 
 NOTHING_YET = [{"loss": 1.0, "epoch": 0.5}, {"train_runtime": 3.0, "epoch": 1.0}]
 ONE_EPOCH = [
     {"loss": 1.0, "epoch": 1},
     {"eval_loss": 0.9, "eval_accuracy": 0.7, "eval_macro_f1": 0.6, "epoch": 1},
 ]
+NEEDS_UMAP = [
+    pytest.mark.slow,  # its first call compiles for half a minute
+    pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed"),
+]
+METHODS = ["tsne", pytest.param("umap", marks=NEEDS_UMAP)]
 
 
 def shares(papers: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +48,7 @@ def years(count: int) -> tuple[dict]:
         ),
         *((plots.plot_reliability, shares(papers)) for papers in (1, 500)),
         *((plots.plot_accuracy_by_year, years(count)) for count in (1, 30)),
-        (plot_out_of_scope, (np.array([0.9]), np.array([0.1]), 0.5)),
+        (plots.plot_out_of_scope, (np.array([0.9]), np.array([0.1]), 0.5)),
         *((plots.plot_training_curve, (history,)) for history in ([], NOTHING_YET, ONE_EPOCH)),
     ],
 )
@@ -50,8 +60,63 @@ def test_plot_is_a_picture(plot, arguments, tmp_path):
     assert len(content) > 5_000
 
 
-@pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (3, 10), (700, 1000)])
-def test_wilson_interval(hits, count):
-    low, high = plots.wilson_interval(np.array(hits), np.array(count))
-    expected = binomtest(hits, count).proportion_ci(method="wilson")
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+@pytest.mark.parametrize("method", METHODS)
+def test_groups_that_are_apart_stay_apart(method):
+    """Nearest neighbours on the plane are of the same cloud; the same input gives the same map."""
+    clouds = np.random.default_rng(0).normal(size=(60, 80))
+    clouds[30:] += 6
+    points = project_embeddings(clouds, method)
+    assert points.shape == (60, 2)
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag([np.inf] * 60)
+    assert ((distances.argmin(axis=1) >= 30) == (np.arange(60) >= 30)).all()
+    assert (project_embeddings(clouds, method) == points).all()
+
+
+def test_legend():
+    """Few labels have their long names; many are grouped by archive."""
+    names, groups = legend_groups(["cs.CL", "stat.ML"])
+    assert names[0] == "cs.CL  Computation and Language"
+    assert groups.tolist() == [0, 1]
+    labels = [code for code in CATEGORY_NAMES if code.startswith(("cs.", "math."))][:60]
+    names, groups = legend_groups(labels)
+    assert names == ["cs", "math"]
+    assert [names[group] for group in groups] == [label.partition(".")[0] for label in labels]
+
+
+class TestVisualize:
+    """`arxiv-cls visualize MODEL`."""
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_files(self, model, method):
+        lines = visualize_model(model.home, method=method, max_papers=40)
+        assert lines == [str(model.home / "eval" / "embeddings.png")]
+        assert (model.home / "eval" / "embeddings.png").stat().st_size > 10_000
+
+    def test_terms_of_a_baseline(self, model, tmp_path):
+        model.predictor.top_terms = lambda label, n: [(f"word of {label}", 2.0), ("model", 1.0)]
+        lines = visualize_model(model.home, max_papers=10, out=tmp_path / "out")
+        assert "cs.CL: word of cs.CL, model" in lines
+        record = json.loads((tmp_path / "out" / "terms.json").read_text())
+        assert record["terms"]["cs.AI"] == {"word of cs.AI": 2.0, "model": 1.0}
+        assert not (model.home / "eval").exists()
+
+    def test_another_split_needs_another_folder(self, model, tmp_path):
+        """The card calls the map in `eval/` a map of test papers."""
+        for out in (None, model.home / "eval", f"{model.home}/eval/"):
+            with pytest.raises(UserError, match="map of the test split") as refusal:
+                visualize_model(model.home, split="train", max_papers=10, out=out)
+            assert "--out" in str(refusal.value)
+        assert not (model.home / "eval").exists()
+        visualize_model(model.home, split="train", max_papers=10, out=tmp_path / "out")
+        assert (tmp_path / "out" / "embeddings.png").is_file()
+
+    def test_refusals(self, model, monkeypatch):
+        """Too few papers, no folder to write to, and a missing package with the extra that brings it."""
+        with pytest.raises(UserError, match="shows nothing"):
+            visualize_model(model.home, max_papers=4)
+        with pytest.raises(UserError, match="--out"):
+            visualize_model("user/name")
+        monkeypatch.setitem(sys.modules, "umap", None)
+        with pytest.raises(UserError, match="umap-learn") as refusal:
+            project_embeddings(np.zeros((10, 3)), "umap")
+        assert "EXTRAS=dev,umap" in str(refusal.value)

@@ -9,14 +9,14 @@ import sys
 import pytest
 
 from arxiv_cls.corpus import build_corpus
-from arxiv_cls.scoring.decision_rules import fit_scope, outside_papers
+from arxiv_cls.scoring.out_of_scope import fit_scope, outside_papers
 
 SCORE_ALL = """
 import sys
 import numpy as np
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.models.hardware import peak_resident_bytes
-from arxiv_cls.scoring.evaluation import score_csv
+from arxiv_cls.scoring.scored_papers import score_csv
 from arxiv_cls.scoring.evaluation import evaluation_of
 
 class Uniform:
@@ -27,7 +27,7 @@ class Uniform:
         return scores / scores.sum(axis=1, keepdims=True)
 
 scored, counts, _ = score_csv(Uniform(), sys.argv[1])
-print(len(scored), counts.read, evaluation_of(scored)["papers"])
+print(len(scored), counts["rows_read"], evaluation_of(scored)["papers"])
 print(peak_resident_bytes())
 """
 
@@ -78,9 +78,8 @@ def test_memory_of_the_whole_file_with_a_baseline(real_csv, tmp_path, run_python
 def test_out_of_scope_rule(real_csv, tmp_path):
     """AUROC of `top5` against the file's other test papers; the threshold keeps 95% in scope."""
     corpus = build_corpus("top5", csv=real_csv, cache_dir=tmp_path)
-    outside = outside_papers(corpus)
     texts = [list(corpus.splits[name]["text"]) for name in ("train", "validation", "test")]
-    record, *_ = fit_scope(*texts, outside)
+    record, *_ = fit_scope(*texts, outside_papers(corpus))
     assert record["out_of_scope_papers"] == 17_173
     assert record["auroc"] > 0.95
     assert record["in_scope_kept"] == pytest.approx(0.95, abs=0.015)

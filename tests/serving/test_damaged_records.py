@@ -13,7 +13,7 @@ from factories import write_onnx_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.record.model_directory import read_evidence
+from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.serving.model_slot import load_model
 from arxiv_cls.serving.settings import ServingSettings
 
@@ -73,7 +73,7 @@ RECORDS = [
     (SCOPE, '{"schema_version": 1, "threshold": 0.5}', "expected `weights` and `intercept`"),
     (SCOPE, '{"schema_version": 1, "threshold": NaN}', "threshold: Input should be a finite number"),
 ]  # fmt: skip
-EVIDENCE = [
+RELEASE_RECORDS = [
     (RUN, {"data": []}, "data: Input should be a valid dictionary"),
     (RUN, {"metrics": []}, "metrics: Input should be a valid dictionary"),
     (RUN, "[]", "expected an object"),
@@ -111,13 +111,15 @@ class TestRecords:
         assert str(tmp_path / "m") in said.value.message
         assert len(said.value.message) < 1000
 
-    @pytest.mark.parametrize(("file", "content", "expected"), EVIDENCE, ids=range(len(EVIDENCE)))
+    @pytest.mark.parametrize(
+        ("file", "content", "expected"), RELEASE_RECORDS, ids=range(len(RELEASE_RECORDS))
+    )
     def test_of_a_release(
         self, tmp_path: Path, file: str, content: dict[str, Any] | str, expected: str
     ) -> None:
         """Said by card, gate, push and verify, which read them first."""
         with pytest.raises(UserError, match=f"{re.escape(file)}: .*{expected}"):
-            read_evidence(damaged(tmp_path / "m", file, content))
+            read_model_directory(damaged(tmp_path / "m", file, content))
 
     @pytest.mark.parametrize("changes", [{"data": []}, {"metrics": []}])
     def test_of_the_endpoint(self, tmp_path: Path, changes: dict[str, Any]) -> None:

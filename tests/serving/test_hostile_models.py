@@ -330,7 +330,7 @@ OWNERS = {
     r"\bskops_io\.load|skops\.io\.load": {"models/tfidf.py"},
     r"InferenceSession\(|Tokenizer\.from_(file|str|buffer)\(": {"models/onnx_engine.py"},
     r"\bsafe_open\(": {"models/loading.py"},
-    r"def file_sha256\(": {"record/checksums.py"},
+    r"def file_sha256\(": {"record/files.py"},
 }  # fmt: skip
 
 

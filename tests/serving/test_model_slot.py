@@ -14,7 +14,7 @@ from factories import LABELS, write_onnx_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.files import file_sha256
 from arxiv_cls.serving.model_info import CascadeInfo, Info, describe
 from arxiv_cls.serving.model_slot import ModelSlot, load_model
 from arxiv_cls.serving.settings import ServingSettings

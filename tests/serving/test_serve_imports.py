@@ -12,7 +12,7 @@ import pytest
 from factories import write_onnx_model
 from local_servers import Server, free_port
 
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.files import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"

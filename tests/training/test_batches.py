@@ -1,4 +1,4 @@
-"""Batches by length: every paper once, the same order for every restart and any number of ranks."""
+"""Batches by length: every paper once, the same order after a restart and for any number of processes."""
 
 import itertools
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from arxiv_cls.training.batches import LengthGroupedBatches, collate, padded_tokens_share
+from arxiv_cls.training.batches import LengthGroupedBatches, collate
 
 LENGTHS = np.random.default_rng(0).integers(8, 256, size=1003)
 
 
-def batches(epoch: int = 0, rank: int = 0, world_size: int = 1, size: int = 8, **options) -> list[list[int]]:
-    """The batches of one rank in one epoch."""
-    sampler = LengthGroupedBatches(LENGTHS, size, 7, rank=rank, world_size=world_size, **options)
+def batches(epoch: int = 0, size: int = 8, **options) -> list[list[int]]:
+    """The batches of one process in one epoch."""
+    sampler = LengthGroupedBatches(LENGTHS, size, 7, **options)
     sampler.set_epoch(epoch)
     return list(sampler)
 
@@ -33,16 +33,19 @@ class TestOrder:
         assert batches(epoch=2) == batches(epoch=2)
         assert batches(epoch=2) != batches(epoch=1)
 
-    def test_ranks_share_the_global_batch(self):
-        """Two ranks of four papers see in each step what one rank of eight sees."""
+    def test_processes_share_the_global_batch(self):
+        """Two processes of four papers see in each step what one process of eight sees."""
         one = batches(epoch=1, size=8)
-        two = [batches(epoch=1, size=4, rank=rank, world_size=2) for rank in (0, 1)]
+        two = [batches(epoch=1, size=4, process_index=index, num_processes=2) for index in (0, 1)]
         assert [sorted(a + b) for a, b in zip(*two, strict=True)] == [sorted(batch) for batch in one]
 
-    def test_ranks_have_the_same_number_of_batches(self):
-        """Also when the last papers are fewer than the ranks: a rank that waits would wait for ever."""
+    def test_processes_have_the_same_number_of_batches(self):
+        """Also when the last papers are fewer than the processes: one that waits would wait for ever."""
         lengths = LENGTHS[:17]
-        shares = [list(LengthGroupedBatches(lengths, 4, 0, rank=rank, world_size=4)) for rank in range(4)]
+        shares = [
+            list(LengthGroupedBatches(lengths, 4, 0, process_index=index, num_processes=4))
+            for index in range(4)
+        ]
         assert [len(share) for share in shares] == [2] * 4
         assert all(len(share[-1]) == 1 for share in shares)
 
@@ -54,11 +57,12 @@ class TestOrder:
 
     def test_little_padding(self):
         """Grouping leaves a small part of the padding that random batches have."""
-        shares = {}
+        padding = {}
         for grouped in (True, False):
-            sampler = LengthGroupedBatches(LENGTHS, 8, 7, grouped=grouped)
-            shares[grouped] = padded_tokens_share(LENGTHS, sampler.global_batches())
-        assert shares[True] < 0.1 < 0.3 < shares[False]
+            found = [LENGTHS[batch] for batch in batches(grouped=grouped)]
+            computed = sum(len(lengths) * lengths.max() for lengths in found)
+            padding[grouped] = 1 - LENGTHS.sum() / computed
+        assert padding[True] < 0.1 < 0.3 < padding[False]
 
 
 class TestCollate:

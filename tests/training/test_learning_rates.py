@@ -38,8 +38,8 @@ def distilbert() -> DistilBertForSequenceClassification:
 
 def rates(model, **options) -> dict[str, tuple[float, float]]:
     """Learning rate and weight decay by parameter name."""
-    chosen = {"learning_rate": 1.0, "head_learning_rate": 10.0, "layerwise_decay": 0.5, "weight_decay": 0.1}
-    groups = parameter_groups(model, **(chosen | options))
+    chosen = {"learning_rate": 1.0, "head_learning_rate": 10.0, "layerwise_learning_rate_decay": 0.5}
+    groups = parameter_groups(model, SimpleNamespace(**(chosen | {"weight_decay": 0.1} | options)))
     by_id = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert len(by_id) == len(list(model.parameters()))
     return {name: by_id[id(parameter)] for name, parameter in model.named_parameters()}

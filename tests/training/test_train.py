@@ -5,26 +5,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from factories import LABELS as TOP5
 from factories import ROOT, SAMPLE
 from safetensors.numpy import load_file
 
 from arxiv_cls import train
+from arxiv_cls.corpus import builder
 from arxiv_cls.errors import UserError
+from arxiv_cls.models import transformer
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.models.pretrained import write_local_distilbert
-from arxiv_cls.record.checksums import file_sha256
+from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.manifest import MANIFEST, TRANSFORMER
-from arxiv_cls.training import fine_tuning
-from arxiv_cls.training.run_directory import MarkComplete
+from arxiv_cls.scoring import scored_papers
+from arxiv_cls.scoring.evaluation import evaluate_model
+from arxiv_cls.training import fine_tuning, run_directory
+from arxiv_cls.training.arguments import TransformerModelConfig
+from arxiv_cls.training.trainer import MarkComplete
 
 RECIPES = ROOT / "recipes"
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, write_recipe) -> Path:
-    """A model directory of two epochs, with a teacher, a profile and a gradual start."""
+    """A model directory of two epochs, with soft labels, a profile and a gradual start."""
     folder = tmp_path_factory.mktemp("trained")
     recipe = write_recipe(
         folder / "tiny.yaml",
@@ -127,17 +133,50 @@ class TestPrediction:
             )
         assert [prediction.truncated for prediction in ours] == [False, True]
 
-    def test_order_does_not_matter(self, trained):
-        """Texts are scored by length inside, and come back in their own order."""
-        predictor = load_predictor(trained)
-        texts = ["short", "a much longer text about networks " * 5, "middle sized text on inference"]
-        together = predictor.predict_proba(texts)
-        assert np.allclose(
-            together, np.vstack([predictor.predict_proba([text]) for text in texts]), atol=1e-6
-        )
-        assert np.allclose(together.sum(axis=1), 1)
-        assert predictor.embed(texts).shape == (3, 16)
-        assert predictor.predict_proba([]).shape == (0, 5)
+
+class TestEvaluation:
+    """A run scores the model in memory."""
+
+    def test_it_is_that_of_the_saved_weights(self, write_recipe, tmp_path):
+        """Also after training in bfloat16: loaded from disk, the model gives the same metrics to the bit."""
+        recipe = write_recipe(tmp_path / "tiny.yaml", trainer={"precision": "bf16", "max_steps": 3})
+        train.main([str(recipe), "--trainer.output_dir", str(tmp_path / "model")])
+        metrics = json.loads((tmp_path / "model" / "eval" / "metrics.json").read_text())
+        again = evaluate_model(tmp_path / "model", data=SAMPLE, out=tmp_path / "again")
+        assert again["metrics"] == metrics["metrics"]
+        assert again["weights_sha256"] == metrics["weights_sha256"]
+
+    def test_each_thing_is_read_once(self, write_recipe, tmp_path, monkeypatch):
+        """The corpus is built once, no model is loaded after the start, the weights are hashed once."""
+        calls = []
+        for place, name in (
+            (builder, "build_corpus"), (transformer, "load_classifier"), (run_directory, "file_sha256"),
+            (scored_papers, "file_sha256"),
+        ):  # fmt: skip
+            whole = getattr(place, name)
+            monkeypatch.setattr(place, name, lambda *a, f=whole, n=name, **k: calls.append(n) or f(*a, **k))
+        monkeypatch.setattr(run_directory, "build_corpus", builder.build_corpus)
+        recipe = write_recipe(tmp_path / "tiny.yaml", trainer={"max_steps": 2})
+        train.main([str(recipe), "--trainer.output_dir", str(tmp_path / "model")])
+        assert sorted(calls) == ["build_corpus", "file_sha256"]
+
+
+class TestStartFromAClassifier:
+    """What becomes of its head."""
+
+    @pytest.mark.parametrize("labels", [None, ["a", "b", "c", "d", "e"], ["a", "b", "c"]])
+    def test_other_labels_get_a_new_head(self, exported, labels):
+        """As many labels or not, a head for others is not kept; the encoder always is."""
+        start = load_file(exported / "model.safetensors")
+        own = list(json.loads((exported / "config.json").read_text())["id2label"].values())
+        settings = TransformerModelConfig(hidden_dropout=0.3)
+        model = fine_tuning.load_classifier(settings, exported, labels or own)
+        found = {name: value.numpy() for name, value in model.state_dict().items()}
+        assert model.config.num_labels == len(found["classifier.bias"]) == len(labels or own)
+        assert [*model.config.id2label.values()] == (labels or own)
+        assert all((found[name] == start[name]).all() for name in start if name.startswith("bert."))
+        assert np.array_equal(found["classifier.weight"], start["classifier.weight"]) == (labels is None)
+        assert {m.p for m in model.bert.modules() if isinstance(m, torch.nn.Dropout)} >= {0.3}
 
 
 def test_a_finished_run_needs_overwrite(trained, write_recipe, tmp_path):

@@ -1,4 +1,4 @@
-"""Runs in processes of their own: the same bytes twice, a kill in epoch 2, two ranks, the launcher."""
+"""Runs in processes of their own: the same bytes twice, a kill in epoch 2, two at a time, the launcher."""
 
 import json
 import os
@@ -71,7 +71,7 @@ class TestKillAndResume:
         assert weights(killed) == weights(whole)
 
 
-class TestTwoRanks:
+class TestTwoProcesses:
     """Two processes over gloo against one with the same global batch."""
 
     def test_same_result_within_rounding(self, write_recipe, tmp_path, run_python):
@@ -91,14 +91,14 @@ class TestTwoRanks:
         ours, theirs = (load_file(run / "model.safetensors") for run in (one, two))
         differences = [abs(ours[name] - theirs[name]).max() for name in ours]
         assert max(differences) < 1e-4
-        # Each line is said by one rank, on the screen and in the log.
+        # Each line is written by one process, on the screen and in the log.
         log = (tmp_path / ".checkpoints" / "two" / "train.log").read_text()
         for text in (log, done.stderr):
             assert text.count("step 12/12 eval_loss") == 1
             assert text.count("925 rows read") == 1
         assert "pin_memory" not in done.stderr
 
-        # A finished run in the way: one error, and no rank ends in a traceback.
+        # A finished run in the way: one error, and no process ends in a traceback.
         again = run_python(*launch, "arxiv_cls/train.py", recipe, *words)
         assert again.returncode != 0
         assert again.stderr.count("a finished run is in the way") == 1
@@ -110,43 +110,32 @@ class TestTwoRanks:
 class TestLauncher:
     """`accelerate launch`, exactly as the README has it."""
 
-    def test_without_a_hub(self, tmp_path, sample_csv, run_python):
-        """The last line of ours names the model and the local way; the traceback is the launcher's."""
+    @pytest.mark.parametrize(
+        ("words", "message", "hint"),
+        [
+            ((), "error: the model distilbert/distilbert-base-uncased cannot be reached", "local-distilbert"),
+            (("--model.name_or_path", "ENCODER", "--data.csv", "none.csv"), "none.csv", "make data"),
+        ],
+        ids=["no Hub", "no CSV"],
+    )
+    def test_as_in_the_readme(self, words, message, hint, tmp_path, tiny_encoder, sample_csv, run_python):
+        """Our last line tells what to do; the traceback after it is the launcher's."""
         offline = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
         launch = ["-m", "accelerate.commands.launch", "arxiv_cls/train.py", "recipes/distilbert.yaml"]
-        done = run_python(*launch, "--data.csv", sample_csv, env=offline)
+        words = [str(tiny_encoder) if word == "ENCODER" else word for word in words]
+        done = run_python(*launch, "--data.csv", sample_csv, *words, env=offline)
         assert done.returncode != 0
         ours, theirs = done.stderr.split("Traceback", 1)
-        line = ours.strip().splitlines()[-1]
-        assert line.startswith("error: the model distilbert/distilbert-base-uncased cannot be reached")
-        assert "--model.name_or_path" in line
-        assert "arxiv-cls local-distilbert" in line
-        assert "CalledProcessError" in theirs
-        assert "Traceback" not in theirs
-
-    def test_bare_without_the_csv(self, tiny_encoder, tmp_path, run_python):
-        """The last line of ours says how to get the data."""
-        launch = ["-m", "accelerate.commands.launch", "arxiv_cls/train.py", "recipes/distilbert.yaml"]
-        words = ["--model.name_or_path", tiny_encoder, "--data.csv", tmp_path / "none.csv"]
-        done = run_python(*launch, *words)
-        assert done.returncode != 0
-        ours, theirs = done.stderr.split("Traceback", 1)
-        first, last = ours.strip().splitlines()[-2:]
-        assert first.startswith("error:")
-        assert "none.csv" in first
-        assert "make data" in last
+        error = ours[ours.rindex("error:") :]
+        assert message in error
+        assert hint in error
         assert "CalledProcessError" in theirs
         assert "Traceback" not in theirs
 
     def test_cpu_configuration_and_missing_csv(self, tiny_encoder, tmp_path, run_python):
         """Without the data: one line that says how to get it, and no traceback of ours."""
-        launch = [
-            "-m",
-            "accelerate.commands.launch",
-            "--quiet",
-            "--config_file",
-            "recipes/accelerate/cpu.yaml",
-        ]
+        launch = ["-m", "accelerate.commands.launch", "--quiet"]
+        launch += ["--config_file", "recipes/accelerate/cpu.yaml"]
         words = ["--model.name_or_path", tiny_encoder, "--data.csv", tmp_path / "none.csv"]
         done = run_python(*launch, "arxiv_cls/train.py", "recipes/distilbert.yaml", *words)
         assert done.returncode != 0

@@ -7,25 +7,26 @@ from types import SimpleNamespace
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.training.run_directory import COMPLETE, STARTING_WEIGHTS, MarkComplete, RunFolder
+from arxiv_cls.training.run_directory import COMPLETE, STARTING_WEIGHTS, RunDirectory
+from arxiv_cls.training.trainer import MarkComplete
 
 SAME = {"trainer.learning_rate": 0.1, "data sha256": "abc", "processes": 1}
 
 
 @pytest.fixture
-def run(tmp_path) -> RunFolder:
+def run(tmp_path) -> RunDirectory:
     """The folder of a run named `model`."""
-    return RunFolder(tmp_path / "outputs" / "model")
+    return RunDirectory(tmp_path / "outputs" / "model")
 
 
-def unfinished(run: RunFolder, *steps: int, torn: int | None = None) -> None:
+def unfinished(run: RunDirectory, *steps: int, incomplete: int | None = None) -> None:
     """A run that was killed after these checkpoints, while it wrote another."""
     run.prepare(SAME, resume=False, overwrite=False)
-    for step in (*steps, *([torn] if torn else [])):
+    for step in (*steps, *([incomplete] if incomplete else [])):
         checkpoint = run.folder / f"checkpoint-{step}"
         checkpoint.mkdir()
         (checkpoint / "model.safetensors").write_bytes(b"weights")
-        if step != torn:
+        if step != incomplete:
             (checkpoint / COMPLETE).touch()
 
 
@@ -41,14 +42,16 @@ class TestPrepare:
         run.prepare(SAME, resume=False, overwrite=True)
         assert not run.checkpoints()
 
-    def test_torn_checkpoint_is_not_resumed(self, run):
-        """The newest folder lacks its mark: the one before it is taken, the torn one goes."""
-        unfinished(run, 20, 100, torn=150)
+    def test_incomplete_checkpoint_is_not_resumed(self, run):
+        """The newest folder lacks its mark: the one before it is taken, the incomplete one goes."""
+        unfinished(run, 20, 100, incomplete=150)
         assert run.prepare(SAME, resume=True, overwrite=False).name == "checkpoint-100"
         assert not (run.folder / "checkpoint-150").exists()
 
     def test_other_recipe_or_data(self, run):
-        """The error names each key with both values."""
+        """The error names each key with both values; without an unfinished run there is nothing to resume."""
+        with pytest.raises(UserError, match="no unfinished run"):
+            run.prepare(SAME, resume=True, overwrite=False)
         unfinished(run, 5)
         changed = SAME | {"trainer.learning_rate": 0.2, "data sha256": "def"}
         with pytest.raises(UserError) as error:
@@ -75,7 +78,7 @@ class TestPrepare:
 
     def test_records_stay(self, run):
         """Logs, profiles and runs that were not uploaded yet are the person's, whatever is overwritten."""
-        unfinished(run, 5, 10, torn=15)
+        unfinished(run, 5, 10, incomplete=15)
         records = ["train.log", "wandb/offline-run-1/run-1.wandb", "profile/trace.json"]
         for name in records:
             path = run.folder / name
@@ -89,35 +92,30 @@ class TestPrepare:
         run.prepare(SAME, resume=False, overwrite=False)
         assert all((run.folder / name).is_file() for name in records)
 
-    def test_nothing_to_resume(self, run):
-        """Said, not started in silence."""
-        with pytest.raises(UserError, match="no unfinished run"):
-            run.prepare(SAME, resume=True, overwrite=False)
-
 
 class TestAtWork:
     """One run in a folder at a time."""
 
     def test_second_run_is_refused(self, run):
         """It is told which process is at work; when that one ends, the folder is free."""
-        with run.at_work():
-            second = RunFolder(run.model_dir).at_work()
+        with run.lock():
+            second = RunDirectory(run.model_dir).lock()
             with pytest.raises(UserError, match=r"at work there \(process \d+ on") as error, second:
                 pytest.fail("two runs at a time")
             assert "--resume" in error.value.hint
-        with RunFolder(run.model_dir).at_work():
+        with RunDirectory(run.model_dir).lock():
             assert (run.folder / "process").is_file()
 
     def test_a_killed_run_holds_nothing(self, run):
         """Its lock goes with its process, whatever it left in the folder."""
         code = (
-            "import os, sys; from arxiv_cls.training.run_directory import RunFolder\n"
-            "with RunFolder(sys.argv[1]).at_work():\n    os.kill(os.getpid(), 9)\n"
+            "import os, sys; from arxiv_cls.training.run_directory import RunDirectory\n"
+            "with RunDirectory(sys.argv[1]).lock():\n    os.kill(os.getpid(), 9)\n"
         )
         done = subprocess.run([sys.executable, "-c", code, run.model_dir], check=False)
         assert done.returncode == -9
         assert (run.folder / "process").is_file()
-        with run.at_work():
+        with run.lock():
             assert run.prepare(SAME, resume=False, overwrite=False) is None
 
     def test_folder_that_cannot_be_made(self, tmp_path):
@@ -125,7 +123,7 @@ class TestAtWork:
         (tmp_path / "file").touch()
         with (
             pytest.raises(UserError, match="cannot be written"),
-            RunFolder(tmp_path / "file" / "x").at_work(),
+            RunDirectory(tmp_path / "file" / "x").lock(),
         ):
             pytest.fail("there is no such folder")
 
@@ -167,15 +165,11 @@ class TestModelDirectory:
 
     def test_killed_between_the_two_renames(self, run):
         """The older model is put back, and is in the way as before."""
-        run.model_dir.mkdir(parents=True)
-        (run.model_dir / "run.json").write_text("old")
-        run.folder.mkdir(parents=True)
-        run.model_dir.rename(run.replaced)
+        run.replaced.mkdir(parents=True)
+        (run.replaced / "run.json").write_text("old")
+        run.model_dir.parent.mkdir(exist_ok=True)
         with pytest.raises(UserError, match="a finished run is in the way"):
             run.prepare(SAME, resume=False, overwrite=False)
-        assert (run.model_dir / "run.json").read_text() == "old"
-        run.model_dir.rename(run.replaced)
-        run.prepare(SAME, resume=False, overwrite=True)
         assert (run.model_dir / "run.json").read_text() == "old"
 
     def test_foreign_directory_is_never_deleted(self, run):

@@ -1,4 +1,4 @@
-"""The whole road in real processes: train, push, and use from the Hub with an empty cache."""
+"""Train, push, and use from the Hub with an empty cache, in real processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from local_hub import LocalHub
+from factories import make_model_dir
+from local_hub import TOKEN, LocalHub
 
 from arxiv_cls.record.manifest import TFIDF, TRANSFORMER, release_files
 
@@ -56,56 +57,45 @@ def in_new_process(program: str, *arguments: str, env: dict[str, str]) -> list |
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def push(
-    hub: LocalHub, model_dir: Path, repo: str, home: Path, override: str = "commit,clean-tree"
-) -> subprocess.CompletedProcess[str]:
-    """`make push-model`, with this Python; a tree with uncommitted changes does not stop this test."""
+def push(hub: LocalHub, model_dir: Path, repo: str, home: Path, *overrides: str, token: str = TOKEN):
+    """`arxiv-cls push-model`; a tree with uncommitted changes does not stop these tests."""
+    options = [f"--override={name}" for name in ("commit", "clean-tree", *overrides)]
     return subprocess.run(
-        [
-            "make", "push-model", f"MODEL={model_dir}", f"REPO={repo}", f"OVERRIDE={override}",
-            f"PYTHON={sys.executable}", "READY=",
-        ],
-        cwd=ROOT,
-        env=hub.environment(home),
+        [sys.executable, "-m", "arxiv_cls.cli", "push-model", str(model_dir), "--repo", repo, *options],
+        env=hub.environment(home, token=token),
         capture_output=True,
         text=True,
         check=False,
         timeout=900,
-    )  # fmt: skip
+    )
 
 
-class TestRoad:
-    """Train, push, use."""
+class TestTrainPushUse:
+    """The same scores here and from the Hub."""
 
+    @pytest.mark.parametrize("trained", ["here", "earlier"])
     def test_transformer(
-        self, hub: LocalHub, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess]
+        self,
+        hub: LocalHub,
+        tmp_path: Path,
+        run_python: Callable[..., subprocess.CompletedProcess],
+        trained: str,
     ) -> None:
-        """The demo recipe's model gives the same labels and scores from the Hub, and category codes."""
+        """The demo recipe's model, and the fixture release: labels and scores of plain `pipeline()`."""
         model_dir, home = tmp_path / "outputs" / "demo", tmp_path / "home"
         home.mkdir()
-        trained = run_python(
-            "arxiv_cls/train.py", "recipes/demo.yaml", "--trainer.output_dir", model_dir,
-            "--data.max_samples", 32, "--trainer.num_train_epochs", 1, "--trainer.precision", "fp32",
-            "--trainer.cpu_threads", 1,
-        )  # fmt: skip
-        assert trained.returncode == 0, trained.stderr[-3000:]
-        evaluated = run_python("-m", "arxiv_cls.cli", "evaluate", model_dir)
-        assert evaluated.returncode == 0, evaluated.stderr[-3000:]
-        self.push_and_use(hub, model_dir, home, tmp_path)
-
-    def test_trained_earlier(self, hub: LocalHub, tmp_path: Path) -> None:
-        """The same road for the fixture release, whose training is done."""
-        model_dir, home = tmp_path / "outputs" / "tiny", tmp_path / "home"
-        shutil.copytree(ROOT / "tests/fixtures/releases/v0.1.0/tiny-transformer", model_dir)
-        home.mkdir()
-        # It was evaluated before there were checksums.
-        self.push_and_use(hub, model_dir, home, tmp_path, "commit,clean-tree,checksums")
-
-    def push_and_use(
-        self, hub: LocalHub, model_dir: Path, home: Path, tmp_path: Path, override: str = "commit,clean-tree"
-    ) -> None:
-        """Pushes, checks the repository, and holds `pipeline` against the local model."""
-        pushed = push(hub, model_dir, "user/arxiv-demo", tmp_path / "pusher", override)
+        if trained == "here":
+            done = run_python(
+                "arxiv_cls/train.py", "recipes/demo.yaml", "--trainer.output_dir", model_dir,
+                "--data.max_samples", 32, "--trainer.num_train_epochs", 1, "--trainer.precision", "fp32",
+                "--trainer.cpu_threads", 1,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-3000:]
+        else:
+            shutil.copytree(ROOT / "tests/fixtures/releases/v0.1.0/tiny-transformer", model_dir)
+        # The fixture was evaluated before there were checksums.
+        overrides = () if trained == "here" else ("checksums",)
+        pushed = push(hub, model_dir, "user/arxiv-demo", tmp_path / "pusher", *overrides)
         assert pushed.returncode == 0, pushed.stderr[-3000:]
         files = hub.repository("user/arxiv-demo").files("v0.1.0")
         assert set(files) - {".gitattributes"} == set(release_files(model_dir, TRANSFORMER))
@@ -143,18 +133,9 @@ class TestRoad:
 
     def test_wrong_token_is_one_line(self, hub: LocalHub, tmp_path: Path) -> None:
         """No traceback, and the token is in neither stream."""
-        from factories import make_model_dir
-
         wrong = "hf_" + "wrongtoken" * 3
         hub.token = "another"
-        run = subprocess.run(
-            [sys.executable, "-m", "arxiv_cls.cli", "push-model", str(make_model_dir(tmp_path / "m")),
-             "--repo", "user/m"],
-            env=hub.environment(tmp_path / "home", token=wrong),
-            capture_output=True,
-            text=True,
-            check=False,
-        )  # fmt: skip
+        run = push(hub, make_model_dir(tmp_path / "m"), "user/m", tmp_path / "home", token=wrong)
         assert run.returncode == 2
         assert run.stderr.startswith("error: the Hub answered 401 while checking the token")
         assert "Traceback" not in run.stderr
