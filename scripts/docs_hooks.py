@@ -1,13 +1,14 @@
-"""What MkDocs asks when it builds the site: tables and reference pages that are made of the code.
+"""Hooks of MkDocs: tables and reference pages that are made from the code.
 
 A page holds a line such as `<!-- recipe-keys: arxiv_cls.recipe.DataConfig -->`, and the site shows a table in
-its place. So the documentation cannot name a key, a verb or an import that the code does not have.
+its place. So the documentation cannot name a key, a command or an import that the code does not have.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import json
 import re
 import sys
@@ -25,21 +26,22 @@ sys.path.insert(0, str(ROOT))
 # Pages of the project's root that are pages of the site too.
 ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
 MARKER = re.compile(
-    r"^<!-- (recipe-keys|recipes|commands|rooms|model-directory)(?:: ([\w.]+))? -->$", re.MULTILINE
+    r"^<!-- (recipe-keys|recipes|commands|packages|model-directory)(?:: ([\w.]+))? -->$", re.MULTILINE
 )
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
-def layers() -> list[str]:
-    """The layers of the package, lowest first, as import-linter reads them from pyproject.toml."""
+def contracts() -> list[dict[str, Any]]:
+    """The contracts of import-linter in pyproject.toml: the layers first, then what is forbidden."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    names = " ".join(project["tool"]["importlinter"]["contracts"][0]["layers"][::-1])
-    return re.findall(r"\w+", names)
+    return project["tool"]["importlinter"]["contracts"]
 
 
-def rooms() -> list[str]:
-    """The packages, in the order of their imports."""
-    return [name for name in layers() if (ROOT / "arxiv_cls" / name).is_dir()]
+def layers() -> list[list[str]]:
+    """The packages of each layer, lowest first; those of one layer do not import each other."""
+    found = [re.findall(r"\w+", layer) for layer in contracts()[0]["layers"][::-1]]
+    folders = [[name for name in names if (ROOT / "arxiv_cls" / name).is_dir()] for names in found]
+    return [names for names in folders if names]
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -124,15 +126,26 @@ def walk_commands(group: Any, name: str = "arxiv-cls", context: Any = None) -> l
     return found
 
 
-def rooms_table(_: str) -> str:
-    """The rooms in their order: what each is for, and what it may import."""
-    rows = []
-    for position, room in enumerate(rooms()):
-        source = (ROOT / "arxiv_cls" / room / "__init__.py").read_text(encoding="utf-8")
-        sentence = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
-        before = [f"`{name}`" for name in rooms()[:position]]
-        rows.append([f"[`arxiv_cls/{room}`](reference/{room}.md)", sentence, ", ".join(before) or "no room"])
-    return table(["room", "what it holds", "may import"], rows)
+def packages_table(_: str) -> str:
+    """The packages in their order: what each is for, and what it may import."""
+    forbidden = {
+        (source, module)
+        for contract in contracts()
+        for source in contract.get("source_modules", [])
+        for module in contract["forbidden_modules"]
+    }
+    rows: list[list[str]] = []
+    below: list[str] = []
+    for layer in layers():
+        for name in layer:
+            source = (ROOT / "arxiv_cls" / name / "__init__.py").read_text(encoding="utf-8")
+            sentence = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
+            module = f"arxiv_cls.{name}"
+            allowed = [f"`{other}`" for other in below if (module, f"arxiv_cls.{other}") not in forbidden]
+            link = f"[`arxiv_cls/{name}`](reference/{name}.md)"
+            rows.append([link, sentence, ", ".join(allowed) or "none"])
+        below += layer
+    return table(["package", "content", "may import"], rows)
 
 
 def model_directory(_: str) -> str:
@@ -157,13 +170,13 @@ MADE_OF_CODE: dict[str, Callable[[str], str]] = {
     "recipe-keys": recipe_keys,
     "recipes": recipe_files,
     "commands": commands,
-    "rooms": rooms_table,
+    "packages": packages_table,
     "model-directory": model_directory,
 }
 
 
 def modules_of(folder: Path) -> list[str]:
-    """The dotted names of the documented modules of a room: commands.py only declares the command line."""
+    """The dotted names of the documented modules of a package: commands.py only declares the command line."""
     files = sorted(path for path in folder.rglob("*.py") if path.stem not in {"__init__", "commands"})
     return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
 
@@ -174,17 +187,17 @@ def reference_pages() -> dict[str, str]:
         "reference/commands.md": "# Commands\n\nEvery command of `arxiv-cls`, with its help.\n\n"
         "<!-- commands -->\n"
     }
-    for room in rooms():
-        blocks = "\n\n".join(f"::: {name}" for name in modules_of(ROOT / "arxiv_cls" / room))
-        pages[f"reference/{room}.md"] = f"# arxiv_cls.{room}\n\n{blocks}\n"
-    common = "\n\n".join(f"::: arxiv_cls.{name}" for name in ("errors", "recipe"))
-    pages["reference/common.md"] = f"# Recipes and errors\n\n{common}\n"
+    for name in itertools.chain.from_iterable(layers()):
+        blocks = "\n\n".join(f"::: {name}" for name in modules_of(ROOT / "arxiv_cls" / name))
+        pages[f"reference/{name}.md"] = f"# arxiv_cls.{name}\n\n{blocks}\n"
+    common = "\n\n".join(f"::: arxiv_cls.{name}" for name in ("recipe", "label_sets", "errors"))
+    pages["reference/common.md"] = f"# Recipes, label sets, errors\n\n{common}\n"
     return pages
 
 
 def on_config(config: Any, **_: Any) -> Any:
     """Adds the reference and the root's pages to the navigation."""
-    titles = {"commands": "Commands", "common": "Recipes and errors"}
+    titles = {"commands": "Commands", "common": "Recipes, label sets, errors"}
     names = [Path(path).stem for path in reference_pages()]
     reference = [{titles.get(name, f"arxiv_cls.{name}"): f"reference/{name}.md"} for name in names]
     project = [{"Architecture": "architecture.md"}, {"Contributing": "contributing.md"}]

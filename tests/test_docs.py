@@ -358,16 +358,6 @@ def test_messages_on_troubleshooting_are_those_of_the_programs():
         assert words in message
 
 
-def test_commands_in_pictures_exist():
-    """Each `make x` and `arxiv-cls x` in a picture of docs/images/ is there."""
-    pictures = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs/images").glob("*.svg"))
-    shown = [
-        label.split() for label in re.findall(r">\s*((?:make|arxiv-cls) [^<>]+)</t(?:ext|span)>", pictures)
-    ]
-    assert shown or not pictures
-    assert not [words for words in shown if problem_of(words)]
-
-
 class TestReadme:
     """What the front page must have."""
 
@@ -417,11 +407,11 @@ class TestSite:
         assert not [module for module in modules if f"::: {module}\n" not in content]
 
     @pytest.mark.parametrize("schema", SCHEMAS.values())
-    def test_recipes_page_has_every_key(self, schema):
-        """Each dataclass that reads a recipe has its table on docs/recipes.md, with every key of ours."""
+    def test_recipe_reference_has_every_key(self, schema):
+        """Each dataclass that reads a recipe has its table on docs/training.md, with every key of ours."""
         for hint in (typing.get_type_hints(schema)[name] for name in ("model", "data", "trainer", "release")):
             dotted = f"{hint.__module__}.{hint.__name__}"
-            assert f"<!-- recipe-keys: {dotted} -->" in text("docs/recipes.md")
+            assert f"<!-- recipe-keys: {dotted} -->" in text("docs/training.md")
             made = docs_hooks.recipe_keys(dotted)
             own = {key: field for key, field in fields_of(hint).items() if field.description}
             assert own
