@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 
-# Every part of the road in containers; docs/containers.md shows each. Data and outputs are mounted, recipes are
+# Training, evaluation, serving and the demo in containers; docs/containers.md shows each. Data and outputs are mounted, recipes are
 # inside, arguments are those of the commands, so that another recipe, key or model needs no other image:
 #
 #   make images                       # for this machine's platform; TARGETS="serve space" builds only those

@@ -63,7 +63,7 @@ $(STAMP)-%:
 	@find .venv -maxdepth 1 -name '.setup-*' ! -name '.setup-$(LOCKED)-*' -exec rm -f {} +
 	@touch $@
 
-demo: $(READY)  ## The whole road in small, from a sample CSV to predictions (writes outputs/demo)
+demo: $(READY)  ## The whole workflow in small, from a sample CSV to predictions (writes outputs/demo)
 	@$(PYTHON) -m arxiv_cls.demo
 
 data: $(READY)  ## Get data/raw/arxiv.csv and verify it [REMOTE=DVC URL or directory] [SOURCE=kaggle]

@@ -12,7 +12,7 @@ OUT_OF_MEMORY = 137
 
 
 class UserError(Exception):
-    """Bad input or an unmet condition that the person at the terminal can mend.
+    """Bad input or an unmet condition that the person at the terminal can correct.
 
     Args:
         message: what was wrong and where (file, line, key), in one or a few lines.
@@ -72,7 +72,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: Python's own error, torch's for a GPU, or torch's plain one for a CPU.
 
     Args:
-        error: any exception; torch is told by name, so that this module does not import it.
+        error: any exception; torch is recognised by its name, so that this module does not import it.
     """
     if isinstance(error, MemoryError):
         return True

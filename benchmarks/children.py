@@ -1,4 +1,4 @@
-"""The processes of a benchmark end with it, also when it is interrupted or told to end."""
+"""The processes of a benchmark end with it, also when it is interrupted or asked to end."""
 
 from __future__ import annotations
 

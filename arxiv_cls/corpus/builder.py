@@ -418,7 +418,7 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
     if config.near_duplicates == "drop":
         places = np.flatnonzero(keep)
         texts = _texts(merged.take(pa.array(places))).to_pylist()
-        # Of several reasons to drop a paper the most similar one is told.
+        # Of several reasons to drop a paper the most similar one is reported.
         pairs = sorted(search(texts, splits[places], THRESHOLD), key=lambda pair: pair[2])
         near_duplicates = {int(places[first]): int(places[second]) for first, second, _ in pairs}
         keep[list(near_duplicates)] = False

@@ -146,7 +146,7 @@ def open_repository(remote: str | None = None) -> Repo:
         url = remote if "://" in remote else str(Path(remote).resolve())
         settings = {"core": {"remote": REQUESTED}, "remote": {REQUESTED: {"url": url}}}
     if not any((parent / ".git").exists() for parent in (here, *here.parents)):
-        # A downloaded archive of the project: DVC needs to be told that nobody keeps its history.
+        # A downloaded archive of the project: DVC needs to know that nobody keeps its history.
         settings.setdefault("core", {})["no_scm"] = True
     try:
         return Repo(".", config=settings)

@@ -1,4 +1,4 @@
-"""Which words spoke for a category, in the model's own terms.
+"""Which words decided for a category, in the model's own terms.
 
 A linear baseline is a sum over its terms, so each word's part in the log-odds is exact. Any other model is
 asked again with a phrase left out: what the label's log-odds lose is what the phrase gave (occlusion; Zeiler
@@ -45,7 +45,7 @@ def attribute(predictor: Predictor, text: str, label: str | None = None) -> list
 
     Returns:
         (words, weight) in the order of the text; joined, the words are the text without the white space
-        around it. Weights are natural logarithms: above 0 speaks for the label, below 0 against it. What the
+        around it. Weights are natural logarithms: above 0 is for the label, below 0 against it. What the
         model does not read (the end of a long text) weighs 0.
 
         For a linear baseline the weights add up to the label's logit above the mean logit of all labels,

@@ -106,7 +106,7 @@ class OnnxEngine:
         Args:
             ids: token ids of each text.
             tokens_per_batch: bounds rows times longest row; 1 computes each text by itself.
-            on_batch: is told the number of rows after each batch.
+            on_batch: gets the number of rows after each batch.
         """
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float64)
         batches = list(_batches(ids, tokens_per_batch))

@@ -51,19 +51,19 @@ EXAMPLE_PAPERS = (
 )
 
 
-def ensure_examples(evidence: ModelDirectory) -> list[dict[str, Any]]:
+def ensure_examples(model: ModelDirectory) -> list[dict[str, Any]]:
     """The examples with their scores, measured anew when the recorded ones belong to other weights.
 
     `eval/examples.json` is written into the model directory when needed. Returns for each example `title`,
     `text` and `scores` ({label: score}, descending).
     """
-    weights = evidence.weights_sha256()
-    recorded = evidence.optional_json(EXAMPLES)
+    weights = model.weights_sha256()
+    recorded = model.optional_json(EXAMPLES)
     if recorded and recorded.get("weights_sha256") == weights and "record_sha256" in recorded:
         return recorded["examples"]
     from arxiv_cls.models.predictor import load_predictor
 
-    return write_examples(load_predictor(evidence.model_dir), weights)
+    return write_examples(load_predictor(model.model_dir), weights)
 
 
 def write_examples(predictor: Any, weights_sha256: str) -> list[dict[str, Any]]:

@@ -131,7 +131,7 @@ def read_facts(model: str, directory: Path, revision: str | None = None) -> Mode
         ) from None
     weights = str(measured.get("weights_sha256", ""))[:12]
     version = (f"weights {weights}" if weights else "") if local else (tag or revision or _commit(directory))
-    # The page has no room for a whole commit id; the link has.
+    # The page is too narrow for a whole commit id; the link has.
     shown = version[:12] if re.fullmatch(COMMIT, version) else version
     endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
     card = None if local else endpoint + f"/{name}" + (f"/tree/{version}" if version else "")
@@ -213,7 +213,7 @@ def notice(kind: str, *sentences: str) -> str:
         sentences: plain text, escaped here: what a visitor or a file said may be among it.
     """
     assert kind in KINDS
-    lines = [f"<p>{escape(_printable(line))}</p>" for told in sentences for line in told.splitlines()]
+    lines = [f"<p>{escape(_printable(line))}</p>" for sentence in sentences for line in sentence.splitlines()]
     role = ' role="alert"' if kind == "error" else ""
     return f'<div class="notice {kind}"{role}>{"".join(lines)}</div>' if lines else ""
 
@@ -259,14 +259,18 @@ def verdict(prediction: Prediction, labels: Sequence[str], max_length: int | Non
         max_length: tokens that it reads; None without a limit.
         whole: both title and abstract were there (or one pasted text with both).
     """
-    told = []
+    sentences = []
     if not whole:
-        told.append("The model learned from titles with abstracts: with only one of them it is less sure.")
+        sentences.append(
+            "The model learned from titles with abstracts: with only one of them it is less sure."
+        )
     if prediction.truncated:
-        told.append(f"The text is longer than the model reads ({max_length} tokens): its end was left out.")
+        sentences.append(
+            f"The text is longer than the model reads ({max_length} tokens): its end was left out."
+        )
     outside = scope_sentence(prediction, labels)
     certain = "" if outside else set_sentence(prediction)
-    return notice("warning", outside) + notice("plain", certain, *told)
+    return notice("warning", outside) + notice("plain", certain, *sentences)
 
 
 def batch_sentence(scored: int, failed: int) -> str:
@@ -326,7 +330,7 @@ def _results(facts: ModelFacts) -> str:
 
 def limits(facts: ModelFacts, labels: Sequence[str], max_length: int | None) -> list[str]:
     """What not to expect of the model, a sentence each."""
-    told = [
+    sentences = [
         f"It knows {len(labels)} categories and no others; a paper has several on arXiv, the model names the "
         "primary one.",
         "It learned from English titles and abstracts. Authors choose categories by habit as well as by "
@@ -334,20 +338,20 @@ def limits(facts: ModelFacts, labels: Sequence[str], max_length: int | None) -> 
     ]
     if facts.f1:
         worst = min(facts.f1, key=lambda label: facts.f1[label])
-        told.append(
+        sentences.append(
             f"It is weakest on {full_name(worst)}: F1 {100 * facts.f1[worst]:.1f}% on the test papers."
         )
     if facts.set_coverage is not None:
-        told.append(
+        sentences.append(
             "“90% certainty” is an average over papers: on the test papers the set held the right category "
             f"{100 * facts.set_coverage:.1f}% of the time, in some categories more often than in others."
         )
     if max_length is not None:
-        told.append(
+        sentences.append(
             f"It reads the first {max_length} tokens (words and parts of words); the rest is left out."
         )
-    told.append(
+    sentences.append(
         "The highlighted words are those whose absence would change the score. They show what the model "
         "used, which need not be what makes a paper belong to its category."
     )
-    return told
+    return sentences

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.space import content as wording
+from arxiv_cls.space import content
 from arxiv_cls.space.arxiv_lookup import fetch_paper
 from arxiv_cls.space.content import EXAMPLES, shades
 from arxiv_cls.space.predictions import (
@@ -114,14 +114,14 @@ def build_page(space: SpaceModel) -> gr.Blocks:
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(SECONDS_BETWEEN_LOOKS, KEEP_FILES_SECONDS)
     ) as page:
-        gr.HTML(wording.heading(TITLE, space.facts), elem_id="heading")
+        gr.HTML(content.heading(TITLE, space.facts), elem_id="heading")
         with gr.Tabs():
             with gr.Tab("One paper", id="paper"):
                 _paper_tab(space)
             with gr.Tab("Many papers", id="batch"):
                 _batch_tab(space)
             with gr.Tab("The model", id="about"):
-                about = wording.about(
+                about = content.about(
                     space.facts, space.labels, space.predictor.engine, space.predictor.max_length
                 )
                 gr.HTML(about, elem_classes="about")
@@ -185,9 +185,9 @@ def _paper_tab(space: SpaceModel) -> None:
             text = compose_text(title, abstract)
             prediction = space.predict([text])[0]
         except UserError as error:
-            return wording.error_notice(error), None, None, None
-        scores = {wording.full_name(code): score for code, score in prediction.scores.items()}
-        boxes = wording.verdict(prediction, space.labels, space.predictor.max_length, whole="\n\n" in text)
+            return content.error_notice(error), None, None, None
+        scores = {content.full_name(code): score for code, score in prediction.scores.items()}
+        boxes = content.verdict(prediction, space.labels, space.predictor.max_length, whole="\n\n" in text)
         return boxes, scores, None, (text, prediction.label)
 
     def explain(said: tuple[str, str] | None) -> Any:
@@ -202,9 +202,9 @@ def _paper_tab(space: SpaceModel) -> None:
         try:
             paper = fetch_paper(arxiv_id)
         except UserError as error:
-            return wording.error_notice(error), gr.skip(), gr.skip()
-        filed = f" arXiv files it under {wording.full_name(paper.category)}." if paper.category else ""
-        return wording.notice("plain", f"{paper.arxiv_id}, from arXiv.{filed}"), paper.title, paper.abstract
+            return content.error_notice(error), gr.skip(), gr.skip()
+        filed = f" arXiv files it under {content.full_name(paper.category)}." if paper.category else ""
+        return content.notice("plain", f"{paper.arxiv_id}, from arXiv.{filed}"), paper.title, paper.abstract
 
     outputs = [boxes, label, words, said]
     answering = {"inputs": [title, abstract], "outputs": outputs, **MODEL, **NOT_IN_THE_API}
@@ -232,14 +232,14 @@ def _batch_tab(space: SpaceModel) -> None:
             upload = gr.File(label="Your CSV", file_types=[".csv"], height=160, elem_id="upload")
             run = gr.Button("Classify all", variant="primary")
         with gr.Column(scale=1, min_width=280):
-            boxes = gr.HTML(wording.notice("plain", "The new file will be here."), elem_id="batch-notice")
+            boxes = gr.HTML(content.notice("plain", "The new file will be here."), elem_id="batch-notice")
             result = gr.File(label="With categories", interactive=False, visible=False, elem_id="result")
     preview = gr.HTML(elem_id="preview", elem_classes="about")
 
     def score(path: str | None, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
         nothing = gr.update(value=None, visible=False), ""
         if path is None:
-            return wording.notice("error", "There is no file yet.", "Choose a CSV first."), *nothing
+            return content.notice("error", "There is no file yet.", "Choose a CSV first."), *nothing
         try:
             with tempfile.TemporaryDirectory(prefix="arxiv_cls-") as folder:
                 scored = score_file(
@@ -251,11 +251,11 @@ def _batch_tab(space: SpaceModel) -> None:
                 # Gradio deletes what lies in its own cache, and nothing else.
                 kept = result.move_resource_to_block_cache(scored.path)
         except UserError as error:
-            return wording.error_notice(error), *nothing
+            return content.error_notice(error), *nothing
         return (
-            wording.notice("plain", wording.batch_sentence(scored.scored, scored.failed)),
+            content.notice("plain", content.batch_sentence(scored.scored, scored.failed)),
             gr.update(value=kept, visible=True),
-            wording.table(PREVIEW_HEADER, scored.preview),
+            content.table(PREVIEW_HEADER, scored.preview),
         )
 
     run.click(score, upload, [boxes, result, preview], show_progress_on=boxes, **FILES, **NOT_IN_THE_API)
@@ -267,8 +267,8 @@ def _add_api(space: SpaceModel) -> None:
         try:
             return as_reply(space, space.predict([compose_text(title, abstract)])[0])
         except UserError as error:
-            told = f"{error.message} {error.hint or ''}".strip()
-            raise gr.Error(told, print_exception=False) from None
+            message = f"{error.message} {error.hint or ''}".strip()
+            raise gr.Error(message, print_exception=False) from None
 
     gr.api(predict, api_name="predict", **MODEL)
 
