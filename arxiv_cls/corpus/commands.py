@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET
 from arxiv_cls.options import LabelSet
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def fetch(
 @app.command()
 def build(
     csv: CsvOption = None,
-    config: ConfigOption = "top5",
+    config: ConfigOption = DEFAULT_LABEL_SET,
     split: SplitOption = "paper",
     recipe: RecipeOption = None,
     out: RecordOption = None,
@@ -96,7 +97,7 @@ def build(
 @app.command()
 def check(
     csv: CsvOption = None,
-    config: ConfigOption = "top5",
+    config: ConfigOption = DEFAULT_LABEL_SET,
     split: SplitOption = "paper",
     recipe: RecipeOption = None,
     out: RecordOption = None,
@@ -125,7 +126,7 @@ def check(
 @app.command()
 def stats(
     csv: CsvOption = None,
-    config: ConfigOption = "top5",
+    config: ConfigOption = DEFAULT_LABEL_SET,
     split: SplitOption = "paper",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the plots.")] = Path(
         "outputs/data-stats"
@@ -145,7 +146,7 @@ def stats(
 def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help="The CSV of before.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The CSV of after.")],
-    config: ConfigOption = "top5",
+    config: ConfigOption = DEFAULT_LABEL_SET,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the Markdown there, not to the screen.")
     ] = None,

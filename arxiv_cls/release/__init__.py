@@ -1,1 +1,1 @@
-"""From a model directory to a release: run record, card, gate, Hub push, verification, roll-back."""
+"""From a model directory to a release: card, gate, Hub push, verification, roll-back."""

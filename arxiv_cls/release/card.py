@@ -37,6 +37,7 @@ from arxiv_cls.record.manifest import (
 )
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
+from arxiv_cls.scoring.metrics import METRICS
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODEL_CARD = "model_card.md.j2"
@@ -99,12 +100,14 @@ def template(name: str) -> Template:
         autoescape=False,
     )
     environment.filters |= FILTERS
+    environment.globals["METRICS"] = METRICS
     return environment.get_template(name)
 
 
 def template_digest() -> str:
     """The first digits of the sha256 of the model card's template: a card names the one that wrote it."""
-    return hashlib.sha256((TEMPLATES / MODEL_CARD).read_bytes()).hexdigest()[:8]
+    words = "".join(f"{metric.title}{metric.help}" for metric in METRICS.values())
+    return hashlib.sha256((TEMPLATES / MODEL_CARD).read_bytes() + words.encode()).hexdigest()[:8]
 
 
 def is_synthetic(data: Mapping[str, Any]) -> bool:

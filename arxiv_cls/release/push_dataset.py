@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tqdm import tqdm
 
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 from arxiv_cls.record.manifest import CARD
 from arxiv_cls.release.card import is_synthetic, template
 from arxiv_cls.release.hub import Content, check_repo_id, connect, parse_version
@@ -19,14 +20,6 @@ from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, 
 if TYPE_CHECKING:
     from arxiv_cls.corpus import Corpus
 
-DEFAULT_CONFIG = "top5"
-CONFIG_MEANINGS = {
-    "top5": "cs.AI, cs.CL, cs.CV, cs.LG, stat.ML",
-    "top10": "the ten most frequent categories",
-    "top20": "the twenty most frequent categories",
-    "archive": "the eight archives",
-    "all": "every category with at least 100 papers",
-}
 COLUMNS = (
     ("text", "string", "title, blank line, abstract: what the models read"),
     ("title", "string", "title"),
@@ -93,7 +86,7 @@ def render_dataset_card(
         info = {"config_name": config.name, "features": config.features, "splits": sizes}
         metadata["dataset_info"].append(info)
     rows = [
-        {"name": config.name, "what": CONFIG_MEANINGS[config.name], "labels": len(config.labels)}
+        {"name": config.name, "what": LABEL_SETS[config.name].description, "labels": len(config.labels)}
         | {split: f"{size:,}" for split, size in config.sizes.items()}
         for config in configs
     ]
@@ -121,7 +114,7 @@ def push_dataset(
     repo_id: str,
     *,
     csv: str | Path | None = None,
-    configs: Sequence[str] = tuple(CONFIG_MEANINGS),
+    configs: Sequence[str] = tuple(LABEL_SETS),
     version: str | None = None,
     private: bool = False,
     seed: int = 42,
@@ -147,7 +140,7 @@ def push_dataset(
     state = repository.state()
     from arxiv_cls.corpus import build_corpus
 
-    names = sorted(dict.fromkeys(configs), key=lambda name: name != DEFAULT_CONFIG)
+    names = sorted(dict.fromkeys(configs), key=lambda name: name != DEFAULT_LABEL_SET)
     with tempfile.TemporaryDirectory(prefix="arxiv-papers-") as folder:
         written = []
         for name in tqdm(names, desc="label sets", unit="set", disable=None):

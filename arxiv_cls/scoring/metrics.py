@@ -24,6 +24,7 @@ Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
 class Metric(NamedTuple):
     """One scalar metric: `of_counts` or `of_papers`; the calibration error alone has neither."""
 
+    title: str  # as the card shows it
     help: str
     greater_is_better: bool
     of_counts: Callable[[Counts], np.ndarray] | None = None  # (...) from the counts
@@ -71,29 +72,39 @@ def true_label_ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarra
     return ((probabilities > given) | ((probabilities == given) & before)).sum(axis=1)
 
 
-# In the order in which they are printed. A new line here is all that a new metric needs.
+# In the order in which they are printed: reports, intervals, card, gate and `verify` read this table.
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("share of papers whose highest score is the right label's", True, _accuracy),
-    "macro_f1": Metric("mean F1 of the labels", True, macro_f1),
-    "micro_f1": Metric("F1 over all papers; the accuracy, with one label a paper", True, _accuracy),
-    "weighted_f1": Metric("mean F1 of the labels, weighted by their papers", True, _weighted_f1),
+    "accuracy": Metric(
+        "Accuracy", "share of papers whose highest score is the right label's", True, _accuracy
+    ),
+    "macro_f1": Metric("Macro F1", "mean F1 of the labels", True, macro_f1),
+    "micro_f1": Metric(
+        "Micro F1", "F1 over all papers; the accuracy, with one label a paper", True, _accuracy
+    ),
+    "weighted_f1": Metric(
+        "Weighted F1", "mean F1 of the labels, weighted by their papers", True, _weighted_f1
+    ),
     "top_2_accuracy": Metric(
+        "Top-2 accuracy",
         "share of papers whose label is among the two highest scores",
         True,
         of_papers=lambda labels, probabilities: true_label_ranks(labels, probabilities) < 2,
     ),
     "top_3_accuracy": Metric(
+        "Top-3 accuracy",
         "share of papers whose label is among the three highest scores",
         True,
         of_papers=lambda labels, probabilities: true_label_ranks(labels, probabilities) < 3,
     ),
     "log_loss": Metric(
-        "mean negative log-probability of the right label, in nats", False, of_papers=_log_losses
+        "Log-loss", "mean negative log-probability of the right label, in nats", False, of_papers=_log_losses
     ),
     "brier_score": Metric(
-        "mean squared distance from the one-hot label, 0 to 2", False, of_papers=_brier_scores
+        "Brier score", "mean squared distance from the one-hot label, 0 to 2", False, of_papers=_brier_scores
     ),
-    "expected_calibration_error": Metric("mean distance between score and accuracy, 0 to 1", False),
+    "expected_calibration_error": Metric(
+        "Expected calibration error", "mean distance between score and accuracy, 0 to 1", False
+    ),
 }
 SCALAR_METRICS = tuple(METRICS)
 # With what the Trainer reports beside them.

@@ -1,4 +1,4 @@
-"""Titles and abstracts to try, written for this page: none is a real paper."""
+"""What the page shows: example texts, facts about the model, sentences and HTML (escaped)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import Prediction
 from arxiv_cls.record.model_files import read_model_file
 
+# Written for this page: none is a real paper.
 EXAMPLES: tuple[tuple[str, str, str], ...] = (
     (
         "Street scenes",

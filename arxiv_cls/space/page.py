@@ -1,4 +1,7 @@
-"""Colours, type and spacing of the page. Fonts are the visitor's own: nothing is fetched from elsewhere."""
+"""The page: its theme, its three tabs of Gradio components and what happens between them.
+
+Fonts are the visitor's own: nothing is fetched from elsewhere.
+"""
 
 from __future__ import annotations
 

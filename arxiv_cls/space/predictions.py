@@ -1,4 +1,7 @@
-"""ZeroGPU: a Space there borrows a GPU for the length of a decorated call; elsewhere nothing changes."""
+"""The Space's model: how it is loaded, and how it scores a text or an uploaded CSV.
+
+On ZeroGPU hardware a Space borrows a GPU for the length of a decorated call; elsewhere nothing changes.
+"""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_metric_of_evaluate():
 
 def test_new_metric_is_one_line(monkeypatch):
     """A line in the table gives the figure, its interval and its line in the report."""
-    mean_rank = Metric("mean rank", False, of_papers=true_label_ranks)
+    mean_rank = Metric("Mean rank", "mean rank of the right label", False, of_papers=true_label_ranks)
     monkeypatch.setitem(METRICS, "mean_rank", mean_rank)
     scored = scored_papers(0.8)
     found = evaluation_of(scored, resamples=20)
