@@ -72,7 +72,15 @@ def git_state(directory: Path | None = None) -> dict[str, Any]:
         known = re.fullmatch(r"[0-9a-f]{40}", named) is not None
         return {"commit": named if known else None, "dirty": False if known else None}
     commit = git("rev-parse", "HEAD")
-    status = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)dvc.lock")
+    status = git(
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ":(top)",
+        ":(top,exclude)dvc.lock",
+        ":(top,exclude)data/raw/*.dvc",
+    )
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 
