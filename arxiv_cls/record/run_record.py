@@ -54,8 +54,8 @@ def git_state(directory: Path | None = None) -> dict[str, Any]:
 
     Only a repository that tracks this very package counts, not one whose `.venv` it is installed into. Where
     there is none, as in a container image, the environment variable `ARXIV_CLS_COMMIT` names the commit that
-    the image was built from: 40 hexadecimal digits. `dvc.lock` does not count: the pipeline notes there what
-    its stages made, while it runs.
+    the image was built from: 40 hexadecimal digits. `dvc.lock` and the data's `.dvc` files do not count: the
+    pipeline notes there what its stages made, while it runs.
 
     Args:
         directory: the package's; None for the one that this module is in.
