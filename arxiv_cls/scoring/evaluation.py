@@ -29,6 +29,7 @@ from arxiv_cls.scoring.plots import (
     plot_out_of_scope,
     plot_reliability,
 )
+from arxiv_cls.scoring.reference import write_model_reference
 from arxiv_cls.scoring.scored_papers import (
     LoadedModel,
     Predictions,
@@ -274,7 +275,8 @@ def evaluate_loaded(
         loaded: the model with its corpus.
         split: `train`, `validation` or `test`.
         folder: where metrics.json, predictions.parquet and the plots go; None writes nothing. With `eval/` of
-            `loaded.directory` metrics.json also records the checksums of the model's files.
+            `loaded.directory` the reference for monitoring is written too, and metrics.json also records the
+            checksums of the model's files.
         rules: with `eval/`, also fit prediction sets and the out-of-scope rule and write them there.
         progress: show bars.
 
@@ -294,6 +296,7 @@ def evaluate_loaded(
     write_files(evaluation, scored, folder, record=False)
     _drop_files_of_other_weights(folder, loaded.weights_sha256)
     fitted = {"rules": fit_rules(loaded, scored, folder, progress=progress)} if rules else {}
+    write_model_reference(loaded, scored, corpus.splits[split], split)
     known = {Path(loaded.predictor.weights_path).name: loaded.weights_sha256}
     return write_step_record(evaluation, folder.parent, METRICS_FILE, known) | fitted
 

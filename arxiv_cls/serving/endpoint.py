@@ -115,11 +115,14 @@ class Endpoint:
         line["tokens"] = sum(encoded.tokens for encoded in answer.encoded)
         line |= {"waited_milliseconds": round(answer.waited * 1000, 1), "model_version": model.version}
         request_id = request.scope["state"]["request_id"]
-        for encoded, prediction in zip(answer.encoded, answer.predictions, strict=True):
+        pairs = zip(answer.encoded, answer.predictions, strict=True)
+        for index, (encoded, prediction) in enumerate(pairs):
             self.metrics.note_prediction(prediction)
             if self.request_log:
                 self.request_log.add(
-                    ScoredText(now, request_id, body.log_name, model, encoded, prediction, answer, seconds)
+                    ScoredText(
+                        now, request_id, index, body.log_name, model, encoded, prediction, answer, seconds
+                    )
                 )
         return body.reply(answer.predictions, model)
 

@@ -71,7 +71,8 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     from factories import PNG, run_record, write_json
 
     from arxiv_cls.corpus import build_corpus
-    from arxiv_cls.record.files import file_sha256, write_record
+    from arxiv_cls.record.files import file_sha256, write_step_record
+    from arxiv_cls.record.manifest import CASCADE, CASCADE_REFERENCE, REFERENCE
     from arxiv_cls.record.model_directory import read_model_directory, write_release_group
     from arxiv_cls.record.run_record import data_record
     from arxiv_cls.scoring import out_of_scope
@@ -98,7 +99,8 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
         "schema_version": 1, "engine": "onnx", "transformer_sha256": weights, "baseline_sha256": "0" * 64,
         "threshold": 0.9, "max_tokens": 64, "set_threshold": 0.9,
     }  # fmt: skip
-    write_record(cascade, folder / "eval/cascade.json")
+    shutil.copy(folder / REFERENCE, folder / CASCADE_REFERENCE)
+    write_step_record(cascade, folder, CASCADE)
     write_release_group(folder, folder / "recipe.yaml")
     ensure_examples(read_model_directory(folder))
     return folder
