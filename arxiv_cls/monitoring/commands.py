@@ -1,13 +1,32 @@
-"""`arxiv-cls monitor reference`: what production is compared with."""
+"""`arxiv-cls monitor reference|drift`: what production is compared with, and the comparison."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.options import DataOption, DirectoryArgument
+from arxiv_cls.options import DataOption, DirectoryArgument, ModelArgument
+
+# Of `drift`: 2 is an error, whatever its kind, so that a script can tell an alarm from it.
+ALARM_STATUS = 3
+
+LogOption = Annotated[
+    str,
+    typer.Option("--log", metavar="LOG", help="Request log: a directory, one file or gs://bucket/prefix."),
+]
+SinceOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="An age (7d, 12h, 30m) or a date. Default: the whole log.")
+]
+UntilOption = Annotated[str | None, typer.Option(metavar="TIME", help="Likewise. Default: now.")]
+VersionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--version", metavar="NAME", help="Also what the log calls this model, such as v1.2.0; repeatable."
+    ),
+]
 
 app = typer.Typer(help="Compare production with the test split, and act on it.")
 
@@ -44,3 +63,76 @@ def reference(
         print(make_cascade_reference(model, cascade, data=data, progress=True))
     else:
         print(make_reference(model, data=data, csv=csv, progress=True))
+
+
+@app.command()
+def drift(
+    model: ModelArgument,
+    log: LogOption,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    window: Annotated[int, typer.Option(metavar="N", help="Distinct texts that are tested together.")] = 300,
+    version: VersionsOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for drift.json, report.html and the history of windows."),
+    ] = None,
+) -> None:
+    """Compare the request log with the test split.
+
+    One verdict: ok, watch, alarm or too_few. The exit status is 3 for an alarm, 2 for an error, else 0.
+
+    \b
+    Examples:
+      arxiv-cls monitor drift outputs/minilm --log logs --out outputs/drift
+      arxiv-cls monitor drift user/name@v1.2.0 --log gs://bucket/requests --since 7d
+    """
+    from arxiv_cls.monitoring.check import check_drift
+
+    try:
+        record = check_drift(
+            model, log, since=since, until=until, window=window, versions=version or (), out=out
+        )
+    except UserError as error:
+        error.exit_code = 2
+        raise
+    for line in _lines(record):
+        print(line)
+    if out:
+        print(f"\nwritten to {out}")
+    if record["verdict"] == "alarm":
+        raise typer.Exit(ALARM_STATUS)
+
+
+def _lines(record: dict[str, Any]) -> list[str]:
+    log = record["log"]
+    lines = [
+        f"{record['verdict']}: {record['action']}",
+        f"  log        {log['rows_read']:,} rows in {log['files']:,} files, {log['distinct']:,} distinct, "
+        f"{log['repeated']:,} repeated, {sum(log['bad'].values()):,} bad",
+    ]
+    for name, rows in list(log["other_versions"].items())[:5]:
+        lines.append(f"  not compared  {name}: {rows:,} rows")
+    for group in record["groups"]:
+        if not (window := group["window"]):
+            continue
+        tests = ", ".join(f"{name} {p:.2g}" for name, p in window["groups"].items())
+        lines += [
+            f"  {group['answered_by']}, version {group['model_version']}: {group['verdict']}, "
+            f"p {window['p']:.2g} ({tests})",
+            f"    newest of {group['windows']:,} windows: {window['distinct']} texts, {window['start']} to "
+            f"{window['end']}; {group['alarms']} windows with an alarm",
+        ]
+        if estimate := window["accuracy"]:
+            lines.append(
+                f"    accuracy, estimated without labels: {estimate['accuracy']:.3f} ({estimate['low']:.3f} to "
+                f"{estimate['high']:.3f}), of the release {estimate['released']:.3f}"
+            )
+        if group["top_columns"]:
+            shown = [c for c in group["columns"] if c["column"] in group["top_columns"]]
+            lines.append(
+                "    changed most: " + ", ".join(
+                    f"{c['column']} {c['reference']['median']:.3g} -> {c['window']['median']:.3g}" for c in shown
+                )
+            )  # fmt: skip
+    return lines
