@@ -14,7 +14,10 @@ TEXT_FEATURES = (
     "digit_share",
     "upper_case_share",
     "line_breaks",
+    "markup_share",
 )
+# What LaTeX, HTML and Markdown have many of, and prose nearly none.
+MARKUP = frozenset("\\${}^_<>&#~|`*=")
 
 
 def text_features(text: str) -> dict[str, float]:
@@ -35,4 +38,5 @@ def text_features(text: str) -> dict[str, float]:
         "digit_share": round(number(str.isdigit) / len(text), 5),
         "upper_case_share": round(number(str.isupper) / max(1, number(str.isalpha)), 5),
         "line_breaks": text.count("\n"),
+        "markup_share": round(number(MARKUP.__contains__) / len(text), 5),
     }

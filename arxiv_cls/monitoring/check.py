@@ -1,4 +1,4 @@
-"""One run of the drift check: from a model and a log to drift.json, report.html and the history of windows."""
+"""One run of the drift check: from a model and a log to drift.json, report.html and a history of windows."""
 
 from __future__ import annotations
 

@@ -125,14 +125,14 @@ def _lines(record: dict[str, Any]) -> list[str]:
         ]
         if estimate := window["accuracy"]:
             lines.append(
-                f"    accuracy, estimated without labels: {estimate['accuracy']:.3f} ({estimate['low']:.3f} to "
-                f"{estimate['high']:.3f}), of the release {estimate['released']:.3f}"
+                f"    accuracy, estimated without labels: {estimate['accuracy']:.3f} "
+                f"({estimate['low']:.3f} to {estimate['high']:.3f}); the release: {estimate['released']:.3f}"
             )
-        if group["top_columns"]:
-            shown = [c for c in group["columns"] if c["column"] in group["top_columns"]]
-            lines.append(
-                "    changed most: " + ", ".join(
-                    f"{c['column']} {c['reference']['median']:.3g} -> {c['window']['median']:.3g}" for c in shown
-                )
-            )  # fmt: skip
+        if group["verdict"] != "ok" and group["top_columns"]:
+            changed = [column for column in group["columns"] if column["column"] in group["top_columns"]]
+            medians = (
+                f"{one['column']} {one['reference']['median']:.3g} -> {one['window']['median']:.3g}"
+                for one in changed
+            )
+            lines.append("    changed most (medians): " + ", ".join(medians))
     return lines

@@ -1,8 +1,8 @@
 """Reads the endpoint's request log as a stream: each file or object once, memory flat, nothing fatal.
 
-Files are read in the order of their names, which begin with their time. What is no line of the log is counted:
-`torn` (a file's last line, while it is being written), `foreign` (no JSON object of the log's schema, or other
-labels), `gone` (files that were rotated away meanwhile).
+Files are read in the order of their names, which begin with their time. What is no line of the log is
+counted: `torn` (a file's last line, while it is being written), `foreign` (no JSON object of the log's
+schema, or other labels), `gone` (files that were rotated away meanwhile).
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ BYTES_AT_A_TIME = 64 * 1024 * 1024
 # Clocks of servers differ by less where they are kept at all.
 SKEW = timedelta(minutes=5)
 NAN = float("nan")
-_counts_of = itemgetter(*TEXT_FEATURES)
+# Lines of schema 1 lack the last one.
+MARKUP_SHARE = TEXT_FEATURES[-1]
+_counts_of = itemgetter(*TEXT_FEATURES[:-1])
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +115,12 @@ class LogReader:
         features = tuple(map(float, _counts_of(content)))
         tokens = float(content["tokens"]) / max(1.0, features[1])
         # NaN compares false, infinity is too large.
-        if not 0.98 < sum(values) < 1.02 or not 0 <= sum(features) + tokens < 1e12:
+        if not (0.98 < sum(values) < 1.02 and min(features) >= 0 and 0 <= sum(features) + tokens < 1e12):
             raise ValueError("no probabilities, or no counts")
+        share = content.get(MARKUP_SHARE)
+        markup = NAN if share is None else float(share)
+        if share is not None and not 0 <= markup <= 1:
+            raise ValueError("no share")
         in_scope = content.get("in_scope")
         row = LogRow(
             time=time,
@@ -123,7 +129,7 @@ class LogReader:
             version=str(content["model_version"]),
             half=half_of(content["answered_by"]),
             scores=values,
-            features=(*features, NAN if content["truncated"] else tokens),
+            features=(*features, markup, NAN if content["truncated"] else tokens),
             in_scope=NAN if in_scope is None else float(in_scope),
         )
         if time > self._future:

@@ -1,4 +1,4 @@
-"""From the rows of a log to windows with verdicts: grouped by model version and half, repeated rows dropped."""
+"""From rows of a log to windows with verdicts: by model version and half, repeated rows dropped."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
 
-# 2: `index`, the place of a text in its request. Readers take lines without it.
+# 2: `index`, the place of a text in its request, and `markup_share`. Readers take lines without them.
 SCHEMA_VERSION = 2
 
 

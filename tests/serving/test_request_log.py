@@ -135,6 +135,7 @@ class TestLine:
             "digit_share": round(2 / 14, 5),
             "upper_case_share": round(4 / 9, 5),
             "line_breaks": 2,
+            "markup_share": 0.0,
         }
 
     def test_features_of_other_scripts(self):
@@ -142,6 +143,7 @@ class TestLine:
         features = text_features("Ж中²a")
         assert (features["digit_share"], features["non_ascii_share"]) == (0.25, 0.75)
         assert features["upper_case_share"] == round(1 / 3, 5)
+        assert text_features(r"a $\alpha$")["markup_share"] == 0.3
         empty = text_features("!?")
         assert (empty["words"], empty["mean_word_length"], empty["upper_case_share"]) == (0, 0, 0)
 
