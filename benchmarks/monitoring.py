@@ -207,8 +207,9 @@ def draws(labels: list[str], pools: dict[str, Pool]) -> dict[str, Draw]:
     ):
         if name in pools:
             found[title] = mixed(name, share)
-    found |= {f"{label} x {factor}": more_of(label, factor) for label, factor in (("cs.CV", 2), ("cs.CL", 1.4))
-              if label in labels}  # fmt: skip
+    for label, factor in (("cs.CV", 2), ("cs.CL", 1.4)):
+        if label in labels:
+            found[f"{label} x {factor}"] = more_of(label, factor)
     return found
 
 
@@ -252,8 +253,8 @@ def table(arguments: argparse.Namespace) -> dict[str, Any]:
         "shifts": {}, "accuracy": {},
     }  # fmt: skip
     found = result["no_shift"]
-    print(f"  no shift: {len(p):,} windows, {found['alarms']:.2%} alarms, {found['p_below_0.05']:.2%} below 0.05; "
-          f"any alarm in 30 windows {found['any_alarm_in_30_windows']:.1%} of {len(longer)} runs")  # fmt: skip
+    shown = ", ".join(f"{name.replace('_', ' ')} {value:.2%}" for name, value in found.items() if value < 1)
+    print(f"  no shift: {len(p):,} windows; {shown} ({len(longer)} runs)")
     print("  shift                    alarm in the first window   within two")
     for title, draw in kinds.items():
         if title == "no shift":

@@ -14,7 +14,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ONNX_FILES
 from arxiv_cls.models.predictor import locate_model
 from arxiv_cls.monitoring.accuracy import ASSUMPTIONS
-from arxiv_cls.monitoring.drift import ALARM_P, FEWEST, WATCH_P, WINDOW, worst
+from arxiv_cls.monitoring.drift import ALARM_P, FEWEST, TWICE_P, WATCH_P, WINDOW, worst
 from arxiv_cls.monitoring.log_reader import LogReader
 from arxiv_cls.monitoring.windows import Group, ReferenceTests, group_rows, newest_groups
 from arxiv_cls.record.files import file_sha256, write_atomically, write_json
@@ -90,7 +90,13 @@ def check_drift(
             },
             "other_versions": dict(others.most_common(20)),
         },
-        "rule": {"window": window, "fewest": FEWEST, "alarm_p": ALARM_P, "watch_p": WATCH_P},
+        "rule": {
+            "window": window,
+            "fewest": FEWEST,
+            "alarm_p": ALARM_P,
+            "twice_p": TWICE_P,
+            "watch_p": WATCH_P,
+        },
         "verdict": worst([group.verdict for group in newest]),
         "groups": [group.summary() for group in newest],
         "accuracy_assumptions": list(ASSUMPTIONS),

@@ -1,4 +1,4 @@
-"""`arxiv-cls monitor reference|drift`: what production is compared with, and the comparison."""
+"""`arxiv-cls monitor reference|drift|feedback`: production beside the test split."""
 
 from __future__ import annotations
 
@@ -102,6 +102,38 @@ def drift(
         print(f"\nwritten to {out}")
     if record["verdict"] == "alarm":
         raise typer.Exit(ALARM_STATUS)
+
+
+@app.command()
+def feedback(
+    model: ModelArgument,
+    log: LogOption,
+    labels: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="CSV or JSON Lines: request_id, index, and category or categories (the primary one first).",
+        ),
+    ],
+    since: SinceOption = None,
+    until: UntilOption = None,
+    version: VersionsOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for feedback.json.")] = None,
+) -> None:
+    """Measure accuracy with labels that came later.
+
+    Says whether it is worse than released, and what drop so many labels can show.
+
+    \b
+    Example:
+      arxiv-cls monitor feedback outputs/minilm --log logs --labels labels.csv
+    """
+    from arxiv_cls.monitoring.feedback import feedback_table, measure_feedback
+
+    record = measure_feedback(model, log, labels, since=since, until=until, versions=version or (), out=out)
+    print(feedback_table(record))
+    if out:
+        print(f"\nwritten to {out}")
 
 
 def _lines(record: dict[str, Any]) -> list[str]:

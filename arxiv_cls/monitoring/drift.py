@@ -7,7 +7,8 @@ unusual   share of texts outside the reference's range in any feature, one-sided
 scope     share of texts out of scope, one-sided Fisher
 
 Together p = min(1, groups x smallest): Bonferroni again, so that the rule holds whatever the groups have in
-common. An alarm is p < 0.001, or p < 0.05 in two windows running. docs/monitoring.md has what was measured.
+common. An alarm is p < 0.001, or p < 0.02 in two windows running: on 9,000 windows of real papers with no
+shift 0.1% are alarms, and 3.3% of runs of 30 windows have one (5.0% with 0.05 twice, for no more power).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from arxiv_cls.scoring.reference import FEATURES, Reference, Rows
 
 WINDOW = 300
 FEWEST = 100
-ALARM_P, WATCH_P = 0.001, 0.05
+ALARM_P, TWICE_P, WATCH_P = 0.001, 0.02, 0.05
 OK, WATCH, ALARM, TOO_FEW = "ok", "watch", "alarm", "too_few"
 SEVERITY = (TOO_FEW, OK, WATCH, ALARM)
 # Ranges of one half of the reference, counts of the other: in-sample ranges alarm falsely twice as often.
@@ -35,7 +36,7 @@ _BINS = 20
 
 def verdict_of(p: float, p_before: float | None) -> str:
     """The verdict on a window, from its p-value and that of the window before it (None: there is none)."""
-    if p < ALARM_P or (p < WATCH_P and p_before is not None and p_before < WATCH_P):
+    if p < ALARM_P or (p < TWICE_P and p_before is not None and p_before < TWICE_P):
         return ALARM
     return WATCH if p < WATCH_P else OK
 

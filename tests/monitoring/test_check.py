@@ -139,13 +139,13 @@ class TestVerdict:
         )
 
     def test_two_windows_running(self, released, write_log):
-        """One p < 0.05 is watch, the second is an alarm."""
+        """One p < 0.02 is watch, the second is an alarm."""
         record = check_drift(
             released, str(write_log(lines_of(Traffic(600, 34, mix=(0.12, 0.25, 0.26, 0.25, 0.12)))))
         )
         p = [window["p"] for window in record["history"]]
-        assert 0.001 < p[0] < 0.05
-        assert 0.001 < p[1] < 0.05
+        assert 0.001 < p[0] < 0.02
+        assert 0.001 < p[1] < 0.02
         assert [window["verdict"] for window in record["history"]] == ["watch", "alarm"]
 
     @pytest.mark.parametrize(("rows", "verdict", "windows"), [(99, "too_few", 0), (100, "ok", 1)])
