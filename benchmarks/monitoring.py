@@ -97,7 +97,7 @@ def texts_of_pools(
         part = corpus.splits[split]
         papers["texts"] += list(part["text"])
         papers["truth"] += [labels.index(corpus.labels[label]) for label in part["label"]]
-    pools = {"quiet": (papers["texts"], papers["truth"])}
+    pools = {"quiet": (papers["texts"][: arguments.papers], papers["truth"][: arguments.papers])}
     changed = arguments.changed
     for name, change in (("one sentence", one_sentence), ("LaTeX", with_latex), ("gibberish", gibberish)):
         count = changed if name != "gibberish" else changed // 4
@@ -292,23 +292,24 @@ def accuracy_errors(
 
 # --- reading ---
 
-READ = """
-import json, resource, sys, time
+# The peak of this program alone: that of `getrusage` begins with its parent's.
+PEAK = "int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024"
+READ = f"""
+import json, re, sys, time
 from pathlib import Path
 from arxiv_cls.monitoring.check import check_drift
 start = time.perf_counter()
-record = check_drift(sys.argv[1], sys.argv[2], out=Path(sys.argv[3]))
-print(json.dumps([time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                  record["log"]["rows_read"], len(record["history"])]))
+rows = check_drift(sys.argv[1], sys.argv[2], out=Path(sys.argv[3]))["log"]["rows_read"]
+print(json.dumps([time.perf_counter() - start, time.process_time(), {PEAK}, rows]))
 """
-PANDAS = """
-import json, resource, sys, time
+PANDAS = f"""
+import json, re, sys, time
 from pathlib import Path
 import pandas
 start = time.perf_counter()
-frame = pandas.concat([pandas.read_json(path, lines=True) for path in sorted(Path(sys.argv[2]).iterdir())])
-print(json.dumps([time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                  len(frame), 0]))
+paths = sorted(Path(sys.argv[2]).iterdir())
+rows = len(pandas.concat([pandas.read_json(path, lines=True) for path in paths]))
+print(json.dumps([time.perf_counter() - start, time.process_time(), {PEAK}, rows]))
 """
 
 
@@ -358,8 +359,10 @@ def reading(arguments: argparse.Namespace) -> None:
                 if done.returncode:
                     print(f"  {title:<26} failed: {(done.stderr.strip() or 'killed').splitlines()[-1]}")
                     continue
-                seconds, megabytes, rows, _ = json.loads(done.stdout)
-                print(f"  {title:<26} {seconds:6.1f} s  {megabytes:7,.0f} MB  {rows:,} rows")
+                seconds, cpu, megabytes, rows = json.loads(done.stdout)
+                print(
+                    f"  {title:<26} {seconds:6.1f} s ({cpu:.1f} s CPU)  {megabytes:7,.0f} MB  {rows:,} rows"
+                )
 
 
 def main(argv: list[str]) -> int:
@@ -371,6 +374,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--new", help="papers of other fields, arXiv's JSON Lines, gzip")
     parser.add_argument("--later", help="CSV with papers of 2019 that the model has not seen")
     parser.add_argument("--splits", default="test,validation", help="splits of the quiet papers")
+    parser.add_argument("--papers", type=int, help="at most so many quiet papers (default: all)")
     parser.add_argument("--changed", type=int, default=800, help="papers of each shifted pool")
     parser.add_argument("--window", type=int, default=300)
     parser.add_argument("--runs", type=int, default=200)
