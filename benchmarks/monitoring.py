@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 import fcntl
 import gzip
+import hashlib
 import json
 import random
-import re
 import resource
 import subprocess
 import sys
@@ -34,16 +34,17 @@ from arxiv_cls.corpus.taxonomy import archive_of
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import load_scope
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.models.text_features import TEXT_FEATURES, text_features
+from arxiv_cls.models.text_features import TEXT_FEATURES
 from arxiv_cls.monitoring.accuracy import AccuracyEstimate
 from arxiv_cls.monitoring.drift import ALARM, DriftTest, verdict_of
-from arxiv_cls.scoring.reference import Reference, Rows, tokens_per_word
+from arxiv_cls.monitoring.perturbations import gibberish, latex, one_sentence, perturbed
+from arxiv_cls.monitoring.robustness import rows_of
+from arxiv_cls.scoring.reference import Reference, Rows
 from arxiv_cls.scoring.scored_papers import load_corpus
 from benchmarks.children import run_benchmark
 
 AT_A_TIME = 500
 QUIET_IN_A_ROW = 30
-SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 
 
 class Pool:
@@ -65,28 +66,6 @@ def join(pools: list[Pool]) -> Pool:
     return Pool(rows, np.concatenate([pool.truth for pool in pools]))
 
 
-def one_sentence(text: str) -> str:
-    title, _, abstract = text.partition("\n\n")
-    return f"{title}\n\n{SENTENCE_END.split(abstract.strip(), maxsplit=1)[0]}"
-
-
-def with_latex(text: str) -> str:
-    """Every fourth sentence of the abstract carries what authors paste from their sources."""
-    title, _, abstract = text.partition("\n\n")
-    pieces = (r"$\mathcal{L}(\theta)=\sum_{i=1}^{n}\ell(x_i)$", r"\emph{see} \cite{smith2015}",
-              r"\textbf{state of the art}", r"$O(n \log n)$")  # fmt: skip
-    sentences = SENTENCE_END.split(abstract)
-    draw = random.Random(text)
-    for at in range(0, len(sentences), 4):
-        sentences[at] += " " + draw.choice(pieces)
-    return f"{title}\n\n{' '.join(sentences)}"
-
-
-def gibberish(text: str) -> str:
-    draw = random.Random(text)
-    return "".join(draw.choice("abcdefghijklmnopqrstuvwxyz     ") for _ in range(len(text)))
-
-
 def texts_of_pools(
     arguments: argparse.Namespace, labels: list[str]
 ) -> dict[str, tuple[list[str], list[int]]]:
@@ -99,9 +78,12 @@ def texts_of_pools(
         papers["truth"] += [labels.index(corpus.labels[label]) for label in part["label"]]
     pools = {"quiet": (papers["texts"][: arguments.papers], papers["truth"][: arguments.papers])}
     changed = arguments.changed
-    for name, change in (("one sentence", one_sentence), ("LaTeX", with_latex), ("gibberish", gibberish)):
-        count = changed if name != "gibberish" else changed // 4
-        pools[name] = ([change(text) for text in papers["texts"][:count]], papers["truth"][:count])
+    for name, change, severity, count in (
+        ("one sentence", one_sentence, 1.0, changed),
+        ("LaTeX", latex, 0.25, changed),
+        ("gibberish", gibberish, 1.0, changed // 4),
+    ):
+        pools[name] = (perturbed(papers["texts"][:count], change, severity, 0), papers["truth"][:count])
     if arguments.new:
         outside: dict[str, list[str]] = {"physics and math": [], "near scope": []}
         with gzip.open(arguments.new, "rt", encoding="utf-8") as file:
@@ -141,30 +123,18 @@ def scored_pools(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Po
         parts = []
         for first in range(0, len(texts), AT_A_TIME):
             batch = texts[first : first + AT_A_TIME]
-            path = folder / f"{name.replace(' ', '_')}-{first}-{len(batch)}.npz"
+            path = folder / f"{hashlib.sha256(json.dumps(batch).encode()).hexdigest()[:20]}.npz"
             if not path.is_file():
                 with Path(arguments.lock).open("w") if arguments.lock else nullcontext() as lock:
                     if lock:
                         fcntl.flock(lock, fcntl.LOCK_EX)
                     np.savez(path, scores=predictor.predict_proba(batch).round(6))
                 print(f"  scored {name} {first + len(batch):,}/{len(texts):,}", file=sys.stderr, flush=True)
-            parts.append(_rows(predictor, scope, batch, path))
+            with np.load(path) as saved:
+                parts.append(rows_of(predictor, batch, saved["scores"], scope))
         pools[name] = join([Pool(part, np.zeros(len(part))) for part in parts])
         pools[name].truth = np.array(truth)
     return predictor.labels, pools
-
-
-def _rows(predictor: Any, scope: Any, texts: list[str], path: Path) -> Rows:
-    encoded = predictor.encode(texts)
-    features = [text_features(text) for text in texts]
-    counts = np.array([[row[name] for name in TEXT_FEATURES] for row in features], dtype=np.float64)
-    tokens = np.array([np.nan if item.truncated else item.tokens for item in encoded])
-    per_word = tokens_per_word(tokens, counts[:, TEXT_FEATURES.index("words")])
-    in_scope = np.full(len(texts), np.nan)
-    if scope is not None:
-        in_scope = (scope.scores(texts) >= scope.threshold).astype(float)
-    with np.load(path) as saved:
-        return Rows(saved["scores"], np.column_stack([counts, per_word]), in_scope)
 
 
 def reference_of(labels: list[str], pool: Pool) -> Reference:

@@ -1,4 +1,4 @@
-"""`arxiv-cls monitor reference|drift|feedback`: production beside the test split."""
+"""`arxiv-cls monitor reference|drift|feedback|robustness`: production beside the test split."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.options import DataOption, DirectoryArgument, ModelArgument
+from arxiv_cls.options import DataOption, DirectoryArgument, EngineOption, ModelArgument
 
 # Of `drift`: 2 is an error, whatever its kind, so that a script can tell an alarm from it.
 ALARM_STATUS = 3
@@ -134,6 +134,49 @@ def feedback(
     print(feedback_table(record))
     if out:
         print(f"\nwritten to {out}")
+
+
+@app.command()
+def robustness(
+    model: ModelArgument,
+    severity: Annotated[
+        str, typer.Option(metavar="SHARES", help="Shares of words or texts that change, with commas.")
+    ] = "0.1,0.3,0.5",
+    seed: Annotated[int, typer.Option(help="Of the changes.")] = 42,
+    papers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="At most N test papers. Default: all.")
+    ] = None,
+    data: DataOption = None,
+    engine: EngineOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder. Default: MODEL/monitoring.")
+    ] = None,
+) -> None:
+    """Measure accuracy on changed texts.
+
+    Words dropped or masked, LaTeX, typos and others; and whether the drift check would notice.
+
+    \b
+    Example:
+      arxiv-cls monitor robustness outputs/minilm --engine onnx --papers 1000 --out outputs/robustness
+    """
+    from arxiv_cls.monitoring.robustness import measure_robustness, robustness_table
+
+    try:
+        severities = tuple(float(part) for part in severity.split(","))
+    except ValueError:
+        raise UserError(f"--severity {severity}: shares with commas, such as 0.1,0.3,0.5") from None
+    record = measure_robustness(
+        model,
+        severities=severities,
+        seed=seed,
+        papers=papers,
+        data=data,
+        engine=engine,
+        out=out,
+        progress=True,
+    )
+    print(robustness_table(record))
 
 
 def _lines(record: dict[str, Any]) -> list[str]:

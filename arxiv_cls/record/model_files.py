@@ -419,6 +419,27 @@ class Embeddings(Record):
     weights_sha256: str | None = None
 
 
+class _Change(Record):
+    change: str
+    severity: float
+    accuracy: float
+    macro_f1: float
+    accuracy_change: Annotated[list[float], Field(min_length=3, max_length=3)]
+    risk: str
+    noticed: float | None = None
+
+
+class Robustness(Record):
+    """`monitoring/robustness.json`."""
+
+    hint: ClassVar[str] = "run `arxiv-cls monitor robustness` again"
+    schema_version: int
+    weights_sha256: str
+    papers: Count
+    accuracy: float
+    changes: list[_Change]
+
+
 class _Override(Record):
     check: str
     found: str
@@ -467,6 +488,7 @@ SCHEMAS: dict[str, type[Record]] = {
     "eval/terms.json": Terms,
     "eval/embeddings.json": Embeddings,
     "eval/gate.json": GateRecord,
+    "monitoring/robustness.json": Robustness,
     "onnx/parity.json": Parity,
 }
 

@@ -29,6 +29,7 @@ from arxiv_cls.record.manifest import (
     MAP_PLOT,
     ONNX_INT8,
     PREDICTION_SETS,
+    ROBUSTNESS,
     SCOPE,
     SCOPE_PLOT,
     TERMS,
@@ -152,6 +153,7 @@ class CardContent:
         temperature: the temperature, and the calibration error before and after it.
         prediction_sets: asked coverage to threshold, coverage and mean size.
         scope: the rule for papers of other categories, with its figures.
+        robustness: accuracy on changed texts; None where it was not measured.
         scope_plot: whether there is a plot of its scores.
         worst_archives: (archive, papers, share caught) of those that the rule catches badly.
         slices: header to slice to its figures.
@@ -195,6 +197,7 @@ class CardContent:
     scope: Mapping[str, Any] | None
     scope_plot: bool
     worst_archives: Sequence[tuple[str, int, float]]
+    robustness: Mapping[str, Any] | None
     slices: Mapping[str, Mapping[str, Mapping[str, Any]]]
     slice_findings: Sequence[SliceFinding]
     smallest_slice: int
@@ -323,6 +326,7 @@ def card_content(
         scope=scope,
         scope_plot=(folder / SCOPE_PLOT).is_file(),
         worst_archives=_worst_archives(scope or {}),
+        robustness=model.optional_json(ROBUSTNESS),
         slices=_slices(evaluation),
         slice_findings=_slice_findings(evaluation),
         smallest_slice=ENOUGH_PAPERS,

@@ -26,6 +26,7 @@ from arxiv_cls.record.manifest import (
     RECORD_COMMANDS,
     RECORD_OF,
     RENDERED,
+    ROBUSTNESS,
     RUN_RECORD,
     SCOPE,
     TERMS,
@@ -48,6 +49,7 @@ MADE_FOR_WEIGHTS = (
     (CASCADE, "transformer_sha256", "cascade"),
     (TERMS, "weights_sha256", "visualize"),
     (MAP_RECORD, "weights_sha256", "visualize"),
+    (ROBUSTNESS, "weights_sha256", "monitor robustness"),
 )
 
 
