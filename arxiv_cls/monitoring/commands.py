@@ -205,9 +205,9 @@ def _lines(record: dict[str, Any]) -> list[str]:
             )
         if group["verdict"] != "ok" and group["top_columns"]:
             changed = [column for column in group["columns"] if column["column"] in group["top_columns"]]
-            medians = (
-                f"{one['column']} {one['reference']['median']:.3g} -> {one['window']['median']:.3g}"
+            means = (
+                f"{one['column']} {one['reference']['mean']:.3g} -> {one['window']['mean']:.3g}"
                 for one in changed
             )
-            lines.append("    changed most (medians): " + ", ".join(medians))
+            lines.append("    changed most (means): " + ", ".join(means))
     return lines

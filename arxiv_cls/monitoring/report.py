@@ -27,7 +27,7 @@ def render_report(record: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "number": _number, "p_value": _p_value}
+    environment.filters |= {"percent": _percent, "number": _number, "p_value": _p_value, "minute": _minute}
     plots = [
         {
             "labels": _labels(group["label_mix"]),
@@ -53,6 +53,10 @@ def _percent(share: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.4g}"
+
+
+def _minute(time: str) -> str:
+    return time[:16].replace("T", " ")
 
 
 def _p_value(p: float) -> str:

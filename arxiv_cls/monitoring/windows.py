@@ -288,8 +288,8 @@ def action(summary: dict[str, Any]) -> str:
     else:
         column = next(entry for entry in summary["columns"] if entry["group"] == name)
         shown = "score of " + column["column"] if column["column"] in window["labels"] else column["column"]
-        medians = (column[side]["median"] for side in ("reference", "window"))
-        said = f"{shown}: median {' -> '.join(f'{median:.3g}' for median in medians)} ({column['direction']})"
+        means = (column[side]["mean"] for side in ("reference", "window"))
+        said = f"{shown}: mean {' -> '.join(f'{mean:.3g}' for mean in means)}"
         said += (
             ": look at what the clients send" if name == "text" else ": label a sample to measure accuracy"
         )

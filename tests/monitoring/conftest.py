@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from factories import SAMPLE
 
 from arxiv_cls.models.prediction import EncodedText, Prediction
 from arxiv_cls.scoring.reference import write_reference
@@ -133,3 +134,14 @@ def write_log(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def trained(run_python, tmp_path_factory):
+    """A small baseline of the synthetic sample."""
+    folder = tmp_path_factory.mktemp("trained") / "linear"
+    done = run_python(
+        "arxiv_cls/train_tfidf.py", "recipes/tfidf_linear.yaml", "--output_dir", folder, "--csv", SAMPLE
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+from google.auth.credentials import AnonymousCredentials
 from monitoring.conftest import LABELS, START, VERSION, Traffic, lines_of, write_traffic
 
 from arxiv_cls.cli import main
@@ -273,3 +274,35 @@ class TestCommand:
         assert refusal.value.exit_code == 2
         with pytest.raises(UserError, match="fewer than 100"):
             main(["monitor", "drift", str(released), "--log", "x", "--window", "50"])
+
+
+@pytest.mark.slow
+class TestBucket:
+    """gs://, on an emulator of Google's storage on loopback."""
+
+    def test_objects(self, quiet, monkeypatch):
+        """Each object is read once, in the order of names; a bucket that is away is one error."""
+        import gcsfs
+        from gcp_storage_emulator.server import create_server
+        from google.cloud import storage
+        from local_servers import free_port
+
+        port = free_port()
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        emulator = create_server("127.0.0.1", port, in_memory=True, default_bucket="logs")
+        emulator.start()
+        try:
+            bucket = storage.Client(project="p", credentials=AnonymousCredentials()).bucket("logs")
+            for number in range(100):
+                lines = "".join(quiet[3 * number : 3 * number + 3])
+                blob = bucket.blob(f"papers/requests-{number:04d}.jsonl")
+                blob.upload_from_string(lines[:-5] if number == 99 else lines)
+            bucket.blob("papers/notes.txt").upload_from_string("mine")
+            bucket.blob("other/requests-1.jsonl").upload_from_string(quiet[0])
+            gcsfs.GCSFileSystem.clear_instance_cache()
+            reader = LogReader("gs://logs/papers", LABELS)
+            rows = list(reader)
+        finally:
+            emulator.stop()
+        assert [row.request_id for row in rows] == [f"r{number}" for number in range(299)]
+        assert (reader.counts["files"], reader.counts["torn"]) == (100, 1)

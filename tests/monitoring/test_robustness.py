@@ -7,7 +7,6 @@ import random
 import shutil
 
 import pytest
-from factories import SAMPLE
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
@@ -60,17 +59,6 @@ class TestPerturbations:
         assert len(dropped) == pytest.approx(1400, abs=80)
         masked = PERTURBATIONS["words masked"](text, 0.3, random.Random(0)).split()
         assert masked.count("[MASK]") == pytest.approx(600, abs=80)
-
-
-@pytest.fixture(scope="module")
-def trained(run_python, tmp_path_factory):
-    """A small baseline of the synthetic sample."""
-    folder = tmp_path_factory.mktemp("trained") / "linear"
-    done = run_python(
-        "arxiv_cls/train_tfidf.py", "recipes/tfidf_linear.yaml", "--output_dir", folder, "--csv", SAMPLE
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder
 
 
 class TestMeasured:
