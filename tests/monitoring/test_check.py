@@ -232,6 +232,18 @@ class TestCommand:
         assert '<meta name="viewport"' in page
         assert sorted(path.name for path in out.iterdir()) == ["drift.json", "history.json", "report.html"]
 
+    def test_what_it_needs(self, released, write_log, quiet, tmp_path, run_python):
+        """It works without pandas and without what trains: a monitor fits beside a small endpoint."""
+        absent = ["pandas", "evidently", "torch", "transformers", "datasets", "sklearn", "xgboost"]
+        code = (
+            f"import sys; sys.modules.update(dict.fromkeys({absent})); from pathlib import Path; "
+            "from arxiv_cls.monitoring.check import check_drift; "
+            "check_drift(sys.argv[1], sys.argv[2], out=Path(sys.argv[3]))"
+        )
+        done = run_python("-c", code, released, write_log(quiet[:300]), tmp_path / "out")
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert (tmp_path / "out/report.html").is_file()
+
     def test_names_are_escaped(self, released, write_log, tmp_path):
         """What clients chose is text in the report."""
         lines = lines_of(Traffic(300, 25, outside=0.3), request="<script>alert(1)</script>")

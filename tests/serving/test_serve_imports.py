@@ -17,7 +17,18 @@ from arxiv_cls.record.files import file_sha256
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"
 TRAINING = {"torch", "transformers", "wandb", "dvc", "datasets", "evaluate"}
-HEAVY = ("torch", "transformers", "wandb", "dvc", "datasets", "evaluate", "sklearn", "pandas", "pyarrow")
+HEAVY = (
+    "torch",
+    "transformers",
+    "wandb",
+    "dvc",
+    "datasets",
+    "evaluate",
+    "sklearn",
+    "pandas",
+    "pyarrow",
+    "evidently",
+)
 ANSWER_ONE = """
 import json, sys, time
 from starlette.testclient import TestClient
