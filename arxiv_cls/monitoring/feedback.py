@@ -205,7 +205,7 @@ def _join(
         joined = found.setdefault(row.version, Joined(row.version, labels))
         joined.served[int(np.argmax(row.scores))] += 1
         joined.latest = max(joined.latest, row.time)
-        key = (row.request_id, row.index)
+        key = (row.request_id, row.place)
         # A line that is there twice is one answer.
         if key in known and key not in used:
             used.add(key)

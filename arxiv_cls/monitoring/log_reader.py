@@ -38,7 +38,7 @@ class LogRow(NamedTuple):
 
     Attributes:
         time: when it was answered, seconds since 1970.
-        request_id, index: name the text; the index of an old line is 0.
+        request_id, place: name the text; the place of an old line is 0.
         version: of the model; of a cascade it has a "+".
         half: "baseline" or "transformer".
         scores: in the order of the labels.
@@ -48,7 +48,7 @@ class LogRow(NamedTuple):
 
     time: float
     request_id: str
-    index: int
+    place: int
     version: str
     half: str
     scores: tuple[float, ...]
@@ -125,7 +125,7 @@ class LogReader:
         row = LogRow(
             time=time,
             request_id=str(content["request_id"]),
-            index=int(content.get("index", 0)),
+            place=int(content.get("index", 0)),
             version=str(content["model_version"]),
             half=half_of(content["answered_by"]),
             scores=values,

@@ -163,8 +163,8 @@ class Group:
         """Texts to look at, as request id and index: out of scope, and unusual."""
 
         def named(mask: np.ndarray | None) -> list[str]:
-            places = [] if mask is None else np.flatnonzero(mask)[:NAMED_REQUESTS]
-            return [f"{self.newest[at].request_id}#{self.newest[at].index}" for at in places]
+            places = np.flatnonzero([] if mask is None else mask)[:NAMED_REQUESTS]
+            return [f"{self.newest[at].request_id}#{self.newest[at].place}" for at in places]
 
         return {"out_of_scope": named(found.out_of_scope), "unusual": named(found.unusual)}
 

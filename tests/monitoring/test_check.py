@@ -41,7 +41,7 @@ class TestReader:
         assert row.scores == tuple(line["scores"][label] for label in LABELS)
         assert row.features[:2] == (line["characters"], line["words"])
         assert row.features[FEATURES.index("tokens_per_word")] == line["tokens"] / line["words"]
-        assert (row.request_id, row.index, row.version, row.half) == ("r0", 0, VERSION, "baseline")
+        assert (row.request_id, row.place, row.version, row.half) == ("r0", 0, VERSION, "baseline")
 
     def test_an_old_line(self, write_log, quiet):
         """Schema 1 has neither index nor share of markup."""
@@ -49,7 +49,7 @@ class TestReader:
             key: value for key, value in json.loads(quiet[0]).items() if key not in ("index", "markup_share")
         }
         (row,) = LogReader(str(write_log([json.dumps(line | {"schema_version": 1}) + "\n"])), LABELS)
-        assert row.index == 0
+        assert row.place == 0
         assert np.isnan(row.features[FEATURES.index("markup_share")])
 
     def test_what_is_counted(self, write_log, quiet):
