@@ -50,8 +50,8 @@ class Label(NamedTuple):
 def read_labels(path: Path) -> tuple[dict[tuple[str, int], Label], Counter[str]]:
     """Labels by request id and index, from CSV or JSON Lines.
 
-    Each row has `request_id`, `index` (0 where it is not there), and `category` or `categories` (a list, or a
-    text with spaces; the first is the primary one).
+    Each row has `request_id`, or `arxiv_id` where the client sent that as its request id, `index` (0 where it
+    is not there), and `category` or `categories` (a list, or a text with spaces; the first is the primary).
 
     Returns:
         The labels; and how many rows were `bad`, `repeated` (the same label again) or `contradicting`
@@ -67,7 +67,7 @@ def read_labels(path: Path) -> tuple[dict[tuple[str, int], Label], Counter[str]]
         counts["rows"] += 1
         try:
             key, label = _label(row)
-        except (KeyError, ValueError, TypeError, OverflowError):
+        except (AttributeError, KeyError, ValueError, TypeError, OverflowError):
             counts["bad"] += 1
             continue
         if key in labels:
@@ -81,7 +81,7 @@ def read_labels(path: Path) -> tuple[dict[tuple[str, int], Label], Counter[str]]
         del labels[key]
     if not labels:
         raise UserError(
-            f"--labels {path}: no row with `request_id` and `category` or `categories`",
+            f"--labels {path}: no row with `request_id` or `arxiv_id`, and `category` or `categories`",
             hint="CSV with a header, or an object per line; `index` counts the texts of a request from 0",
         )
     return labels, counts
@@ -105,7 +105,7 @@ def _rows(path: Path) -> Iterator[Any]:
 
 
 def _label(row: Any) -> tuple[tuple[str, int], Label]:
-    request = row["request_id"]
+    request = row.get("request_id") or row.get("arxiv_id")
     if not isinstance(request, str) or not request:
         raise ValueError("no request id")
     many = row.get("categories") or ()

@@ -137,10 +137,11 @@ class TestMeasured:
         with pytest.raises(UserError, match=message):
             measure_feedback(released, served[0], tmp_path / "labels.csv")
 
-    def test_one_text_requests_need_no_index(self, tmp_path):
-        """`index` is 0 where it is not there."""
-        (tmp_path / "labels.csv").write_text("request_id,category\na,cs.AI\n")
-        assert list(read_labels(tmp_path / "labels.csv")[0]) == [("a", 0)]
+    @pytest.mark.parametrize("column", ["request_id", "arxiv_id"])
+    def test_one_text_requests_need_no_index(self, tmp_path, column):
+        """`index` is 0 where it is not there; a client may have sent the arXiv id as its request id."""
+        (tmp_path / "labels.csv").write_text(f"{column},category\n0901.4761,cs.AI\n")
+        assert list(read_labels(tmp_path / "labels.csv")[0]) == [("0901.4761", 0)]
 
 
 class TestPower:
