@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 from factories import SAMPLE
 from local_servers import lines_in, start_process
 
+from arxiv_cls.cli import main
 from arxiv_cls.corpus import build_corpus
+from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.monitoring.check import check_drift
 from arxiv_cls.monitoring.feedback import measure_feedback
 from arxiv_cls.record.files import file_sha256
+from arxiv_cls.scoring.evaluation import evaluate_model
 
 pytestmark = pytest.mark.slow
 TEXTS_IN_REQUEST = 30
@@ -64,3 +69,35 @@ def test_kill_and_check(trained, tmp_path):
     assert measured["n"] == measured["served"] == 150
     # Papers of the training split among them: joined wrongly, a fifth would be right.
     assert measured["accuracy"] > 0.5
+
+
+def test_a_cascade(trained, exported, tmp_path):
+    """`arxiv-cls cascade` writes the reference of both halves, and the endpoint's rows find theirs."""
+    model, log = tmp_path / "model", tmp_path / "log"
+    shutil.copytree(exported, model)
+    evaluate_model(model, rules=False)
+    words = ["cascade", str(model), str(trained), "--engine", "onnx", "--max-accuracy-loss", "0.9"]
+    assert not main(words)
+    # Whatever was fitted: here each half shall answer some.
+    rule = json.loads((model / "eval/cascade.json").read_text())
+    papers = build_corpus("top5", csv=str(SAMPLE)).splits["train"].to_list()[:120]
+    scores = load_predictor(trained).predict_proba([row["text"] for row in papers]).max(axis=1)
+    rule["threshold"] = float(np.median(scores))
+    (model / "eval/cascade.json").write_text(json.dumps(rule))
+    assert not main(["monitor", "reference", str(model), "--cascade", str(trained)])
+    server = start_process(model, "--cascade", trained, "--request-log", log, output=tmp_path / "output.txt")
+    try:
+        server.wait_until_ready()
+        for number in range(4):
+            part = papers[number * TEXTS_IN_REQUEST : (number + 1) * TEXTS_IN_REQUEST]
+            post(server.url, [row["text"] for row in part], f"batch-{number}")
+    finally:
+        server.process.terminate()
+        server.process.wait(60)
+    record = check_drift(model, str(log))
+    assert record["log"]["other_versions"] == {}
+    assert {group["answered_by"] for group in record["groups"]} == {"baseline", "transformer"}
+    assert sum(group["rows"] for group in record["groups"]) == 120
+    assert {one["answered_by"] for one in record["references"] if one["cascade"]} == {
+        "baseline", "transformer",
+    }  # fmt: skip
