@@ -28,6 +28,7 @@ SKEW = timedelta(minutes=5)
 NAN = float("nan")
 # Lines of schema 1 lack the last one.
 MARKUP_SHARE = TEXT_FEATURES[-1]
+_decode = json.JSONDecoder().raw_decode
 _counts_of = itemgetter(*TEXT_FEATURES[:-1])
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,10 @@ class LogReader:
                 self.counts["foreign" if torn.endswith(b"\n") else "torn"] += 1
 
     def _row(self, line: bytes) -> LogRow | None:
-        content = json.loads(line)
+        text = line.decode()
+        content, end = _decode(text)
+        if text[end:].strip():
+            raise ValueError("more than an object")
         time = datetime.fromisoformat(content["time"]).timestamp()
         scores = content["scores"]
         if len(scores) != len(self.labels):

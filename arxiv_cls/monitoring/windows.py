@@ -24,8 +24,9 @@ from arxiv_cls.monitoring.drift import (
 from arxiv_cls.monitoring.log_reader import LogRow
 from arxiv_cls.scoring.reference import FEATURES, Reference, Rows
 
-# Rows that are remembered to tell repeated ones; a client that sends a file every day repeats within these.
-REMEMBERED = 200_000
+# Rows that are remembered to tell repeated ones, at least; a client that sends a file again repeats within
+# these.
+REMEMBERED = 100_000
 NAMED_REQUESTS = 10
 TOP_COLUMNS = 5
 
@@ -56,7 +57,8 @@ class Group:
         self.latest = float("-inf")
         # The newest whole window, which the report describes.
         self.newest: list[LogRow] = []
-        self._seen: dict[int, None] = {}
+        self._seen: set[int] = set()
+        self._seen_before: set[int] = set()
         self._current: list[LogRow] = []
         self._repeated_before = 0
 
@@ -65,12 +67,12 @@ class Group:
         self.rows += 1
         self.latest = max(self.latest, row.time)
         key = hash((row.scores, row.features))
-        if key in self._seen:
+        if key in self._seen or key in self._seen_before:
             self.repeated += 1
             return
-        self._seen[key] = None
-        if len(self._seen) > REMEMBERED:
-            del self._seen[next(iter(self._seen))]
+        self._seen.add(key)
+        if len(self._seen) >= REMEMBERED:
+            self._seen, self._seen_before = set(), self._seen
         self._current.append(row)
         if len(self._current) == self.size:
             self.newest, self._current = self._current, []

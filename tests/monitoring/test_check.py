@@ -14,6 +14,7 @@ from monitoring.conftest import LABELS, START, VERSION, Traffic, lines_of, write
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
+from arxiv_cls.monitoring import windows
 from arxiv_cls.monitoring.check import check_drift, parse_time
 from arxiv_cls.monitoring.log_reader import LogReader
 from arxiv_cls.scoring.reference import FEATURES
@@ -164,6 +165,13 @@ class TestVerdict:
         again = check_drift(released, str(write_log([line for line in quiet[:300] for _ in range(5)])))
         assert again["groups"][0]["window"]["p"] == once["groups"][0]["window"]["p"]
         assert (again["log"]["repeated"], again["log"]["distinct"]) == (1200, 300)
+
+    def test_rows_repeat_after_many_others(self, released, write_log, quiet, monkeypatch):
+        """What is remembered is bounded, and is at least `REMEMBERED` rows."""
+        monkeypatch.setattr(windows, "REMEMBERED", 50)
+        lines = [*quiet[:49], *quiet[:49], *quiet[100:140], quiet[48], *quiet[200:400], quiet[0]]
+        record = check_drift(released, str(write_log(lines)))
+        assert record["log"]["repeated"] == 50
 
     def test_other_versions(self, released, write_log, quiet):
         """Rows of other models are never mixed in; alone they are named."""
