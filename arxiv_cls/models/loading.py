@@ -61,8 +61,10 @@ def load_tokenizer(directory: Path, hint: str | None = _ENCODER_HINT) -> PreTrai
     Raises:
         UserError: no tokenizer that transformers knows, or one that names code of its own.
     """
-    if (directory / "tokenizer_config.json").is_file():
-        read_record(directory / "tokenizer_config.json", TokenizerConfig)
+    # AutoTokenizer reads config.json as well, and would name as many labels as it asks for.
+    for name, schema in (("config.json", EncoderConfig), ("tokenizer_config.json", TokenizerConfig)):
+        if (directory / name).is_file():
+            read_record(directory / name, schema)
     with _one_error(directory, "its tokenizer cannot be loaded", hint):
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
 

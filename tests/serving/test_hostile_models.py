@@ -108,6 +108,11 @@ def kernel(model: Path, marker: Path) -> None:
     change(model / "config.json", attn_implementation="user/kernel")
 
 
+def countless_labels(model: Path, marker: Path) -> None:
+    """transformers would name each of them."""
+    change(model / "config.json", num_labels=10**9, id2label=None)
+
+
 def link_out(model: Path, marker: Path) -> None:
     """A file from outside under a harmless name."""
     (model.parent / "secret").write_text("secret")
@@ -124,6 +129,7 @@ TORCH = {
     shard_that_is_a_pickle: "weight_map",
     adapter: "adapter",
     kernel: "kernel",
+    countless_labels: "num_labels",
     link_out: "leads out of the model",
 }
 
