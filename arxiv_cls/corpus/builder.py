@@ -21,10 +21,11 @@ from pyarrow import feather
 
 from arxiv_cls.corpus.csv_reader import read_bytes
 from arxiv_cls.corpus.duplicates import THRESHOLD, find_duplicates, method, search
-from arxiv_cls.corpus.labels import label_indices, label_names
 from arxiv_cls.corpus.papers import DataVersion, Papers, keep_newest_versions, read_papers, write_rejects
 from arxiv_cls.corpus.splits import (
     SPLITS,
+    label_indices,
+    label_names,
     parse_time_boundaries,
     split_by_paper,
     split_by_time,

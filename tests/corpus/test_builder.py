@@ -12,8 +12,7 @@ from factories import COLUMNS, COUNT, paper, papers, to_csv, write_csv
 from arxiv_cls.corpus import build_corpus, load_arxiv
 from arxiv_cls.corpus.builder import ArxivBuilder
 from arxiv_cls.corpus.ids import split_position
-from arxiv_cls.corpus.labels import label_indices, label_names
-from arxiv_cls.corpus.splits import SPLITS
+from arxiv_cls.corpus.splits import SPLITS, label_indices, label_names
 from arxiv_cls.corpus.taxonomy import ARCHIVES
 from arxiv_cls.errors import UserError
 from arxiv_cls.label_sets import LABEL_SETS

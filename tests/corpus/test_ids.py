@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from arxiv_cls.corpus.ids import ID_PATTERN, base_id, parse_id, split_position
+from arxiv_cls.corpus.ids import CSV_ID_PATTERN, base_id, parse_id, split_position
 
 GOOD = [
     ("abs-0901.4761v1", "0901.4761", 1),
@@ -44,7 +44,7 @@ def test_malformed(identifier):
 def test_pattern_means_the_same_to_pyarrow():
     """The reader applies the pattern with RE2, this module with `re`: same verdicts."""
     both = [identifier for identifier, *_ in GOOD] + BAD
-    matched = pc.match_substring_regex(pa.array(both), ID_PATTERN).to_pylist()
+    matched = pc.match_substring_regex(pa.array(both), CSV_ID_PATTERN).to_pylist()
     assert matched == [True] * len(GOOD) + [False] * len(BAD)
 
 

@@ -6,8 +6,7 @@ import pytest
 from factories import COLUMNS, paper, papers, to_csv
 
 from arxiv_cls.corpus import build_corpus
-from arxiv_cls.corpus.csv_reader import Reject
-from arxiv_cls.corpus.papers import read_papers
+from arxiv_cls.corpus.papers import Reject, read_papers
 from arxiv_cls.errors import UserError
 
 GOOD = to_csv(papers(3))
