@@ -62,6 +62,11 @@ class Reject:
     reason: str
     value: str  # the value in question, at most 80 characters
 
+    @property
+    def where(self) -> str:
+        """What stands before the reason."""
+        return f"{self.column}: " if self.column else ""
+
 
 @dataclass
 class RawTable:
@@ -101,7 +106,7 @@ class Papers:
 
     def rejected_by_reason(self) -> dict[str, int]:
         """Counts by "column: reason", without the figures of single rows, most frequent first."""
-        reasons = ((f"{r.column}: " if r.column else "") + r.reason.partition(":")[0] for r in self.rejects)
+        reasons = (r.where + r.reason.partition(":")[0] for r in self.rejects)
         return dict(sorted(Counter(reasons).items(), key=lambda item: (-item[1], item[0])))
 
 
