@@ -85,63 +85,65 @@ class BuildReport:
 
     def label_counts(self) -> dict[str, int]:
         """Papers of all splits per label."""
-        return {
-            label: sum(split[label] for split in self.splits.values())
-            for label in next(iter(self.splits.values()))
-        }
+        labels = next(iter(self.splits.values()))
+        return {label: sum(counts[label] for counts in self.splits.values()) for label in labels}
 
     def counts(self) -> dict[str, Any]:
         """What became of the rows, as numbers."""
-        kept = ("rows_read", "rejected", "rejected_by_reason", "merged", "outside_config")
-        return {name: getattr(self, name) for name in kept} | {
+        return {
+            "rows_read": self.rows_read,
+            "rejected": self.rejected,
+            "rejected_by_reason": self.rejected_by_reason,
+            "merged": self.merged,
+            "outside_config": self.outside_config,
             "duplicates": len(self.duplicates),
             "near_duplicates_dropped": len(self.near_duplicates),
             "left_out": self.left_out,
             "papers": self.papers,
         }
 
+    def _parts(self) -> list[tuple[int, str, list[str]]]:
+        """Number, words and details of what the rows became; the last three only where there are any."""
+        reasons = [f"{count:>13,} {reason}" for reason, count in self.rejected_by_reason.items()]
+        near = len(self.near_duplicates)
+        parts: list[tuple[int, str, list[str]]] = [
+            (self.rows_read, "rows read", []),
+            (self.rejected, "rejected", reasons),
+            (self.merged, "merged into a newer version of the same paper", []),
+            (self.outside_config, f"outside the label set {self.config}", []),
+            (len(self.duplicates), "duplicates dropped", _from_where(self.duplicates, "same text")),
+            (near, "near-duplicates dropped", _from_where(self.near_duplicates, "almost the same text")),
+            (self.left_out, "left out by max_samples", []),
+        ]
+        return parts[:5] + [part for part in parts[5:] if part[0]]
+
     def line(self) -> str:
-        """The same in one line, for a log."""
-        near = f", {len(self.near_duplicates):,} near-duplicates dropped" if self.near_duplicates else ""
-        left_out = f", {self.left_out:,} left out by max_samples" if self.left_out else ""
+        """What became of the rows in one line, for a log."""
         return (
-            f"{self.rows_read:,} rows read, {self.rejected:,} rejected, {self.merged:,} merged, "
-            f"{self.outside_config:,} outside {self.config}, {len(self.duplicates):,} duplicates dropped"
-            f"{near}{left_out}: {self.papers:,} papers"
+            ", ".join(f"{number:,} {what}" for number, what, _ in self._parts()) + f": {self.papers:,} papers"
         )
 
     def summary(self) -> str:
-        """For a terminal: what happened to the rows, then a table of papers per split and label."""
-        see = f", see {self.rejects_file}" if self.rejected else ""
-        lines = [f"{self.rows_read:>9,} rows read", f"{self.rejected:>9,} rejected{see}"]
-        lines += [f"{count:>13,} {reason}" for reason, count in self.rejected_by_reason.items()]
-        lines.append(f"{self.merged:>9,} merged into a newer version of the same paper")
-        lines.append(f"{self.outside_config:>9,} outside the label set {self.config}")
-        lines += _dropped(self.duplicates, "duplicates", "same text")
-        if self.near_duplicates:
-            lines += _dropped(self.near_duplicates, "near-duplicates", "almost the same text")
-        if self.left_out:
-            lines.append(f"{self.left_out:>9,} left out by max_samples")
+        """For a terminal: what became of the rows, then a table of papers per split and label."""
+        lines = []
+        for number, what, details in self._parts():
+            see = f", see {self.rejects_file}" if what == "rejected" and number else ""
+            lines += [f"{number:>9,} {what}{see}", *details]
         how = f"by paper, seed {self.seed}" if self.split == "paper" else "by time"
         if self.time_boundaries:
             how += f": validation from {self.time_boundaries[0]}, test from {self.time_boundaries[1]}"
         lines += [f"{self.papers:>9,} papers, split {how}", ""]
-        table = [("label", list(self.splits))]
-        table += [(label, [split[label] for split in self.splits.values()]) for label in self.label_counts()]
-        table.append(("all", list(self.split_sizes().values())))
-        width = max(len(label) for label, _ in table)
-        lines += [
-            f"{label:<{width}}" + "".join(f"{n:>12{',' * (label != 'label')}}" for n in row)
-            for label, row in table
-        ]
+        counts = {label: [split[label] for split in self.splits.values()] for label in self.label_counts()}
+        counts["all"] = list(self.split_sizes().values())
+        width = max(len(label) for label in ("label", *counts))
+        lines.append(f"{'label':<{width}}" + "".join(f"{split:>12}" for split in self.splits))
+        lines += [f"{label:<{width}}" + "".join(f"{n:>12,}" for n in row) for label, row in counts.items()]
         return "\n".join(lines)
 
 
-def _dropped(dropped: list[DroppedDuplicate], kind: str, what: str) -> list[str]:
+def _from_where(dropped: list[DroppedDuplicate], what: str) -> list[str]:
     where = Counter((duplicate.split, duplicate.same_as_split) for duplicate in dropped)
-    return [f"{len(dropped):>9,} {kind} dropped"] + [
-        f"{n:>13,} from {a}, {what} in {b}" for (a, b), n in sorted(where.items())
-    ]
+    return [f"{n:>13,} from {a}, {what} in {b}" for (a, b), n in sorted(where.items())]
 
 
 @dataclass
@@ -189,10 +191,9 @@ def build_corpus(
         config: label set, a key of `label_sets.LABEL_SETS`.
         csv: the file; `data/raw/arxiv.csv` by default.
         split: "paper" (70 / 15 / 15 by hash of the base id) or "time" (train before, test after a date).
-        seed: of the hash.
+        seed: seed of the hash.
         time_boundaries: ISO dates `[from_validation, from_test]` for "time"; None for those of `splits`.
-        near_duplicates: "drop" leaves out the papers of training that have a near-duplicate in validation or
-            test, and those of validation that have one in test; "keep" keeps them.
+        near_duplicates: "drop" leaves out papers with a near-duplicate in a later split.
         max_samples: N takes the first N training papers in hash order, and of validation and test at most
             N // 4 each; the label set stays.
         cache_dir: None for the cache of `datasets` (`HF_DATASETS_CACHE`).
@@ -212,7 +213,7 @@ def build_corpus(
     if max_samples is not None and max_samples < 4:
         raise UserError(
             f"data.max_samples: {max_samples} is too few",
-            "at least 4: validation and test get a quarter of it each",
+            "at least 4: validation and test get a quarter each",
         )
     boundaries = tuple(str(day) for day in parse_time_boundaries(time_boundaries)) * (split == "time")
     path = DEFAULT_CSV if csv is None else Path(csv)
@@ -280,11 +281,7 @@ class ArxivConfig(datasets.BuilderConfig):
 
 
 class ArxivBuilder(datasets.ArrowBasedBuilder):
-    """Builds the splits of one label set from one CSV; `build_corpus` checks the options.
-
-    Raises:
-        UserError: the file cannot be read or used.
-    """
+    """Builds the splits of one label set from one CSV; `build_corpus` checks the options."""
 
     VERSION = datasets.Version("1.2.0")
     BUILDER_CONFIG_CLASS = ArxivConfig
@@ -296,13 +293,8 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         options["sha256"] = hashlib.sha256(self._data).hexdigest()
         keyed = options | {"near_duplicates": options["near_duplicates"] == "drop" and method()}
         key = hashlib.sha256(json.dumps(keyed, sort_keys=True).encode()).hexdigest()[:16]
-        super().__init__(
-            cache_dir=cache_dir,
-            dataset_name="arxiv",
-            config_name=config,
-            config_id=f"{config}-{key}",
-            **options,
-        )
+        names = {"dataset_name": "arxiv", "config_name": config, "config_id": f"{config}-{key}"}
+        super().__init__(cache_dir=cache_dir, **names, **options)
 
     def _info(self) -> datasets.DatasetInfo:
         # Features follow in _split_generators: some label sets come from the file.
@@ -365,7 +357,7 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
         outside the label set, and the report.
 
     Raises:
-        UserError: a split would be empty, or a label has no papers.
+        UserError: a split or a label is without papers.
     """
     merged, merged_away = keep_newest_versions(papers.table)
     names = label_names(config.name, merged["category"])

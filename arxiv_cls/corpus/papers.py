@@ -379,15 +379,12 @@ def write_rejects(rejects: Sequence[Reject], path: Path) -> None:
 
 
 def keep_newest_versions(papers: pa.Table) -> tuple[pa.Table, int]:
-    """Leaves one row per base id, the one with the highest version.
+    """Leaves one row per base id, the one with the highest version, in the order of `papers`.
 
     The same version twice goes by its date, then by its text, never by the order of rows.
 
-    Args:
-        papers: table with the columns arxiv_id, version, published, title, abstract, category.
-
     Returns:
-        The table without the older rows, in the order it came in, and how many rows were merged away.
+        The table without the older rows, and how many those are.
     """
     encoded = papers["arxiv_id"].combine_chunks().dictionary_encode()
     groups = np.asarray(encoded.indices)

@@ -186,7 +186,9 @@ def find_near_duplicates(corpus: Corpus, *, threshold: float = THRESHOLD) -> Nea
     cache = corpus.cache_dir / f"near_duplicates-{key}.json"
     if cache.is_file():
         return TypeAdapter(NearDuplicates).validate_json(cache.read_text(encoding="utf-8"))
-    ids, texts, splits = [], [], []
+    ids: list[str] = []
+    texts: list[str] = []
+    splits: list[int] = []
     for number, name in enumerate(SPLITS):
         ids += corpus.splits[name]["arxiv_id"][:]
         texts += corpus.splits[name]["text"][:]
