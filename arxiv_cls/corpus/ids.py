@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 
-from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, SUBSUMED_ARCHIVES
+from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 
-_ARCHIVES = sorted(
-    {code.partition(".")[0] for code in CATEGORY_NAMES} | set(SUBSUMED_ARCHIVES), key=lambda a: (-len(a), a)
-)
+_ARCHIVES = sorted({code.partition(".")[0] for code in CATEGORY_NAMES}, key=lambda name: (-len(name), name))
 # Old style: until March 2007, seven digits. New style: from April 2007, four digits after the point, five
 # from January 2015.
 _OLD = (

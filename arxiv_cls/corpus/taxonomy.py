@@ -20,42 +20,22 @@ _PHYSICS_ARCHIVES = (
     "math-ph", "nlin", "nucl-ex", "nucl-th", "quant-ph",
 )  # fmt: skip
 
-# Archives closed by 1998 and the category that took in each: https://arxiv.org/archive (subsumed archives).
-SUBSUMED_ARCHIVES = {
-    "acc-phys": "physics.acc-ph",
-    "adap-org": "nlin.AO",
-    "alg-geom": "math.AG",
-    "ao-sci": "physics.ao-ph",
-    "atom-ph": "physics.atom-ph",
-    "bayes-an": "physics.data-an",
-    "chao-dyn": "nlin.CD",
-    "chem-ph": "physics.chem-ph",
-    "cmp-lg": "cs.CL",
-    "comp-gas": "nlin.CG",
-    "dg-ga": "math.DG",
-    "funct-an": "math.FA",
-    "mtrl-th": "cond-mat.mtrl-sci",
-    "patt-sol": "nlin.PS",
-    "plasm-ph": "physics.plasm-ph",
-    "q-alg": "math.QA",
-    "solv-int": "nlin.SI",
-    "supr-con": "cond-mat.supr-con",
-}
-
 _TABLE = importlib.resources.files("arxiv_cls.corpus").joinpath("taxonomy.tsv").read_text(encoding="utf-8")
-_NAMES = dict(line.split("\t") for line in _TABLE.splitlines())
-CATEGORY_NAMES: dict[str, str] = _NAMES | {
-    archive: f"{_NAMES[successor]} ({archive})" for archive, successor in SUBSUMED_ARCHIVES.items()
-}
+_ROWS = [line.split("\t") for line in _TABLE.splitlines()]
+CATEGORY_NAMES: dict[str, str] = {code: name for code, name, *_ in _ROWS}
 """Category code to long name; both sides are unique."""
+SUBSUMED_ARCHIVES: dict[str, str] = {row[0]: row[2] for row in _ROWS if len(row) == 3}
+"""Archives closed by 1998, and the category that took in each: https://arxiv.org/archive."""
 
 _CODES = {name.casefold(): code for code, name in CATEGORY_NAMES.items()}
 _CODES |= {code.casefold(): code for code in CATEGORY_NAMES}
 # Names that arXiv gives to two categories: the public file adds the archive in brackets to one of the two.
 _TOLD_APART = {
     name.casefold(): bare
-    for name in _NAMES.values()
-    if name.endswith(")") and (bare := name.partition(" (")[0].casefold()) in _CODES
+    for code, name in CATEGORY_NAMES.items()
+    if code not in SUBSUMED_ARCHIVES
+    and name.endswith(")")
+    and (bare := name.partition(" (")[0].casefold()) in _CODES
 }
 _TWO_CODES = {bare: f"{_CODES[bare]} or {_CODES[name]}" for name, bare in _TOLD_APART.items()}
 
