@@ -102,33 +102,28 @@ class BuildReport:
             "papers": self.papers,
         }
 
-    def _parts(self) -> list[tuple[int, str, list[str]]]:
-        """Number, words and details of what the rows became; the last three only where there are any."""
-        reasons = [f"{count:>13,} {reason}" for reason, count in self.rejected_by_reason.items()]
-        near = len(self.near_duplicates)
-        parts: list[tuple[int, str, list[str]]] = [
-            (self.rows_read, "rows read", []),
-            (self.rejected, "rejected", reasons),
-            (self.merged, "merged into a newer version of the same paper", []),
-            (self.outside_config, f"outside the label set {self.config}", []),
-            (len(self.duplicates), "duplicates dropped", _from_where(self.duplicates, "same text")),
-            (near, "near-duplicates dropped", _from_where(self.near_duplicates, "almost the same text")),
-            (self.left_out, "left out by max_samples", []),
-        ]
-        return parts[:5] + [part for part in parts[5:] if part[0]]
-
     def line(self) -> str:
-        """What became of the rows in one line, for a log."""
+        """The same in one line, for a log."""
+        near = f", {len(self.near_duplicates):,} near-duplicates dropped" if self.near_duplicates else ""
+        left_out = f", {self.left_out:,} left out by max_samples" if self.left_out else ""
         return (
-            ", ".join(f"{number:,} {what}" for number, what, _ in self._parts()) + f": {self.papers:,} papers"
+            f"{self.rows_read:,} rows read, {self.rejected:,} rejected, {self.merged:,} merged, "
+            f"{self.outside_config:,} outside {self.config}, {len(self.duplicates):,} duplicates dropped"
+            f"{near}{left_out}: {self.papers:,} papers"
         )
 
     def summary(self) -> str:
         """For a terminal: what became of the rows, then a table of papers per split and label."""
-        lines = []
-        for number, what, details in self._parts():
-            see = f", see {self.rejects_file}" if what == "rejected" and number else ""
-            lines += [f"{number:>9,} {what}{see}", *details]
+        see = f", see {self.rejects_file}" if self.rejected else ""
+        lines = [f"{self.rows_read:>9,} rows read", f"{self.rejected:>9,} rejected{see}"]
+        lines += [f"{count:>13,} {reason}" for reason, count in self.rejected_by_reason.items()]
+        lines.append(f"{self.merged:>9,} merged into a newer version of the same paper")
+        lines.append(f"{self.outside_config:>9,} outside the label set {self.config}")
+        lines += _dropped(self.duplicates, "duplicates", "same text")
+        if self.near_duplicates:
+            lines += _dropped(self.near_duplicates, "near-duplicates", "almost the same text")
+        if self.left_out:
+            lines.append(f"{self.left_out:>9,} left out by max_samples")
         how = f"by paper, seed {self.seed}" if self.split == "paper" else "by time"
         if self.time_boundaries:
             how += f": validation from {self.time_boundaries[0]}, test from {self.time_boundaries[1]}"
@@ -141,9 +136,12 @@ class BuildReport:
         return "\n".join(lines)
 
 
-def _from_where(dropped: list[DroppedDuplicate], what: str) -> list[str]:
-    where = Counter((duplicate.split, duplicate.same_as_split) for duplicate in dropped)
-    return [f"{n:>13,} from {a}, {what} in {b}" for (a, b), n in sorted(where.items())]
+def _dropped(dropped: list[DroppedDuplicate], kind: str, what: str) -> list[str]:
+    where = sorted(Counter((paper.split, paper.same_as_split) for paper in dropped).items())
+    return [
+        f"{len(dropped):>9,} {kind} dropped",
+        *(f"{n:>13,} from {a}, {what} in {b}" for (a, b), n in where),
+    ]
 
 
 @dataclass

@@ -105,9 +105,7 @@ def open_csv(
     while not row or row.lower() in (b"sep=,", b'"sep=,"'):
         start, line = end, line + 1
         if start == len(data):
-            raise UserError(
-                f"{path}: the file is empty", "a CSV with a header line is expected: run `make data`"
-            )
+            raise UserError(f"{path}: the file is empty", "a CSV with a header line is expected")
         end = data.find(b"\n", start) + 1 or len(data)
         row = data[start:end].strip()
     where = f"{path}, line {line}"
