@@ -144,12 +144,6 @@ class TestDirectoryRemote:
         assert TRACKED_CSV.read_bytes() == CONTENT == damaged.read_bytes()
         assert "is damaged in DVC's cache" in caplog.text
 
-    @pytest.mark.slow
-    def test_without_git_history(self, project):
-        write_object(project.parent / "store", CONTENT)
-        fetch_from_dvc("../store")
-        assert TRACKED_CSV.read_bytes() == CONTENT
-
     def test_damaged_copy_is_not_taken(self, project):
         write_object(project.parent / "store", CONTENT.replace(b"a", b"b"), object_name(CONTENT))
         with pytest.raises(UserError) as caught:
