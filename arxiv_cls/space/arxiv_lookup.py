@@ -5,7 +5,6 @@ The API and its Atom reply: https://info.arxiv.org/help/api/user-manual.html.
 
 from __future__ import annotations
 
-import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,7 +20,6 @@ TIMEOUT = 10.0
 MAX_REPLY_BYTES = 1024 * 1024
 UNREACHABLE = 3
 
-_ADDRESS = re.compile(r"^(?:https?://)?(?:www\.|export\.)?arxiv\.org/(?:abs|pdf|html|format)/", re.IGNORECASE)
 _NAMESPACES = {"atom": "http://www.w3.org/2005/Atom", "arxiv": "http://arxiv.org/schemas/atom"}
 
 
@@ -48,15 +46,13 @@ def read_id(entered: str) -> str:
     Raises:
         UserError: there is no arXiv id in it.
     """
-    text = _ADDRESS.sub("", entered.strip()).split("?")[0].split("#")[0].strip("/ ")
-    text = re.sub(r"^arxiv:\s*", "", text.removesuffix(".pdf"), flags=re.IGNORECASE)
     try:
-        base, version = parse_id(text)
+        base, version = parse_id(entered)
     except ValueError:
         raise UserError(
             f"{entered.strip()[:80]!r} is not an arXiv id", hint="It looks like 2301.00001 or hep-th/9901001."
         ) from None
-    return f"{base}v{version}" if re.search(r"v\d+$", text) else base
+    return f"{base}v{version}" if version else base
 
 
 def fetch_paper(entered: str, *, endpoint: str = ENDPOINT, timeout: float = TIMEOUT) -> FoundPaper:
