@@ -127,8 +127,7 @@ def evaluate(
             "is something else",
             hint=f"leave out --dvc, or {' and '.join(beside)}",
         )
-    from arxiv_cls.scoring.evaluation import evaluate_model
-    from arxiv_cls.scoring.report import evaluation_table, write_dvc_files
+    from arxiv_cls.scoring.evaluation import evaluate_model, evaluation_table, write_dvc_files
 
     evaluation = evaluate_model(
         model,

@@ -51,24 +51,24 @@ def _weighted_f1(counts: Counts) -> np.ndarray:
     return (f1_per_class(counts) * counts[1]).sum(axis=-1) / counts[1].sum(axis=-1)
 
 
+def true_scores(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(n,) probability of each paper's true class."""
+    return probabilities[np.arange(len(labels)), labels]
+
+
 def _log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    given = probabilities[np.arange(len(labels)), labels]
     epsilon = np.finfo(np.float64).eps
-    return -np.log(np.clip(given, epsilon, 1 - epsilon))
+    return -np.log(np.clip(true_scores(labels, probabilities), epsilon, 1 - epsilon))
 
 
 def _brier_scores(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    given = probabilities[np.arange(len(labels)), labels]
-    return (probabilities**2).sum(axis=1) - 2 * given + 1
+    return (probabilities**2).sum(axis=1) - 2 * true_scores(labels, probabilities) + 1
 
 
 def true_label_ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """(n,) number of classes ahead of the true one; 0 is a right answer.
-
-    Of two equal probabilities the lower class number is ahead, which is how argmax decides.
-    """
-    given = probabilities[np.arange(len(labels)), labels][:, None]
-    before = np.arange(probabilities.shape[1]) < np.asarray(labels)[:, None]
+    """(n,) number of classes ahead of the true one; of two equal ones the lower, as argmax decides."""
+    given = true_scores(labels, probabilities)[:, None]
+    before = np.arange(probabilities.shape[1]) < labels[:, None]
     return ((probabilities > given) | ((probabilities == given) & before)).sum(axis=1)
 
 
@@ -149,19 +149,13 @@ def check_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndar
 def compute_metrics(
     labels: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Every metric of the project for one set of predictions; some milliseconds for a few thousand papers.
+    """The `METRICS` of (n,) true class numbers and (n, k) probabilities of the k named classes, as floats.
 
-    Args:
-        labels: (n,) true class numbers.
-        probabilities: (n, k) scores whose rows add up to 1.
-        label_names: the k class names, in the order of the columns.
-
-    Returns:
-        The `METRICS` and `expected_calibration_error_chance` (the mean of a perfectly calibrated model of
-        this size) as floats; and `per_class`: {name: {precision, recall, f1, support}}.
+    With `expected_calibration_error_chance` (the mean of a perfectly calibrated model of this size) and
+    `per_class`: {name: {precision, recall, f1, support}}.
 
     Raises:
-        ValueError: for arrays that are not as above.
+        ValueError: as `check_scores`, or there are not k names.
     """
     labels, probabilities = check_scores(labels, probabilities)
     classes = probabilities.shape[1]
@@ -180,43 +174,26 @@ def compute_metrics(
             found[name] = float(metric.of_papers(labels, probabilities).mean())
         else:
             found[name] = expected_calibration_error(probabilities, labels)
-    return {
-        **found,
-        "expected_calibration_error_chance": float(chance_calibration_errors(probabilities).mean()),
-        "per_class": {
-            name: {
-                "precision": float(precision[index]),
-                "recall": float(recall[index]),
-                "f1": float(f1[index]),
-                "support": int(actual[index]),
-            }
-            for index, name in enumerate(label_names)
-        },
+    found["expected_calibration_error_chance"] = float(chance_calibration_errors(probabilities).mean())
+    columns = zip(*(values.tolist() for values in (precision, recall, f1, actual)), strict=True)
+    keys = ("precision", "recall", "f1", "support")
+    found["per_class"] = {
+        name: dict(zip(keys, values, strict=True)) for name, values in zip(label_names, columns, strict=True)
     }
+    return found
 
 
 def arxiv_metric(label_names: Sequence[str]) -> evaluate.Metric:
-    """`compute_metrics` as a metric of the library `evaluate`, which a training computes its curves with.
-
-    `arxiv_metric(names).compute(predictions=probabilities, references=labels)` returns the same figures. The
-    library loads here, since scoring a text does without it; nothing is written or downloaded.
-    """
+    """`compute_metrics` as a metric of the library `evaluate`: predictions (n, k), references (n,)."""
+    # Only a training needs these two; scoring a text does without.
     import datasets
     import evaluate
 
     class ArxivMetric(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
-            return evaluate.MetricInfo(
-                description="Accuracy, F1, log-loss, Brier score and calibration error of a classifier.",
-                citation="",
-                inputs_description="predictions: (n, k) probabilities; references: (n,) class numbers.",
-                features=datasets.Features(
-                    {
-                        "predictions": datasets.Sequence(datasets.Value("float64")),
-                        "references": datasets.Value("int64"),
-                    }
-                ),
-            )
+            scores, labels = datasets.Sequence(datasets.Value("float64")), datasets.Value("int64")
+            features = datasets.Features({"predictions": scores, "references": labels})
+            return evaluate.MetricInfo(description="", citation="", features=features)
 
         def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
             return compute_metrics(np.asarray(references), np.asarray(predictions), label_names)

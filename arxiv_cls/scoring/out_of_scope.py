@@ -13,6 +13,7 @@ import numpy as np
 
 from arxiv_cls.corpus.taxonomy import archive_of
 from arxiv_cls.models.prediction import WORD_PATTERN, ScopeRule
+from arxiv_cls.scoring.scored_papers import texts_of
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus.builder import Corpus
@@ -51,23 +52,17 @@ def outside_papers(corpus: Corpus) -> OutsidePapers:
     else:
         numbers = split_by_paper(positions)
     order = np.argsort(positions, kind="stable")
-    train = order[numbers[order] == 0][:MOST_TRAINING_PAPERS]
-    test = order[numbers[order] == 2]
-
-    def texts(rows: np.ndarray) -> list[str]:
-        part = table.take(rows)
-        pairs = zip(part["title"].to_pylist(), part["abstract"].to_pylist(), strict=True)
-        return [f"{title}\n\n{abstract}" for title, abstract in pairs]
-
-    archives = [archive_of(code) for code in table["category"].take(test).to_pylist()]
-    return OutsidePapers(texts(train), texts(test), np.asarray(archives))
+    train = table.take(order[numbers[order] == 0][:MOST_TRAINING_PAPERS])
+    test = table.take(order[numbers[order] == 2])
+    archives = [archive_of(code) for code in test["category"].to_pylist()]
+    return OutsidePapers(texts_of(train), texts_of(test), np.asarray(archives))
 
 
-def fit_words(inside: list[str], outside: list[str], words: int = WORDS) -> tuple[dict[str, float], float]:
+def _fit_words(inside: list[str], outside: list[str]) -> tuple[dict[str, float], float]:
     """Weights of words and the intercept of a balanced, L2-regularised logistic regression.
 
     Fitted twice, on the texts of training papers inside and outside: on all words that 10 papers have (2 in a
-    set of under 2,000), then on the `words` that matter most: large weight, in many papers.
+    set of under 2,000), then on the `WORDS` that matter most: large weight, in many papers.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -84,11 +79,10 @@ def fit_words(inside: list[str], outside: list[str], words: int = WORDS) -> tupl
 
     everything = fitted(np.arange(present.shape[1]))
     shares = np.asarray(present.mean(axis=0)).ravel()
-    chosen = np.sort(np.argsort(-np.abs(everything.coef_[0]) * np.sqrt(shares), kind="stable")[:words])
+    chosen = np.sort(np.argsort(-np.abs(everything.coef_[0]) * np.sqrt(shares), kind="stable")[:WORDS])
     final = fitted(chosen)
-    names = vectorizer.get_feature_names_out()[chosen]
-    weights = {str(name): round(float(weight), 4) for name, weight in zip(names, final.coef_[0], strict=True)}
-    return weights, round(float(final.intercept_[0]), 4)
+    names, weights = vectorizer.get_feature_names_out()[chosen].tolist(), final.coef_[0].round(4).tolist()
+    return dict(zip(names, weights, strict=True)), round(float(final.intercept_[0]), 4)
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float, float]:
@@ -114,15 +108,12 @@ def measure_scope(
     """What a rule does on the test papers, of which at most `MOST_TRAINING_PAPERS` in scope are scored.
 
     Returns:
-        {auroc, auroc_interval, in_scope_kept, out_of_scope_caught, in_scope_papers, out_of_scope_papers,
-        caught_by_archive: {archive: {n, caught}}} with shares of 1; and the scores, inside and outside.
+        Figures for `eval/scope.json` with shares of 1; and the scores, inside and outside.
     """
     scores = rule.scores(test[:MOST_TRAINING_PAPERS]), rule.scores(outside.test)
     area, low, high = auroc(*scores)
     caught = scores[1] < rule.threshold
-    by_archive = {
-        str(name): caught[outside.test_archives == name] for name in np.unique(outside.test_archives)
-    }
+    by_archive = {name: caught[outside.test_archives == name] for name in sorted({*outside.test_archives})}
     return {
         "auroc": area,
         "auroc_interval": [low, high],
@@ -131,7 +122,7 @@ def measure_scope(
         "in_scope_papers": len(scores[0]),
         "out_of_scope_papers": len(caught),
         "caught_by_archive": {
-            name: {"n": len(part), "caught": float(part.mean())} for name, part in by_archive.items()
+            str(name): {"n": len(part), "caught": float(part.mean())} for name, part in by_archive.items()
         },
     }, scores
 
@@ -139,7 +130,7 @@ def measure_scope(
 def fit_scope(
     train: list[str], validation: list[str], test: list[str], outside: OutsidePapers
 ) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]] | None:
-    """The rule with its figures, from in-scope texts of each split and the other papers of the file.
+    """The rule, from in-scope texts of each split and the other papers of the file.
 
     Returns:
         The content of `eval/scope.json` less the sha256 of the weights, and the scores of `measure_scope`;
@@ -147,7 +138,7 @@ def fit_scope(
     """
     if min(len(train), len(validation), len(test), len(outside.train), len(outside.test)) < FEWEST_PAPERS:
         return None
-    weights, intercept = fit_words(train[:MOST_TRAINING_PAPERS], outside.train)
+    weights, intercept = _fit_words(train[:MOST_TRAINING_PAPERS], outside.train)
     validation_scores = ScopeRule(weights, intercept, 0.0).scores(validation)
     threshold = float(np.quantile(validation_scores, 1 - KEPT_IN_SCOPE, method="lower"))
     measured, scores = measure_scope(ScopeRule(weights, intercept, threshold), test, outside)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe import portable_path
-from arxiv_cls.record.files import file_sha256, staged
+from arxiv_cls.recipe import DataConfig, portable_path
+from arxiv_cls.record.files import file_sha256, staged, write_record
+from arxiv_cls.record.manifest import EXAMPLES
+from arxiv_cls.record.model_directory import ModelDirectory
 from arxiv_cls.record.model_files import RecipeRecord, RunRecord, read_model_file
 
-DEFAULT_CSV = "data/raw/arxiv.csv"
 # Rows of a CSV whose texts are held at once.
 ROWS_AT_A_TIME = 4096
 # A row needs a text to be scored and a category to be right or wrong; id and date are used where given.
@@ -60,16 +63,15 @@ class ScoredPapers(Predictions):
     published: np.ndarray
     words: np.ndarray
 
-    @property
-    def years(self) -> np.ndarray:
-        """(n,) int64 year of publication; 0 where it is not known."""
-        years = self.published.astype("datetime64[Y]").astype(np.int64) + 1970
-        return np.where(np.isnat(self.published), 0, years)
+
+def _word_counts(texts: list[str]) -> list[int]:
+    return [len(text.split()) for text in texts]
 
 
-def word_counts(texts: list[str]) -> np.ndarray:
-    """(n,) number of words, divided at white space."""
-    return np.fromiter((len(text.split()) for text in texts), dtype=np.int64, count=len(texts))
+def texts_of(table: Any) -> list[str]:
+    """The texts of a table of papers, in the form of the training texts: title, blank line, abstract."""
+    pairs = zip(table["title"].to_pylist(), table["abstract"].to_pylist(), strict=True)
+    return [f"{title}\n\n{abstract}" for title, abstract in pairs]
 
 
 def score_papers(
@@ -77,11 +79,7 @@ def score_papers(
 ) -> ScoredPapers:
     """Scores a split of the corpus (a `datasets.Dataset`); columns are in the order of the model's labels.
 
-    Args:
-        predictor: any `Predictor` whose labels are those of the split, in any order.
-        papers: with text, label, arxiv_id and published.
-        label_names: the corpus's category codes, in the order of its `label` feature.
-        progress: show a bar.
+    `label_names` are the corpus's category codes, in the order of its `label` feature.
 
     Raises:
         UserError: when model and corpus have different labels, or the split has no papers.
@@ -103,15 +101,12 @@ def score_papers(
         labels=np.asarray(column_of)[np.asarray(papers["label"])],
         probabilities=np.asarray(predictor.predict_proba(texts, progress=progress), dtype=np.float64),
         published=np.asarray(papers["published"], dtype="datetime64[D]"),
-        words=word_counts(texts),
+        words=np.asarray(_word_counts(texts)),
     )
 
 
 def true_columns(categories: list[str], label_names: list[str]) -> np.ndarray:
-    """The model's column of each category, -1 where it has none.
-
-    A model whose labels are archives (`cs`, `physics`) gets the archive of the category.
-    """
+    """The model's column of each category or, with labels such as `cs`, of its archive; -1: it has none."""
     from arxiv_cls.corpus.taxonomy import archive_of
 
     column_of = {name: column for column, name in enumerate(label_names)}
@@ -119,7 +114,7 @@ def true_columns(categories: list[str], label_names: list[str]) -> np.ndarray:
         category: column_of.get(category, column_of.get(archive_of(category), -1))
         for category in set(categories)
     }
-    return np.fromiter((known[category] for category in categories), dtype=np.int64, count=len(categories))
+    return np.asarray([known[category] for category in categories], dtype=np.int64)
 
 
 def score_csv(
@@ -147,15 +142,12 @@ def score_csv(
     categories = papers.table["category"].to_pylist()
     columns = true_columns(categories, predictor.labels)
     rows = np.flatnonzero(columns >= 0)
-    unknown, counts = np.unique(
-        np.asarray(categories, dtype=object)[columns < 0].astype(str), return_counts=True
-    )
-    order = np.lexsort((unknown, -counts))
+    others = Counter(itertools.compress(categories, columns < 0))
     found = {
         "rows_read": papers.rows_read,
         "rows_scored": len(rows),
         "rejected": papers.rejected_by_reason(),
-        "other_labels": {str(unknown[place]): int(counts[place]) for place in order},
+        "other_labels": dict(sorted(others.items(), key=lambda item: (-item[1], item[0]))),
     }
     if len(rows) == 0:
         raise UserError(
@@ -167,14 +159,12 @@ def score_csv(
     data_version = papers.version
     del papers, categories
     probabilities = np.empty((len(rows), len(predictor.labels)))
-    words = np.empty(len(rows), dtype=np.int64)
+    words: list[int] = []
     with tqdm(total=len(rows), desc="scoring", unit=" papers", disable=not progress) as bar:
         for first in range(0, len(rows), ROWS_AT_A_TIME):
-            part = table.slice(first, ROWS_AT_A_TIME)
-            pairs = zip(part["title"].to_pylist(), part["abstract"].to_pylist(), strict=True)
-            texts = [f"{title}\n\n{abstract}" for title, abstract in pairs]
+            texts = texts_of(table.slice(first, ROWS_AT_A_TIME))
             probabilities[first : first + len(texts)] = predictor.predict_proba(texts)
-            words[first : first + len(texts)] = word_counts(texts)
+            words += _word_counts(texts)
             bar.update(len(texts))
     scored = ScoredPapers(
         label_names=list(predictor.labels),
@@ -182,7 +172,7 @@ def score_csv(
         labels=columns[rows],
         probabilities=probabilities,
         published=np.asarray(table["published"].to_pylist(), dtype="datetime64[D]"),
-        words=words,
+        words=np.asarray(words),
     )
     return scored, found, data_version
 
@@ -199,7 +189,7 @@ def write_predictions(scored: ScoredPapers, path: Path) -> None:
             "label": pa.array(names[scored.labels], pa.string()),
             "predicted": pa.array(names[scored.predicted], pa.string()),
             "score": scored.probabilities.max(axis=1),
-            **{name: scored.probabilities[:, column] for column, name in enumerate(scored.label_names)},
+            **dict(zip(scored.label_names, scored.probabilities.T, strict=True)),
         }
     )
     with staged(path) as partial:
@@ -243,7 +233,7 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def data_options(model_dir: Path) -> dict[str, Any]:
-    """The arguments of `build_corpus` that rebuild a model's splits, from its `recipe.yaml`.
+    """The arguments of `build_corpus` that rebuild a model's splits, all of them, from its `recipe.yaml`.
 
     Raises:
         UserError: when the recipe is missing or has no `data` group.
@@ -254,24 +244,21 @@ def data_options(model_dir: Path) -> dict[str, Any]:
             f"{model_dir} has no recipe.yaml: which papers it was trained on is not known",
             hint="score a file of your own with --csv FILE",
         )
-    data = recipe.get("data")
-    if data is None:
+    if "data" not in recipe:
         raise UserError(f"{model_dir / 'recipe.yaml'} has no group `data`", hint=RecipeRecord.hint)
-    known = ("config", "csv", "split", "seed", "time_boundaries", "near_duplicates", "max_samples")
-    return {key: data[key] for key in known if data.get(key) is not None}
+    usual = asdict(DataConfig())
+    return usual | {key: value for key, value in recipe["data"].items() if key in usual and value is not None}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model in memory with the corpus of its recipe: what a run hands from step to step.
 
-    `load_model_and_corpus` reads one from disk; the end of a training run builds one from what it holds.
-
     Attributes:
         directory: the model directory; recipe, run record and `eval/` are looked for there.
         predictor: any `Predictor`, whose `weights_path` is the file of the weights.
         corpus: the `Corpus`.
-        options: the arguments of `build_corpus` that made it, with `config`.
+        options: the arguments of `build_corpus` that made it, with `config` and `csv`.
         weights_sha256: of the file of the weights; hashed here where the caller does not know it.
     """
 
@@ -284,6 +271,10 @@ class LoadedModel:
     def __post_init__(self) -> None:
         if not self.weights_sha256:
             object.__setattr__(self, "weights_sha256", file_sha256(Path(self.predictor.weights_path)))
+
+    def score(self, split: str, *, progress: bool = False) -> ScoredPapers:
+        """The model's scores of a split of its corpus; errors as `score_papers`."""
+        return score_papers(self.predictor, self.corpus.splits[split], self.corpus.labels, progress=progress)
 
 
 def load_model_and_corpus(
@@ -311,30 +302,25 @@ def load_corpus(model_dir: Path, csv: str | Path | None = None) -> tuple[Any, di
     options = data_options(model_dir)
     if csv is not None:
         options["csv"] = str(csv)
-    path = Path(options.get("csv", DEFAULT_CSV))
-    if not path.is_file():
+    if not Path(options["csv"]).is_file():
         named = "" if csv is not None else ", which the recipe of the model names,"
         raise UserError(
-            f"{path}{named} is not there", hint="name the data file with --data FILE, or `make data` gets it"
+            f"{options['csv']}{named} is not there",
+            hint="name the data file with --data FILE, or `make data` gets it",
         )
-    config = options.pop("config", "top5")
-    corpus = build_corpus(config, **options)
-    trained_on_sha256 = _data_of_run(model_dir).get("sha256")
-    if trained_on_sha256 not in (None, corpus.data.sha256):
+    corpus = build_corpus(**options)
+    trained_on = _data_of_run(model_dir).get("sha256")
+    if trained_on not in (None, corpus.data.sha256):
         logger.warning(
             "the data is not the version the model was trained on (sha256 %s, now %s)",
-            trained_on_sha256[:12],
+            trained_on[:12],
             corpus.data.sha256[:12],
         )
-    return corpus, {"config": config, **options}
+    return corpus, options
 
 
 def _data_of_run(model_dir: Path) -> dict[str, Any]:
-    """The data that a model was trained on, as `run.json` says; nothing where there is no such file.
-
-    Raises:
-        UserError: `run.json` is there and names no data.
-    """
+    """The data that a model was trained on, as `run.json` says; nothing where there is no such file."""
     record = read_model_file(model_dir, "run.json")
     if record is not None and not record.get("data"):
         raise UserError(
@@ -344,54 +330,30 @@ def _data_of_run(model_dir: Path) -> dict[str, Any]:
     return {} if record is None else record["data"]
 
 
-def data_record(data: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """The data version and how it was split, as JSON."""
-    return {
-        "csv": portable_path(str(options.get("csv", DEFAULT_CSV))),
-        "md5": data.md5,
-        "sha256": data.sha256,
-        "bytes": data.bytes,
-        "rows": data.rows,
-        "config": options["config"],
-        "split": options.get("split", "paper"),
-        "seed": options.get("seed", 42),
-        "time_boundaries": options.get("time_boundaries"),
-        "max_samples": options.get("max_samples"),
-    }
+def evaluated_data(data: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """A `DataVersion` and how it was split, as `metrics.json` records them."""
+    keys = ("config", "split", "seed", "time_boundaries", "max_samples")
+    return asdict(data) | {"csv": portable_path(options["csv"])} | {key: options.get(key) for key in keys}
 
 
-def trained_on(
-    arxiv_ids: np.ndarray,
-    published: np.ndarray,
-    options: dict[str, Any],
-    newest: np.datetime64 | None = None,
-) -> np.ndarray:
-    """Which papers the training split of a recipe's data group can hold, by the rule of the split.
+class TrainedOn(NamedTuple):
+    """Which of n papers a model was trained on.
 
-    The rule knows nothing of what the file held: it also takes in papers that came later, unless `newest`
-    excludes them, and with `max_samples` only the first papers in hash order were used.
-
-    Args:
-        arxiv_ids: (n,) base ids, "" where unknown (counted as not trained on).
-        published: (n,) datetime64[D], NaT where unknown (counted as not trained on in a split by time).
-        options: as `data_options` returns them.
-        newest: when the newest training paper was published; None where that is not known.
+    `exact`: each was looked up in the training data; else `seen` marks every paper that can have been in it.
     """
-    from arxiv_cls.corpus.splits import parse_time_boundaries, split_by_paper, split_by_time, split_positions
 
-    possible = arxiv_ids != ""
-    if newest is not None:
-        possible &= np.isnat(published) | (published <= newest)
-    if options.get("split", "paper") == "time":
-        numbers = split_by_time(published, parse_time_boundaries(options.get("time_boundaries")))
-        return possible & ~np.isnat(published) & (numbers == 0)
-    return possible & (split_by_paper(split_positions(arxiv_ids, options.get("seed", 42))) == 0)
+    seen: np.ndarray  # (n,) bool
+    unknown: np.ndarray  # (n,) bool: without a readable id, or without the date that a split by time needs
+    exact: bool
 
 
 def training_papers(
     model_dir: Path, arxiv_ids: np.ndarray, published: np.ndarray, csv: str | Path
-) -> tuple[np.ndarray, bool] | None:
-    """Which of the papers of a file a model was trained on.
+) -> TrainedOn | None:
+    """Which of the papers of a file a model was trained on; None when the model has no recipe.
+
+    Where the training data is not at hand the rule of the split decides. It knows nothing of what the data
+    held: it also marks papers that came later, unless the run record has the date of the newest.
 
     Args:
         model_dir: the model's files.
@@ -399,23 +361,91 @@ def training_papers(
         published: (n,) datetime64[D], NaT where unknown.
         csv: the file they come from; it may be the one the model was trained on.
 
-    Returns:
-        (n,) bool, and whether that is exact: the training data is at hand and each paper was looked up in it.
-        Else it marks every paper that can have been one. None when the model has no recipe.
-
     Raises:
         UserError: when the recipe cannot be read, or the training data is there and cannot be built.
     """
     if not (model_dir / "recipe.yaml").is_file():
         return None
     from arxiv_cls.corpus import build_corpus
+    from arxiv_cls.corpus.splits import parse_time_boundaries, split_by_paper, split_by_time, split_positions
 
     options, data = data_options(model_dir), _data_of_run(model_dir)
-    for path in (Path(options.get("csv", DEFAULT_CSV)), Path(csv)):
+    unknown = arxiv_ids == ""
+    for path in (Path(options["csv"]), Path(csv)):
         if path.is_file() and file_sha256(path) == data.get("sha256"):
             # From the cache, where this data was built before.
             corpus = build_corpus(**options | {"csv": str(path)})
             ids = set(corpus.splits["train"]["arxiv_id"][:])
-            return np.fromiter((name in ids for name in arxiv_ids), bool, len(arxiv_ids)), True
-    newest = data.get("newest_training_paper")
-    return trained_on(arxiv_ids, published, options, np.datetime64(newest, "D") if newest else None), False
+            return TrainedOn(np.asarray([name in ids for name in arxiv_ids]), unknown, True)
+    if options["split"] == "time":
+        unknown |= np.isnat(published)
+        numbers = split_by_time(published, parse_time_boundaries(options["time_boundaries"]))
+    else:
+        numbers = split_by_paper(split_positions(arxiv_ids, options["seed"]))
+    seen = ~unknown & (numbers == 0)
+    if newest := data.get("newest_training_paper"):
+        seen &= ~(published > np.datetime64(newest, "D"))
+    return TrainedOn(seen, unknown, False)
+
+
+@dataclass(frozen=True)
+class ExamplePaper:
+    """A made-up paper on a card: no test paper is singled out and nobody's text is copied."""
+
+    title: str
+    abstract: str
+
+    @property
+    def text(self) -> str:
+        """Title, blank line, abstract: the form of the training texts."""
+        return f"{self.title}\n\n{self.abstract}"
+
+    @property
+    def opening(self) -> str:
+        """Title and first sentence as they stand in a Python string, for a snippet of one line."""
+        return f"{self.title}\\n\\n{self.abstract.split('. ')[0]}. ..."
+
+
+EXAMPLE_PAPERS = (
+    ExamplePaper(
+        "Sparse attention for translating long documents",
+        "We study machine translation of whole documents. A sparse attention pattern links every sentence to "
+        "its neighbours and to the headings, and keeps pronouns consistent across paragraphs.",
+    ),
+    ExamplePaper(
+        "Segmenting road scenes in rain",
+        "Cameras lose contrast in heavy rain. We train a convolutional network on paired dry and wet images "
+        "and improve the segmentation of lanes and pedestrians without extra sensors.",
+    ),
+    ExamplePaper(
+        "Posterior contraction for deep Gaussian processes",
+        "We prove rates at which the posterior of a deep Gaussian process concentrates around a composite "
+        "regression function, and derive priors that adapt to unknown smoothness.",
+    ),
+)
+
+
+def ensure_examples(model: ModelDirectory) -> list[dict[str, Any]]:
+    """The examples on record, {title, text, scores ({label: score}, descending)} each.
+
+    They are scored again, and `eval/examples.json` is written, when they belong to other weights.
+    """
+    weights = model.weights_sha256()
+    recorded = model.optional_json(EXAMPLES)
+    if recorded and recorded.get("weights_sha256") == weights and "record_sha256" in recorded:
+        return recorded["examples"]
+    from arxiv_cls.models.predictor import load_predictor
+
+    return write_examples(load_predictor(model.model_dir), weights)
+
+
+def write_examples(predictor: Any, weights_sha256: str) -> list[dict[str, Any]]:
+    """Scores the examples, writes `eval/examples.json` of the predictor's directory, and returns them."""
+    predictions = predictor.predict([paper.text for paper in EXAMPLE_PAPERS])
+    examples = [
+        {"title": paper.title, "text": paper.text, "scores": prediction.scores}
+        for paper, prediction in zip(EXAMPLE_PAPERS, predictions, strict=True)
+    ]
+    record = {"weights_sha256": weights_sha256, "examples": examples}
+    write_record(record, Path(predictor.directory) / EXAMPLES)
+    return examples

@@ -9,8 +9,8 @@ from scipy.special import softmax
 
 from arxiv_cls.scoring import intervals as bootstrap
 from arxiv_cls.scoring.intervals import (
+    Resampler,
     bootstrap_intervals,
-    bootstrap_metrics,
     mcnemar,
     paired_bootstrap,
     resample_weights,
@@ -38,7 +38,7 @@ class TestAgainstSlowReference:
         probabilities = np.round(probabilities, decimals)
         probabilities[:, 0] += 1 - probabilities.sum(axis=1)
         probabilities = np.abs(probabilities)
-        fast = bootstrap_metrics(labels, probabilities, NAMES, seed=3, resamples=25)
+        fast = Resampler(labels, probabilities, NAMES).drawn(seed=3, resamples=25)
         weights = np.concatenate(list(resample_weights(len(labels), 25, seed=3)))
         for number, row in enumerate(weights):
             rows = np.repeat(np.arange(len(labels)), row)
@@ -87,7 +87,7 @@ class TestPaired:
         labels, a = scores(1)
         _, b = scores(2, skill=2.5)
         found = paired_bootstrap(labels, a, b, seed=4)["macro_f1"]
-        one, two = (bootstrap_metrics(labels, given, seed=4)["macro_f1"] for given in (a, b))
+        one, two = (Resampler(labels, given).drawn(seed=4)["macro_f1"] for given in (a, b))
         assert (found.low, found.high) == pytest.approx(tuple(np.quantile(two - one, [0.025, 0.975])))
         assert found.low < found.difference < found.high
 

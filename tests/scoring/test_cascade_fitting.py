@@ -21,7 +21,7 @@ from arxiv_cls.scoring.cascade_fitting import (
     cascade_table,
     fastest,
     fit_cascade,
-    table,
+    threshold_rows,
 )
 
 # Four papers of class 0, 1, 0, 1. The baseline is right on the first two, sure of the first and the third.
@@ -35,9 +35,7 @@ class TestArithmetic:
 
     def test_table(self):
         """Share, accuracy, speed: every paper costs the baseline 1 ms, the rest 9 ms more."""
-        rows = table(
-            LABELS, BASELINE, TRANSFORMER, 0.001, 0.009, max_tokens=128, thresholds=(0.5, 0.6, 0.85, NEVER)
-        )
+        rows = threshold_rows(LABELS, BASELINE, TRANSFORMER, (0.001, 0.009), 128, (0.5, 0.6, 0.85, NEVER))
         assert [row["answered_by_baseline"] for row in rows] == [1.0, 0.75, 0.25, 0.0]
         # Right: papers 1 and 2; 1, 2 and 4; 1, 3 and 4; 1, 3 and 4.
         assert [row["accuracy"] for row in rows] == [0.5, 0.75, 0.75, 0.75]

@@ -15,8 +15,8 @@ from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.run_record import data_record
 from arxiv_cls.scoring import scored_papers
-from arxiv_cls.scoring.evaluation import evaluate_csv, evaluate_model
-from arxiv_cls.scoring.scored_papers import trained_on, true_columns
+from arxiv_cls.scoring.evaluation import evaluate_model
+from arxiv_cls.scoring.scored_papers import training_papers, true_columns
 
 COLUMNS = ["id", "title", "category_code", "published_date", "summary"]
 
@@ -56,7 +56,7 @@ class TestRows:
 
     def test_every_row_is_accounted_for(self, model, tmp_path, caplog):
         file = write_rows(tmp_path / "papers.csv", ROWS)
-        found = evaluate_csv(model.home, file)["csv"]
+        found = evaluate_model(model.home, csv=file)["csv"]
         assert (found["rows_read"], found["rows_scored"]) == (7, 2)
         assert found["other_labels"] == {"math.AG": 2, "q-bio.PE": 1}
         assert sum(found["rejected"].values()) == 2
@@ -84,21 +84,21 @@ class TestRows:
         """Texts and categories are enough; slices by year and the count of seen papers go without."""
         path = tmp_path / "bare.csv"
         path.write_text("title,summary,category_code\na,b,cs.AI\nc,d,cs.CL\n", encoding="utf-8")
-        found = evaluate_csv(model.home, path, out=tmp_path / "out")
+        found = evaluate_model(model.home, csv=path, out=tmp_path / "out")
         assert (found["papers"], found["slices"]["year"]) == (2, {})
         assert not (tmp_path / "out" / "accuracy_by_year.png").exists()
 
     def test_batches(self, model, tmp_path, monkeypatch):
         """Texts are handed over in batches, with the same result."""
-        whole = evaluate_csv(model.home, model.sample)
+        whole = evaluate_model(model.home, csv=model.sample)
         monkeypatch.setattr(scored_papers, "ROWS_AT_A_TIME", 64)
         model.predictor.largest_batch = 0
-        assert evaluate_csv(model.home, model.sample)["metrics"] == whole["metrics"]
+        assert evaluate_model(model.home, csv=model.sample)["metrics"] == whole["metrics"]
         assert model.predictor.largest_batch == 64
 
     def test_nothing_to_score(self, model, tmp_path):
         with pytest.raises(UserError, match="none of its 3 rows"):
-            evaluate_csv(model.home, write_rows(tmp_path / "papers.csv", ROWS[2:5]))
+            evaluate_model(model.home, csv=write_rows(tmp_path / "papers.csv", ROWS[2:5]))
 
     def test_command(self, model, tmp_path, capsys, caplog):
         """The evaluation of the test split is not overwritten; a missing file is named with the option."""
@@ -109,9 +109,9 @@ class TestRows:
         assert not (model.home / "eval").exists()
         assert json.loads((tmp_path / "out" / "metrics.json").read_text())["split"] is None
         with pytest.raises(UserError, match="test split"):
-            evaluate_csv(model.home, file, out=model.home / "eval")
+            evaluate_model(model.home, csv=file, out=model.home / "eval")
         with pytest.raises(UserError, match=r"none\.csv: no such file.*\n.*--csv"):
-            evaluate_csv(model.home, tmp_path / "none.csv")
+            evaluate_model(model.home, csv=tmp_path / "none.csv")
 
 
 def test_columns_of_a_model_of_archives():
@@ -125,7 +125,7 @@ class TestSeenPapers:
 
     def test_count_and_warning(self, model, caplog):
         corpus = build_corpus("top5", csv=model.sample)
-        found = evaluate_csv(model.home, model.sample)["csv"]
+        found = evaluate_model(model.home, csv=model.sample)["csv"]
         # The build merges versions and drops duplicates; the file's rows are counted as they stand.
         assert found["in_training_split"] >= len(corpus.splits["train"])
         assert found["in_training_split"] < found["rows_scored"]
@@ -141,7 +141,7 @@ class TestSeenPapers:
         corpus = build_corpus("top5", csv=model.sample, max_samples=100)
         ids = set(corpus.splits["train"]["arxiv_id"])
         assert len(ids) == 100
-        found = evaluate_csv(model.home, model.sample)["csv"]
+        found = evaluate_model(model.home, csv=model.sample)["csv"]
         assert found["in_training_split_exact"] is True
         # Versions of one paper are rows of their own in the file.
         assert 100 <= found["in_training_split"] < 150
@@ -152,7 +152,7 @@ class TestSeenPapers:
     def test_new_papers_with_the_training_file_at_hand(self, model, new_papers, caplog):
         """None of them is in it, although the hash puts seven of ten into a training split."""
         record_run(model)
-        found = evaluate_csv(model.home, new_papers)["csv"]
+        found = evaluate_model(model.home, csv=new_papers)["csv"]
         assert (found["in_training_split"], found["in_training_split_exact"]) == (0, True)
         assert "training split" not in caplog.text
 
@@ -160,7 +160,7 @@ class TestSeenPapers:
     def test_new_papers_without_the_training_file(self, model, new_papers, caplog, changes, told):
         """What came after the newest training paper was not in it; with no date on record, an upper bound."""
         record_run(model, sha256="0" * 64, **changes)
-        found = evaluate_csv(model.home, new_papers)["csv"]
+        found = evaluate_model(model.home, csv=new_papers)["csv"]
         assert found["in_training_split_exact"] is False
         assert (20 <= found["in_training_split"] <= 35) if told else found["in_training_split"] == 0
         assert (f"up to {found['in_training_split']} of the 40 scored papers" in caplog.text) == told
@@ -171,17 +171,23 @@ class TestSeenPapers:
         for name, expected in (("train", True), ("validation", False), ("test", False)):
             ids = np.asarray(corpus.splits[name]["arxiv_id"], dtype=object)
             days = np.full(len(ids), np.datetime64("NaT", "D"))
-            assert (trained_on(ids, days, {"seed": 42}) == expected).all()
+            found = training_papers(model.home, ids, days, "none.csv")
+            assert (found.seen == expected).all()
+            assert not found.unknown.any()
 
-    def test_split_by_time(self):
-        """Before the first boundary is training; no id or no date is not."""
+    def test_split_by_time(self, model):
+        """Before the first boundary is training; without an id or a date it is not known."""
         ids = np.asarray(["1", "2", "", "4"], dtype=object)
         days = np.asarray(["2015-01-01", "2017-01-01", "2015-01-01", "NaT"], dtype="datetime64[D]")
-        options = {"split": "time", "time_boundaries": ["2016-01-01", "2018-01-01"]}
-        assert trained_on(ids, days, options).tolist() == [True, False, False, False]
+        boundaries = "  split: time\n  time_boundaries: ['2016-01-01', '2018-01-01']\n"
+        with (model.home / "recipe.yaml").open("a") as file:
+            file.write(boundaries)
+        found = training_papers(model.home, ids, days, "none.csv")
+        assert found.seen.tolist() == [True, False, False, False]
+        assert found.unknown.tolist() == [False, False, True, True]
 
     def test_without_a_recipe_it_is_not_known(self, model, new_papers, caplog):
         (model.home / "recipe.yaml").unlink()
-        found = evaluate_csv(model.home, new_papers)
+        found = evaluate_model(model.home, csv=new_papers)
         assert found["csv"]["in_training_split"] is None
         assert "not known" in caplog.text

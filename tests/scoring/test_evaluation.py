@@ -14,8 +14,7 @@ import pytest
 from arxiv_cls.cli import main
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
-from arxiv_cls.scoring.evaluation import evaluate_loaded, evaluate_model
-from arxiv_cls.scoring.report import evaluation_table
+from arxiv_cls.scoring.evaluation import evaluate_loaded, evaluate_model, evaluation_table
 from arxiv_cls.scoring.scored_papers import LoadedModel, read_predictions
 
 PLOTS = {"confusion_matrix.png", "reliability.png", "accuracy_by_year.png"}
@@ -138,7 +137,7 @@ class TestRecords:
         def fail(*arguments):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(evaluation, "write_plots", fail)
+        monkeypatch.setattr(evaluation.plots, "plot_reliability", fail)
         model.home.joinpath("model.skops").write_bytes(b"new weights")
         with pytest.raises(KeyboardInterrupt):
             evaluate_model(model.home, rules=False)

@@ -8,9 +8,8 @@ from factories import scored_papers
 from scipy.special import softmax
 from sklearn import metrics as sk
 
-from arxiv_cls.scoring.evaluation import evaluation_of
+from arxiv_cls.scoring.evaluation import evaluation_of, evaluation_table
 from arxiv_cls.scoring.metrics import METRICS, Metric, arxiv_metric, compute_metrics, true_label_ranks
-from arxiv_cls.scoring.report import evaluation_table
 
 NAMES = ["a", "b", "c", "d", "e"]
 

@@ -15,9 +15,8 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ScopeRule, load_scope, load_set_threshold, prediction_set, set_members
 from arxiv_cls.scoring import out_of_scope
 from arxiv_cls.scoring.calibration import coverage_threshold
-from arxiv_cls.scoring.evaluation import COVERAGES, evaluate_model, fit_prediction_sets
+from arxiv_cls.scoring.evaluation import COVERAGES, evaluate_model, evaluation_table, fit_prediction_sets
 from arxiv_cls.scoring.out_of_scope import OutsidePapers, auroc, fit_scope, outside_papers
-from arxiv_cls.scoring.report import evaluation_table
 from arxiv_cls.scoring.scored_papers import Predictions
 
 RULE = ScopeRule({"vision": 2.0, "image": 1.0, "frogs": -3.0}, intercept=-0.5, threshold=0.5)
