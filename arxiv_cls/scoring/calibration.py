@@ -86,11 +86,8 @@ def chance_calibration_errors(probabilities: np.ndarray, simulations: int = 200)
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature T, 0.02 to 50, that minimises the mean negative log-likelihood of softmax(logits / T).
 
-    Dividing by T leaves every argmax as it is; T is above 1 when the model was too sure of itself. Search on
-    log T by bounded Brent: the likelihood is convex in 1/T, so the minimum found is the only one.
-
-    `logits` are the (n, k) raw scores of papers that were not trained on (log-probabilities do as well),
-    `labels` their (n,) true class numbers.
+    Search on log T by bounded Brent: the likelihood is convex in 1/T, so the minimum found is the only one.
+    `logits` are (n, k) raw scores (log-probabilities do as well), `labels` the (n,) true class numbers.
 
     Raises:
         ValueError: when there is nothing to fit on, or a logit is not finite.
@@ -105,26 +102,19 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         raise ValueError("a logit is not finite: the temperature cannot be fitted")
     # Subtracting the true class's logit first makes the loss of one paper logsumexp of what is left.
     margins = logits - logits[np.arange(len(labels)), labels][:, None]
-
-    def negative_log_likelihood(log_temperature: float) -> float:
-        return float(logsumexp(margins / np.exp(log_temperature), axis=1).mean())
-
     found = minimize_scalar(
-        negative_log_likelihood, bounds=_LOG_TEMPERATURE_BOUNDS, method="bounded", options={"xatol": 1e-7}
-    )
+        lambda log_temperature: logsumexp(margins / np.exp(log_temperature), axis=1).mean(),
+        bounds=_LOG_TEMPERATURE_BOUNDS, method="bounded", options={"xatol": 1e-7},
+    )  # fmt: skip
     return float(np.exp(found.x))
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-    """Temperature scaling on validation papers, safe where they cannot tell the temperature.
+    """The `calibration` of `run.json` and (n, k) probabilities; arguments and errors as `fit_temperature`.
 
     At a bound of the search (labels told apart without an error, or a model that knows nothing) T stays 1;
-    with n below `FEWEST_PAPERS` log T is shrunk by n / `FEWEST_PAPERS`. Both are logged and recorded.
-    Arguments and errors as of `fit_temperature`.
-
-    Returns:
-        What `run.json` holds under `calibration` (`temperature`, the calibration error before and after it,
-        `note` where the fit was not taken as it was), and the (n, k) float64 probabilities.
+    with n below `FEWEST_PAPERS` log T is shrunk by n / `FEWEST_PAPERS`. Both are logged, and recorded as
+    `note`.
     """
     from scipy.special import softmax
 
@@ -138,17 +128,17 @@ def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Any], n
         temperature = float(temperature ** (papers / FEWEST_PAPERS))
     if note:
         logger.warning("temperature: %s", note)
-    probabilities = softmax(logits / temperature, axis=1)
+    plain, probabilities = softmax(logits, axis=1), softmax(logits / temperature, axis=1)
     record = {
         "temperature": temperature,
-        "expected_calibration_error_before": expected_calibration_error(softmax(logits, axis=1), labels),
+        "expected_calibration_error_before": expected_calibration_error(plain, labels),
         "expected_calibration_error_after": expected_calibration_error(probabilities, labels),
     }
     return (record | {"note": note} if note else record), probabilities
 
 
 def coverage_threshold(labels: np.ndarray, probabilities: np.ndarray, coverage: float) -> float:
-    """The largest threshold whose prediction sets hold the true label of a new paper with this probability.
+    """The largest threshold whose prediction sets hold a new paper's true label with this probability.
 
     Split conformal prediction with the score of the true label as conformity (Sadinle, Lei and Wasserman,
     2019: the smallest sets of a given coverage). The guarantee is marginal: over papers like these, not for

@@ -8,6 +8,7 @@ best that any threshold reaches or from the transformer in float32, whichever is
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,21 +36,15 @@ def fit_cascade(
     engine: str = DEFAULT_ENGINE,
     max_accuracy_loss: float = 0.002,
     data: str | Path | None = None,
-    progress: bool = False,
 ) -> dict[str, Any]:
-    """Chooses threshold and token budget and writes `eval/cascade.json` into the transformer's directory.
+    """Chooses threshold and token budget; writes `eval/cascade.json` of the transformer and returns it.
 
     Args:
         model: directory of a transformer with its export.
         baseline: TF-IDF baseline of the same labels; directory or Hub id.
         engine: "int8" or "onnx", what the transformer will answer with.
         max_accuracy_loss: share of papers, 0 to 1, that each of the two choices may lose; see above.
-        data: the file that the splits come from; None for the path that the model's recipe names.
-        progress: show bars.
-
-    Returns:
-        What the file holds: `threshold`, `max_tokens`, `set_threshold`, both sha256, and under `validation`
-        what the choice was made from.
+        data: as `csv` of `load_model_and_corpus`.
 
     Raises:
         UserError: a model or the data cannot be had, they do not fit together, the baseline was trained on
@@ -64,11 +59,18 @@ def fit_cascade(
         )
     first, second = load_pair(model, baseline, engine)
     columns = baseline_columns(first, second)
-    _refuse_other_splits(first.directory, second.directory)
+    splits = [data_options(predictor.directory) for predictor in (first, second)]
+    different = [key for key in ("split", "seed", "time_boundaries") if splits[0][key] != splits[1][key]]
+    if different:
+        shown = ", ".join(f"data.{key} {splits[0][key]} and {splits[1][key]}" for key in different)
+        raise UserError(
+            f"{first.directory} and {second.directory} divide the papers differently: {shown}",
+            hint="the baseline may have learned the model's validation papers: train it on the same splits",
+        )
     loaded = load_model_and_corpus(model, data, "onnx")
-    full = loaded.score("validation", progress=progress)
+    full = loaded.score("validation")
     labels, texts = full.labels, list(loaded.corpus.splits["validation"]["text"])
-    cheap, cheap_seconds = _timed(first, texts, progress)
+    cheap, cheap_seconds = _timed(first, texts)
     cheap = cheap[:, columns]
     of_full = _accuracy(full.probabilities, labels)
     alone: list[dict[str, float]] = []
@@ -76,7 +78,7 @@ def fit_cascade(
     # Descending, since a limit on tokens cannot be lifted again; the first that loses too much is the last.
     for budget in (second.max_length, *(budget for budget in TOKEN_BUDGETS if budget < second.max_length)):
         second.limit_tokens(budget)
-        shorter, taken = _timed(second, texts, progress)
+        shorter, taken = _timed(second, texts)
         alone += threshold_rows(labels, cheap, shorter, (cheap_seconds, taken), budget, [NEVER])
         if seconds and alone[-1]["accuracy"] < of_full - max_accuracy_loss:
             break
@@ -110,25 +112,11 @@ def fit_cascade(
     return write_record(record, second.directory / RULE_FILE)
 
 
-def _refuse_other_splits(baseline: Path, model: Path) -> None:
-    first, second = data_options(baseline), data_options(model)
-    other = [
-        f"data.{key} {first[key]} and {second[key]}"
-        for key in ("split", "seed", "time_boundaries")
-        if first[key] != second[key]
-    ]
-    if other:
-        raise UserError(
-            f"{baseline} and {model} divide the papers differently: {', '.join(other)}",
-            hint="the baseline may have learned the model's validation papers: train it on the same splits",
-        )
-
-
-def _timed(predictor: Any, texts: Sequence[str], progress: bool) -> tuple[np.ndarray, float]:
+def _timed(predictor: Any, texts: Sequence[str]) -> tuple[np.ndarray, float]:
     """Scores and seconds a paper; a first call on a few papers is not counted."""
     predictor.predict_proba(texts[:8])
     start = time.perf_counter()
-    scores = predictor.predict_proba(texts, progress=progress)
+    scores = predictor.predict_proba(texts, progress=sys.stderr.isatty())
     return scores, (time.perf_counter() - start) / len(texts)
 
 
@@ -170,11 +158,7 @@ def threshold_rows(
 
 
 def fastest(rows: Sequence[dict[str, float]], least_accuracy: float) -> dict[str, float]:
-    """The row with the most papers per second among those that are accurate enough.
-
-    Raises:
-        UserError: no row is.
-    """
+    """The row with the most papers per second among those that are accurate enough; a `UserError` if none."""
     enough = [row for row in rows if row["accuracy"] >= least_accuracy]
     if not enough:
         raise UserError(

@@ -22,13 +22,11 @@ from arxiv_cls.scoring.scored_papers import Predictions, load_model_and_corpus, 
 logger = logging.getLogger(__name__)
 
 
-def predictions_of(
-    model: str | Path, *, data: str | Path | None = None, progress: bool = False
-) -> Predictions:
+def predictions_of(model: str | Path, data: str | Path | None = None) -> Predictions:
     """A model's scores of its test split: those on record when they are of these weights, else new ones.
 
-    `model` is a `predictions.parquet`, a model directory or a Hub id; `data` the file to rebuild the split
-    from where it must be scored, None for the recipe's.
+    `model` is a `predictions.parquet`, a model directory or a Hub id; `data` as `csv` of
+    `load_model_and_corpus`.
 
     Raises:
         UserError: when there is nothing to read and nothing to score with.
@@ -42,22 +40,18 @@ def predictions_of(
         if of_these and evaluation.get("split") == "test":
             return read_predictions(path / PREDICTIONS)
         logger.info("%s is not of the weights in %s: scoring the test split again", METRICS_FILE, path)
-    return load_model_and_corpus(model, data).score("test", progress=progress)
+    return load_model_and_corpus(model, data).score("test")
 
 
 def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dict[str, int]]:
-    """The papers that both scored, in A's order and with A's order of labels.
+    """Both parts of the papers that both scored, in A's order and with A's order of labels, and counts.
 
     Rows with the same ids in the same order are paired as they stand: a file of `evaluate --csv` may hold a
     paper twice, or papers without an id. Otherwise the ids pair them, and have to tell the papers apart.
-
-    Returns:
-        A's part, B's part, and counts: `papers`, `only_in_a`, `only_in_b`, `relabelled` (left out: B's data
-        gives them another category).
+    Left out are `relabelled` papers, to which B's data gives another category.
 
     Raises:
-        UserError: when the labels differ, no paper is in both, or the ids do not tell which rows belong
-            together.
+        UserError: the labels differ, no paper is in both, or the ids do not tell which rows belong together.
     """
     if set(a.label_names) != set(b.label_names):
         in_one = sorted(set(a.label_names) ^ set(b.label_names))
@@ -101,14 +95,10 @@ def _paired_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare_predictions(a: Predictions, b: Predictions, papers: int = 5) -> dict[str, Any]:
-    """B less A on the papers that both scored; errors as `align`.
+    """The counts of `align`, metrics and F1 of B less A, McNemar's test; errors as `align`.
 
-    Names at most `papers` on each side, those where the score of the true category differs most.
-
-    Returns:
-        The counts of `align`; `metrics` and `per_class` with {a, b, difference, low, high, p_value};
-        `mcnemar` with {only_a_right, only_b_right, p_value}; `b_ahead` and `a_ahead`, lists of {arxiv_id,
-        label, predicted_a, predicted_b, score_a, score_b} with the scores of the true category.
+    `b_ahead` and `a_ahead` list at most `papers` each, those where the score of the true category differs
+    most.
     """
     a, b, counts = align(a, b)
     in_a, in_b = (compute_metrics(part.labels, part.probabilities, part.label_names) for part in (a, b))
@@ -144,15 +134,12 @@ def compare_predictions(a: Predictions, b: Predictions, papers: int = 5) -> dict
 
 
 def compare_models(
-    a: str | Path, b: str | Path, *, papers: int = 5, data: str | Path | None = None, progress: bool = False
+    a: str | Path, b: str | Path, *, papers: int = 5, data: str | Path | None = None
 ) -> dict[str, Any]:
-    """`compare_predictions` of two models' test splits, with their names as `a` and `b`.
-
-    Arguments and errors as of `predictions_of` and `compare_predictions`.
-    """
+    """`compare_predictions` of the `predictions_of` two models, with their names as `a` and `b`."""
     if papers < 0:
         raise UserError(f"--papers {papers}: a number of papers is 0 or more")
-    first, second = (predictions_of(model, data=data, progress=progress) for model in (a, b))
+    first, second = (predictions_of(model, data) for model in (a, b))
     return {"a": str(a), "b": str(b), **compare_predictions(first, second, papers)}
 
 

@@ -141,8 +141,27 @@ def loaded_versions() -> dict[str, str]:
     }
 
 
-def _write_files(evaluation: dict[str, Any], scored: ScoredPapers, folder: Path | None) -> None:
-    """Writes predictions and plots to the folder, if any, and logs to the open W&B run, if any."""
+def _evaluate(
+    predictor: Any,
+    weights_sha256: str,
+    scored: ScoredPapers,
+    data: dict[str, Any],
+    folder: Path | None,
+    split: str | None = None,
+) -> dict[str, Any]:
+    """What `metrics.json` holds; writes predictions and plots, and logs to the open W&B run, if any."""
+    evaluation = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": predictor.kind,
+        "engine": predictor.engine,
+        "labels": list(predictor.labels),
+        "split": split,
+        "data": data,
+        "data_sha256": data["sha256"],
+        "weights_sha256": weights_sha256,
+        **evaluation_of(scored),
+        "versions": loaded_versions(),
+    }
     images = {}
     if folder is not None:
         write_predictions(scored, folder / "predictions.parquet")
@@ -153,25 +172,16 @@ def _write_files(evaluation: dict[str, Any], scored: ScoredPapers, folder: Path 
             plots.plot_accuracy_by_year(years, folder / "accuracy_by_year.png")
         images = {path.stem: path for path in sorted(folder.glob("*.png"))}
     # Nothing is imported where no run is open.
-    run = getattr(sys.modules.get("wandb"), "run", None)
-    if run is None:
-        return
-    name = evaluation["split"] or "csv"
-    for metric in METRICS:
-        run.summary[f"{name}/{metric}"] = evaluation["metrics"][metric]
-    for label, scores in evaluation["metrics"]["per_class"].items():
-        run.summary[f"{name}/f1/{label}"] = scores["f1"]
-    if images:
-        image = sys.modules["wandb"].Image
-        run.log({f"{name}/{stem}": image(str(path)) for stem, path in images.items()})
-
-
-def _refuse_own_folder(model: str | Path, out: str | Path | None) -> None:
-    """Another evaluation must not overwrite that of the weights' test split."""
-    if out is not None and Path(out).resolve() == (Path(model) / "eval").resolve():
-        raise UserError(
-            f"{out} holds the evaluation of the model's test split", hint="name another folder with --out"
-        )
+    if (run := getattr(sys.modules.get("wandb"), "run", None)) is not None:
+        name, metrics = split or "csv", evaluation["metrics"]
+        for metric in METRICS:
+            run.summary[f"{name}/{metric}"] = metrics[metric]
+        for label, scores in metrics["per_class"].items():
+            run.summary[f"{name}/f1/{label}"] = scores["f1"]
+        if images:
+            image = sys.modules["wandb"].Image
+            run.log({f"{name}/{stem}": image(str(path)) for stem, path in images.items()})
+    return evaluation
 
 
 def evaluate_model(
@@ -183,84 +193,73 @@ def evaluate_model(
     out: str | Path | None = None,
     engine: str | None = None,
     rules: bool = True,
-    progress: bool = False,
 ) -> dict[str, Any]:
     """Scores a split of the model's own data, or every paper of a file.
 
     Args:
-        model: directory or Hub id; both kinds of model.
-        split: `train`, `validation` or `test`; not used with `csv`.
+        model: directory or Hub id.
+        split: not used with `csv`.
         csv: a file in the schema of the data; its papers are scored instead of a split.
-        data: the file that the model's splits are rebuilt from; None for the path that its recipe names.
+        data: as `csv` of `load_model_and_corpus`.
         out: folder for metrics.json, predictions.parquet and the plots. By default the test split goes to
             `eval/` of a local model directory; nothing else is written unless a folder is named.
-        engine: what computes a transformer, "torch", "onnx" or "int8"; None for torch. `eval/` belongs to the
-            weights, so an evaluation by an ONNX engine goes only to the folder that `out` names.
-        rules: with the test split and the default folder, also fit prediction sets and the out-of-scope rule
-            on the validation split and write them beside the metrics.
-        progress: show bars.
+        engine: as of `load_model_and_corpus`. `eval/` belongs to the weights, so an evaluation by an ONNX
+            engine, which computes with an export of them, goes only to the folder that `out` names.
+        rules: with `eval/`, also fit prediction sets and the out-of-scope rule and write them there.
 
     Returns:
         What `metrics.json` holds; what was fitted stands under `rules`, which is not in the file. With `csv`,
         `split` is null and `csv` holds {rows_read, rows_scored, rejected, other_labels, in_training_split,
         in_training_split_exact, training_split_not_known}. `in_training_split` is null where nothing is
         known, and else counts the papers that can be judged; it is an upper bound unless exact.
-        `training_split_not_known` counts the others.
 
     Raises:
         UserError: when model, recipe or data cannot be had or do not fit together.
     """
-    if split != "test" or csv is not None:
-        _refuse_own_folder(model, out)
-    folder = None if out is None else Path(out)
-    if csv is not None:
-        return _evaluate_csv(model, csv, folder, engine, progress=progress)
-    loaded = load_model_and_corpus(model, data, engine)
-    # An ONNX engine computes with an export of the weights.
-    of_the_weights = loaded.predictor.engine in ("torch", "tfidf")
-    if not of_the_weights:
-        _refuse_own_folder(model, out)
-    if out is None and split == "test" and Path(model).is_dir() and of_the_weights:
-        folder = Path(model) / "eval"
-    return evaluate_loaded(loaded, split, folder, rules=rules, progress=progress)
-
-
-def _evaluate_csv(
-    model: str | Path, csv: str | Path, folder: Path | None, engine: str | None, *, progress: bool
-) -> dict[str, Any]:
     from arxiv_cls.models.predictor import load_predictor
 
-    predictor = load_predictor(model, engine=engine)
-    scored, counts, data_version = score_csv(predictor, csv, progress=progress)
-    found = training_papers(Path(predictor.directory), scored.arxiv_ids, scored.published, csv)
+    loaded = load_model_and_corpus(model, data, engine) if csv is None else None
+    predictor = loaded.predictor if loaded else load_predictor(model, engine=engine)
+    own = Path(model) / "eval"
+    is_own = loaded is not None and split == "test" and predictor.engine in ("torch", "tfidf")
+    folder = own if is_own and own.parent.is_dir() else None
+    if out is not None:
+        folder = Path(out)
+        if not is_own and folder.resolve() == own.resolve():
+            raise UserError(
+                f"{out} holds the evaluation of the model's test split", "name another folder with --out"
+            )
+    if loaded:
+        return evaluate_loaded(loaded, split, folder, rules=rules)
+    scored, counts, version = score_csv(predictor, str(csv))
+    found = training_papers(Path(predictor.directory), scored.arxiv_ids, scored.published, str(csv))
     seen, unknown = (0, len(scored)) if found is None else (int(found.seen.sum()), int(found.unknown.sum()))
     known = found is not None and (seen > 0 or unknown == 0)
     counts["in_training_split"] = seen if known else None
     counts["in_training_split_exact"] = found.exact and not unknown if found and known else None
     counts["training_split_not_known"] = unknown
-    data = evaluated_data(data_version, {"csv": str(csv)})
-    evaluation = _record(predictor, file_sha256(predictor.weights_path), None, data, scored)
-    evaluation["csv"] = counts
     _warn(counts, found)
-    _write_files(evaluation, scored, folder)
+    data_record = evaluated_data(version, {"csv": str(csv)})
+    evaluation = _evaluate(predictor, file_sha256(predictor.weights_path), scored, data_record, folder)
+    evaluation["csv"] = counts
     if folder is not None:
         write_json(evaluation, folder / "metrics.json")
     return evaluation
 
 
 def _warn(counts: dict[str, Any], found: TrainedOn | None) -> None:
-    scored = f"{counts['rows_scored']:,}"
+    scored = f"of the {counts['rows_scored']:,} scored papers"
     if found is None:
         logger.warning("the model has no recipe.yaml: whether it was trained on these papers is not known")
     elif unknown := counts["training_split_not_known"]:
         logger.warning(
-            "%s of the %s scored papers have no arXiv id that can be read, or lack the date of a split by "
-            "time: whether the model was trained on them is not known", f"{unknown:,}", scored,
+            "%s %s have no arXiv id that can be read, or lack the date of a split by time: whether the model "
+            "was trained on them is not known", f"{unknown:,}", scored,
         )  # fmt: skip
     if seen := counts["in_training_split"]:
         up_to, are = ("", "are") if found and found.exact else ("up to ", "may be")
         logger.warning(
-            "%s%s of the %s scored papers belong to the model's own training split: the figures %s too good",
+            "%s%s %s belong to the model's own training split: the figures %s too good",
             up_to, f"{seen:,}", scored, are,
         )  # fmt: skip
     for key, what in (
@@ -273,59 +272,25 @@ def _warn(counts: dict[str, Any], found: TrainedOn | None) -> None:
             logger.warning(what, f"{sum(rows.values()):,}", shown + more)
 
 
-def _record(
-    predictor: Any, weights_sha256: str, split: str | None, data: dict[str, Any], scored: ScoredPapers
-) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": predictor.kind,
-        "engine": predictor.engine,
-        "labels": list(predictor.labels),
-        "split": split,
-        "data": data,
-        "data_sha256": data["sha256"],
-        "weights_sha256": weights_sha256,
-        **evaluation_of(scored),
-        "versions": loaded_versions(),
-    }
-
-
 def evaluate_loaded(
-    loaded: LoadedModel,
-    split: str = "test",
-    folder: Path | None = None,
-    *,
-    rules: bool = True,
-    progress: bool = False,
+    loaded: LoadedModel, split: str = "test", folder: Path | None = None, *, rules: bool = True
 ) -> dict[str, Any]:
-    """Scores a split of the corpus that a model was loaded with; reads neither the CSV nor the weights again.
+    """`evaluate_model` of a split with what is in memory; reads neither the CSV nor the weights again.
 
-    Args:
-        loaded: the model with its corpus.
-        split: `train`, `validation` or `test`.
-        folder: where metrics.json, predictions.parquet and the plots go; None writes nothing. With `eval/` of
-            `loaded.directory` metrics.json also records the checksums of the model's files.
-        rules: with `eval/`, also fit prediction sets and the out-of-scope rule and write them there.
-        progress: show bars.
-
-    Returns:
-        As `evaluate_model`.
-
-    Raises:
-        UserError: model and corpus have other labels, or the split has no papers.
+    `folder` is where the files go; None writes none. With `eval/` of `loaded.directory` metrics.json also
+    records the checksums of the model's files.
     """
-    scored = loaded.score(split, progress=progress)
+    scored = loaded.score(split)
     data = evaluated_data(loaded.corpus.data, loaded.options)
-    evaluation = _record(loaded.predictor, loaded.weights_sha256, split, data, scored)
-    # Predictions and plots first and `metrics.json` last: when it is there, the rest is.
-    _write_files(evaluation, scored, folder)
+    evaluation = _evaluate(loaded.predictor, loaded.weights_sha256, scored, data, folder, split)
     if folder is None:
         return evaluation
+    # `metrics.json` last: when it is there, the rest is.
     if folder.resolve() != (loaded.directory / "eval").resolve():
         write_json(evaluation, folder / "metrics.json")
         return evaluation
     _drop_files_of_other_weights(folder.parent, loaded.weights_sha256)
-    fitted = {"rules": _fit_rules(loaded, scored, folder.parent, progress=progress)} if rules else {}
+    fitted = {"rules": _fit_rules(loaded, scored, folder.parent)} if rules else {}
     known = {Path(loaded.predictor.weights_path).name: loaded.weights_sha256}
     return write_step_record(evaluation, folder.parent, METRICS_FILE, known) | fitted
 
@@ -343,26 +308,22 @@ def _drop_files_of_other_weights(model_dir: Path, weights_sha256: str) -> None:
                 (model_dir / name).unlink(missing_ok=True)
 
 
-def _fit_rules(
-    loaded: LoadedModel, tested: ScoredPapers, model_dir: Path, *, progress: bool
-) -> dict[str, Any]:
+def _fit_rules(loaded: LoadedModel, tested: ScoredPapers, model_dir: Path) -> dict[str, Any]:
     """Fits on the validation split and writes `prediction_sets.json` and `scope.json` into `eval/`.
 
-    `tested` are the scores of the test split, for the figures on record. Returns both as written; `scope` is
-    None, and an older rule is taken away, when the label set leaves out too few papers of the file.
+    Figures are of the `tested` papers. `scope` is None, and an older rule is taken away, when the label set
+    leaves out too few papers of the file.
     """
     weights = {"weights_sha256": loaded.weights_sha256}
-    sets = fit_prediction_sets(loaded.score("validation", progress=progress), tested) | weights
+    sets = fit_prediction_sets(loaded.score("validation"), tested) | weights
     write_json(sets, model_dir / PREDICTION_SETS)
     splits, limit = loaded.corpus.splits, out_of_scope.MOST_TRAINING_PAPERS
     train, validation, test = (splits[name][:limit]["text"] for name in ("train", "validation", "test"))
     outside = out_of_scope.outside_papers(loaded.corpus)
     found = out_of_scope.fit_scope(train, validation, test, outside)
     if found is None:
-        logger.info(
-            "no out-of-scope rule: fewer than %s papers inside or outside the labels",
-            out_of_scope.FEWEST_PAPERS,
-        )
+        few = out_of_scope.FEWEST_PAPERS
+        logger.info("no out-of-scope rule: fewer than %s papers inside or outside the labels", few)
         for name in (SCOPE, SCOPE_PLOT):
             (model_dir / name).unlink(missing_ok=True)
         return {"prediction_sets": sets, "scope": None}
@@ -384,8 +345,7 @@ def measure_prediction_sets(scored: Predictions, threshold: float) -> dict[str, 
 def fit_prediction_sets(validation: Predictions, test: Predictions) -> dict[str, Any]:
     """The content of `eval/prediction_sets.json` less the sha256 of the weights.
 
-    Thresholds come from the validation split, coverage and size from the test split: `levels` maps each
-    coverage, as text, to {threshold, coverage, mean_size}.
+    Thresholds come from the validation split, coverage and size from the test split.
     """
     levels = {}
     for coverage in COVERAGES:
@@ -458,10 +418,7 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> str:
 
 
 def write_dvc_files(evaluation: Mapping[str, Any], model: str | Path, folder: Path) -> None:
-    """Writes `metrics.json` (the headline metrics, F1 by category) and `predictions.csv` (actual, predicted).
-
-    `evaluation` is of the test split, just written to `eval/` of the model directory.
-    """
+    """Writes `metrics.json` (the headline metrics, F1 by category) and `predictions.csv` of `eval/`."""
     recorded = read_predictions(Path(model) / PREDICTIONS)
     names = np.asarray(recorded.label_names)
     pairs = zip(names[recorded.labels], names[recorded.predicted], strict=True)

@@ -46,11 +46,7 @@ def resample_weights(count: int, resamples: int = RESAMPLES, seed: int = 0) -> I
 
 
 class Resampler:
-    """The metrics of one model's predictions, as they are and of resamples.
-
-    Takes (n,) true class numbers, (n, k) probabilities and the k class names, or none; raises a `ValueError`
-    as `check_scores`.
-    """
+    """The metrics of (n,) labels and (n, k) probabilities of k classes, named or not, as `check_scores`."""
 
     def __init__(
         self, labels: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str] = ()
@@ -132,10 +128,7 @@ def bootstrap_intervals(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, tuple[float, float]]:
-    """{metric: (low, high)}: 95% percentile intervals of what a `Resampler` draws, whose arguments it takes.
-
-    The calibration error's is centred on the measured value (never below 0).
-    """
+    """{metric: (low, high)}: 95% percentile intervals of what the `Resampler` of these arguments draws."""
     resampler = Resampler(labels, probabilities, label_names)
     measured = resampler.measured()
     intervals = {}
@@ -150,24 +143,22 @@ def paired_bootstrap(
     probabilities_a: np.ndarray,
     probabilities_b: np.ndarray,
     label_names: Sequence[str] = (),
-    seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> dict[str, Difference]:
     """{metric: Difference}: B less A on the same papers and the same resamples, with 95% intervals.
 
-    Arguments as of `bootstrap_intervals`; p-values are never below 2 / (resamples + 1).
+    Arguments as of `Resampler`; p-values are never below 2 / (`RESAMPLES` + 1).
     """
     models = [Resampler(labels, given, label_names) for given in (probabilities_a, probabilities_b)]
     before, after = (model.measured() for model in models)
     # The seed alone decides the weights: both models are drawn on the same resamples.
-    drawn_a, drawn_b = (model.drawn(seed, resamples) for model in models)
+    drawn_a, drawn_b = (model.drawn() for model in models)
     found = {}
     for name in before:
         estimate = after[name] - before[name]
         drawn = _centred(name, drawn_b[name] - drawn_a[name], estimate)
         low, high = np.quantile(drawn, _ENDS)
         on_one_side = min((drawn <= 0).sum(), (drawn >= 0).sum())
-        p_value = min(1.0, 2 * (on_one_side + 1) / (resamples + 1))
+        p_value = min(1.0, 2 * (on_one_side + 1) / (RESAMPLES + 1))
         found[name] = Difference(estimate, float(low), float(high), float(p_value))
     return found
 
@@ -181,9 +172,9 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, int, float]:
-    """Exact McNemar test (McNemar, 1947): do two models err equally often on the same papers?
+    """Exact McNemar test (McNemar, 1947) of two (n,) masks of right answers.
 
-    From two (n,) masks of right answers: papers only A has right, only B, and the two-sided p-value.
+    Papers that only A has right, only B, and the two-sided p-value of both erring equally often.
     """
     from scipy.stats import binomtest
 

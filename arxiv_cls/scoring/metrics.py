@@ -72,6 +72,10 @@ def true_label_ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarra
     return ((probabilities > given) | ((probabilities == given) & before)).sum(axis=1)
 
 
+def _top(k: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    return lambda labels, probabilities: true_label_ranks(labels, probabilities) < k
+
+
 # In the order in which they are printed: reports, intervals, card, gate and `verify` read this table.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(
@@ -85,22 +89,16 @@ METRICS: dict[str, Metric] = {
         "Weighted F1", "mean F1 of the labels, weighted by their papers", True, _weighted_f1
     ),
     "top_2_accuracy": Metric(
-        "Top-2 accuracy",
-        "share of papers whose label is among the two highest scores",
-        True,
-        of_papers=lambda labels, probabilities: true_label_ranks(labels, probabilities) < 2,
+        "Top-2 accuracy", "share of papers whose label is among the two highest scores", True, None, _top(2)
     ),
     "top_3_accuracy": Metric(
-        "Top-3 accuracy",
-        "share of papers whose label is among the three highest scores",
-        True,
-        of_papers=lambda labels, probabilities: true_label_ranks(labels, probabilities) < 3,
+        "Top-3 accuracy", "share of papers whose label is among the three highest scores", True, None, _top(3)
     ),
     "log_loss": Metric(
-        "Log-loss", "mean negative log-probability of the right label, in nats", False, of_papers=_log_losses
+        "Log-loss", "mean negative log-probability of the right label, in nats", False, None, _log_losses
     ),
     "brier_score": Metric(
-        "Brier score", "mean squared distance from the one-hot label, 0 to 2", False, of_papers=_brier_scores
+        "Brier score", "mean squared distance from the one-hot label, 0 to 2", False, None, _brier_scores
     ),
     "expected_calibration_error": Metric(
         "Expected calibration error", "mean distance between score and accuracy, 0 to 1", False
@@ -128,14 +126,13 @@ def check_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndar
     """Labels as int64 (n,) and probabilities as float64 (n, k).
 
     Raises:
-        ValueError: when shapes disagree, nothing is there, a label is out of range, a probability is not
-            finite or negative, or a row does not add up to 1 within 1e-3.
+        ValueError: they are not that, or a row does not add up to 1 within 1e-3.
     """
     labels = np.asarray(labels)
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
         raise ValueError(
-            f"labels {labels.shape}, probabilities {probabilities.shape}: not (n,), (n, k), n > 0"
+            f"shapes {labels.shape} and {probabilities.shape} are not (n,) and (n, k) with n > 0"
         )
     if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
         raise ValueError(f"a label lies outside 0..{probabilities.shape[1] - 1}")

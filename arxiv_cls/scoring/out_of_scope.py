@@ -13,7 +13,7 @@ import numpy as np
 
 from arxiv_cls.corpus.taxonomy import archive_of
 from arxiv_cls.models.prediction import WORD_PATTERN, ScopeRule
-from arxiv_cls.scoring.scored_papers import texts_of
+from arxiv_cls.scoring.scored_papers import split_numbers, texts_of
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus.builder import Corpus
@@ -27,13 +27,7 @@ MOST_TRAINING_PAPERS = 20_000  # twice as many give the rule 0.002 more AUROC
 
 @dataclass(frozen=True)
 class OutsidePapers:
-    """Papers of the file without a label of the model.
-
-    Attributes:
-        train: texts of training papers, at most `MOST_TRAINING_PAPERS`, in hash order.
-        test: texts of test papers.
-        test_archives: (n,) archive of each test paper.
-    """
+    """Texts of the papers without a label of the model, and the (n,) archives of those of the test split."""
 
     train: list[str]
     test: list[str]
@@ -42,15 +36,10 @@ class OutsidePapers:
 
 def outside_papers(corpus: Corpus) -> OutsidePapers:
     """The papers of a corpus's file that its label set leaves out, split as the corpus is."""
-    from arxiv_cls.corpus.splits import parse_time_boundaries, split_by_paper, split_by_time, split_positions
-
     table, report = corpus.outside_papers(), corpus.report
-    positions = split_positions(table["arxiv_id"].to_pylist(), report.seed)
-    if report.split == "time":
-        days = np.asarray(table["published"]).astype("datetime64[D]")
-        numbers = split_by_time(days, parse_time_boundaries(report.time_boundaries))
-    else:
-        numbers = split_by_paper(positions)
+    days = np.asarray(table["published"]).astype("datetime64[D]")
+    how = {"split": report.split, "seed": report.seed, "time_boundaries": report.time_boundaries}
+    numbers, positions = split_numbers(table["arxiv_id"].to_pylist(), days, how)
     order = np.argsort(positions, kind="stable")
     train = table.take(order[numbers[order] == 0][:MOST_TRAINING_PAPERS])
     test = table.take(order[numbers[order] == 2])
@@ -88,8 +77,7 @@ def _fit_words(inside: list[str], outside: list[str]) -> tuple[dict[str, float],
 def auroc(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float, float]:
     """Area under the ROC curve with its 95% interval (DeLong, DeLong and Clarke-Pearson, 1988).
 
-    From the (n,) scores of in-scope papers and the (m,) scores of the others, both of at least 2: the share
-    of pairs in which the in-scope paper scores higher (ties count half), and the ends of the interval.
+    From the scores of n papers in scope and of m others, both at least 2; ties count half.
     """
     from scipy.stats import rankdata
 
@@ -105,10 +93,9 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float, float]
 def measure_scope(
     rule: ScopeRule, test: list[str], outside: OutsidePapers
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """What a rule does on the test papers, of which at most `MOST_TRAINING_PAPERS` in scope are scored.
+    """Figures of a rule on test papers, as shares of 1, and its scores of them inside and outside.
 
-    Returns:
-        Figures for `eval/scope.json` with shares of 1; and the scores, inside and outside.
+    At most `MOST_TRAINING_PAPERS` in scope are scored.
     """
     scores = rule.scores(test[:MOST_TRAINING_PAPERS]), rule.scores(outside.test)
     area, low, high = auroc(*scores)
@@ -130,11 +117,9 @@ def measure_scope(
 def fit_scope(
     train: list[str], validation: list[str], test: list[str], outside: OutsidePapers
 ) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]] | None:
-    """The rule, from in-scope texts of each split and the other papers of the file.
+    """The content of `eval/scope.json` less the sha256 of the weights, and the scores of `measure_scope`.
 
-    Returns:
-        The content of `eval/scope.json` less the sha256 of the weights, and the scores of `measure_scope`;
-        None when there are fewer than `FEWEST_PAPERS` on a side.
+    From in-scope texts of each split and the other papers; None with under `FEWEST_PAPERS` on a side.
     """
     if min(len(train), len(validation), len(test), len(outside.train), len(outside.test)) < FEWEST_PAPERS:
         return None

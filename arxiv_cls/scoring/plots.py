@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,7 @@ from arxiv_cls.scoring.scored_papers import load_model_and_corpus
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW, BLACK = "#CC79A7", "#56B4E9", "#F0E442", "#000000"
-# More classes than this and the numbers in the cells are too small to read.
-_CLASSES_WITH_NUMBERS = 25
+_CLASSES_WITH_NUMBERS = 25  # at most: in smaller cells they cannot be read
 # Eight colours that everybody tells apart, then the same with another shape: 24 groups in all. With more
 # labels than that the papers of a map are grouped by archive.
 _COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK)
@@ -45,8 +45,8 @@ def _picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     yield figure
     for axes in figure.axes:
         axes.title.set_fontsize(10)
-        if (legend := axes.get_legend()) is not None:
-            legend.set_frame_on(False)
+        if axes.get_legend():
+            axes.get_legend().set_frame_on(False)
     with staged(Path(path)) as partial:
         figure.savefig(partial, dpi=130, format="png")
 
@@ -60,7 +60,7 @@ def _plain(axes: Axes) -> Axes:
 
 
 def _accuracy_panels(
-    figure: Figure, x: np.ndarray, accuracy: np.ndarray, ends: np.ndarray, label: str | None = None
+    figure: Figure, x: np.ndarray, accuracy: np.ndarray, ends: np.ndarray, label: str
 ) -> tuple[Axes, Axes]:
     """Accuracies with (n, 2) intervals above, and empty axes for numbers of papers below."""
     upper, lower = map(_plain, figure.subplots(2, 1, sharex=True, height_ratios=[3, 1]))
@@ -125,11 +125,11 @@ def plot_accuracy_by_year(slices: Mapping[str, Mapping[str, Any]], path: str | P
     )
     overall = (accuracy @ counts) / counts.sum()
     with _picture(path, max(5.6, 0.42 * len(slices) + 2), 5.0) as figure:
-        upper, lower = _accuracy_panels(figure, place, accuracy, ends)
+        upper, lower = _accuracy_panels(figure, place, accuracy, ends, "95% intervals")
         label = f"all these years: {overall:.3f}"
         upper.axhline(overall, color=VERMILION, linestyle="--", linewidth=1, label=label)
         upper.legend(fontsize=8)
-        upper.set_title("Accuracy by year of publication, 95% intervals")
+        upper.set_title("Accuracy by year of publication")
         lower.bar(place, counts, color=SKY)
         lower.set_xticks(place, list(slices), rotation=45 if len(slices) > 8 else 0, fontsize=8)
 
@@ -137,8 +137,7 @@ def plot_accuracy_by_year(slices: Mapping[str, Mapping[str, Any]], path: str | P
 def plot_training_curve(history: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Losses on the left, accuracy and macro-F1 of the validation split on the right, over epochs.
 
-    `history` is `Trainer.state.log_history`, or entries in the same form: each with `epoch` and any of
-    `loss`, `eval_loss` (nats; or `eval_log_loss` where there is no other), `eval_accuracy`, `eval_macro_f1`.
+    `history` is in the form of `Trainer.state.log_history`; `eval_log_loss` stands in for `eval_loss`.
     """
     eval_loss = "eval_loss" if any("eval_loss" in entry for entry in history) else "eval_log_loss"
     panels = (
@@ -150,20 +149,12 @@ def plot_training_curve(history: Sequence[Mapping[str, Any]], path: str | Path) 
             _plain(axes).set(title=title, xlabel="epoch")
             epochs = set()
             for key, name, colour in curves:
-                points = {entry["epoch"]: entry[key] for entry in history if {key, "epoch"} <= entry.keys()}
-                marker = "o" if len(points) <= 40 else None
-                if points:
-                    axes.plot(
-                        *zip(*points.items(), strict=True),
-                        color=colour,
-                        label=name,
-                        marker=marker,
-                        markersize=3.5,
-                    )
-                epochs |= points.keys()
-            if epochs:
-                axes.legend(fontsize=8)
-            else:
+                if points := {entry["epoch"]: entry[key] for entry in history if {key, "epoch"} <= {*entry}}:
+                    marker = "o" if len(points) <= 40 else None
+                    axes.plot(*zip(*points.items(), strict=True), color=colour, label=name, marker=marker)
+                    axes.legend(fontsize=8)
+                    epochs |= {*points}
+            if not epochs:
                 axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color="0.5")
             if len(epochs) <= 1:
                 # One evaluation only: a scale of thousandths of an epoch around it would mislead.
@@ -189,17 +180,11 @@ def project_embeddings(embeddings: np.ndarray, method: str = "tsne") -> np.ndarr
     """(n, 2) coordinates of (n, d) embeddings, n > 4; the same for the same input.
 
     Near neighbours stay near, distances between groups mean little. `tsne` (van der Maaten and Hinton, 2008)
-    goes after a PCA to 50 dimensions; `umap` (McInnes et al., 2018) raises a `UserError` without umap-learn.
+    goes after a PCA to 50 dimensions; `umap` (McInnes et al., 2018) needs umap-learn.
     """
     if method == "umap":
-        try:
-            umap = importlib.import_module("umap")
-        except ImportError:
-            raise UserError(
-                "--method umap needs the package umap-learn",
-                hint="make setup EXTRAS=dev,umap (or pip install umap-learn), or leave the option out",
-            ) from None
-        return umap.UMAP(random_state=_SEED).fit_transform(embeddings)
+        # `run_main` names the extra that brings it.
+        return importlib.import_module("umap").UMAP(random_state=_SEED).fit_transform(embeddings)
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -251,24 +236,19 @@ def visualize_model(
     max_papers: int = 2000,
     data: str | Path | None = None,
     out: str | Path | None = None,
-    progress: bool = False,
 ) -> list[str]:
     """Writes `embeddings.png`, and for a baseline `terms.json`; in `eval/` of a model also `embeddings.json`.
 
     Args:
         model: directory or Hub id.
         split: the split that is shown.
-        method: `tsne` or `umap`.
+        method: of `project_embeddings`.
         max_papers: papers on the map, the first in hash order.
-        data: the file that the split is rebuilt from; None for the path that the model's recipe names.
+        data: as `csv` of `load_model_and_corpus`.
         out: folder; by default `eval/` of a local model directory, whose map is of the test split.
-        progress: show a bar while embedding.
 
     Returns:
         Lines for the terminal: the files written, and the terms of each category.
-
-    Raises:
-        UserError: model, data or folder cannot be used, or there are too few papers.
     """
     if max_papers < _FEWEST_ON_A_MAP:
         raise UserError(f"a map of {max_papers} papers shows nothing", hint="ask for 5 or more")
@@ -287,7 +267,8 @@ def visualize_model(
     count = len(papers["text"])
     if count < _FEWEST_ON_A_MAP:
         raise UserError(f"the {split} split has {count} papers: too few for a map")
-    points = project_embeddings(np.asarray(predictor.embed(papers["text"], progress=progress)), method)
+    embeddings = predictor.embed(papers["text"], progress=sys.stderr.isatty())
+    points = project_embeddings(embeddings, method)
     names, group_of = legend_groups(loaded.corpus.labels)
     title = f"{count:,} papers of the {split} split, {'t-SNE' if method == 'tsne' else 'UMAP'}"
     _plot_map(points, group_of[papers["label"]], names, title, folder / "embeddings.png")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +16,9 @@ import numpy as np
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import DataConfig, portable_path
 from arxiv_cls.record.files import file_sha256, staged, write_record
-from arxiv_cls.record.manifest import EXAMPLES
+from arxiv_cls.record.manifest import EXAMPLES, RECIPE, RUN_RECORD
 from arxiv_cls.record.model_directory import ModelDirectory
-from arxiv_cls.record.model_files import RecipeRecord, RunRecord, read_model_file
+from arxiv_cls.record.model_files import SCHEMAS, read_model_file
 
 # Rows of a CSV whose texts are held at once.
 ROWS_AT_A_TIME = 4096
@@ -28,19 +30,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Predictions:
-    """One model's scores of n papers, as `eval/predictions.parquet` holds them.
+    """One model's scores of n papers, as `eval/predictions.parquet` holds them."""
 
-    Attributes:
-        label_names: the k categories, in the order of the columns of `probabilities`.
-        arxiv_ids: (n,) base ids, "" where unknown.
-        labels: (n,) int64, true category as a column number.
-        probabilities: (n, k) float64, rows add up to 1.
-    """
-
-    label_names: list[str]
-    arxiv_ids: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
+    label_names: list[str]  # the k categories, in the order of the columns of `probabilities`
+    arxiv_ids: np.ndarray  # (n,) base ids, "" where unknown
+    labels: np.ndarray  # (n,) int64, true category as a column number
+    probabilities: np.ndarray  # (n, k) float64, rows add up to 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,19 +48,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ScoredPapers(Predictions):
-    """`Predictions` with what the papers are sliced by.
+    """`Predictions` with what the papers are sliced by."""
 
-    Attributes:
-        published: (n,) datetime64[D], NaT where it is not known.
-        words: (n,) int64, words of the text (title and abstract).
-    """
-
-    published: np.ndarray
-    words: np.ndarray
-
-
-def _word_counts(texts: list[str]) -> list[int]:
-    return [len(text.split()) for text in texts]
+    published: np.ndarray  # (n,) datetime64[D], NaT where it is not known
+    words: np.ndarray  # (n,) int64, words of the text (title and abstract)
 
 
 def texts_of(table: Any) -> list[str]:
@@ -77,18 +63,15 @@ def texts_of(table: Any) -> list[str]:
 def score_papers(
     predictor: Any, papers: Any, label_names: list[str], *, progress: bool = False
 ) -> ScoredPapers:
-    """Scores a split of the corpus (a `datasets.Dataset`); columns are in the order of the model's labels.
-
-    `label_names` are the corpus's category codes, in the order of its `label` feature.
+    """Scores a split of a corpus with these labels; columns are in the order of the model's labels.
 
     Raises:
         UserError: when model and corpus have different labels, or the split has no papers.
     """
     if set(predictor.labels) != set(label_names):
-        only_model = sorted(set(predictor.labels) - set(label_names))
-        only_corpus = sorted(set(label_names) - set(predictor.labels))
+        only = [sorted({*a} - {*b}) for a, b in itertools.permutations((predictor.labels, label_names))]
         raise UserError(
-            f"model and data differ in labels: only the model has {only_model}, only the data {only_corpus}",
+            f"model and data differ in labels: only the model has {only[0]}, only the data {only[1]}",
             hint="evaluate with the data the model was trained on, or score a file with --csv",
         )
     if len(papers) == 0:
@@ -101,7 +84,7 @@ def score_papers(
         labels=np.asarray(column_of)[np.asarray(papers["label"])],
         probabilities=np.asarray(predictor.predict_proba(texts, progress=progress), dtype=np.float64),
         published=np.asarray(papers["published"], dtype="datetime64[D]"),
-        words=np.asarray(_word_counts(texts)),
+        words=np.asarray([len(text.split()) for text in texts]),
     )
 
 
@@ -110,24 +93,18 @@ def true_columns(categories: list[str], label_names: list[str]) -> np.ndarray:
     from arxiv_cls.corpus.taxonomy import archive_of
 
     column_of = {name: column for column, name in enumerate(label_names)}
-    known = {
-        category: column_of.get(category, column_of.get(archive_of(category), -1))
-        for category in set(categories)
-    }
-    return np.asarray([known[category] for category in categories], dtype=np.int64)
+    known = {code: column_of.get(code, column_of.get(archive_of(code), -1)) for code in {*categories}}
+    return np.asarray([known[code] for code in categories], dtype=np.int64)
 
 
-def score_csv(
-    predictor: Any, csv: str | Path, *, progress: bool = False
-) -> tuple[ScoredPapers, dict[str, Any], Any]:
+def score_csv(predictor: Any, csv: str | Path) -> tuple[ScoredPapers, dict[str, Any], Any]:
     """Scores the rows of a file in the schema of the data whose category is one of the model's labels.
 
-    Versions of a paper are rows of their own here: the file is scored as it stands. Beside the file's own
-    text only one batch of texts is held, so a file of 136,000 rows stays far below 2 GB.
+    Versions of a paper are rows of their own here: the file is scored as it stands.
 
     Returns:
-        The scored rows (no date and id "" where the file gives none); {rows_read, rows_scored, rejected (by
-        reason), other_labels (by category)}; and the file's `DataVersion`.
+        The scored rows; {rows_read, rows_scored, rejected (by reason), other_labels (by category)}; and the
+        file's `DataVersion`.
 
     Raises:
         UserError: when the file cannot be read or no row has a label of the model.
@@ -154,17 +131,17 @@ def score_csv(
             f"{csv}: none of its {papers.rows_read:,} rows has a label of the model",
             hint=f"the model knows {', '.join(predictor.labels[:20])}",
         )
-    # Only the rows to score, and only the columns that scoring needs, stay in memory.
+    # Only the rows to score, only the columns that scoring needs, and one batch of texts stay in memory.
     table = papers.table.select(["arxiv_id", "title", "abstract", "published"]).take(rows)
     data_version = papers.version
     del papers, categories
     probabilities = np.empty((len(rows), len(predictor.labels)))
     words: list[int] = []
-    with tqdm(total=len(rows), desc="scoring", unit=" papers", disable=not progress) as bar:
+    with tqdm(total=len(rows), desc="scoring", unit=" papers", disable=None) as bar:
         for first in range(0, len(rows), ROWS_AT_A_TIME):
             texts = texts_of(table.slice(first, ROWS_AT_A_TIME))
             probabilities[first : first + len(texts)] = predictor.predict_proba(texts)
-            words += _word_counts(texts)
+            words += [len(text.split()) for text in texts]
             bar.update(len(texts))
     scored = ScoredPapers(
         label_names=list(predictor.labels),
@@ -205,12 +182,11 @@ def read_predictions(path: Path) -> Predictions:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    hint = "`arxiv-cls evaluate` on the model writes it"
     try:
         table = pq.read_table(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing", hint="run `arxiv-cls evaluate` on the model first") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}", hint="run `arxiv-cls evaluate` again") from None
+        raise UserError(f"{path} is missing or cannot be read: {error}", hint) from None
     names = table.column_names[4:]
     number_of = {name: number for number, name in enumerate(names)}
     if (
@@ -222,7 +198,7 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(
             f"{path} is no table of predictions with a column of scores for each label: its columns are "
             f"{table.column_names}",
-            hint="run `arxiv-cls evaluate` again",
+            hint,
         )
     return Predictions(
         label_names=names,
@@ -232,34 +208,38 @@ def read_predictions(path: Path) -> Predictions:
     )
 
 
+def _data_group(model_dir: Path, file: str) -> dict[str, Any] | None:
+    record = read_model_file(model_dir, file)
+    if record is not None and not record.get("data"):
+        raise UserError(
+            f"{model_dir / file}: data: not there, so that what the model was trained on is not known",
+            hint=SCHEMAS[file].hint,
+        )
+    return None if record is None else record["data"]
+
+
 def data_options(model_dir: Path) -> dict[str, Any]:
     """The arguments of `build_corpus` that rebuild a model's splits, all of them, from its `recipe.yaml`.
 
     Raises:
         UserError: when the recipe is missing or has no `data` group.
     """
-    recipe = read_model_file(model_dir, "recipe.yaml")
-    if recipe is None:
+    group = _data_group(model_dir, RECIPE)
+    if group is None:
         raise UserError(
             f"{model_dir} has no recipe.yaml: which papers it was trained on is not known",
             hint="score a file of your own with --csv FILE",
         )
-    if "data" not in recipe:
-        raise UserError(f"{model_dir / 'recipe.yaml'} has no group `data`", hint=RecipeRecord.hint)
     usual = asdict(DataConfig())
-    return usual | {key: value for key, value in recipe["data"].items() if key in usual and value is not None}
+    return usual | {key: value for key, value in group.items() if key in usual and value is not None}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory with the corpus of its recipe: what a run hands from step to step.
+    """A `Predictor` with the corpus of its recipe, and the arguments of `build_corpus` that made it.
 
-    Attributes:
-        directory: the model directory; recipe, run record and `eval/` are looked for there.
-        predictor: any `Predictor`, whose `weights_path` is the file of the weights.
-        corpus: the `Corpus`.
-        options: the arguments of `build_corpus` that made it, with `config` and `csv`.
-        weights_sha256: of the file of the weights; hashed here where the caller does not know it.
+    Recipe, run record and `eval/` are looked for in `directory`. The weights are hashed here where the caller
+    does not know their sha256.
     """
 
     directory: Path
@@ -272,9 +252,10 @@ class LoadedModel:
         if not self.weights_sha256:
             object.__setattr__(self, "weights_sha256", file_sha256(Path(self.predictor.weights_path)))
 
-    def score(self, split: str, *, progress: bool = False) -> ScoredPapers:
+    def score(self, split: str) -> ScoredPapers:
         """The model's scores of a split of its corpus; errors as `score_papers`."""
-        return score_papers(self.predictor, self.corpus.splits[split], self.corpus.labels, progress=progress)
+        papers, progress = self.corpus.splits[split], sys.stderr.isatty()
+        return score_papers(self.predictor, papers, self.corpus.labels, progress=progress)
 
 
 def load_model_and_corpus(
@@ -282,8 +263,7 @@ def load_model_and_corpus(
 ) -> LoadedModel:
     """A model (directory or Hub id) with the corpus that its recipe names.
 
-    `csv` is the data file, None for the one at the path that the recipe names; `engine` computes a
-    transformer, None for torch.
+    `csv` is the data file where it is not at the recipe's path; `engine` computes a transformer, None: torch.
 
     Raises:
         UserError: when model, recipe or data cannot be had.
@@ -309,42 +289,40 @@ def load_corpus(model_dir: Path, csv: str | Path | None = None) -> tuple[Any, di
             hint="name the data file with --data FILE, or `make data` gets it",
         )
     corpus = build_corpus(**options)
-    trained_on = _data_of_run(model_dir).get("sha256")
-    if trained_on not in (None, corpus.data.sha256):
-        logger.warning(
-            "the data is not the version the model was trained on (sha256 %s, now %s)",
-            trained_on[:12],
-            corpus.data.sha256[:12],
-        )
+    trained_on, found = (_data_group(model_dir, RUN_RECORD) or {}).get("sha256"), corpus.data.sha256
+    if trained_on not in (None, found):
+        changed = f"sha256 {trained_on[:12]}, now {found[:12]}"
+        logger.warning("the data is not the version the model was trained on (%s)", changed)
     return corpus, options
-
-
-def _data_of_run(model_dir: Path) -> dict[str, Any]:
-    """The data that a model was trained on, as `run.json` says; nothing where there is no such file."""
-    record = read_model_file(model_dir, "run.json")
-    if record is not None and not record.get("data"):
-        raise UserError(
-            f"{model_dir / 'run.json'}: data: not there, so that what the model was trained on is not known",
-            hint=RunRecord.hint,
-        )
-    return {} if record is None else record["data"]
 
 
 def evaluated_data(data: Any, options: dict[str, Any]) -> dict[str, Any]:
     """A `DataVersion` and how it was split, as `metrics.json` records them."""
     keys = ("config", "split", "seed", "time_boundaries", "max_samples")
-    return asdict(data) | {"csv": portable_path(options["csv"])} | {key: options.get(key) for key in keys}
+    how = {key: options.get(key) for key in keys}
+    return asdict(data) | {"csv": portable_path(options["csv"])} | how
+
+
+def split_numbers(
+    arxiv_ids: Sequence[str], published: np.ndarray, options: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) number of each paper's split (0 trains, 2 tests) by the rule of these options; (n,) positions."""
+    from arxiv_cls.corpus import splits
+
+    positions = splits.split_positions(arxiv_ids, options["seed"])
+    if options["split"] == "paper":
+        return splits.split_by_paper(positions), positions
+    return splits.split_by_time(
+        published, splits.parse_time_boundaries(options["time_boundaries"])
+    ), positions
 
 
 class TrainedOn(NamedTuple):
-    """Which of n papers a model was trained on.
-
-    `exact`: each was looked up in the training data; else `seen` marks every paper that can have been in it.
-    """
+    """Which of n papers a model was trained on."""
 
     seen: np.ndarray  # (n,) bool
     unknown: np.ndarray  # (n,) bool: without a readable id, or without the date that a split by time needs
-    exact: bool
+    exact: bool  # looked up in the training data; else `seen` marks all that can have been in it
 
 
 def training_papers(
@@ -352,24 +330,18 @@ def training_papers(
 ) -> TrainedOn | None:
     """Which of the papers of a file a model was trained on; None when the model has no recipe.
 
-    Where the training data is not at hand the rule of the split decides. It knows nothing of what the data
-    held: it also marks papers that came later, unless the run record has the date of the newest.
-
-    Args:
-        model_dir: the model's files.
-        arxiv_ids: (n,) base ids, "" where unknown.
-        published: (n,) datetime64[D], NaT where unknown.
-        csv: the file they come from; it may be the one the model was trained on.
+    `arxiv_ids` and `published` are as of `ScoredPapers`; `csv`, the file that the papers come from, may be
+    the training data. Where that is not at hand the rule of the split decides. It knows nothing of what the
+    data held: it also marks papers that came later, unless the run record has the date of the newest.
 
     Raises:
         UserError: when the recipe cannot be read, or the training data is there and cannot be built.
     """
-    if not (model_dir / "recipe.yaml").is_file():
+    if not (model_dir / RECIPE).is_file():
         return None
     from arxiv_cls.corpus import build_corpus
-    from arxiv_cls.corpus.splits import parse_time_boundaries, split_by_paper, split_by_time, split_positions
 
-    options, data = data_options(model_dir), _data_of_run(model_dir)
+    options, data = data_options(model_dir), _data_group(model_dir, RUN_RECORD) or {}
     unknown = arxiv_ids == ""
     for path in (Path(options["csv"]), Path(csv)):
         if path.is_file() and file_sha256(path) == data.get("sha256"):
@@ -379,10 +351,7 @@ def training_papers(
             return TrainedOn(np.asarray([name in ids for name in arxiv_ids]), unknown, True)
     if options["split"] == "time":
         unknown |= np.isnat(published)
-        numbers = split_by_time(published, parse_time_boundaries(options["time_boundaries"]))
-    else:
-        numbers = split_by_paper(split_positions(arxiv_ids, options["seed"]))
-    seen = ~unknown & (numbers == 0)
+    seen = ~unknown & (split_numbers(arxiv_ids, published, options)[0] == 0)
     if newest := data.get("newest_training_paper"):
         seen &= ~(published > np.datetime64(newest, "D"))
     return TrainedOn(seen, unknown, False)
@@ -397,7 +366,7 @@ class ExamplePaper:
 
     @property
     def text(self) -> str:
-        """Title, blank line, abstract: the form of the training texts."""
+        """In the form of the training texts."""
         return f"{self.title}\n\n{self.abstract}"
 
     @property

@@ -256,7 +256,7 @@ class TrainingRun(contextlib.ExitStack):
         """Scores the test split and the card's examples, and adds the metrics to the record."""
         staging, weights_sha256 = self.directory.staging, self.record["weights_sha256"]
         loaded = LoadedModel(staging, predictor, self.corpus, self.data_options, weights_sha256)
-        self.evaluation = evaluate_loaded(loaded, folder=staging / "eval", progress=True)
+        self.evaluation = evaluate_loaded(loaded, folder=staging / "eval")
         self.record["metrics"]["test"] = self.evaluation["metrics"]
         write_json(self.record, staging / RUN_RECORD)
         update_file(staging, RUN_RECORD)
