@@ -41,12 +41,17 @@ def predict(
         raise UserError("predict: --csv FILE goes with --out FILE, and without texts")
     if top_k < 1:
         raise UserError(f"predict: --top-k {top_k} is below 1")
+    if not csv and not texts and sys.stdin.isatty():
+        raise UserError("predict: no text", hint='arxiv-cls predict MODEL "title and abstract"')
+    try:
+        texts = texts or ([] if csv else [line.strip() for line in sys.stdin if line.strip()])
+        "".join(texts).encode()
+    except UnicodeError:
+        raise UserError(
+            "predict: a text is not UTF-8", hint="convert it first, for example with iconv"
+        ) from None
     if not csv and not texts:
-        if sys.stdin.isatty():
-            raise UserError("predict: no text", hint='arxiv-cls predict MODEL "title and abstract"')
-        texts = [line.strip() for line in sys.stdin if line.strip()]
-        if not texts:
-            raise UserError("predict: standard input is empty")
+        raise UserError("predict: standard input is empty")
     from arxiv_cls.models.predictor import load_predictor
 
     predictor = load_predictor(model, engine=engine)
@@ -56,7 +61,7 @@ def predict(
         scored, failed = predict_csv(predictor, csv, out, progress=sys.stderr.isatty())
         print(f"{out}: {scored:,} rows scored, {failed:,} with an error")
         return
-    for text, prediction in zip(texts or [], predictor.predict(texts or [], top_k=top_k), strict=True):
+    for text, prediction in zip(texts, predictor.predict(texts, top_k=top_k), strict=True):
         first_line = text.splitlines()[0]
         print(first_line if len(first_line) <= 80 else first_line[:77] + "...")
         for label, score in prediction.scores.items():

@@ -225,6 +225,8 @@ def evaluate_model(
     folder = own if is_own and own.parent.is_dir() else None
     if out is not None:
         folder = Path(out)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{out} is no folder", "name another one with --out")
         if not is_own and folder.resolve() == own.resolve():
             raise UserError(
                 f"{out} holds the evaluation of the model's test split", "name another folder with --out"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from factories import make_model_dir
 from scipy.special import softmax
 
+from arxiv_cls.release.card import render_model_card
 from arxiv_cls.scoring import calibration
 from arxiv_cls.scoring.calibration import (
     calibrate,
@@ -96,7 +100,7 @@ def test_temperature_that_made_the_labels(temperature):
     def log_loss(of: float) -> float:
         return -np.log(softmax(logits / of, axis=1)[np.arange(8000), labels]).mean()
 
-    assert all(log_loss(fitted) <= log_loss(other) for other in np.geomspace(0.05, 40, 50))
+    assert all(log_loss(fitted) <= log_loss(other) for other in np.geomspace(0.1, 40, 50))
 
 
 def test_argmax_stays_and_error_falls():
@@ -125,12 +129,17 @@ def test_few_papers_move_it_towards_one(papers, sharpened, expected, caplog):
 
 
 @pytest.mark.parametrize("scale", [1.0, -1.0], ids=["never wrong", "always wrong"])
-def test_a_bound_is_not_taken(scale, caplog):
-    """Papers that are told apart without an error would make every score 0 or 1."""
+def test_a_bound_is_not_taken(scale, caplog, tmp_path):
+    """Papers that are told apart without an error would make every score 0 or 1: log and card say so."""
     record, _ = calibrate(scale * np.eye(5)[np.arange(200) % 5], np.arange(200) % 5)
     assert record["temperature"] == 1.0
     assert "ended at its bound" in record["note"]
     assert record["note"] in caplog.text
+    model = make_model_dir(tmp_path / "model")
+    run = json.loads((model / "run.json").read_text())
+    (model / "run.json").write_text(json.dumps(run | {"calibration": record}))
+    assert "one temperature, 1.000: " in (card := render_model_card(model))
+    assert record["note"] in card
 
 
 @pytest.mark.parametrize("logits", [np.zeros((0, 3)), np.full((2, 3), np.inf), np.zeros((3, 3))])

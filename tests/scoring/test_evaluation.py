@@ -133,11 +133,12 @@ def test_interrupted_writing_leaves_the_old_metrics(model, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "content", "options", "named"),
     [
-        *(("recipe.yaml", of, {}, r"recipe\.yaml") for of in (None, "- a", "model: {}", "data: [", "data: 3")),
+        *(("recipe.yaml", of, {}, r"recipe\.yaml") for of in (None, "[]", "model: {}", "data: [", "data: 3")),
         # It would leave unsaid whether the data is that of the training.
         ("run.json", "{}", {}, r"run\.json: data: "),
         ("run.json", None, {"data": "none.csv"}, r"none\.csv is not there.*\n.*--data FILE"),
         ("run.json", None, {"split": "validation", "out": "{home}/eval/"}, "name another folder"),
+        ("run.json", None, {"out": "{sample}"}, "sample.csv is no folder"),
         ("run.json", None, {"csv": "{sample}", "out": "{home}/eval"}, "holds the evaluation of"),
     ],
 )  # fmt: skip
