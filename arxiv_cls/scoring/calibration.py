@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ECE_BINS = 15
-
-# Wide enough for any model that learned something: 0.02 sharpens 50 times, 50 flattens as much.
-_LOG_TEMPERATURE_BOUNDS = (-np.log(50.0), np.log(50.0))
+_MOST = 50.0  # wide enough for any model that learned something: 0.02 sharpens so many times, 50 flattens
 # With fewer papers the fitted temperature is mostly noise, and is moved towards 1.
 FEWEST_PAPERS = 100
 _SIMULATED_CELLS_AT_A_TIME = 2_000_000
@@ -104,7 +102,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     margins = logits - logits[np.arange(len(labels)), labels][:, None]
     found = minimize_scalar(
         lambda log_temperature: logsumexp(margins / np.exp(log_temperature), axis=1).mean(),
-        bounds=_LOG_TEMPERATURE_BOUNDS, method="bounded", options={"xatol": 1e-7},
+        bounds=(-np.log(_MOST), np.log(_MOST)), method="bounded", options={"xatol": 1e-7},
     )  # fmt: skip
     return float(np.exp(found.x))
 
@@ -148,7 +146,7 @@ def coverage_threshold(labels: np.ndarray, probabilities: np.ndarray, coverage: 
     From the (n,) true class numbers and (n, k) scores of papers that were not trained on: the
     floor((n + 1)(1 - coverage))-th smallest score of a true label; 0 (every label) where n is small.
     """
-    true_scores = np.sort(probabilities[np.arange(len(labels)), labels])
+    scores = np.sort(probabilities[np.arange(len(labels)), labels])
     # Rounding before the floor: (n + 1) * (1 - 0.9) must not fall below a whole number by 1e-13.
     rank = int(np.floor(np.round((len(labels) + 1) * (1 - coverage), 9)))
-    return float(true_scores[rank - 1]) if rank >= 1 else 0.0
+    return float(scores[rank - 1]) if rank >= 1 else 0.0

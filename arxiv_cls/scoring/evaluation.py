@@ -25,9 +25,8 @@ from arxiv_cls.scoring.calibration import ECE_BINS, chance_calibration_errors, c
 from arxiv_cls.scoring.intervals import CONFIDENCE, RESAMPLES, bootstrap_intervals, wilson_interval
 from arxiv_cls.scoring.metrics import (
     METRICS,
+    class_counts,
     compute_metrics,
-    confusion_matrix,
-    counts_of,
     macro_f1,
     true_scores,
 )
@@ -60,7 +59,7 @@ logger = logging.getLogger(__name__)
 def _slice_metrics(scored: ScoredPapers, chosen: np.ndarray) -> dict[str, Any]:
     """{n, accuracy, accuracy_interval (Wilson, 95%), macro_f1} of the papers of a mask, at least one."""
     labels, predicted = scored.labels[chosen], scored.predicted[chosen]
-    counts = counts_of(confusion_matrix(labels, predicted, len(scored.label_names)))
+    counts = class_counts(labels, predicted, len(scored.label_names))
     hits = int(counts[0].sum())
     return {
         "n": len(labels),
@@ -79,7 +78,7 @@ def _slices_by_year(scored: ScoredPapers) -> dict[str, dict[str, Any]]:
     years = scored.published.astype("datetime64[Y]").astype(np.int64) + 1970
     years[np.isnat(scored.published)] = 0
     found, counts = np.unique(years[years > 0], return_counts=True)
-    runs: list[list[int]] = []  # years of each run
+    runs: list[list[int]] = []
     papers = SMALLEST_SLICE
     for year, count in zip(found.tolist(), counts.tolist(), strict=True):
         if papers >= SMALLEST_SLICE:
@@ -88,8 +87,7 @@ def _slices_by_year(scored: ScoredPapers) -> dict[str, dict[str, Any]]:
         runs[-1].append(year)
         papers += count
     if papers < SMALLEST_SLICE and len(runs) > 1:
-        last = runs.pop()
-        runs[-1] += last
+        runs[-2:] = [runs[-2] + runs[-1]]
     slices = {}
     for run in runs:
         name = f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0])
@@ -165,8 +163,8 @@ def _evaluate(
     images = {}
     if folder is not None:
         write_predictions(scored, folder / "predictions.parquet")
-        matrix = confusion_matrix(scored.labels, scored.predicted, len(scored.label_names))
-        plots.plot_confusion_matrix(matrix, scored.label_names, folder / "confusion_matrix.png")
+        path = folder / "confusion_matrix.png"
+        plots.plot_confusion_matrix(scored.labels, scored.predicted, scored.label_names, path)
         plots.plot_reliability(scored.probabilities, scored.labels, folder / "reliability.png")
         if years := evaluation["slices"]["year"]:
             plots.plot_accuracy_by_year(years, folder / "accuracy_by_year.png")

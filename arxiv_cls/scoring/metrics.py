@@ -111,15 +111,12 @@ LOWER_IS_BETTER = frozenset({"loss", "expected_calibration_error_chance"}) | {
 }
 
 
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(classes, classes) counts: rows are true classes, columns predicted ones."""
-    cells = np.asarray(labels) * classes + np.asarray(predicted)
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
-
-
-def counts_of(matrix: np.ndarray) -> Counts:
-    """The counts of a confusion matrix."""
-    return np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+def class_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Counts:
+    """The counts of (n,) true and (n,) predicted class numbers."""
+    hits, actual, given = (
+        np.bincount(of, minlength=classes) for of in (labels[labels == predicted], labels, predicted)
+    )
+    return hits, actual, given
 
 
 def check_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,9 +128,7 @@ def check_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndar
     labels = np.asarray(labels)
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
-        raise ValueError(
-            f"shapes {labels.shape} and {probabilities.shape} are not (n,) and (n, k) with n > 0"
-        )
+        raise ValueError(f"shapes {labels.shape}, {probabilities.shape}: not (n,), (n, k) with n > 0")
     if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
         raise ValueError(f"a label lies outside 0..{probabilities.shape[1] - 1}")
     if not np.isfinite(probabilities).all() or probabilities.min() < 0:
@@ -158,11 +153,8 @@ def compute_metrics(
     classes = probabilities.shape[1]
     if len(label_names) != classes:
         raise ValueError(f"{len(label_names)} label names for {classes} columns of probabilities")
-    counts = counts_of(confusion_matrix(labels, probabilities.argmax(axis=1), classes))
-    hits, actual, predicted = counts
-    precision = np.divide(hits, predicted, out=np.zeros(classes), where=predicted > 0)
-    recall = np.divide(hits, actual, out=np.zeros(classes), where=actual > 0)
-    f1 = f1_per_class(counts)
+    counts = class_counts(labels, probabilities.argmax(axis=1), classes)
+    recall, precision = (np.divide(counts[0], of, out=np.zeros(classes), where=of > 0) for of in counts[1:])
     found: dict[str, Any] = {}
     for name, metric in METRICS.items():
         if metric.of_counts is not None:
@@ -172,10 +164,10 @@ def compute_metrics(
         else:
             found[name] = expected_calibration_error(probabilities, labels)
     found["expected_calibration_error_chance"] = float(chance_calibration_errors(probabilities).mean())
-    columns = zip(*(values.tolist() for values in (precision, recall, f1, actual)), strict=True)
-    keys = ("precision", "recall", "f1", "support")
+    columns = {"precision": precision, "recall": recall, "f1": f1_per_class(counts), "support": counts[1]}
     found["per_class"] = {
-        name: dict(zip(keys, values, strict=True)) for name, values in zip(label_names, columns, strict=True)
+        name: {key: column[index].item() for key, column in columns.items()}
+        for index, name in enumerate(label_names)
     }
     return found
 

@@ -74,9 +74,13 @@ def _accuracy_panels(
     return upper, lower
 
 
-def plot_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: str | Path) -> None:
-    """Draws (k, k) counts: rows are true categories, the shade is the share of the row."""
+def plot_confusion_matrix(
+    labels: np.ndarray, predicted: np.ndarray, label_names: Sequence[str], path: str | Path
+) -> None:
+    """Draws counts of (n,) class numbers: rows are true categories, the shade is the share of the row."""
     classes = len(label_names)
+    matrix = np.zeros((classes, classes), dtype=int)
+    np.add.at(matrix, (labels, predicted), 1)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(16.0, max(5.0, 0.85 * classes if classes <= _CLASSES_WITH_NUMBERS else 0.16 * classes))
     with _picture(path, 1.1 * side + 1.0, side) as figure:
