@@ -222,16 +222,16 @@ def evaluate_model(
     is_own = loaded is not None and split == "test" and predictor.engine in ("torch", "tfidf")
     folder = own if is_own and own.parent.is_dir() else None
     if out is not None:
-        folder = Path(out)
+        folder, problem = Path(out), ""
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"{out} is no folder", "name another one with --out")
-        if not is_own and folder.resolve() == own.resolve():
-            raise UserError(
-                f"{out} holds the evaluation of the model's test split", "name another folder with --out"
-            )
+            problem = "is no folder"
+        elif not is_own and folder.resolve() == own.resolve():
+            problem = "holds the evaluation of the model's test split"
+        if problem:
+            raise UserError(f"{out} {problem}", hint="name another folder with --out")
     if loaded:
         return evaluate_loaded(loaded, split, folder, rules=rules)
-    scored, counts, version = score_csv(predictor, str(csv))
+    scored, counts, data_version = score_csv(predictor, str(csv))
     found = training_papers(Path(predictor.directory), scored.arxiv_ids, scored.published, str(csv))
     seen, unknown = (0, len(scored)) if found is None else (int(found.seen.sum()), int(found.unknown.sum()))
     known = found is not None and (seen > 0 or unknown == 0)
@@ -239,8 +239,8 @@ def evaluate_model(
     counts["in_training_split_exact"] = found.exact and not unknown if found and known else None
     counts["training_split_not_known"] = unknown
     _warn(counts, found)
-    data_record = evaluated_data(version, {"csv": str(csv)})
-    evaluation = _evaluate(predictor, file_sha256(predictor.weights_path), scored, data_record, folder)
+    described = evaluated_data(data_version, {"csv": str(csv)})
+    evaluation = _evaluate(predictor, file_sha256(predictor.weights_path), scored, described, folder)
     evaluation["csv"] = counts
     if folder is not None:
         write_json(evaluation, folder / "metrics.json")
