@@ -6,7 +6,10 @@ A package's `commands.py` imports nothing heavy at module level, so that `arxiv-
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from typing import Annotated
@@ -24,6 +27,12 @@ from arxiv_cls.errors import UserError, run_main
 
 # A person waits for these, and has to know what is fetched or scored again.
 LOGGED = {"evaluate", "compare", "visualize", "push-model", "push-dataset", "verify"}
+
+# A full disk, a folder in the place of a file or the other way round, no permission.
+_CANNOT_WRITE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM,
+    errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
 
 app = typer.Typer(
     name="arxiv-cls", rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -87,8 +96,18 @@ def main(argv: list[str]) -> int | None:
     Raises:
         UserError: bad input or bad usage; `run_main` prints it.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A Latin-1 terminal shows `?` for what it does not have.
+        sys.stdout.reconfigure(errors="replace")
     try:
-        return app(args=argv, prog_name="arxiv-cls", standalone_mode=False)
+        status = app(args=argv, prog_name="arxiv-cls", standalone_mode=False)
+        sys.stdout.flush()
+        return status
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        problem = f"{error.filename or 'the output'}: {os.strerror(error.errno)}"
+        raise UserError(problem, hint="name another place to write to") from None
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
@@ -101,7 +120,12 @@ def main(argv: list[str]) -> int | None:
 
 def entry_point() -> None:
     """The console script `arxiv-cls`."""
-    run_main(main)
+    try:
+        run_main(main)
+    finally:
+        # What a full disk did not take must not fail again at exit.
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
 
     from arxiv_cls.models.pretrained import resolve_pretrained
     from arxiv_cls.release.card import write_model_card
-    from arxiv_cls.scoring.report import evaluation_table
+    from arxiv_cls.scoring.evaluation import evaluation_table
     from arxiv_cls.training import distributed, fine_tuning
     from arxiv_cls.training.batches import load_tokenizer, tokenize
     from arxiv_cls.training.run_directory import TrainingRun

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     from arxiv_cls.models.hardware import available_cores, peak_resident_bytes, processor_name
     from arxiv_cls.models.tfidf import TfidfPredictor
     from arxiv_cls.release.card import write_model_card
-    from arxiv_cls.scoring.report import evaluation_table
+    from arxiv_cls.scoring.evaluation import evaluation_table
     from arxiv_cls.training.run_directory import TrainingRun
     from arxiv_cls.training.tfidf_fit import fit_tfidf, read_split
 

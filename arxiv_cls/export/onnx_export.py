@@ -150,7 +150,7 @@ def _papers(
                 "FILE, or leave out what needs papers with --no-int8",
             ) from None
         logger.warning("%s: fp32 is compared with torch on the example papers only", error.message)
-    from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS
+    from arxiv_cls.scoring.scored_papers import EXAMPLE_PAPERS
 
     return MeasuredPapers([paper.text for paper in EXAMPLE_PAPERS], None, {"texts": "example papers"})
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import METRICS, RECORD_COMMANDS, RECORD_OF, RELEASE
 
 CHECKSUM_LINE = "# sha256 of the lines above: "
@@ -38,8 +39,11 @@ def staged(path: Path) -> Iterator[Path]:
         path: the file that is to appear or to be replaced; its folder is made.
 
     Raises:
+        UserError: `path` is a directory or a device.
         OSError: the file cannot be written or renamed.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is a directory or a device, not a file to replace", "name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

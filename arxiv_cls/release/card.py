@@ -36,8 +36,8 @@ from arxiv_cls.record.manifest import (
     describe,
 )
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
-from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
 from arxiv_cls.scoring.metrics import METRICS
+from arxiv_cls.scoring.scored_papers import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODEL_CARD = "model_card.md.j2"

@@ -16,7 +16,7 @@ from arxiv_cls.release.gate import GateReport, check_names_known, gate_record, r
 from arxiv_cls.release.gate_checks import CheckResult, check_weights_evaluated, listed
 from arxiv_cls.release.hub import Content, check_repo_id, connect, download_release, parse_version
 from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, publish
-from arxiv_cls.scoring.example_papers import ensure_examples
+from arxiv_cls.scoring.scored_papers import ensure_examples
 
 logger = logging.getLogger(__name__)
 

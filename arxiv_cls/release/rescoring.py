@@ -27,7 +27,6 @@ from arxiv_cls.scoring.intervals import paired_bootstrap
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.scoring.out_of_scope import measure_scope, outside_papers
 from arxiv_cls.scoring.scored_papers import (
-    DEFAULT_CSV,
     Predictions,
     ScoredPapers,
     data_options,
@@ -63,7 +62,6 @@ class RescoredSplit(RebuiltData):
 def _build(options: dict[str, Any]) -> RebuiltData:
     from arxiv_cls.corpus import build_corpus
 
-    options = {"config": "top5", "csv": DEFAULT_CSV} | options
     return RebuiltData(build_corpus(**options), options)
 
 
@@ -78,7 +76,7 @@ def rebuild_data(model: ModelDirectory, csv: str | Path | None = None) -> Rebuil
         UserError: when the file is missing or is another version, with how to get the right one.
     """
     record, options = model.run.get("data", {}), data_options(model.model_dir)
-    options["csv"] = str(csv or options.get("csv", DEFAULT_CSV))
+    options["csv"] = str(csv or options["csv"])
     how = (
         f"get the file with md5 {record.get('md5')}: check out data/raw/arxiv.csv.dvc of the commit that "
         "names it and run `make data`, or name the file with --csv FILE (with make CSV=FILE)"
@@ -431,5 +429,5 @@ def _predictions_of_release(
     except UserError as error:
         reason = f"{version} was tested on other papers, and cannot be scored again: {without_place(error)}"
         raise _NotComparableError(reason, found, tested) from None
-    known = set() if trained_on is None else set(scored.arxiv_ids[trained_on[0]])
+    known = set() if trained_on is None else set(scored.arxiv_ids[trained_on.seen])
     return scored, np.fromiter((name in known for name in new.arxiv_ids), bool, len(new.arxiv_ids))

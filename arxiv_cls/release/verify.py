@@ -45,9 +45,8 @@ from arxiv_cls.release.rescoring import (
     score_test_split,
     score_with_engines,
 )
-from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
+from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, aligned, evaluation_of
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
-from arxiv_cls.scoring.report import aligned
 from arxiv_cls.scoring.scored_papers import read_predictions
 
 CITED_AS = re.compile(r"url +=[ ]\{https://huggingface\.co/([^/}]+/[^/}]+)(?:/tree/(v[^}]+))?\}")

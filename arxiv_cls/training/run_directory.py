@@ -27,9 +27,8 @@ from arxiv_cls.record.files import file_sha256, update_file, write_json
 from arxiv_cls.record.manifest import CARD, MANIFEST, RUN_RECORD, files_in
 from arxiv_cls.record.run_record import build_run_record, data_record, git_state
 from arxiv_cls.scoring.evaluation import evaluate_loaded
-from arxiv_cls.scoring.example_papers import write_examples
 from arxiv_cls.scoring.plots import plot_training_curve
-from arxiv_cls.scoring.scored_papers import LoadedModel
+from arxiv_cls.scoring.scored_papers import LoadedModel, write_examples
 from arxiv_cls.training.tracking import Trackers, log_to_file
 
 COMPLETE = "complete"
@@ -257,7 +256,7 @@ class TrainingRun(contextlib.ExitStack):
         """Scores the test split and the card's examples, and adds the metrics to the record."""
         staging, weights_sha256 = self.directory.staging, self.record["weights_sha256"]
         loaded = LoadedModel(staging, predictor, self.corpus, self.data_options, weights_sha256)
-        self.evaluation = evaluate_loaded(loaded, folder=staging / "eval", progress=True)
+        self.evaluation = evaluate_loaded(loaded, folder=staging / "eval")
         self.record["metrics"]["test"] = self.evaluation["metrics"]
         write_json(self.record, staging / RUN_RECORD)
         update_file(staging, RUN_RECORD)

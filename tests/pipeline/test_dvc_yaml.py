@@ -28,8 +28,8 @@ ELSEWHERE = {"demo"}
 NOT_IN_THE_WEIGHTS = (
     "corpus/", "record/", "release/", "errors.py", "label_sets.py",
     *(f"models/{name}.py" for name in ("onnx_engine", "onnx_model", "prediction", "predictor")),
-    *(f"scoring/{name}.py" for name in ("evaluation", "example_papers", "intervals", "out_of_scope",
-                                        "plots", "report", "scored_papers")),
+    *(f"scoring/{name}.py" for name in ("evaluation", "intervals", "out_of_scope", "plots",
+                                        "scored_papers")),
     *(f"training/{name}.py" for name in ("run_directory", "tracking")),
 )  # fmt: skip
 
@@ -188,10 +188,9 @@ class TestStages:
         wanted = {
             path
             for path in import_closure("arxiv_cls/export/onnx_export.py")
-            # The papers it measures on are those of splits.json, or for the toy the examples of the card.
+            # The papers it measures on are those of splits.json.
             if not path.endswith(("__init__.py", "errors.py", "label_sets.py"))
             and not path.startswith(("arxiv_cls/corpus/", "arxiv_cls/recipe", "arxiv_cls/record/"))
-            and path not in ("arxiv_cls/scoring/example_papers.py", "arxiv_cls/record/model_directory.py")
         }
         assert "arxiv_cls/export/quantization.py" in wanted
         listed = tuple(STAGES["export"]["do"]["deps"])

@@ -14,7 +14,7 @@ from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.model_directory import read_model_directory, write_release_group
 from arxiv_cls.reproduce import bring_data, metrics_table, refuse_other_model
-from arxiv_cls.scoring.report import write_dvc_files
+from arxiv_cls.scoring.evaluation import write_dvc_files
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"

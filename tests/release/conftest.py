@@ -76,9 +76,8 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     from arxiv_cls.record.run_record import data_record
     from arxiv_cls.scoring import out_of_scope
     from arxiv_cls.scoring.evaluation import evaluate_model
-    from arxiv_cls.scoring.example_papers import ensure_examples
     from arxiv_cls.scoring.plots import visualize_model
-    from arxiv_cls.scoring.scored_papers import data_options
+    from arxiv_cls.scoring.scored_papers import data_options, ensure_examples
 
     folder = tmp_path_factory.mktemp("whole") / "model"
     shutil.copytree(exported, folder)
