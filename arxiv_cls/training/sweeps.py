@@ -22,7 +22,7 @@ import yaml
 from filelock import FileLock, Timeout
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from tqdm import tqdm
 
 from arxiv_cls.errors import UserError
@@ -55,8 +55,8 @@ class Command(NamedTuple):
     fixed: tuple[str, ...]
 
 
-def read_command(words: Any) -> Command:
-    """The `command` of a sweep file; folder and tracker are those of W&B's agent and are left out."""
+def _read_command(words: Any) -> Command:
+    # Folder and tracker are those of W&B's agent and are left out.
     words = words if isinstance(words, list) else []
     if "${program}" not in words or words[-1:] != ["${args}"]:
         raise ValueError("a list with ${program}, then the recipe, and ${args} as its end")
@@ -75,12 +75,11 @@ def read_command(words: Any) -> Command:
     if "--overwrite" in rest and not any(word.startswith("--trainer.output_dir=") for word in rest):
         problems.append("--overwrite without --trainer.output_dir=... would replace the recipe's own model")
     if problems:
-        raise ValueError("; ".join(problems))
+        raise ValueError("\n".join(problems))
     return Command(Path(recipe), tuple(fixed))
 
 
-def read_distribution(space: Any) -> CategoricalDistribution | FloatDistribution | IntDistribution:
-    """One of the `parameters` of a sweep file as Optuna knows it; a ValueError says what is wrong."""
+def _read_distribution(space: Any) -> CategoricalDistribution | FloatDistribution | IntDistribution:
     if not isinstance(space, dict):
         raise ValueError("a mapping with value, values, or min and max")
     unknown = [key for key in space if key not in PARAMETER_KEYS]
@@ -123,10 +122,19 @@ class Metric(BaseModel, extra="forbid"):
     """What is searched for; the test split chooses nothing."""
 
     name: Literal[tuple(SPLIT + name for name in SCALAR_METRICS)]  # type: ignore[valid-type]
-    goal: Literal["minimize", "maximize"] = "minimize"
+    goal: Literal["minimize", "maximize"] = Field("minimize", validate_default=True)
+
+    @field_validator("goal")
+    @classmethod
+    def _belongs_to_the_metric(cls, goal: str, others: ValidationInfo) -> str:
+        name = others.data.get("name", "").removeprefix(SPLIT)
+        right = "minimize" if name in LOWER_IS_BETTER else "maximize"
+        if name and goal != right:
+            raise ValueError(f"{goal!r}, for {name} write {right}")
+        return goal
 
 
-class Sweep(BaseModel):
+class Sweep(BaseModel, extra="forbid"):
     """A sweep file that has been read; the keys without a type are only W&B's."""
 
     path: Path
@@ -134,13 +142,41 @@ class Sweep(BaseModel):
     method: Literal["grid", "random", "bayes"]
     metric: Metric
     run_cap: int = Field(20, ge=1)
-    parameters: dict[str, Annotated[Any, BeforeValidator(read_distribution)]]
-    command: Annotated[Command, BeforeValidator(read_command)]
+    command: Annotated[Command, BeforeValidator(_read_command)]
+    parameters: dict[str, Annotated[Any, BeforeValidator(_read_distribution)]]
     name: Any = None
     description: Any = None
     project: Any = None
     entity: Any = None
     early_terminate: Any = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _fits_the_recipe(cls, parameters: dict[str, Any], others: ValidationInfo) -> dict[str, Any]:
+        problems = [] if parameters else ["keys of the recipe, such as trainer.learning_rate"]
+        tried = {"command": ""}
+        for key, space in parameters.items():
+            choices = isinstance(space, CategoricalDistribution)
+            if others.data.get("method") == "grid" and not choices:
+                problems.append(f"{key}: method grid needs `values`, not a range")
+            if key.partition(".")[0] not in GROUPS:
+                problems.append(f"{key}: name the group too, as in trainer.learning_rate")
+                continue
+            ends = space.choices if choices else (space.low, space.high)
+            tried |= {f"{key}={value}": override(key, value) for value in ends}
+        if others.data.keys() >= {"program", "command"}:
+            program, command = others.data["program"], others.data["command"]
+            for place, word in tried.items():
+                try:
+                    _load_recipe(program, command.recipe, [*command.fixed, *filter(None, [word])])
+                except UserError as error:
+                    first, *lines = error.message.splitlines()
+                    problems += [f"{place}: {line.strip().removeprefix('- ')}" for line in lines or [first]]
+                    if not word:
+                        break
+        if problems:
+            raise ValueError("\n".join(problems))
+        return parameters
 
     @property
     def metric_name(self) -> str:
@@ -148,12 +184,17 @@ class Sweep(BaseModel):
         return self.metric.name.removeprefix(SPLIT)
 
     def load_recipe(self, overrides: Iterable[str]) -> Any:
-        """The recipe of every trial with overrides; a transformer's takes seconds to import."""
-        if self.program == "arxiv_cls/train.py":
-            from arxiv_cls.training.arguments import TransformerRecipe
+        """The recipe of every trial with overrides."""
+        return _load_recipe(self.program, self.command.recipe, overrides)
 
-            return load_recipe(self.command.recipe, list(overrides), TransformerRecipe)
-        return load_recipe(self.command.recipe, list(overrides), TfidfRecipe)
+
+def _load_recipe(program: str, recipe: Path, overrides: Iterable[str]) -> Any:
+    if program != "arxiv_cls/train.py":
+        return load_recipe(recipe, list(overrides), TfidfRecipe)
+    # It takes seconds to import.
+    from arxiv_cls.training.arguments import TransformerRecipe
+
+    return load_recipe(recipe, list(overrides), TransformerRecipe)
 
 
 def override(key: str, value: Any) -> str:
@@ -170,54 +211,20 @@ def read_sweep(path: str | Path) -> Sweep:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such sweep file", "the project's sweeps are in recipes/sweeps/")
-    content = read_yaml_mapping(path, SHAPE)
-    known = {key: field for key, field in Sweep.model_fields.items() if key != "path"}
-    problems = [f"{key}: unknown key{nearest(key, known)}" for key in content if key not in known]
-    read: dict[str, Any] = {}
-    for key, field in known.items():
-        try:
-            if key in content:
-                reader: TypeAdapter = TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])
-                read[key] = reader.validate_python(content[key])
-            elif field.is_required():
-                problems.append(f"{key}: missing")
-        except ValidationError as error:
-            for wrong in error.errors():
-                place, message = ".".join(map(str, (key, *wrong["loc"]))), wrong["msg"]
-                message = message.replace("Input", repr(wrong["input"])[:200]).removeprefix("Value error, ")
-                problems.append(f"{place}: {message}")
-    sweep = Sweep.model_construct(path=path, **read)
-    if read.keys() >= {"program", "command"}:
-        problems += _recipe_problems(sweep, read.get("parameters", {}))
-    for key, space in read.get("parameters", {}).items():
-        if read.get("method") == "grid" and not isinstance(space, CategoricalDistribution):
-            problems.append(f"parameters.{key}: method grid needs `values`, not a range")
-    if "metric" in read and (sweep.metric.goal == "minimize") != (sweep.metric_name in LOWER_IS_BETTER):
-        other = "maximize" if sweep.metric.goal == "minimize" else "minimize"
-        problems.append(f"metric.goal: {sweep.metric.goal!r}, for {sweep.metric_name} write {other}")
+    try:
+        return Sweep.model_validate(read_yaml_mapping(path, SHAPE) | {"path": path})
+    except ValidationError as error:
+        problems = []
+        for wrong in error.errors():
+            place = ".".join(map(str, wrong["loc"]))
+            message = wrong["msg"].removeprefix("Value error, ").replace("Input", repr(wrong["input"])[:200])
+            if wrong["type"] == "missing":
+                message = "missing"
+            elif wrong["type"] == "extra_forbidden":
+                message = f"unknown key{nearest(place, Sweep.model_fields)}"
+            problems += [f"{place}: {line}" for line in message.splitlines()]
     raise_problems(path, problems)
-    return sweep
-
-
-def _recipe_problems(sweep: Sweep, parameters: Mapping[str, Any]) -> list[str]:
-    """What the recipe says of its own file and of the values at the ends of the space."""
-    problems = [] if parameters else ["parameters: keys of the recipe, such as trainer.learning_rate"]
-    tried = {"command": ""}
-    for key, space in parameters.items():
-        ends = space.choices if isinstance(space, CategoricalDistribution) else (space.low, space.high)
-        if key.partition(".")[0] not in GROUPS:
-            problems.append(f"parameters.{key}: name the group too, as in trainer.learning_rate")
-        else:
-            tried |= {f"parameters.{key}={value}": override(key, value) for value in ends}
-    for place, word in tried.items():
-        try:
-            sweep.load_recipe([*sweep.command.fixed, word] if word else sweep.command.fixed)
-        except UserError as error:
-            first, *lines = error.message.splitlines()
-            problems += [f"{place}: {line.strip().removeprefix('- ')}" for line in lines or [first]]
-            if not word:
-                break
-    return problems
+    raise AssertionError("a validation error names a problem")
 
 
 def best_recipe(sweep: Sweep, values: Mapping[str, Any], value: float, record: Mapping[str, Any]) -> str:
@@ -273,11 +280,8 @@ class SweepStudy:
         )
         self._check_same(data_md5)
         # A sampler that starts from the same seed again would propose the first trials a second time.
-        seed = SEED + len(self.study.trials)
-        samplers = optuna.samplers
-        self.study.sampler = (
-            samplers.TPESampler(seed=seed) if sweep.method == "bayes" else samplers.RandomSampler(seed)
-        )
+        kind = optuna.samplers.TPESampler if sweep.method == "bayes" else optuna.samplers.RandomSampler
+        self.study.sampler = kind(seed=SEED + len(self.study.trials))
 
     def trials(self, state: TrialState) -> list[FrozenTrial]:
         """The trials of a state, oldest first."""
@@ -287,6 +291,10 @@ class SweepStudy:
     def finished(self) -> list[FrozenTrial]:
         """The trials that were trained and measured, oldest first."""
         return self.trials(TrialState.COMPLETE)
+
+    def record(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The `run.json` of a finished trial."""
+        return json.loads(self._model(trial.number).with_suffix(".json").read_text(encoding="utf-8"))
 
     def run(self, count: int, on_trial: Callable[[FrozenTrial], None]) -> None:
         """Trains until so many trials are finished in all, earlier ones counted.
@@ -320,14 +328,12 @@ class SweepStudy:
                 while len(self.finished) < count and (not grid or self.trials(TrialState.WAITING)):
                     trial = self.study.ask(self.sweep.parameters)
                     error = self._train(trial)
+                    failures = failures + 1 if error else 0
                     if error:
-                        failures += 1
                         self.study.tell(trial, state=TrialState.FAIL)
                         tqdm.write(f"trial {trial.number} failed: {error}", file=sys.stderr)
                     else:
-                        failures = 0
                         bar.update()
-                        bar.set_postfix(best=f"{self.study.best_value:.4f}")
                         on_trial(self.study.get_trials(deepcopy=False)[trial.number])
                     if failures == MOST_FAILURES_IN_A_ROW:
                         raise UserError(
@@ -345,10 +351,6 @@ class SweepStudy:
 
     def _model(self, number: int) -> Path:
         return self.folder / f"trial-{number:04}"
-
-    def record(self, trial: FrozenTrial) -> dict[str, Any]:
-        """The `run.json` of a finished trial."""
-        return json.loads(self._model(trial.number).with_suffix(".json").read_text(encoding="utf-8"))
 
     def _train(self, trial: optuna.Trial) -> str:
         """Trains with the trial's values and tells the study the metric; returns why that failed, or ""."""

@@ -14,10 +14,8 @@ from transformers import (
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.training.trainer import (
-    HeadOnlyEpochs,
     class_weights,
     freeze,
-    is_head,
     make_loss,
     parameter_groups,
 )
@@ -83,16 +81,6 @@ class TestFreezing:
         """The error names the parts that there are."""
         with pytest.raises(UserError, match=r"layer.0 to layer.1"):
             freeze(bert(), ["layer.7"])
-
-    def test_head_only_epochs(self):
-        """The encoder starts to learn at its step, and not before."""
-        model = bert()
-        callback = HeadOnlyEpochs(model, epochs=1)
-        args = SimpleNamespace(num_train_epochs=4)
-        for step, learns in ((0, False), (9, False), (10, True), (39, True)):
-            callback.on_step_begin(args, SimpleNamespace(global_step=step, max_steps=40), None)
-            assert {p.requires_grad for n, p in model.named_parameters() if not is_head(n, model)} == {learns}
-            assert model.classifier.weight.requires_grad
 
 
 class TestLoss:

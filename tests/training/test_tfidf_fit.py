@@ -7,7 +7,7 @@ import pytest
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
-from arxiv_cls.training.tfidf_fit import Split, assign_folds, fit_tfidf
+from arxiv_cls.training.tfidf_fit import Split, _assign_folds, fit_tfidf
 
 
 def papers(count: int, labels: list[int], seed: int = 0) -> Split:
@@ -38,7 +38,7 @@ class TestFolds:
     def test_labels_are_spread_evenly(self):
         """No label has two papers more in one fold than in another; sizes differ by one at most."""
         labels = np.repeat([0, 1, 2], [50, 7, 3])
-        folds = assign_folds(labels, 5, seed=0)
+        folds = _assign_folds(labels, 5, seed=0)
         for label in range(3):
             counts = np.bincount(folds[labels == label], minlength=5)
             assert counts.max() - counts.min() <= 1
@@ -48,8 +48,8 @@ class TestFolds:
     def test_the_seed_decides(self):
         """The same seed gives the same folds, another one others."""
         labels = np.arange(60) % 3
-        assert np.array_equal(assign_folds(labels, 5, 1), assign_folds(labels, 5, 1))
-        assert not np.array_equal(assign_folds(labels, 5, 1), assign_folds(labels, 5, 2))
+        assert np.array_equal(_assign_folds(labels, 5, 1), _assign_folds(labels, 5, 1))
+        assert not np.array_equal(_assign_folds(labels, 5, 1), _assign_folds(labels, 5, 2))
 
 
 class TestFit:

@@ -1,7 +1,6 @@
 """Trackers: the log file, W&B offline with its run file read back, a local trackio board."""
 
 import json
-import logging
 import os
 import socket
 import struct
@@ -16,7 +15,7 @@ from factories import ROOT
 
 from arxiv_cls import train, train_tfidf
 from arxiv_cls.training import fine_tuning
-from arxiv_cls.training.tracking import Trackers, log_to_file
+from arxiv_cls.training.run_directory import Trackers
 
 RELEASE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"
 HEADER_BYTES, BLOCK_BYTES, LAST_CHUNK_TYPES = 7, 32768, (1, 4)
@@ -90,28 +89,17 @@ def exit_code(records: list) -> int:
     return code
 
 
-class TestLogFile:
-    """The project's loggers, with times."""
-
-    def test_lines(self, tmp_path):
-        """What is said inside is in the file, and nothing of later."""
-        with log_to_file(tmp_path / "train.log"):
-            logging.getLogger("arxiv_cls.somewhere").info("step %d", 3)
-        logging.getLogger("arxiv_cls.somewhere").info("later")
-        assert (tmp_path / "train.log").read_text().rstrip().endswith("INFO step 3")
-
-
 class TestWandb:
     """Without a key: offline, in the run's folder, no prompt."""
 
     def test_a_run_that_fails_is_marked(self, tmp_path):
         """An exception that ends the run is its exit code."""
-        with pytest.raises(KeyboardInterrupt), Trackers(["wandb"], "tiny", tmp_path / "run", {}):
+        with pytest.raises(KeyboardInterrupt), Trackers("wandb", "tiny", tmp_path / "run", {}):
             raise KeyboardInterrupt
         (run_file,) = run_files(tmp_path / "run")
         assert exit_code(recorded_to_the_end(run_file)) == 1
 
-    def test_host_that_accepts_and_never_answers(self, tmp_path, monkeypatch, capsys):
+    def test_host_that_accepts_and_never_answers(self, tmp_path, monkeypatch, caplog):
         """The whole start is bounded, and the run goes on offline."""
         monkeypatch.delenv("WANDB_MODE")
         monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
@@ -119,29 +107,29 @@ class TestWandb:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
             start = time.monotonic()
-            with Trackers(["wandb"], "tiny", tmp_path / "run", {}):
+            with Trackers("wandb", "tiny", tmp_path / "run", {}):
                 assert time.monotonic() - start < 15
-        assert "from 127.0.0.1)" in capsys.readouterr().err
+        assert "from 127.0.0.1)" in caplog.text
         assert run_files(tmp_path / "run")
 
     @pytest.mark.parametrize(
         ("key", "mode", "reason"),
         [(None, "online", "no API key"), ("0123456789" * 4, "", "127.0.0.1 cannot be reached")],
     )
-    def test_offline_without_a_prompt(self, tmp_path, monkeypatch, capsys, key, mode, reason):
+    def test_offline_without_a_prompt(self, tmp_path, monkeypatch, capsys, caplog, key, mode, reason):
         """Also where WANDB_MODE is online; the host is named, and the key stands nowhere."""
         variables = {"WANDB_MODE": mode, "WANDB_API_KEY": key or "", "WANDB_BASE_URL": "http://127.0.0.1:9"}
         for name, value in (variables | {"HOME": str(tmp_path)}).items():
             monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
-        with Trackers(["wandb"], "tiny", tmp_path / "run", {}):
+        with Trackers("wandb", "tiny", tmp_path / "run", {}):
             pass
         captured = capsys.readouterr()
-        assert captured.err.count(f"W&B: offline ({reason}); upload later with: wandb sync ") == 1
+        assert caplog.text.count(f"W&B: offline ({reason}); upload later with: wandb sync ") == 1
         files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
         assert files
         if key:
             assert not [path for path in files if key.encode() in path.read_bytes()]
-            assert key not in captured.out + captured.err
+            assert key not in captured.out + captured.err + caplog.text
 
 
 class TestTrackio:
@@ -152,7 +140,7 @@ class TestTrackio:
         pytest.importorskip("trackio")
         done = run_python(
             "-c",
-            "import sys; from pathlib import Path; from arxiv_cls.training.tracking import Trackers\n"
+            "import sys; from pathlib import Path; from arxiv_cls.training.run_directory import Trackers\n"
             f"run = Path({str(tmp_path)!r}) / 'outputs' / '.checkpoints' / 'tiny'\n"
             "with Trackers(['trackio'], 'tiny', run, {'recipe': {}}) as trackers:\n"
             "    trackers.log({'train/loss': 0.25}, step=1)\n"

@@ -17,12 +17,12 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models import transformer
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.models.pretrained import write_local_distilbert
+from arxiv_cls.recipe import TransformerModelConfig
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.manifest import MANIFEST, TRANSFORMER
 from arxiv_cls.scoring import scored_papers
 from arxiv_cls.scoring.evaluation import evaluate_model
 from arxiv_cls.training import fine_tuning, run_directory
-from arxiv_cls.training.arguments import TransformerModelConfig
 from arxiv_cls.training.trainer import MarkComplete
 
 RECIPES = ROOT / "recipes"
@@ -36,7 +36,7 @@ def trained(tmp_path_factory, write_recipe) -> Path:
         folder / "tiny.yaml",
         trainer={
             "output_dir": str(folder / "outputs" / "tiny"),
-            "teacher_weight": 0.5,
+            "distillation_weight": 0.5,
             "head_only_epochs": 1,
             "head_learning_rate": 1.0e-2,
             "layerwise_learning_rate_decay": 0.8,
@@ -276,7 +276,7 @@ class TestRecipes:
     def test_local_distilbert(self, tmp_path, tiny_encoder):
         """What `arxiv-cls local-distilbert` writes is a start for the DistilBERT recipe."""
         start = write_local_distilbert(tmp_path / "start", str(tiny_encoder))
-        more = ("--trainer.teacher_weight", "0", "--no-evaluate")
+        more = ("--trainer.distillation_weight", "0", "--no-evaluate")
         record = self.two_steps(RECIPES / "distilbert.yaml", tmp_path / "model", start, *more)
         assert record["training"]["steps"] == 2
         assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "distilbert"

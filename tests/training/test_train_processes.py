@@ -25,7 +25,7 @@ class TestReproducibility:
 
     def test_same_bytes_in_two_processes(self, write_recipe, tmp_path, run_python):
         """Two processes write the same weights; another seed writes others."""
-        recipe = write_recipe(tmp_path / "tiny.yaml", trainer={"teacher_weight": 0.3})
+        recipe = write_recipe(tmp_path / "tiny.yaml", trainer={"distillation_weight": 0.3})
         for name, seed in (("a", 42), ("b", 42), ("c", 43)):
             words = ["--trainer.output_dir", tmp_path / name, "--trainer.seed", seed]
             done = run_python("arxiv_cls/train.py", recipe, *words)

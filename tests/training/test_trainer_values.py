@@ -10,7 +10,7 @@ from arxiv_cls.recipe import TfidfRecipe, load_recipe
 from arxiv_cls.training import fine_tuning
 from arxiv_cls.training.arguments import TransformerRecipe
 from arxiv_cls.training.batches import load_tokenizer
-from arxiv_cls.training.distributed import resolve_precision
+from arxiv_cls.training.fine_tuning import resolve_precision
 from arxiv_cls.training.trainer import check_metric_name
 
 LABELS = ["cs.AI", "cs.CL", "cs.CV"]
