@@ -156,6 +156,10 @@ class TfidfRecipe:
     release: ReleaseConfig
 
 
+# Of a transformer's recipe, what can be read without the trainer's library, which takes seconds to import.
+TRANSFORMER_GROUPS = {"model": TransformerModelConfig, "data": DataConfig, "release": ReleaseConfig}
+
+
 def load_recipe(path: str | Path, overrides: list[str], schema: type[RecipeT]) -> RecipeT:
     """Reads a recipe file, applies the overrides of the command line and checks every value.
 
@@ -169,8 +173,7 @@ def load_recipe(path: str | Path, overrides: list[str], schema: type[RecipeT]) -
             the file and the overrides, by group).
 
     Raises:
-        UserError: one for the whole recipe, which names every key that is wrong, its value, what is
-            allowed and the nearest known key.
+        UserError: as of `read_groups`.
     """
     hints = typing.get_type_hints(schema)
     sections, given = read_groups(path, overrides, {group: hints[group] for group in GROUPS})
@@ -180,11 +183,7 @@ def load_recipe(path: str | Path, overrides: list[str], schema: type[RecipeT]) -
 
 
 def load_group(path: str | Path, group: str, schema: type[RecipeT]) -> RecipeT:
-    """Reads one group that both kinds of recipe share, without the libraries that the others need.
-
-    Raises:
-        UserError: every problem of that group at once, or a file that is no recipe.
-    """
+    """Reads one group that both kinds of recipe share; raises as `read_groups` does."""
     return read_groups(path, [], {group: schema})[0][group]
 
 
@@ -198,7 +197,8 @@ def read_groups(
         groups: a dataclass by group; what is said of other groups is not looked at.
 
     Raises:
-        UserError: every problem of these groups at once, or a file that is no recipe.
+        UserError: a file that is no recipe, or every problem of these groups: the key, its value, what is
+            allowed and the nearest known key.
     """
     given: dict[str, dict[str, Any]] = {group: {} for group in groups}
     problems = []
@@ -219,7 +219,7 @@ def raise_problems(path: Path, problems: list[str]) -> None:
     """Raises one UserError with a line per problem; does nothing when there is none."""
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UserError(f"{path}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems))
+        raise UserError("\n  - ".join([f"{path}: {count}", *problems]))
 
 
 def parse_arguments(
@@ -418,11 +418,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_yaml_mapping(path: Path, shape: str = RECIPE_SHAPE) -> dict[str, Any]:
-    """The mapping at the top of a YAML file, as `parse_yaml` reads it.
-
-    Args:
-        path: the file.
-        shape: what such a file is, for the message of one that is no mapping.
+    """The mapping at the top of a YAML file, as `parse_yaml` reads it; `shape` says what it should hold.
 
     Raises:
         UserError: no such file, not UTF-8, not YAML (with its line), or not a mapping.

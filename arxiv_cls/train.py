@@ -13,14 +13,7 @@ import logging
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arxiv_cls.errors import run_main
-from arxiv_cls.recipe import (
-    DataConfig,
-    ReleaseConfig,
-    TransformerModelConfig,
-    load_recipe,
-    parse_arguments,
-    read_groups,
-)
+from arxiv_cls.recipe import TRANSFORMER_GROUPS, load_recipe, parse_arguments, read_groups
 
 logger = logging.getLogger("arxiv_cls.train")
 
@@ -37,9 +30,8 @@ def main(argv: list[str]) -> None:
     arguments, overrides = parse_arguments(
         argv, "train.py", "Fine-tune a transformer as a recipe says.", "go on from the last whole checkpoint"
     )
-    # transformers takes seconds to import: what is wrong in other groups than its own is reported before.
-    light = {"model": TransformerModelConfig, "data": DataConfig, "release": ReleaseConfig}
-    read_groups(arguments.recipe, overrides, light)
+    # What is wrong outside of `trainer` is reported before transformers is imported, which takes seconds.
+    read_groups(arguments.recipe, overrides, TRANSFORMER_GROUPS)
     from arxiv_cls.training.arguments import TransformerRecipe
 
     recipe = load_recipe(arguments.recipe, overrides, TransformerRecipe)

@@ -80,7 +80,8 @@ def run_side(side: str, csv: str, papers: int) -> dict[str, Any]:
         ROOT / "recipes" / "minilm.yaml",
         ["--num_train_epochs", "1", "--distillation_weight", "0", "--eval_strategy", "no",
          "--save_strategy", "no", "--load_best_model_at_end", "false", "--early_stopping_patience", "null",
-         "--use_cpu", "true", "--disable_tqdm", "true", "--max_length", str(MAX_LENGTH), *OVERRIDES.get(side, [])],
+         "--use_cpu", "true", "--disable_tqdm", "true", "--max_length", str(MAX_LENGTH),
+         *OVERRIDES.get(side, [])],
         TransformerRecipe,
     )  # fmt: skip
     source = resolve_pretrained(recipe.model.name_or_path)

@@ -11,7 +11,6 @@ import datetime
 import errno
 import json
 import logging
-import netrc
 import os
 import shutil
 import socket
@@ -355,48 +354,29 @@ def _numbers(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
-    """A W&B run: online with a key and a network, else offline; never a prompt, 10 seconds at most."""
+    # Online with a key and a network, else offline; never a prompt, 10 seconds at most.
     try:
         import wandb
     except ImportError:
         raise UserError("trainer.report_to: wandb is not installed", hint="make setup EXTRAS=train") from None
-    url = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     mode = os.environ.get("WANDB_MODE") or "online"
-    reason = None
-    if mode not in ("offline", "dryrun", "disabled"):
-        reason = _why_offline(url.hostname or "", url.port or (80 if url.scheme == "http" else 443))
-        mode = "offline" if reason else mode
+    reason = "no API key" if mode == "online" and not wandb.api.api_key else None
     timeouts = dict.fromkeys(("init_timeout", "login_timeout"), CONNECT_TIMEOUT_SECONDS)
     options = {
         "project": os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT), "name": run_name, "dir": str(folder),
         "config": config, "settings": wandb.Settings(console="off", silent=True, **timeouts),
     }  # fmt: skip
     try:
-        run = wandb.init(mode=mode, **options)
+        run = wandb.init(mode="offline" if reason else mode, **options)
     except wandb.Error as error:
-        if mode == "offline":
+        if mode != "online":
             raise
-        reason = f"{type(error).__name__} from {url.hostname}"
+        reason = f"{host} cannot be reached: {type(error).__name__}"
         run = wandb.init(mode="offline", **options)
     if reason:
-        folder = run.settings.sync_dir
-        logger.warning("W&B: offline (%s); upload later with: wandb sync %s", reason, folder)
+        logger.warning("W&B: offline (%s); upload later with: wandb sync %s", reason, run.settings.sync_dir)
     return run
-
-
-def _why_offline(host: str, port: int) -> str | None:
-    """The reason; None with a key and a connection."""
-    try:
-        in_netrc = netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        in_netrc = False
-    if not os.environ.get("WANDB_API_KEY") and not in_netrc:
-        return "no API key"
-    try:
-        with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS):
-            return None
-    except OSError:
-        return f"{host} cannot be reached"
 
 
 def _open_trackio(run_name: str, folder: Path, config: dict[str, Any]) -> Any:

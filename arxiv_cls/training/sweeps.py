@@ -228,16 +228,15 @@ def read_sweep(path: str | Path) -> Sweep:
 
 
 def best_recipe(sweep: Sweep, values: Mapping[str, Any], value: float, record: Mapping[str, Any]) -> str:
-    """The recipe of the sweep with the best values in it, and comments that say where they come from.
+    """The recipe of a sweep, as YAML, with the best values in it, and comments that say where they come from.
+
+    The sweep's fixed overrides (fewer papers, fewer epochs) are left out and named.
 
     Args:
-        sweep: the search; its fixed overrides (fewer papers, fewer epochs) are left out and named.
+        sweep: the search.
         values: of the best trial, by `group.key`.
         value: its metric on the validation split.
         record: its `run.json`.
-
-    Returns:
-        YAML text.
     """
     base, best = sweep.load_recipe([]), sweep.load_recipe(override(key, item) for key, item in values.items())
     data, commit = record["data"], record["git"]["commit"]
@@ -257,12 +256,7 @@ def best_recipe(sweep: Sweep, values: Mapping[str, Any], value: float, record: M
 
 
 class SweepStudy:
-    """One search in its folder.
-
-    Args:
-        sweep: what its file says.
-        folder: holds the study; made where it is missing.
-        data_md5: of the CSV that the trials train on.
+    """One search in its folder, on a CSV of this checksum.
 
     Raises:
         UserError: the folder holds a study of another space, recipe or data.
@@ -283,25 +277,20 @@ class SweepStudy:
         kind = optuna.samplers.TPESampler if sweep.method == "bayes" else optuna.samplers.RandomSampler
         self.study.sampler = kind(seed=SEED + len(self.study.trials))
 
-    def trials(self, state: TrialState) -> list[FrozenTrial]:
-        """The trials of a state, oldest first."""
+    def _trials(self, state: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=(state,))
 
     @property
     def finished(self) -> list[FrozenTrial]:
         """The trials that were trained and measured, oldest first."""
-        return self.trials(TrialState.COMPLETE)
+        return self._trials(TrialState.COMPLETE)
 
     def record(self, trial: FrozenTrial) -> dict[str, Any]:
         """The `run.json` of a finished trial."""
         return json.loads(self._model(trial.number).with_suffix(".json").read_text(encoding="utf-8"))
 
     def run(self, count: int, on_trial: Callable[[FrozenTrial], None]) -> None:
-        """Trains until so many trials are finished in all, earlier ones counted.
-
-        Args:
-            count: trials of the study; a grid ends when each point was tried.
-            on_trial: called after every finished trial.
+        """Trains until `count` trials are finished in all, or each point of a grid; calls back after each.
 
         Raises:
             UserError: three trials in a row failed, points of a grid failed when it was through, or another
@@ -325,7 +314,7 @@ class SweepStudy:
             done = min(len(self.finished), count)
             with tqdm(total=count, initial=done, unit="trial", desc=self.sweep.path.stem) as bar:
                 # A point of a grid that failed is not asked for again, and nothing takes its place.
-                while len(self.finished) < count and (not grid or self.trials(TrialState.WAITING)):
+                while len(self.finished) < count and (not grid or self._trials(TrialState.WAITING)):
                     trial = self.study.ask(self.sweep.parameters)
                     error = self._train(trial)
                     failures = failures + 1 if error else 0
@@ -342,7 +331,7 @@ class SweepStudy:
                         )
             finished = [trial.params for trial in self.finished]
             if len(finished) < count:
-                failed = [trial.params for trial in self.trials(TrialState.FAIL)]
+                failed = [trial.params for trial in self._trials(TrialState.FAIL)]
                 points = dict.fromkeys(str(point) for point in failed if point not in finished)
                 raise UserError(
                     f"{len(points)} of {count} points of the grid failed: {', '.join(points)}",
@@ -353,7 +342,7 @@ class SweepStudy:
         return self.folder / f"trial-{number:04}"
 
     def _train(self, trial: optuna.Trial) -> str:
-        """Trains with the trial's values and tells the study the metric; returns why that failed, or ""."""
+        # Tells the study the metric; returns why that failed, or an empty string.
         model = self._model(trial.number)
         command = [
             sys.executable, self.sweep.program, str(self.sweep.command.recipe), *self.sweep.command.fixed,
@@ -402,7 +391,7 @@ class SweepStudy:
 
     def _enqueue_interrupted(self) -> None:
         """Trials that never ended, because the process did, are trained anew with the same values."""
-        for trial in self.trials(TrialState.RUNNING):
+        for trial in self._trials(TrialState.RUNNING):
             self.study.tell(trial.number, state=TrialState.FAIL)
             self.study.enqueue_trial(trial.params, skip_if_exists=False)
             self._remove(trial.number)
@@ -432,7 +421,7 @@ class SweepStudy:
             for point in itertools.product(*(space.choices for space in spaces.values()))
         ]
         tried = [trial.params for trial in self.finished]
-        tried += [trial.system_attrs.get("fixed_params", {}) for trial in self.trials(TrialState.WAITING)]
+        tried += [trial.system_attrs.get("fixed_params", {}) for trial in self._trials(TrialState.WAITING)]
         for point in points:
             if point not in tried:
                 self.study.enqueue_trial(point)

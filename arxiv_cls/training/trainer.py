@@ -220,7 +220,7 @@ def recipe_callbacks(
         chosen.append(EarlyStoppingCallback(args.early_stopping_patience))
     if args.head_only_epochs:
         chosen.append(_HeadOnlyEpochs(model, args.head_only_epochs))
-    if args.profile_steps:
+    if args.profile_steps and args.process_index == 0:
         chosen.append(_ProfileSteps(args.profile_steps, profile))
     return chosen
 
@@ -270,7 +270,7 @@ class _HeadOnlyEpochs(TrainerCallback):
 
 
 class _ProfileSteps(TrainerCallback):
-    """Records a few steps of the main process with torch's profiler, after a step of warm-up.
+    """Records a few steps with torch's profiler, after a step of warm-up.
 
     The trace opens in Perfetto or chrome://tracing; `operators.txt` is the table of the costly operators.
     """
@@ -283,17 +283,14 @@ class _ProfileSteps(TrainerCallback):
         )
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        if state.is_world_process_zero:
-            self.profiler.start()
+        self.profiler.start()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        if state.is_world_process_zero:
-            self.profiler.step()
+        self.profiler.step()
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         # Writes what there is when the training was shorter than the recording.
-        if state.is_world_process_zero:
-            self.profiler.stop()
+        self.profiler.stop()
 
     def write(self, profiler: torch.profiler.profile) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -92,6 +92,13 @@ def exit_code(records: list) -> int:
 class TestWandb:
     """Without a key: offline, in the run's folder, no prompt."""
 
+    @pytest.fixture(autouse=True)
+    def no_key_of_another_test(self):
+        """W&B keeps the key that it found for the life of the process."""
+        from wandb.sdk.lib import wbauth
+
+        wbauth.unauthenticate_session()
+
     def test_a_run_that_fails_is_marked(self, tmp_path):
         """An exception that ends the run is its exit code."""
         with pytest.raises(KeyboardInterrupt), Trackers("wandb", "tiny", tmp_path / "run", {}):
@@ -109,7 +116,7 @@ class TestWandb:
             start = time.monotonic()
             with Trackers("wandb", "tiny", tmp_path / "run", {}):
                 assert time.monotonic() - start < 15
-        assert "from 127.0.0.1)" in caplog.text
+        assert "127.0.0.1 cannot be reached" in caplog.text
         assert run_files(tmp_path / "run")
 
     @pytest.mark.parametrize(
@@ -124,7 +131,7 @@ class TestWandb:
         with Trackers("wandb", "tiny", tmp_path / "run", {}):
             pass
         captured = capsys.readouterr()
-        assert caplog.text.count(f"W&B: offline ({reason}); upload later with: wandb sync ") == 1
+        assert caplog.text.count(f"W&B: offline ({reason}") == 1
         files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
         assert files
         if key:
