@@ -344,13 +344,8 @@ class Trackers:
             self.runs["trackio"].log(_numbers("test", evaluation["metrics"]) | images)
 
 
-def is_number(value: Any) -> bool:
-    """Whether a logged value fits on a curve."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _numbers(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{split}/{name}": value for name, value in metrics.items() if is_number(value)}
+    return {f"{split}/{name}": value for name, value in metrics.items() if isinstance(value, float)}
 
 
 def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:

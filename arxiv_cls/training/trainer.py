@@ -32,7 +32,7 @@ from arxiv_cls.recipe import nearest
 from arxiv_cls.scoring.metrics import arxiv_metric
 from arxiv_cls.training.arguments import TransformerTrainerConfig
 from arxiv_cls.training.batches import EpochDataLoader, LengthGroupedBatches, collate
-from arxiv_cls.training.run_directory import COMPLETE, Trackers, is_number
+from arxiv_cls.training.run_directory import COMPLETE, Trackers
 
 # Parameters without weight decay: biases and normalisation, as in BERT's own training.
 _NOT_DECAYED = re.compile(r"(?:^|\.)bias$|norm", re.IGNORECASE)
@@ -197,8 +197,8 @@ def scalar_metrics(prediction: EvalPrediction, labels: list[str]) -> dict[str, f
         raise _diverged("scores of the validation split are not finite")
     probabilities = softmax(np.asarray(prediction.predictions, dtype=np.float64), axis=1)
     metrics = arxiv_metric(labels).compute(predictions=probabilities, references=prediction.label_ids)
-    scalars = {name: value for name, value in metrics.items() if is_number(value)}
-    return scalars | {f"f1/{label}": scores["f1"] for label, scores in metrics["per_class"].items()}
+    per_class = metrics.pop("per_class")
+    return metrics | {f"f1/{label}": scores["f1"] for label, scores in per_class.items()}
 
 
 def _diverged(what: str) -> UserError:
@@ -240,7 +240,9 @@ class LogCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         """Writes one line and one point per logged step."""
-        numbers = {name: float(value) for name, value in (logs or {}).items() if is_number(value)}
+        numbers = {
+            name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)
+        }
         for name in ("loss", "eval_loss", "train_loss"):
             if not math.isfinite(numbers.get(name, 0.0)):
                 raise _diverged(f"{name} is {numbers[name]} at step {state.global_step}")
