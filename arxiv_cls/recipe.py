@@ -351,7 +351,9 @@ def _build(group: str, group_type: Any, values: dict[str, Any], problems: list[s
         text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         problems.append(f"{group}: {' '.join(text.removeprefix('Value error, ').split())}")
         return None
-    problems += [f"{group}.{problem}" for problem in getattr(section, "problems", list)()]
+    if not problems:
+        # Those of a trainer import what takes seconds.
+        problems += [f"{group}.{problem}" for problem in getattr(section, "problems", list)()]
     return section
 
 

@@ -8,7 +8,7 @@ import yaml
 from transformers import TrainingArguments
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe import TfidfRecipe, load_recipe, portable_path, recorded, resolved
+from arxiv_cls.recipe import TfidfRecipe, fields_of, load_recipe, portable_path, recorded, resolved
 from arxiv_cls.training.arguments import TransformerRecipe, TransformerTrainerConfig
 
 RECIPES = sorted(Path(__file__).parents[1].joinpath("recipes").glob("*.yaml"))
@@ -23,7 +23,7 @@ HONOURED = """
     include_num_input_tokens_seen log_level log_level_replica disable_tqdm report_to
     eval_strategy eval_steps eval_delay per_device_eval_batch_size eval_on_start eval_accumulation_steps
     save_strategy save_steps save_total_limit load_best_model_at_end metric_for_best_model
-    greater_is_better ignore_data_skip full_determinism seed data_seed use_cpu
+    greater_is_better full_determinism seed data_seed use_cpu
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers ddp_find_unused_parameters
     ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug
     skip_memory_metrics
@@ -121,6 +121,13 @@ class TestTrainingArguments:
             key: getattr(default, key) for key in HONOURED
         }
 
+    def test_refused_keys_at_their_defaults(self, tmp_path):
+        """They change nothing: a recipe may name them, and its record does not."""
+        fields, refused = fields_of(TransformerTrainerConfig), TransformerTrainerConfig.REFUSED_KEYS
+        defaults = {key: fields[key].get_default(call_default_factory=True) for key in refused}
+        recipe = read(tmp_path, yaml.safe_dump({"trainer": defaults}))
+        assert recipe.given["trainer"] == {}
+
     @pytest.mark.parametrize(
         ("metric", "greater"),
         [("macro_f1", True), ("eval_log_loss", False), ("brier_score", False), ("f1/cs.CL", True)],
@@ -181,6 +188,9 @@ class TestBadRecipes:
             ("data: {split: time, time_boundaries: [yesterday, today]}", "write dates as"),
             ("data: {seed: 1}\ndata: {seed: 2}", "line 2: not valid YAML: the key 'data' is there twice"),
             ("a: &a {seed: 1}\ndata:\n  <<: *a", "line 3: not valid YAML: a key must be a word"),
+            ("data: {<<: 5}", "line 1: not valid YAML: a key must be a word"),
+            ("data: {? [a] : 5}", "line 1: not valid YAML: a key must be a word"),
+            ("data:\n  <<: *b", "line 2: not valid YAML: found undefined alias"),
             ("a: &a [*a]", "not valid YAML"),
             (BOMB, "too many values"),
             ("[" * 2000, "not valid YAML: nested too deeply"),
@@ -198,6 +208,16 @@ class TestBadRecipes:
             read(tmp_path, content)
         assert expected in str(error.value)
         assert "recipe.yaml" in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("model.subsample", "1.5"), ("model.folds", "1"), ("model.classifier", "forest"),
+         ("trainer.seed", str(2**32)), ("trainer.num_train_epochs", "0"), ("trainer.report_to", "email")],
+    )  # fmt: skip
+    def test_values_that_a_baseline_refuses(self, tmp_path, key, value):
+        """Each is named before any work."""
+        with pytest.raises(UserError, match=key):
+            read(tmp_path, "model: {}", f"--{key}", value, schema=TfidfRecipe)
 
     def test_all_at_once(self, tmp_path):
         """One run is enough to see every mistake, those of the command line too."""

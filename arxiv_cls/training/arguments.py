@@ -28,7 +28,7 @@ REFUSED = {
         "include_for_metrics label_names remove_unused_columns dataloader_drop_last"
     ),
     "a checkpoint is always whole, so that --resume goes on from it; the first process writes it": (
-        "save_only_model enable_jit_checkpoint save_on_each_node log_on_each_node"
+        "save_only_model ignore_data_skip enable_jit_checkpoint save_on_each_node log_on_each_node"
     ),
     "batches are made by trainer.length_grouping and per_device_train_batch_size": (
         "auto_find_batch_size train_sampling_strategy length_column_name accelerator_config "
