@@ -221,17 +221,7 @@ class TestBadRecipes:
 
     def test_all_at_once(self, tmp_path):
         """One run is enough to see every mistake, those of the command line too."""
-        words = [
-            "--nothing",
-            "1",
-            "--seed",
-            "3",
-            "lr",
-            "--trainr.seed",
-            "1",
-            "--lerning_rate=1",
-            "--max_length",
-        ]
+        words = ["--nothing=1", "--seed", "3", "lr", "--trainr.seed=1", "--lerning_rate=1", "--max_length"]
         with pytest.raises(UserError) as error:
             read(tmp_path, "modl: {}\nmodel: {max_length: x}\ntrainer: {seed: 1.5}\ndata: {csvv: a}", *words)
         message = str(error.value)

@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from factories import ROOT
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
+from arxiv_cls.models.pretrained import write_local_distilbert
+from arxiv_cls.record.manifest import missing_files
+
 pytestmark = pytest.mark.slow
 
 
@@ -108,7 +111,24 @@ class TestTwoProcesses:
 
 
 class TestLauncher:
-    """`accelerate launch`, exactly as the README has it."""
+    """`accelerate launch arxiv_cls/train.py recipes/distilbert.yaml`, exactly as the README has it."""
+
+    command = ("arxiv_cls/train.py", "recipes/distilbert.yaml")
+    launch = ("-m", "accelerate.commands.launch")
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_it_trains(self, processes, tmp_path, tiny_encoder, sample_csv, run_python):
+        """From a local DistilBERT, on the sample: a whole model directory, from one process and from two."""
+        start = write_local_distilbert(tmp_path / "start", str(tiny_encoder))
+        several = ["--multi_gpu", "--num_processes", processes] if processes > 1 else []
+        words = ["--model.name_or_path", start, "--data.csv", sample_csv, "--data.max_samples", 96]
+        words += ["--trainer.output_dir", tmp_path / "model", "--trainer.use_cpu", "true"]
+        done = run_python(*self.launch, *several, *self.command, *words)
+        assert done.returncode == 0, done.stderr
+        assert missing_files(tmp_path / "model", "transformer") == []
+        record = json.loads((tmp_path / "model" / "run.json").read_text())
+        assert record["device"]["processes"] == processes
+        assert "macro" in done.stdout
 
     @pytest.mark.parametrize(
         ("words", "message", "hint"),
@@ -118,12 +138,11 @@ class TestLauncher:
         ],
         ids=["no Hub", "no CSV"],
     )
-    def test_as_in_the_readme(self, words, message, hint, tmp_path, tiny_encoder, sample_csv, run_python):
-        """Our last line tells what to do; the traceback after it is the launcher's."""
+    def test_what_is_missing(self, words, message, hint, tmp_path, tiny_encoder, sample_csv, run_python):
+        """Our last line tells what to do; the traceback after it is the launcher's, which --quiet omits."""
         offline = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
-        launch = ["-m", "accelerate.commands.launch", "arxiv_cls/train.py", "recipes/distilbert.yaml"]
         words = [str(tiny_encoder) if word == "ENCODER" else word for word in words]
-        done = run_python(*launch, "--data.csv", sample_csv, *words, env=offline)
+        done = run_python(*self.launch, *self.command, "--data.csv", sample_csv, *words, env=offline)
         assert done.returncode != 0
         ours, theirs = done.stderr.split("Traceback", 1)
         error = ours[ours.rindex("error:") :]
@@ -132,12 +151,11 @@ class TestLauncher:
         assert "CalledProcessError" in theirs
         assert "Traceback" not in theirs
 
-    def test_cpu_configuration_and_missing_csv(self, tiny_encoder, tmp_path, run_python):
-        """Without the data: one line that says how to get it, and no traceback of ours."""
-        launch = ["-m", "accelerate.commands.launch", "--quiet"]
-        launch += ["--config_file", "recipes/accelerate/cpu.yaml"]
+    def test_quiet_with_the_configuration_for_a_cpu(self, tiny_encoder, tmp_path, run_python):
+        """One line that says how to get the data, and no traceback at all."""
+        launch = [*self.launch, "--quiet", "--config_file", "recipes/accelerate/cpu.yaml"]
         words = ["--model.name_or_path", tiny_encoder, "--data.csv", tmp_path / "none.csv"]
-        done = run_python(*launch, "arxiv_cls/train.py", "recipes/distilbert.yaml", *words)
+        done = run_python(*launch, *self.command, *words)
         assert done.returncode != 0
         assert "Traceback" not in done.stderr
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
