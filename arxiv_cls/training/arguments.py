@@ -123,6 +123,10 @@ class TransformerTrainerConfig(TrainingArguments):
     eval_accumulation_steps: int | None = Field(TrainingArguments.eval_accumulation_steps, ge=1)
     dataloader_num_workers: int = Field(TrainingArguments.dataloader_num_workers, ge=0)
     data_seed: int | None = Field(TrainingArguments.data_seed, ge=0, le=LARGEST_SEED)
+    neftune_noise_alpha: float | None = Field(None, ge=0)
+    torch_compile_mode: (
+        Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
+    ) = Field(None)
 
     def __post_init__(self) -> None:
         given, direction = (self.output_dir, self.report_to), self.greater_is_better
@@ -143,9 +147,13 @@ class TransformerTrainerConfig(TrainingArguments):
         """What is wrong with the group as a whole, a sentence each."""
         # These take seconds to import: a wrong key of the group is reported before.
         import torch
+        from accelerate.utils import DynamoBackend
         from transformers import Trainer, get_scheduler
 
         wrong = []
+        if (self.torch_compile_backend or "no").upper() not in DynamoBackend.__members__:
+            known = ", ".join(DynamoBackend.__members__).lower()
+            wrong.append(f"torch_compile_backend: {self.torch_compile_backend!r}; there are {known}")
         if self.head_only_epochs >= self.num_train_epochs and self.max_steps <= 0:
             wrong.append("head_only_epochs: must leave an epoch for the encoder (num_train_epochs)")
         if self.early_stopping_patience and not self.load_best_model_at_end:

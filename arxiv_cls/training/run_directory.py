@@ -240,12 +240,22 @@ class TrainingRun(contextlib.ExitStack):
         self.enter_context(self.directory.lock())
         checkpoint = self.directory.prepare(fingerprint, resume=resume, overwrite=overwrite)
         self.directory.staging.mkdir()
-        self.enter_context(_log_to_file(self.directory.folder / "train.log"))
+        self._log_to_file()
         config = {"recipe": self.recorded_recipe, "data": self.data}
         trackers = Trackers(self.recipe.trainer.report_to, self.recipe.name, self.directory.folder, config)
         self.trackers = self.enter_context(trackers)
         logger.info("%s", self.corpus.report_line())
         return checkpoint
+
+    def _log_to_file(self) -> None:
+        handler = logging.FileHandler(self.directory.folder / "train.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        project = logging.getLogger("arxiv_cls")
+        self.callback(handler.close)
+        self.callback(project.setLevel, project.level)
+        self.callback(project.removeHandler, handler)
+        project.addHandler(handler)
+        project.setLevel(logging.INFO)
 
     def write_record(
         self, predictor: Any, seconds: float, history: list[dict[str, float]], **measured: Any
@@ -287,22 +297,6 @@ class TrainingRun(contextlib.ExitStack):
         self.directory.publish()
         state = "" if "test" in self.record["metrics"] else ", not evaluated yet"
         logger.info("model directory%s: %s", state, self.directory.model_dir)
-
-
-@contextlib.contextmanager
-def _log_to_file(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    project = logging.getLogger("arxiv_cls")
-    level = project.level
-    project.addHandler(handler)
-    project.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        project.removeHandler(handler)
-        project.setLevel(level)
-        handler.close()
 
 
 class Trackers:

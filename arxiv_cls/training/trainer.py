@@ -29,7 +29,7 @@ from transformers import (
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import nearest
-from arxiv_cls.scoring.metrics import arxiv_metric
+from arxiv_cls.scoring.metrics import SCALAR_METRICS, arxiv_metric
 from arxiv_cls.training.arguments import TransformerTrainerConfig
 from arxiv_cls.training.batches import EpochDataLoader, LengthGroupedBatches, collate
 from arxiv_cls.training.run_directory import COMPLETE, Trackers
@@ -178,8 +178,7 @@ def check_metric_name(name: str | None, labels: list[str]) -> None:
     Raises:
         UserError: the validation split has no such metric.
     """
-    perfect = EvalPrediction(predictions=np.eye(len(labels)), label_ids=np.arange(len(labels)))
-    known = ["loss", *scalar_metrics(perfect, labels)]
+    known = ["loss", *SCALAR_METRICS, *(f"f1/{label}" for label in labels)]
     if name is not None and name.removeprefix("eval_") not in known:
         raise UserError(
             f"trainer.metric_for_best_model: {name!r} is no metric{nearest(name, known)}",
