@@ -145,15 +145,21 @@ class TransformerModelConfig:
 
 
 @dataclass
-class TfidfRecipe:
-    """A complete training run of a baseline."""
+class Recipe:
+    """What both kinds of training run have: `name`, the file's stem, and `given`, its values by group."""
 
     name: str
     given: dict[str, dict[str, Any]]
-    model: TfidfModelConfig
     data: DataConfig
-    trainer: TfidfTrainerConfig
     release: ReleaseConfig
+
+
+@dataclass
+class TfidfRecipe(Recipe):
+    """A complete training run of a baseline."""
+
+    model: TfidfModelConfig
+    trainer: TfidfTrainerConfig
 
 
 # Of a transformer's recipe, what can be read without the trainer's library, which takes seconds to import.
@@ -169,8 +175,7 @@ def load_recipe(path: str | Path, overrides: list[str], schema: type[RecipeT]) -
         path: the YAML file.
         overrides: words of the command line, `--group.key value` or `--key=value`; a bare key works
             where only one group has it.
-        schema: a dataclass with one field per group, `name` (the file's stem) and `given` (the values of
-            the file and the overrides, by group).
+        schema: a `Recipe` with one field per group.
 
     Raises:
         UserError: as of `read_groups`.

@@ -177,6 +177,7 @@ class TestBadRecipes:
             ("trainer: {resume_from_checkpoint: /nonexistent}", "it takes --resume and --no-evaluate"),
             ("trainer: {run_name: mine}", "trainer.run_name: a run is named after its recipe file"),
             ("trainer: {torch_compile_mode: bogus}", "'bogus' should be 'default', 'reduce-overhead'"),
+            ("trainer: {log_level: bogus}", "'bogus' should be 'debug', 'info', 'warning'"),
             ("trainer: {neftune_noise_alpha: -1}", "should be greater than or equal to 0"),
             ("trainer: {optim: adamw_8bit}", "trainer.optim: You need to install `bitsandbytes`"),
             ("trainer: {optim: sgd, optim_args: momentum=much}", "trainer.optim: could not convert"),

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from transformers import TrainingArguments
 
-from arxiv_cls.recipe import LARGEST_SEED, DataConfig, ReleaseConfig, Tracker, TransformerModelConfig
+from arxiv_cls.recipe import LARGEST_SEED, Recipe, Tracker, TransformerModelConfig
 from arxiv_cls.scoring.metrics import LOWER_IS_BETTER
 
 # Keys of TrainingArguments that would have no effect here, or break the run; all others have their effect.
@@ -39,6 +39,9 @@ REFUSED = {
     "it has no effect on a text classifier": "use_cache use_liger_kernel liger_kernel_config",
     "the optimizers that take it are not supported": "optim_target_modules",
 }
+
+
+LogLevel = Literal["debug", "info", "warning", "error", "critical", "passive"]
 
 
 @dataclass(config=ConfigDict(arbitrary_types_allowed=True), kw_only=True)
@@ -124,6 +127,8 @@ class TransformerTrainerConfig(TrainingArguments):
     dataloader_num_workers: int = Field(TrainingArguments.dataloader_num_workers, ge=0)
     data_seed: int | None = Field(TrainingArguments.data_seed, ge=0, le=LARGEST_SEED)
     neftune_noise_alpha: float | None = Field(None, ge=0)
+    log_level: LogLevel = Field("passive")
+    log_level_replica: LogLevel = Field("warning")
     torch_compile_mode: (
         Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
     ) = Field(None)
@@ -170,12 +175,8 @@ class TransformerTrainerConfig(TrainingArguments):
 
 
 @dataclass
-class TransformerRecipe:
+class TransformerRecipe(Recipe):
     """A complete fine-tuning run."""
 
-    name: str
-    given: dict[str, dict[str, Any]]
     model: TransformerModelConfig
-    data: DataConfig
     trainer: TransformerTrainerConfig
-    release: ReleaseConfig

@@ -26,7 +26,6 @@ from arxiv_cls.recipe import TransformerModelConfig, resolved
 from arxiv_cls.scoring import calibration
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.arguments import TransformerRecipe, TransformerTrainerConfig
-from arxiv_cls.training.run_directory import STARTING_WEIGHTS
 from arxiv_cls.training.trainer import PaperTrainer
 
 logger = logging.getLogger(__name__)
@@ -132,12 +131,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def starting_weights(directory: Path) -> dict[str, str | None]:
-    """What a run starts from, as it goes on record.
-
-    Returns:
-        `sha256` of the weights, those of several files taken one after another; `hub_commit`, or None for
-        a model that did not come from the Hub.
-    """
+    """`sha256` of the weights, of several files in order; `hub_commit`, None for a model not of the Hub."""
     digest = hashlib.sha256()
     for path in sorted(directory.glob("*.safetensors")):
         with path.open("rb") as weights:
@@ -158,7 +152,9 @@ def fingerprint(
         for key, value in section.items()
         if group != "release" and f"{group}.{key}" not in NOT_IN_FINGERPRINT
     }
-    return flat | {"data sha256": data_sha256, STARTING_WEIGHTS: weights_sha256, "processes": processes}
+    return flat | {
+        "data sha256": data_sha256, "starting weights sha256": weights_sha256, "processes": processes
+    }  # fmt: skip
 
 
 def apply_to_machine(args: TransformerTrainerConfig, checkpoints: Path) -> str:
@@ -264,10 +260,8 @@ def calibrate(trainer: PaperTrainer) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
     record, probabilities = calibration.calibrate(output.predictions, output.label_ids)
-    names = trainer.model.config.id2label
-    labels = [names[index] for index in range(len(names))]
     fold_temperature(trainer.accelerator.unwrap_model(trainer.model), record["temperature"])
-    return record, compute_metrics(output.label_ids, probabilities, labels)
+    return record, compute_metrics(output.label_ids, probabilities, trainer.labels)
 
 
 def save_model(trainer: PaperTrainer, directory: Path) -> TransformerPredictor:

@@ -36,9 +36,6 @@ from arxiv_cls.scoring.scored_papers import LoadedModel
 COMPLETE = "complete"
 STATE = "run_state.json"
 PUBLISHING = "publishing"  # in a model directory that is not whole yet
-STARTING_WEIGHTS = "starting weights sha256"
-# Runs from before these keys were kept can be resumed: what they had then, None where it is not known.
-BEFORE_IT_WAS_KEPT = {STARTING_WEIGHTS: None, "data.near_duplicates": "keep"}
 # A mount point, another disk, a parent directory that is not ours to write.
 NO_RENAME = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)
 ELSEWHERE = "Name another directory: --trainer.output_dir DIR."
@@ -193,9 +190,6 @@ class RunDirectory:
         except (OSError, ValueError):
             return None
         now = json.loads(json.dumps(fingerprint))
-        for key, then in BEFORE_IT_WAS_KEPT.items():
-            if key in now:
-                before.setdefault(key, now[key] if then is None else then)
         return [
             f"  - {key}: was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(set(before) | set(now))

@@ -133,7 +133,7 @@ class PaperTrainer(Trainer):
         self, model: PreTrainedModel, args: TransformerTrainerConfig, tokenizer: PreTrainedTokenizerBase,
         train_dataset: Dataset, eval_dataset: Dataset, callbacks: list[TrainerCallback],
     ) -> None:  # fmt: skip
-        labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        labels = self.labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         check_metric_name(args.metric_for_best_model, labels)
         counts = torch.bincount(torch.as_tensor(train_dataset["label"][:]), minlength=len(labels))
         weights = class_weights(counts, args.class_weighting)

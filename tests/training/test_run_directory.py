@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.training.run_directory import COMPLETE, PUBLISHING, STARTING_WEIGHTS, RunDirectory
+from arxiv_cls.training.run_directory import COMPLETE, PUBLISHING, RunDirectory
 from arxiv_cls.training.trainer import MarkComplete
 
 SAME = {"trainer.learning_rate": 0.1, "data sha256": "abc", "processes": 1}
@@ -82,14 +82,6 @@ class TestPrepare:
         assert run.prepare(SAME | {"processes": 2}, resume=True, overwrite=True) is None
         assert not run.checkpoints()
         assert run.prepare(SAME, resume=True, overwrite=True) is None
-
-    def test_starting_weights(self, run):
-        """Others are refused; a run from before they were recorded can be gone on with."""
-        unfinished(run, 5)
-        now = {STARTING_WEIGHTS: "a", "data.near_duplicates": "keep"}
-        assert run.prepare(SAME | now, resume=True, overwrite=False)
-        with pytest.raises(UserError, match="starting weights sha256: was 'a', is 'b'"):
-            run.prepare(SAME | now | {STARTING_WEIGHTS: "b"}, resume=True, overwrite=False)
 
     def test_seconds_add_up_over_a_kill(self, run):
         """A resumed run starts its clock at what the checkpoint had seen, and knows whether it had ended."""
