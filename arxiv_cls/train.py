@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     command line.
 
     Raises:
-        UserError: bad recipe or data, a model that cannot be had, a run in the way.
+        UserError: bad recipe or data, a model that cannot be had, a run in the way, a training that diverged.
     """
     arguments, overrides = parse_arguments(
         argv, "train.py", "Fine-tune a transformer as a recipe says.", "go on from the last whole checkpoint"

@@ -211,16 +211,11 @@ def load_classifier(config: TransformerModelConfig, directory: Path, labels: lis
 
 
 def add_soft_labels(papers: Dataset, texts: Sequence[str], weight: float, seed: int) -> Dataset:
-    """Adds the column `target`: the label mixed with the probabilities of a TF-IDF model.
+    """Adds the column `target`, (classes,): the label mixed with the probabilities of a TF-IDF model.
 
     Knowledge distillation (Hinton et al. 2015). Each paper gets the probabilities of models fitted without
     its fold: on its own papers a linear model is nearly always right and would add nothing to the label.
-
-    Args:
-        papers: with `label` (a `ClassLabel`), in the order of `texts`.
-        texts: title and abstract of each paper.
-        weight: share of the probabilities in the (classes,) targets; 0 returns the papers as they are.
-        seed: of the folds and the TF-IDF model.
+    With a weight of 0 the papers are returned as they are.
     """
     if not weight:
         return papers
@@ -237,11 +232,8 @@ def add_soft_labels(papers: Dataset, texts: Sequence[str], weight: float, seed: 
 
 
 def train(trainer: PaperTrainer, checkpoint: Path | None, ended: bool) -> None:
-    """Trains to the end, from a checkpoint where there is one.
-
-    Where nothing was left to train there (`ended`), its weights are taken: the Trainer would undo an early
-    stop.
-    """
+    """Trains to the end, from a checkpoint where there is one, or takes its weights where that was the end."""
+    # The Trainer would undo an early stop.
     if checkpoint is None or not ended:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return
@@ -253,11 +245,7 @@ def train(trainer: PaperTrainer, checkpoint: Path | None, ended: bool) -> None:
 
 
 def calibrate(trainer: PaperTrainer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fits the temperature on the validation split and folds it into the model; every process takes part.
-
-    Returns:
-        The record of the temperature, and the validation metrics of the calibrated model.
-    """
+    """Folds a temperature into the model, in every process; returns its record and the validation metrics."""
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
     record, probabilities = calibration.calibrate(output.predictions, output.label_ids)
     fold_temperature(trainer.accelerator.unwrap_model(trainer.model), record["temperature"])

@@ -219,11 +219,7 @@ class TrainingRun(contextlib.ExitStack):
         self.trackers = Trackers("none", recipe.name, self.directory.folder, {})
 
     def build_corpus(self) -> None:
-        """Reads the CSV, or takes the splits from the cache.
-
-        Raises:
-            UserError: the file is missing or cannot be used.
-        """
+        """Reads the CSV, or takes the splits from the cache."""
         options = dataclasses.asdict(self.recipe.data)
         self.data_options = {key: value for key, value in options.items() if value is not None}
         self.corpus = build_corpus(**self.data_options)
@@ -258,8 +254,7 @@ class TrainingRun(contextlib.ExitStack):
 
         Args:
             predictor: over the weights in memory, which are those that were saved.
-            seconds: of the training.
-            history: log of the training, for the curve.
+            seconds, history: of the training.
             measured: further arguments of `build_run_record`, among them `training` with `papers_seen`.
         """
         staging = self.directory.staging

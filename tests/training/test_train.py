@@ -230,7 +230,7 @@ class TestGradually:
         keys |= {"eval_strategy": "steps", "eval_steps": 3}
         recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
         words = [str(recipe), "--no-evaluate", "--trainer.output_dir", str(tmp_path / "run")]
-        saved = {}
+        saved, mark = {}, MarkComplete.on_save
 
         def keep(marks, args, state, control, **kwargs):
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -239,22 +239,22 @@ class TestGradually:
             if len(saved) == 1:
                 raise KeyboardInterrupt
 
-        mark = MarkComplete.on_save
         monkeypatch.setattr(MarkComplete, "on_save", keep)
         with pytest.raises(KeyboardInterrupt):
             train.main(words)
         train.main([*words, "--resume"])
         assert list(saved) == [3, 6, 9, 12]
-        start = {
-            f"bert.{name}": value for name, value in load_file(tiny_encoder / "model.safetensors").items()
-        }
-        encoder = [name for name in saved[3] if name in start]
-        assert len(encoder) > 20
-        for step in (3, 6):
-            assert all(saved[step][name].tobytes() == start[name].tobytes() for name in encoder)
-        assert saved[3]["classifier.weight"].tobytes() != saved[6]["classifier.weight"].tobytes()
-        moved = [name for name in encoder if saved[12][name].tobytes() != start[name].tobytes()]
-        assert len(moved) > 0.9 * len(encoder)
+        start = load_file(tiny_encoder / "model.safetensors")
+
+        def unchanged(step):
+            same = [(saved[step][f"bert.{name}"] == value).all() for name, value in start.items()
+                    if f"bert.{name}" in saved[step]]  # fmt: skip
+            assert len(same) > 20
+            return sum(same) / len(same)
+
+        assert unchanged(3) == unchanged(6) == 1
+        assert (saved[3]["classifier.weight"] != saved[6]["classifier.weight"]).any()
+        assert unchanged(12) < 0.1
 
 
 class TestRecipes:
