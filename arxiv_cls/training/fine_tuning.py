@@ -232,7 +232,7 @@ def add_soft_labels(papers: Dataset, texts: Sequence[str], weight: float, seed: 
 
 
 def train(trainer: PaperTrainer, checkpoint: Path | None, ended: bool) -> None:
-    """Trains to the end, from a checkpoint where there is one, or takes its weights where that was the end."""
+    """Trains to the end, from a checkpoint where there is one, or takes its weights if that was the end."""
     # The Trainer would undo an early stop.
     if checkpoint is None or not ended:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
