@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> Dataset
         if name == "train":
             return ids
         lengths = [len(row) for row in ids["input_ids"]]
-        return ids.select(sorted(range(len(lengths)), key=lengths.__getitem__), keep_in_memory=True)
+        return ids.select(np.argsort(lengths, kind="stable"), keep_in_memory=True)
 
     return DatasetDict({name: tokenized(name, papers) for name, papers in splits.items()})
 
@@ -79,29 +80,27 @@ class LengthGroupedBatches(Sampler[list[int]]):
         seed: of the order.
         process_index, num_processes: number of this process, and how many there are.
         grouped: False keeps the random order and does not sort by length.
-        drop_last: leave out the incomplete global batch.
     """
 
     def __init__(
         self, lengths: Sequence[int], batch_size: int, seed: int, *,
-        process_index: int = 0, num_processes: int = 1, grouped: bool = True, drop_last: bool = False,
+        process_index: int = 0, num_processes: int = 1, grouped: bool = True,
     ) -> None:  # fmt: skip
-        self.lengths = np.asarray(lengths)
+        self.lengths, self.grouped = np.asarray(lengths), grouped
         self.global_batch_size = batch_size * num_processes
         self.seed, self.epoch = seed, 0
         self.process_index, self.num_processes = process_index, num_processes
-        self.grouped, self.drop_last = grouped, drop_last
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order: epoch counts from 0."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.lengths), self.global_batch_size)
-        return whole + (1 if rest and not self.drop_last else 0)
+        return math.ceil(len(self.lengths) / self.global_batch_size)
 
-    def global_batches(self) -> list[np.ndarray]:
-        """The papers of each step of this epoch, over all processes."""
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._global_batches():
+            if len(batch) < self.num_processes:
+                batch = np.resize(batch, self.num_processes)
+            yield batch[self.process_index :: self.num_processes].tolist()
+
+    def _global_batches(self) -> list[np.ndarray]:
         generator = np.random.default_rng((self.seed, self.epoch))
         order = generator.permutation(len(self.lengths))
         size = self.global_batch_size
@@ -113,27 +112,19 @@ class LengthGroupedBatches(Sampler[list[int]]):
             order = np.concatenate(
                 [self._by_length(order[start : start + chunk]) for start in range(0, whole, chunk)] or [order]
             )
-        batches = list(order.reshape(-1, size)[generator.permutation(whole // size)]) if whole else []
-        if len(rest) and not self.drop_last:
-            batches.append(self._by_length(rest))
-        return batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.global_batches():
-            if len(batch) < self.num_processes:
-                batch = np.resize(batch, self.num_processes)
-            yield batch[self.process_index :: self.num_processes].tolist()
+        batches = list(order.reshape(-1, size)[generator.permutation(whole // size)])
+        return [*batches, self._by_length(rest)] if len(rest) else batches
 
     def _by_length(self, papers: np.ndarray) -> np.ndarray:
         return papers[np.argsort(self.lengths[papers], kind="stable")] if self.grouped else papers
 
 
 class EpochDataLoader(DataLoader):
-    """A `DataLoader` that passes on the epoch, which the Trainer sets."""
+    """A `DataLoader` that passes on the epoch, which the Trainer sets and which counts from 0."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of the batches: epoch counts from 0."""
-        self.batch_sampler.set_epoch(epoch)
+        """Chooses the order of the batches."""
+        self.batch_sampler.epoch = epoch
 
 
 def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[str, torch.Tensor]:

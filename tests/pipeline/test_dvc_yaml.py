@@ -30,7 +30,7 @@ NOT_IN_THE_WEIGHTS = (
     *(f"models/{name}.py" for name in ("onnx_engine", "onnx_model", "prediction", "predictor")),
     *(f"scoring/{name}.py" for name in ("evaluation", "intervals", "out_of_scope", "plots",
                                         "scored_papers")),
-    *(f"training/{name}.py" for name in ("run_directory", "tracking")),
+    "training/run_directory.py",
 )  # fmt: skip
 
 

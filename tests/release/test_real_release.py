@@ -104,7 +104,7 @@ class TestCalibration:
         trained = run_python(
             "arxiv_cls/train.py", "recipes/minilm.yaml", "--output_dir", tmp_path / "short",
             "--csv", real_csv, "--max_samples", 800, "--max_length", 64, "--num_train_epochs", 1,
-            "--learning_rate", "3e-4", "--teacher_weight", 0, "--trainer.cpu_threads", 1,
+            "--learning_rate", "3e-4", "--distillation_weight", 0, "--trainer.cpu_threads", 1,
         )  # fmt: skip
         assert trained.returncode == 0, trained.stderr[-3000:]
         done = run_python("scripts/prove_calibration.py", tmp_path / "short", "--data", real_csv)
