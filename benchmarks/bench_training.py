@@ -60,7 +60,7 @@ def run_side(side: str, csv: str, papers: int) -> dict[str, Any]:
 
     from arxiv_cls.corpus import build_corpus
     from arxiv_cls.models.hardware import peak_resident_bytes
-    from arxiv_cls.models.pretrained import resolve_pretrained
+    from arxiv_cls.models.loading import resolve_pretrained
     from arxiv_cls.models.transformer import TransformerPredictor
     from arxiv_cls.recipe import load_recipe
     from arxiv_cls.training import fine_tuning

@@ -12,7 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from arxiv_cls.models.loading import load_classifier
-from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts
+from arxiv_cls.models.predictor import EncodedText, Predictor, check_texts
 
 # Tokens of a batch, padding included: bounds the memory whatever the lengths of the texts. On a CPU larger
 # batches fall out of the cache: MiniLM on two cores of a Xeon scored 50 to 59 papers a second with 1,024
