@@ -32,6 +32,11 @@ TFIDF_MODEL_TYPE = "arxiv_cls-tfidf"
 """`model_type` in `config.json` of a baseline: what tells the two kinds apart on disk and on the Hub."""
 # Tokenizers without a limit of their own write 1e30.
 NO_LIMIT = 1_000_000
+# Model types that number positions from the padding's on: they read fewer tokens than they have positions.
+OFFSET_POSITIONS = {
+    "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
 # Two special tokens and one of the text.
 FEWEST_TOKENS = 3
 # A label becomes a file name, a cell of a table, a part of a page: no separators, markup or formulas.
@@ -527,6 +532,22 @@ def read_model_file(model_dir: str | Path, name: str, *, released: bool = False)
 def labels_of(config: dict[str, Any]) -> list[str]:
     """The labels of a checked `config.json`, in the order of the model's outputs."""
     return [config["id2label"][str(number)] for number in range(len(config["id2label"]))]
+
+
+def token_limit(config: dict[str, Any], limit: float | None, unlimited: int = 512) -> int:
+    """Tokens that a model reads of a text: at most its tokenizer's limit and its table of positions.
+
+    Args:
+        config: a checked `config.json`.
+        limit: the tokenizer's `model_max_length`.
+        unlimited: the answer where there is neither.
+    """
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or NO_LIMIT
+    if config.get("model_type") in OFFSET_POSITIONS:
+        padding = config.get("pad_token_id")
+        positions -= 2 if padding is None else padding + 1
+    known = [number for number in (limit or NO_LIMIT, positions) if 0 < number < NO_LIMIT]
+    return int(min(known, default=unlimited))
 
 
 def check_length(model_dir: str | Path, config: dict[str, Any]) -> None:
