@@ -45,11 +45,9 @@ MOST_MEMBERS = 20_000
 _NAMES_CODE = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 _MODULE_AND_NAME = re.compile(r"[\w.]+ [\w.]+")
 _PROTOCOL_START = re.compile(rb"\x80[\x02-\x05]")
-_COMPRESSED: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
-    (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
-    (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\x00", lzma.LZMAFile),
-)
+_COMPRESSED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
+    b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open,
+}  # fmt: skip
 TEXT_SUFFIXES = frozenset({".json", ".yaml", ".yml", ".md", ".txt", ".py", ".log", ".toml", ".cfg", ".csv"})
 
 SECRET_PATTERNS: dict[str, re.Pattern[str]] = {
@@ -73,23 +71,14 @@ SECRET_PATTERNS: dict[str, re.Pattern[str]] = {
 
 @dataclass(frozen=True)
 class ModelDirectory:
-    """The records of one model directory, as they were written.
-
-    Attributes:
-        model_dir: the directory.
-        kind: "transformer" or "tfidf".
-        config: `config.json`.
-        recipe: `recipe.yaml`; its release group is that of `release.yaml` where there is one.
-        run: `run.json`.
-        evaluation: `eval/metrics.json`; None when the model was not evaluated.
-    """
+    """The records of one model directory, as they were written."""
 
     model_dir: Path
-    kind: str
+    kind: str  # "transformer" or "tfidf"
     config: dict[str, Any]
-    recipe: dict[str, Any]
+    recipe: dict[str, Any]  # its release group is that of `release.yaml` where there is one
     run: dict[str, Any]
-    evaluation: dict[str, Any] | None
+    evaluation: dict[str, Any] | None  # `eval/metrics.json`; None when the model was not evaluated
 
     @property
     def labels(self) -> list[str]:
@@ -121,18 +110,14 @@ class ModelDirectory:
 
     @property
     def exports(self) -> dict[str, dict[str, Any]]:
-        """What `onnx/parity.json` records of each export, by its path; empty before an export.
-
-        Raises:
-            UserError: when the record is malformed.
-        """
+        """What `onnx/parity.json` records of each export, by its path; empty before an export."""
         return (self.optional_json(ONNX_PARITY) or {}).get("exports", {})
 
     def optional_json(self, path: str) -> dict[str, Any] | None:
         """An optional JSON file of the directory; None when it is not there.
 
         Raises:
-            UserError: when it is malformed.
+            UserError: it is malformed.
         """
         return read_model_file(self.model_dir, path, released=True)
 
@@ -162,14 +147,7 @@ def read_model_directory(model_dir: str | Path) -> ModelDirectory:
 
 
 def write_release_group(model_dir: str | Path, recipe: str | Path) -> Path:
-    """Notes a recipe's release group beside the weights, so that a new licence or tag needs no new training.
-
-    Args:
-        model_dir: a model directory.
-        recipe: the recipe file, of either kind.
-
-    Returns:
-        The path of `release.yaml`; `recipe.yaml`, the record of the run, stays as it is.
+    """Writes a recipe's release group as `release.yaml`: a new licence or tag needs no new training.
 
     Raises:
         UserError: it is no model directory, or the file is no recipe.
@@ -184,18 +162,15 @@ def write_release_group(model_dir: str | Path, recipe: str | Path) -> Path:
 def refuse_outside_links(directory: str | Path) -> None:
     """Makes sure that every link of a model directory stays in it, or in its repository of the Hub's cache.
 
-    The cache keeps a snapshot as `models--user--name/snapshots/COMMIT`, whose files link to `blobs` beside
-    `snapshots`.
-
     Raises:
         UserError: a link leads elsewhere, with its name.
     """
     root = Path(directory).resolve()
     allowed = [root]
+    # models--user--name/snapshots/COMMIT: its files link to `blobs` beside `snapshots`.
     if root.parent.name == "snapshots":
         allowed.append(root.parent.parent / "blobs")
     for path in sorted(root.rglob("*")):
-        # Resolved without `strict`, which would fail at a loop of links.
         if path.is_symlink() and not any(_resolved(path).is_relative_to(place) for place in allowed):
             shown = Path(directory) / path.relative_to(root)
             raise UserError(
@@ -216,10 +191,8 @@ def check_directory(directory: str | Path) -> None:
             f"{root / ADAPTER}: an adapter names another model to load; only whole models are loaded",
             hint="merge the adapter into its model and save that",
         )
-    for path in sorted(root.rglob("*")):
-        if not path.is_file():
-            continue
-        if (reason := unreadable(path)) is not None:
+    for path in filter(Path.is_file, sorted(root.rglob("*"))):
+        if reason := unreadable(path):
             raise UserError(f"{path}: cannot be read: {reason}", hint="get the model again")
         if is_pickle(path):
             raise UserError(
@@ -268,7 +241,7 @@ def _holds_pickle(file: IO[bytes], levels: int) -> bool:
         return _zip_holds_pickle(file, levels)
     if head.startswith(b"\x93NUMPY"):
         return _is_object_array(head)
-    for start, opened in _COMPRESSED:
+    for start, opened in _COMPRESSED.items():
         if head.startswith(start):
             file.seek(0)
             try:
@@ -366,16 +339,11 @@ def find_secrets(text: str, path: str) -> list[SecretFinding]:
 
 
 def secrets_in_files(root: Path, paths: list[str]) -> list[SecretFinding]:
-    """Secrets in the text files among `paths` (POSIX paths below `root`).
-
-    Left out are a tokenizer's vocabulary, a list of words that nobody types into, and a file that is
-    `unreadable`.
-    """
-    findings = []
-    for path in paths:
-        file = root / path
-        if file.suffix not in TEXT_SUFFIXES or path in {"tokenizer.json", "vocab.txt", "vocab.json"}:
-            continue
-        if unreadable(file) is None:
-            findings += find_secrets(file.read_text(encoding="utf-8", errors="replace"), path)
-    return findings
+    """Secrets in the text files among `paths` (POSIX paths below `root`), a tokenizer's words left out."""
+    vocabularies = {"tokenizer.json", "vocab.txt", "vocab.json"}
+    return [
+        finding
+        for path in paths
+        if Path(path).suffix in TEXT_SUFFIXES and path not in vocabularies and not unreadable(root / path)
+        for finding in find_secrets((root / path).read_text(encoding="utf-8", errors="replace"), path)
+    ]
