@@ -6,11 +6,9 @@ else is refused before transformers sees it, so that nothing that is loaded is e
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -27,8 +25,8 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from arxiv_cls.errors import UserError, is_out_of_memory
-from arxiv_cls.models.predictor import HUB_FILES, HUB_WEIGHTS, download_from_hub
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.predictor import HUB_FILES, HUB_WEIGHTS, download_from_hub, one_error
 from arxiv_cls.record.directory import check_directory
 from arxiv_cls.record.model_files import (
     ClassifierConfig,
@@ -107,7 +105,7 @@ def load_encoder_config(directory: Path, hint: str | None = _ENCODER_HINT) -> Pr
         UserError: no configuration that transformers knows, or one that names code of its own.
     """
     read_record(directory / "config.json", EncoderConfig)
-    with _one_error(directory, "its configuration cannot be loaded", hint):
+    with one_error(directory, "its configuration cannot be loaded", hint):
         return AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
 
 
@@ -119,7 +117,7 @@ def load_tokenizer(directory: Path, hint: str | None = _ENCODER_HINT) -> PreTrai
     """
     if (directory / "tokenizer_config.json").is_file():
         read_record(directory / "tokenizer_config.json", TokenizerConfig)
-    with _one_error(directory, "its tokenizer cannot be loaded", hint):
+    with one_error(directory, "its tokenizer cannot be loaded", hint):
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
 
 
@@ -180,7 +178,7 @@ def _load_weights(
     for name in names:
         if not (directory / name).is_file():
             raise UserError(f"{directory}: {problem}: no {name}", hint=hint)
-    with _one_error(directory, problem, hint):
+    with one_error(directory, problem, hint):
         with torch.device("meta"):
             empty = AutoModelForSequenceClassification.from_config(settings, trust_remote_code=False)
         wanted, held = empty.num_parameters(), sum(_parameters(directory / name) for name in names)
@@ -206,18 +204,6 @@ def _parameters(path: Path) -> int:
     with safe_open(path, "pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     return sum(torch.Size(shape).numel() for shape in shapes)
-
-
-@contextlib.contextmanager
-def _one_error(where: Path, problem: str, hint: str | None = None) -> Iterator[None]:
-    try:
-        yield
-    # A damaged file can make transformers, safetensors and tokenizers raise anything.
-    except Exception as error:
-        if isinstance(error, UserError) or is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{where}: {problem}: {reason}", hint=hint) from None
 
 
 def distilbert_from_bert(source: Path) -> DistilBertModel:

@@ -7,20 +7,21 @@ label whose score reaches a threshold, and the highest label in any case) and ou
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UserError, is_out_of_memory
 from arxiv_cls.record.manifest import TFIDF, model_kind
 from arxiv_cls.record.model_files import Scope, read_model_file
 
@@ -202,13 +203,13 @@ class Predictor(ABC):
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
 
-    @abstractmethod
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """The model's own features of each text, (texts, features) float32.
 
         Raises:
             UserError: the engine gives none.
         """
+        raise UserError(f"the engine {self.engine} gives no embeddings", hint="use the engine torch")
 
     @abstractmethod
     def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
@@ -280,22 +281,39 @@ def to_predictions(
     for row, order, item in zip(probabilities, orders, encoded, strict=True):
         scores = {labels[column]: float(row[column]) for column in order}
         best = labels[order[0]]
-        scope_score = scope_rule.score(item.text) if scope_rule else None
-        has_set = set_threshold is not None and not item.no_known_words
+        scope_score = in_scope = None
+        if scope_rule is not None:
+            scope_score = scope_rule.score(item.text)
+            in_scope = scope_score >= scope_rule.threshold
+        members = None
+        if set_threshold is not None and not item.no_known_words:
+            members = tuple(prediction_set(scores, set_threshold))
         predictions.append(
             Prediction(
                 label=best,
                 score=scores[best],
                 scores=dict(list(scores.items())[:top_k]),
                 truncated=item.truncated,
-                prediction_set=tuple(prediction_set(scores, set_threshold)) if has_set else None,
-                in_scope=scope_score >= scope_rule.threshold if scope_rule else None,
+                prediction_set=members,
+                in_scope=in_scope,
                 scope_score=scope_score,
                 answered_by=answered_by,
                 no_known_words=item.no_known_words,
             )
         )
     return predictions
+
+
+@contextlib.contextmanager
+def one_error(where: Path, problem: str, hint: str | None = None) -> Iterator[None]:
+    """Makes one `UserError` of whatever a library raises for a damaged file, unless memory ran out."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{where}: {problem}: {reason}", hint=hint) from error
 
 
 def download_from_hub(repo_id: str, revision: str | None, allow_patterns: list[str]) -> Path:
