@@ -35,6 +35,7 @@ from arxiv_cls.record.model_files import (
     check_length,
     read_model_file,
     read_record,
+    token_limit,
 )
 
 # A new head, and what an architecture keeps beside its published weights; more is another model's size.
@@ -106,19 +107,35 @@ def load_encoder_config(directory: Path, hint: str | None = _ENCODER_HINT) -> Pr
     """
     read_record(directory / "config.json", EncoderConfig)
     with one_error(directory, "its configuration cannot be loaded", hint):
-        return AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        settings = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    if settings.pad_token_id is None:
+        settings.pad_token_id = load_tokenizer(directory, hint).pad_token_id
+    return settings
 
 
 def load_tokenizer(directory: Path, hint: str | None = _ENCODER_HINT) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model.
+    """The tokenizer of a model, with the limit of the model's positions and a token to pad with.
 
     Raises:
-        UserError: no tokenizer that transformers knows, or one that names code of its own.
+        UserError: no tokenizer that transformers knows, one that names code, or nothing to pad with.
     """
     if (directory / "tokenizer_config.json").is_file():
         read_record(directory / "tokenizer_config.json", TokenizerConfig)
+    config = read_record(directory / "config.json", EncoderConfig)
     with one_error(directory, "its tokenizer cannot be loaded", hint):
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    limit = tokenizer.model_max_length
+    tokenizer.model_max_length = token_limit(config, limit, unlimited=limit)
+    if config.get("summary_type") == "last":
+        # It classifies by the last token, which must not be padding.
+        tokenizer.padding_side = "left"
+    # A model that was trained on whole pages never padded: the end of a text does as well.
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"{directory / 'tokenizer_config.json'}: pad_token: expected a token of the vocabulary", hint=hint
+        )
+    return tokenizer
 
 
 def load_encoder(directory: Path, settings: PreTrainedConfig) -> PreTrainedModel:
@@ -157,10 +174,6 @@ def load_classifier(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
             hint="a pretrained encoder is fine-tuned first: train.py RECIPE --model.name_or_path DIRECTORY",
         )
     tokenizer = load_tokenizer(directory, hint=None)
-    if tokenizer.pad_token_id is None:
-        raise UserError(
-            f"{directory / 'tokenizer_config.json'}: pad_token: expected a token of the vocabulary"
-        )
     if len(tokenizer) > settings.vocab_size:
         raise UserError(
             f"{directory}: the tokenizer has {len(tokenizer):,} tokens, config.json a vocab_size of "

@@ -110,7 +110,7 @@ def load_classifier(config: TransformerModelConfig, directory: Path, labels: lis
             if value is not None and hasattr(settings, name):
                 setattr(settings, name, value)
     classifier = any("ForSequenceClassification" in name for name in settings.architectures or ())
-    other_labels = classifier and list(settings.id2label.values()) != labels
+    other_labels = classifier and settings.id2label != dict(enumerate(labels))
     encoder = load_encoder(directory, settings).base_model if other_labels else None
     settings.id2label = dict(enumerate(labels))
     settings.label2id = {label: index for index, label in enumerate(labels)}
