@@ -204,13 +204,8 @@ def _export(
 
 
 def _entry(file: Path, compared: Agreement, reference: str, tolerance: float) -> dict[str, Any]:
-    return {
-        "sha256": file_sha256(file),
-        "bytes": file.stat().st_size,
-        "reference": reference,
-        **asdict(compared),
-        "tolerance": tolerance,
-    }
+    about = {"sha256": file_sha256(file), "bytes": file.stat().st_size, "reference": reference}
+    return {**about, **asdict(compared), "tolerance": tolerance}
 
 
 def export_report(model: str | Path, record: dict[str, Any]) -> str:
