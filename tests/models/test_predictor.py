@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
@@ -84,23 +86,17 @@ class TestLoading:
             load_predictor(tmp_path)
 
 
-class TestTemperature:
-    """Folded into the last layer."""
-
-    def test_logits_are_divided(self, tiny_encoder):
-        """Weight and bias both; the order of the scores stays."""
-        import torch
-        from transformers import AutoModelForSequenceClassification
-
-        model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=5).eval()
-        torch.nn.init.normal_(model.classifier.bias)
-        ids = torch.tensor([[5, 6, 7, 8]])
-        with torch.no_grad():
-            before = model(input_ids=ids).logits
-            fold_temperature(model, 2.5)
-            assert torch.allclose(model(input_ids=ids).logits, before / 2.5, atol=1e-6)
-        with pytest.raises(ValueError, match="above 0"):
-            fold_temperature(model, 0.0)
+def test_temperature_divides_the_logits(tiny_encoder):
+    """Weight and bias of the last layer both; the order of the scores stays."""
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=5).eval()
+    torch.nn.init.normal_(model.classifier.bias)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        fold_temperature(model, 2.5)
+        assert torch.allclose(model(input_ids=ids).logits, before / 2.5, atol=1e-6)
+    with pytest.raises(ValueError, match="above 0"):
+        fold_temperature(model, 0.0)
 
 
 class TestTexts:
