@@ -1,4 +1,4 @@
-"""A model directory: its records, and what it may not hold: links that lead out, pickles, published secrets.
+"""A model directory: its records, and what it may not hold: links that lead out, pickles, secrets.
 
 Loading a pickle runs its author's code. What counts is the content, under any name: the opcodes of a pickle
 of any protocol, an array of objects in a `.npy` file, a member of a zip, also of a zip in a zip, and each of
@@ -32,7 +32,6 @@ from arxiv_cls.record.files import file_sha256, with_checksum_line, write_atomic
 from arxiv_cls.record.manifest import METRICS, ONNX_PARITY, RECIPE, RELEASE, RUN_RECORD, WEIGHTS, model_kind
 from arxiv_cls.record.model_files import labels_of, read_model_file
 
-ADAPTER = "adapter_config.json"
 PICKLE_SUFFIXES = frozenset({".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill"})
 PICKLE_MEMBER_SUFFIXES = frozenset({".pkl", ".pickle"})
 ZIP_START = b"PK\x03\x04"
@@ -89,7 +88,7 @@ class ModelDirectory:
         """`eval/metrics.json`.
 
         Raises:
-            UserError: when it is missing.
+            UserError: it is missing.
         """
         if self.evaluation is None:
             raise UserError(
@@ -186,9 +185,9 @@ def check_directory(directory: str | Path) -> None:
     """
     refuse_outside_links(directory)
     root = Path(directory)
-    if (root / ADAPTER).is_file():
+    if (adapter := root / "adapter_config.json").is_file():
         raise UserError(
-            f"{root / ADAPTER}: an adapter names another model to load; only whole models are loaded",
+            f"{adapter}: an adapter names another model to load; only whole models are loaded",
             hint="merge the adapter into its model and save that",
         )
     for path in filter(Path.is_file, sorted(root.rglob("*"))):

@@ -69,14 +69,6 @@ def git_state(directory: Path | None = None) -> dict[str, Any]:
     }
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that shape the numbers, as installed."""
-    installed = {found.name: found.version for found in importlib.metadata.distributions()}
-    return {"python": platform.python_version()} | {
-        name: installed[name] for name in RECORDED_LIBRARIES if name in installed
-    }
-
-
 def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Cores that this process may use: its CPU affinity, and the CPU quota of its container, at least 1.
 
@@ -182,6 +174,8 @@ def build_run_record(
         overrides: words of the command line that changed the recipe; the names of the keys are recorded.
         training: what else the kind of model records, such as steps and the best epoch.
     """
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
+    versions = {name: installed[name] for name in RECORDED_LIBRARIES if name in installed}
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
@@ -189,7 +183,7 @@ def build_run_record(
         "overrides": [word[2:].partition("=")[0] for word in overrides if word.startswith("--")],
         "data": data,
         "git": git if git == git_state() else git | {"dirty": True},
-        "versions": library_versions(),
+        "versions": {"python": platform.python_version()} | versions,
         "seed": seed,
         "device": device,
         "started": started,
