@@ -18,7 +18,7 @@ REQUIREMENTS = "requirements.txt"
 SOURCES: tuple[tuple[str, set[str] | None], ...] = (
     ("record/model_files.py", {"NO_LIMIT", "OFFSET_POSITIONS", "token_limit"}),
     ("record/run_record.py", {"available_cores"}),
-    ("models/predictor.py", {"text_problem"}),
+    ("models/prediction.py", {"text_problem"}),
     ("models/onnx_engine.py", None),
 )
 DOCSTRING = '''"""Answers requests of Hugging Face Inference Endpoints from the ONNX file of this repository.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import Predictor, check_texts
+from arxiv_cls.models.prediction import Predictor, check_texts
 
 if TYPE_CHECKING:
     from arxiv_cls.models.tfidf import TermFeatures, TfidfModel

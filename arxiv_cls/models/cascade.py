@@ -16,14 +16,8 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import (
-    ONNX_FILES,
-    EncodedText,
-    Prediction,
-    Predictor,
-    load_predictor,
-    locate_model,
-)
+from arxiv_cls.models.prediction import ONNX_FILES, EncodedText, Prediction, Predictor
+from arxiv_cls.models.predictor import load_predictor, locate_model
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.model_files import read_model_file
 

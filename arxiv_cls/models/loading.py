@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import HUB_FILES, HUB_WEIGHTS, download_from_hub, one_error
+from arxiv_cls.models.prediction import HUB_FILES, HUB_WEIGHTS, download_from_hub, one_error
 from arxiv_cls.record.directory import check_directory
 from arxiv_cls.record.model_files import (
     ClassifierConfig,

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from arxiv_cls.models.predictor import text_problem
+from arxiv_cls.models.prediction import text_problem
 from arxiv_cls.record.model_files import token_limit
 from arxiv_cls.record.run_record import available_cores
 

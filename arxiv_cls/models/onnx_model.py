@@ -9,7 +9,7 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.onnx_engine import TOKENS_PER_BATCH, OnnxEngine
-from arxiv_cls.models.predictor import ONNX_FILES, EncodedText, Predictor, check_texts, one_error
+from arxiv_cls.models.prediction import ONNX_FILES, EncodedText, Predictor, check_texts, one_error
 from arxiv_cls.record.directory import check_directory
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.model_files import ClassifierConfig, check_length, read_model_file, read_record

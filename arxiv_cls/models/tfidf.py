@@ -27,7 +27,7 @@ from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import EncodedText, Predictor, check_texts, one_error
+from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts, one_error
 from arxiv_cls.record.directory import check_directory
 from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of, read_record
 

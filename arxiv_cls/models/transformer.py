@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from arxiv_cls.models.loading import load_classifier
-from arxiv_cls.models.predictor import EncodedText, Predictor, check_texts
+from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts
 from arxiv_cls.record.model_files import token_limit
 
 # Tokens of a batch, padding included: bounds the memory whatever the lengths of the texts. On a CPU larger

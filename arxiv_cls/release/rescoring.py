@@ -17,7 +17,7 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.export.handler import handler_source
-from arxiv_cls.models.predictor import ONNX_FILES, load_scope
+from arxiv_cls.models.prediction import ONNX_FILES, load_scope
 from arxiv_cls.recipe import portable_path
 from arxiv_cls.record.directory import ModelDirectory, read_model_directory
 from arxiv_cls.record.manifest import HANDLER, PREDICTIONS, TFIDF

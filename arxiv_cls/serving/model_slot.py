@@ -16,7 +16,8 @@ from threading import Thread
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import CascadePredictor, fitted_engine, load_cascade
-from arxiv_cls.models.predictor import Predictor, load_predictor
+from arxiv_cls.models.prediction import Predictor
+from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.record.directory import is_pickle
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.model_files import read_model_file

@@ -14,7 +14,7 @@ from factories import small_model
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import attribution
 from arxiv_cls.models.attribution import attribute
-from arxiv_cls.models.predictor import EncodedText, to_predictions
+from arxiv_cls.models.prediction import EncodedText, to_predictions
 from arxiv_cls.models.tfidf import TfidfPredictor
 
 TEXT = (

@@ -13,7 +13,7 @@ import pytest
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import cascade
 from arxiv_cls.models.cascade import CascadePredictor, CascadeRule, load_cascade
-from arxiv_cls.models.predictor import EncodedText, check_texts
+from arxiv_cls.models.prediction import EncodedText, check_texts
 
 # The baseline's score of "cs.CL" is the number that starts the text.
 TEXTS = ["0.95 sure", "0.60 not sure", "0.10 sure of the other", "0.70 not sure either"]

@@ -10,7 +10,8 @@ from transformers import AutoModelForSequenceClassification
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import EncodedText, ScopeRule, load_predictor, to_predictions
+from arxiv_cls.models.prediction import EncodedText, ScopeRule, to_predictions
+from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.models.transformer import fold_temperature
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"

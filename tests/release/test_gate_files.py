@@ -18,7 +18,7 @@ from test_released import publish
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.export import onnx_export
-from arxiv_cls.models.predictor import ONNX_FILES
+from arxiv_cls.models.prediction import ONNX_FILES
 from arxiv_cls.record import files
 from arxiv_cls.record.directory import read_model_directory
 from arxiv_cls.record.manifest import (
