@@ -188,11 +188,6 @@ def load_rule(baseline: Predictor, transformer: Predictor, named: str) -> Cascad
     record = read_model_file(directory, RULE_FILE)
     if record is None:
         raise UserError(f"{directory} has no cascade: {RULE_FILE} is missing", hint=hint)
-    if record["schema_version"] != SCHEMA_VERSION:
-        version = record["schema_version"]
-        raise UserError(
-            f"{directory / RULE_FILE} is of version {version}, this program reads version {SCHEMA_VERSION}"
-        )
     if (engine := record["engine"]) != transformer.engine:
         raise UserError(
             f"the cascade of {directory} was fitted for the engine {engine}, not {transformer.engine}",

@@ -46,22 +46,13 @@ def prediction_set(scores: Mapping[str, float], threshold: float) -> list[str]:
     return ordered[:1] + [label for label in ordered[1:] if scores[label] >= threshold]
 
 
-def _read_rule(model_dir: str | Path, name: str) -> dict[str, Any] | None:
-    record = read_model_file(model_dir, name)
-    if record is not None and record["schema_version"] != 1:
-        raise UserError(
-            f"{Path(model_dir) / name} is of version {record['schema_version']}, this program reads version 1"
-        )
-    return record
-
-
 def load_set_threshold(model_dir: str | Path, coverage: str = SERVED_COVERAGE) -> float | None:
     """The score from which a label is in a set of this coverage; None when the model has no such sets.
 
     Raises:
         UserError: the file is damaged or of a later version.
     """
-    record = _read_rule(model_dir, "eval/prediction_sets.json")
+    record = read_model_file(model_dir, "eval/prediction_sets.json")
     level = record["levels"].get(coverage) if record else None
     return None if level is None else float(level["threshold"])
 
@@ -102,7 +93,7 @@ def load_scope(model_dir: str | Path) -> ScopeRule | None:
     Raises:
         UserError: the file is damaged or of a later version.
     """
-    record = _read_rule(model_dir, "eval/scope.json")
+    record = read_model_file(model_dir, "eval/scope.json")
     if record is None:
         return None
     if record.get("weights") is None or record.get("intercept") is None:

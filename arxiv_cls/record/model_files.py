@@ -78,6 +78,13 @@ def _own_code(content: Any, inside: str = "") -> Iterator[str]:
             yield from _own_code(value, f"{named}.")
 
 
+def _first_version(version: int) -> int:
+    if version != 1:
+        raise ValueError("this program reads version 1")
+    return version
+
+
+Version = Annotated[int, AfterValidator(_first_version)]
 Label = Annotated[str, AfterValidator(_label)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 WideSize = Annotated[int, Field(ge=1, le=1 << 18)]
@@ -331,7 +338,7 @@ class _SetLevel(Record):
 
 class _PredictionSets(Record):
     hint: ClassVar[str] = _EVALUATE
-    schema_version: int
+    schema_version: Version
     weights_sha256: str | None = None
     levels: dict[Annotated[str, Field(pattern=r"^0\.[0-9]{1,6}$")], _SetLevel]
 
@@ -346,7 +353,7 @@ class Scope(Record):
 
     hint: ClassVar[str] = _EVALUATE
     released = "rule auroc auroc_interval in_scope_kept out_of_scope_caught out_of_scope_papers"
-    schema_version: int
+    schema_version: Version
     weights_sha256: str | None = None
     threshold: Finite
     intercept: Finite | None = None
@@ -362,7 +369,7 @@ class Scope(Record):
 
 class _Cascade(Record):
     hint: ClassVar[str] = "`arxiv-cls cascade` fits it on the validation split"
-    schema_version: int
+    schema_version: Version
     engine: str
     transformer_sha256: str
     baseline_sha256: str

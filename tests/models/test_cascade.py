@@ -195,7 +195,7 @@ class TestLoading:
             *(
                 (lambda f, changes=changes: f.path.write_text(json.dumps(f.record | changes)), message, "")
                 for changes, message in (
-                    ({"schema_version": 2}, "version 2"),
+                    ({"schema_version": 2}, "reads version 1, found 2"),
                     ({"threshold": "high"}, r"cascade\.json:"),
                 )
             ),

@@ -41,12 +41,12 @@ class TestResolve:
             resolve_pretrained(name)
 
     def test_no_hub(self, run_python, tmp_path):
-        """An endpoint that refuses connections: one line, exit code 3, what to pass instead."""
+        """An endpoint that refuses connections: one line, exit code 3, what to pass; without torch."""
         done = run_python(
             "-c",
-            "import sys; from arxiv_cls.errors import run_main; "
-            "from arxiv_cls.models.loading import resolve_pretrained; "
-            "run_main(lambda argv: resolve_pretrained('user/name'))",
+            "import sys; sys.modules['torch'] = None; from arxiv_cls.errors import run_main; "
+            "from arxiv_cls.models.predictor import load_predictor; "
+            "run_main(lambda argv: load_predictor('user/name', engine='onnx'))",
             env={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
         )
         assert done.returncode == 3
