@@ -140,8 +140,7 @@ def labels_of(answer: list) -> list:
     return [entry["label"] if isinstance(entry, dict) else labels_of(entry) for entry in answer]
 
 
-def scores_of(answer: list) -> np.ndarray:
+def scores_of(answer: list) -> list[float]:
     """The scores, flat."""
-    flat = [entry if isinstance(entry, dict) else list(entry) for entry in answer]
-    rows = [entry for part in flat for entry in ([part] if isinstance(part, dict) else part)]
-    return np.array([entry["score"] for entry in rows])
+    parts = [[entry["score"]] if isinstance(entry, dict) else scores_of(entry) for entry in answer]
+    return [score for part in parts for score in part]
