@@ -7,7 +7,6 @@ title says more per word), the weights on disk (a skops file of plain arrays), t
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import re
@@ -232,7 +231,9 @@ def _import_skops_io() -> ModuleType:
     finder: Any = SimpleNamespace(find_spec=find_spec)
     sys.meta_path.insert(0, finder)
     try:
-        return importlib.import_module("skops.io")
+        import skops.io
+
+        return skops.io
     finally:
         sys.meta_path.remove(finder)
 
