@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     recipe = load_recipe(arguments.recipe, overrides, TransformerRecipe)
     from transformers.utils import logging as transformers_logging
 
-    from arxiv_cls.models.pretrained import resolve_pretrained
+    from arxiv_cls.models.loading import resolve_pretrained
     from arxiv_cls.release.card import write_model_card
     from arxiv_cls.scoring.evaluation import evaluation_table
     from arxiv_cls.training import fine_tuning

@@ -15,9 +15,9 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import DataConfig, portable_path
+from arxiv_cls.record.directory import ModelDirectory
 from arxiv_cls.record.files import file_sha256, staged, write_record
 from arxiv_cls.record.manifest import EXAMPLES, RECIPE, RUN_RECORD
-from arxiv_cls.record.model_directory import ModelDirectory
 from arxiv_cls.record.model_files import SCHEMAS, read_model_file
 
 # Rows of a CSV whose texts are held at once.

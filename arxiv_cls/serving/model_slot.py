@@ -31,7 +31,7 @@ COMMIT = re.compile(r"[0-9a-f]{7,40}")
 NAME = re.compile(r"[\w][\w.-]{0,127}")
 RELEASE_TAG = re.compile(r"v?\d+(\.\d+)+\S*")
 # The first computation of an engine allocates its memory. Of some texts a tokenizer leaves next to nothing.
-WARM_UP_TEXTS = ("Warm-up of the engine.", ".", "\u200b")
+WARM_UP_TEXTS = ("Warm-up of the engine.", ".", "\u0301")
 
 
 def allowed_model(name: str, models_dir: Path | None, allow_hub: Collection[str]) -> str:

@@ -34,8 +34,7 @@ def load_tokenizer(directory: Path, max_length: int) -> PreTrainedTokenizerBase:
         UserError: the directory holds no configuration and tokenizer that transformers can load.
     """
     tokenizer = loading.load_tokenizer(directory)
-    positions = getattr(loading.load_encoder_config(directory), "max_position_embeddings", None)
-    longest = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    longest = tokenizer.model_max_length
     if max_length > longest:
         logger.warning(
             "model.max_length: %d tokens instead of %d, the model reads no more", longest, max_length
@@ -127,7 +126,9 @@ class EpochDataLoader(DataLoader):
         self.batch_sampler.epoch = epoch
 
 
-def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[str, torch.Tensor]:
+def collate(
+    features: list[dict], pad_token_id: int, multiple: int = 8, side: str = "right"
+) -> dict[str, torch.Tensor]:
     """Pads to the longest paper of the batch, rounded up to a multiple for matrix units.
 
     Returns:
@@ -135,9 +136,12 @@ def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[
         papers have a `target`, a distribution over the classes.
     """
     tokens = [torch.as_tensor(feature["input_ids"]) for feature in features]
-    input_ids = pad_sequence(tokens, batch_first=True, padding_value=pad_token_id)
-    input_ids = functional.pad(input_ids, (0, -input_ids.shape[1] % multiple), value=pad_token_id)
-    lengths = torch.tensor([len(ids) for ids in tokens])
-    attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+    input_ids = pad_sequence(tokens, batch_first=True, padding_value=pad_token_id, padding_side=side)
+    kept = [torch.ones_like(ids) for ids in tokens]
+    attention_mask = pad_sequence(kept, batch_first=True, padding_value=0, padding_side=side)
+    more = -input_ids.shape[1] % multiple
+    ends = (more, 0) if side == "left" else (0, more)
+    input_ids = functional.pad(input_ids, ends, value=pad_token_id)
+    attention_mask = functional.pad(attention_mask, ends, value=0)
     labels = torch.tensor([feature.get("target", feature["label"]) for feature in features])
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -19,10 +19,10 @@ from safetensors.torch import load_model
 from transformers import PreTrainedModel, TrainerState, enable_full_determinism, set_seed
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.hardware import available_cores, peak_resident_bytes, processor_name
 from arxiv_cls.models.loading import load_encoder, load_encoder_config, new_classifier
 from arxiv_cls.models.transformer import TransformerPredictor, fold_temperature
 from arxiv_cls.recipe import TransformerModelConfig, resolved
+from arxiv_cls.record.run_record import available_cores, peak_resident_bytes, processor_name
 from arxiv_cls.scoring import calibration
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.arguments import TransformerRecipe, TransformerTrainerConfig
@@ -200,7 +200,7 @@ def load_classifier(config: TransformerModelConfig, directory: Path, labels: lis
             if value is not None and hasattr(settings, name):
                 setattr(settings, name, value)
     classifier = any("ForSequenceClassification" in name for name in settings.architectures or ())
-    other_labels = classifier and list(settings.id2label.values()) != labels
+    other_labels = classifier and settings.id2label != dict(enumerate(labels))
     encoder = load_encoder(directory, settings).base_model if other_labels else None
     settings.id2label = dict(enumerate(labels))
     settings.label2id = {label: index for index, label in enumerate(labels)}

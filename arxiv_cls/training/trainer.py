@@ -139,7 +139,9 @@ class PaperTrainer(Trainer):
         weights = class_weights(counts, args.class_weighting)
         super().__init__(
             model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer,
-            data_collator=lambda features: collate(features, tokenizer.pad_token_id),
+            data_collator=lambda features: collate(
+                features, tokenizer.pad_token_id, side=tokenizer.padding_side
+            ),
             compute_loss_func=make_loss(weights, args.label_smoothing_factor),
             compute_metrics=lambda prediction: scalar_metrics(prediction, labels), callbacks=callbacks,
         )  # fmt: skip

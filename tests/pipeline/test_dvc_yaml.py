@@ -165,7 +165,6 @@ class TestStages:
                 "train_tfidf.py",
                 (
                     "models/loading.py",
-                    "models/pretrained.py",
                     "models/transformer.py",
                     "training/arguments.py",
                 ),

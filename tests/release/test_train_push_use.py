@@ -36,7 +36,7 @@ USE_FROM_HUB = """
 """
 LOAD_FROM_HUB = """
     import json, sys
-    from arxiv_cls.models.predictor import load_predictor
+    from arxiv_cls.models.predictor import (load_predictor)
     model = load_predictor(sys.argv[1])
     print(json.dumps([prediction.scores for prediction in model.predict(json.loads(sys.argv[2]))]))
 """

@@ -11,7 +11,7 @@ import pytest
 from factories import ROOT
 from safetensors.numpy import load_file
 
-from arxiv_cls.models.pretrained import write_local_distilbert
+from arxiv_cls.models.loading import write_local_distilbert
 from arxiv_cls.record.manifest import missing_files
 
 pytestmark = pytest.mark.slow

@@ -1,9 +1,11 @@
-"""The commit on record is the one that trained: taken before, held against the end, of this package only."""
+"""What a run records: the commit that trained, of this package only; cores and memory of the machine."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,12 @@ from factories import ROOT
 
 from arxiv_cls.recipe import TfidfRecipe, load_recipe
 from arxiv_cls.record import run_record
-from arxiv_cls.record.run_record import build_run_record, git_state
+from arxiv_cls.record.run_record import available_cores, build_run_record, git_state, peak_resident_bytes
 from arxiv_cls.training.run_directory import TrainingRun
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
-pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -41,6 +43,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@needs_git
 class TestGitState:
     """Git where it tracks the package."""
 
@@ -62,7 +65,7 @@ class TestGitState:
         assert git_state(installed) == {"commit": None, "dirty": None}
 
     def test_image_without_git(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The variable says the commit."""
+        """The variable says the commit, with and without the program."""
         monkeypatch.setenv("ARXIV_CLS_COMMIT", COMMIT)
         assert git_state(tmp_path) == {"commit": COMMIT, "dirty": False}
         monkeypatch.setenv("PATH", "")
@@ -82,6 +85,7 @@ class TestGitState:
         assert git_state(package)["commit"] == git(package, "rev-parse", "HEAD")
 
 
+@needs_git
 class TestRun:
     """Before the training, and at its end."""
 
@@ -119,3 +123,48 @@ class TestRun:
         assert source.index("TrainingRun(recipe, overrides) as run") < source.rindex(training)
         recipe = load_recipe(ROOT / "recipes" / "tfidf_linear.yaml", [], TfidfRecipe)
         assert TrainingRun(recipe, []).git == git_state()
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        # A part of a core counts as one; no limit, or a file that is not understood, means the affinity.
+        *(({"cpu.max": text}, cores) for text, cores in (("200000 100000", 2), ("150000 100000", 2))),
+        *(({"cpu.max": text}, cores) for text, cores in (("50000 100000", 1), ("max 100000", 8), ("odd", 8))),
+        *(
+            ({"cpu/cpu.cfs_quota_us": quota, "cpu/cpu.cfs_period_us": "100000"}, cores)
+            for quota, cores in (("400000", 4), ("-1", 8), ("1600000", 8))
+        ),
+        ({}, 8),
+    ],
+)
+def test_available_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict, expected: int) -> None:
+    """The affinity and the quota of both versions of control groups."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available_cores(tmp_path) == expected
+
+
+class TestPeakMemory:
+    """Of this process, and not of its parent."""
+
+    @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it so")
+    def test_stays_and_is_not_inherited(self) -> None:
+        """400 MB that were held for a moment count here, and not in a small program started meanwhile."""
+        before = peak_resident_bytes()
+        block = bytearray(before + 400_000_000)
+        block[::4096] = b"x" * len(block[::4096])
+        child = "from arxiv_cls.record.run_record import peak_resident_bytes as peak; print(peak())"
+        done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
+        del block
+        assert 1_000_000 < int(done.stdout) < 200_000_000
+        assert peak_resident_bytes() >= before + 400_000_000
+
+    def test_without_proc(self, tmp_path: Path) -> None:
+        """Elsewhere the operating system's own count is taken, in the same unit."""
+        status = tmp_path / "status"
+        assert peak_resident_bytes(status) >= peak_resident_bytes() * 0.9
+        status.write_text("Name: python\nVmHWM:\t  2048 kB\n")
+        assert peak_resident_bytes(status) == 2048 * 1024

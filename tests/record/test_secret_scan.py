@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import lzma
 import pickle
 import zipfile
 from pathlib import Path
@@ -98,6 +100,8 @@ class TestPickles:
             zipped(b"x", "archive/data.pkl"),
             OBJECTS,
             PROTOCOL_0,
+            gzip.compress(PROTOCOL_0),
+            lzma.compress(PROTOCOL_0),
             pickle.dumps([0] * 200_000),
             pickle.dumps(Path("x"), protocol=0),
             zipped(OBJECTS, "0.npy"),
@@ -105,7 +109,7 @@ class TestPickles:
             zipped(zipped(PROTOCOL_0, "a"), "b"),
             zipped(zipped(zipped(zipped(zipped(b"", "a"), "b"), "c"), "d"), "e"),
         ],
-        ids=range(13),
+        ids=range(15),
     )
     def test_found_by_content(self, tmp_path: Path, content: bytes) -> None:
         """Under any name, in arrays, in zips, and in what is packed too deep to be looked at."""

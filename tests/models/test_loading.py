@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.loading import resolve_pretrained, write_local_distilbert
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.models.pretrained import resolve_pretrained, write_local_distilbert
+from arxiv_cls.training import fine_tuning
+from arxiv_cls.training.arguments import TransformerModelConfig
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
 
@@ -24,6 +26,7 @@ class TestResolve:
     @pytest.mark.parametrize(
         ("name", "expected"),
         [
+            (str(RELEASES), "no config.json"),
             ("./nowhere", "no such directory"),
             ("a/b/c", "no such directory"),
             ("package:no_such_package/model", "is not installed"),
@@ -37,18 +40,13 @@ class TestResolve:
         with pytest.raises(UserError, match=expected):
             resolve_pretrained(name)
 
-    def test_directory_without_a_model(self, tmp_path):
-        """A folder alone is not a model."""
-        with pytest.raises(UserError, match=r"no config.json"):
-            resolve_pretrained(str(tmp_path))
-
     def test_no_hub(self, run_python, tmp_path):
-        """An endpoint that refuses connections: one line, exit code 3, what to pass instead."""
+        """An endpoint that refuses connections: one line, exit code 3, what to pass; without torch."""
         done = run_python(
             "-c",
-            "import sys; from arxiv_cls.errors import run_main; "
-            "from arxiv_cls.models.pretrained import resolve_pretrained; "
-            "run_main(lambda argv: resolve_pretrained('user/name'))",
+            "import sys; sys.modules['torch'] = None; from arxiv_cls.errors import run_main; "
+            "from arxiv_cls.models.predictor import load_predictor; "
+            "run_main(lambda argv: load_predictor('user/name', engine='onnx'))",
             env={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
         )
         assert done.returncode == 3
@@ -57,11 +55,28 @@ class TestResolve:
         assert "Traceback" not in done.stderr
 
 
+class TestNewHead:
+    """A classifier to start from keeps its head for its own labels in their own order."""
+
+    @pytest.mark.parametrize("kept", [True, False])
+    def test_permuted_labels(self, kept: bool, tiny_encoder: Path, tmp_path: Path) -> None:
+        """What counts is the number of each label, not the order in which the file names them."""
+        names = {1: "cs.CL", 0: "cs.AI"} if kept else {1: "cs.AI", 0: "cs.CL"}
+        model = AutoModelForSequenceClassification.from_pretrained(
+            tiny_encoder, id2label=names, label2id={name: number for number, name in names.items()}
+        )
+        model.save_pretrained(tmp_path)
+        settings = TransformerModelConfig(str(tmp_path))
+        started = fine_tuning.load_classifier(settings, tmp_path, ["cs.AI", "cs.CL"])
+        assert torch.equal(started.classifier.weight, model.classifier.weight) is kept
+        assert started.config.id2label == {0: "cs.AI", 1: "cs.CL"}
+
+
 class TestLocalDistilbert:
     """The same hidden states under other names."""
 
     def test_same_hidden_states(self, tiny_encoder, tmp_path):
-        """BERT and the DistilBERT made of it agree on a padded batch."""
+        """BERT and the DistilBERT made of it agree on a padded batch; a directory in use is left alone."""
         out = write_local_distilbert(tmp_path / "distilbert", str(tiny_encoder))
         batch = AutoTokenizer.from_pretrained(tiny_encoder)(
             ["a synthetic paper on learning", "short"], padding=True, return_tensors="pt"
@@ -72,13 +87,8 @@ class TestLocalDistilbert:
             theirs = AutoModel.from_pretrained(tiny_encoder).eval()(**batch).last_hidden_state
         kept = batch["attention_mask"].bool()
         assert torch.allclose(ours[kept], theirs[kept], atol=1e-5)
-
-    def test_in_the_way(self, tiny_encoder, tmp_path):
-        """A directory that is not a model is left alone."""
-        (tmp_path / "thesis.tex").write_text("")
         with pytest.raises(UserError, match="already exists"):
             write_local_distilbert(tmp_path, str(tiny_encoder), overwrite=True)
-        assert (tmp_path / "thesis.tex").exists()
 
 
 class TestHubCache:
