@@ -21,16 +21,24 @@ from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving import schemas
 from arxiv_cls.serving.endpoint import Endpoint
-from arxiv_cls.serving.http_errors import Refused, documented, explain, install_error_handlers
-from arxiv_cls.serving.model_slot import allowed_model, load_model
+from arxiv_cls.serving.http_requests import (
+    BodyLimits,
+    BoundedRoute,
+    Refused,
+    documented,
+    explain,
+    install_error_handlers,
+    parse_json,
+)
+from arxiv_cls.serving.model_loading import allowed_model, load_model
 from arxiv_cls.serving.observability import RequestLines
-from arxiv_cls.serving.request_body import BodyLimits, BoundedRoute, parse_json
 from arxiv_cls.serving.settings import ServingSettings
 
-DESCRIPTION = """Names the arXiv category of a paper from its title and abstract.
+WHAT = "Names the arXiv category of a paper from its title and abstract."
+DESCRIPTION = f"""{WHAT}
 
 `POST /predict` answers in the schema that the keys of the request name; `POST /` has Hugging Face's
-inference schema. Every error has the shape `{"error", "error_type"}`."""
+inference schema. Every error has the shape `{{"error", "error_type"}}`."""
 # The script and the style of /docs are inline; it may call this server and no other.
 SECURITY_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -76,11 +84,11 @@ class LoadReply(BaseModel):
 class Welcome(BaseModel):
     """What this server is."""
 
-    name: str
-    version: str = Field(description="of the program")
-    what: str
+    name: str = "arxiv_cls"
+    version: str = Field(default=__version__, description="of the program")
+    what: str = WHAT
     model: str | None = Field(description="name of the model; null before it is loaded")
-    links: dict[str, str]
+    links: dict[str, str] = LINKS
 
 
 class Health(BaseModel):
@@ -133,14 +141,13 @@ async def vertex(request: Request, body: schemas.VertexRequest) -> Response:
 @operate.post(
     "/load",
     summary="Switch the model",
-    response_model=LoadReply,
     responses=documented(401, 403, 404, 408, 409, 413, 415, 422, 424),
     # The body is read by hand, so that a client without the token learns nothing from how it is judged.
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": LOAD_SCHEMA}}},
 )
 async def load(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> dict[str, Any]:
+) -> LoadReply:
     """Requests that came before are answered by the old model, later ones by the new; none is dropped."""
     endpoint = _endpoint(request)
     settings = endpoint.settings
@@ -151,7 +158,7 @@ async def load(
         raise Refused(422, explain(error.errors())) from None
     # In a thread: it reads the head of every file of the model.
     model = await asyncio.to_thread(allowed_model, name, settings.models_directory, settings.allow_hub)
-    previous = endpoint.slot.current
+    previous = endpoint.model
     try:
         loaded = await endpoint.switch(model)
     except UserError as error:
@@ -159,13 +166,13 @@ async def load(
         raise Refused(424, f"not loaded, the old model stays: {reason}") from None
     if loaded is None:
         raise Refused(409, "another model is being loaded")
-    return {
-        "model": loaded.name,
-        "model_version": loaded.version,
-        "engine": loaded.predictor.engine,
-        "seconds": round(loaded.loaded_in, 3),
-        "previous": previous.name if previous else None,
-    }
+    return LoadReply(
+        model=loaded.name,
+        model_version=loaded.version,
+        engine=loaded.predictor.engine,
+        seconds=round(loaded.loaded_in, 3),
+        previous=previous.name if previous else None,
+    )
 
 
 def without_paths(message: str, models_directory: Path | None) -> str:
@@ -185,28 +192,22 @@ def _check_token(credentials: HTTPAuthorizationCredentials | None, token: str | 
         raise Refused(401, "send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
 
 
-@operate.get("/", summary="What this is", response_model=Welcome)
-async def welcome(request: Request) -> dict[str, Any]:
+@operate.get("/", summary="What this is")
+async def welcome(request: Request) -> Welcome:
     """Name, model and links."""
-    model = _endpoint(request).slot.current
-    return {
-        "name": "arxiv_cls",
-        "version": __version__,
-        "what": "Names the arXiv category of a paper from its title and abstract.",
-        "model": model.name if model else None,
-        "links": LINKS,
-    }
+    model = _endpoint(request).model
+    return Welcome(model=model.name if model else None)
 
 
-HEALTH: dict[str, Any] = {"summary": "Ready", "response_model": Health, "responses": documented(503)}
+HEALTH: dict[str, Any] = {"summary": "Ready", "responses": documented(503)}
 
 
 @operate.get("/health", **HEALTH)
-async def health(request: Request) -> dict[str, Any]:
+async def health(request: Request) -> Health:
     """200 when a request would be answered; 503 before the model is loaded and while the server ends."""
-    model = _ready(request)
+    model = _endpoint(request).ready_model()
     _check_thread(request)
-    return {"status": "ready", "model": model.name, "model_version": model.version}
+    return Health(status="ready", model=model.name, model_version=model.version)
 
 
 @operate.get("/health/live", summary="Alive", responses=documented(503))
@@ -216,10 +217,16 @@ async def live(request: Request) -> dict[str, str]:
     return {"status": "alive"}
 
 
-@operate.get("/info", summary="Model and limits", response_model=schemas.Info, responses=documented(503))
-async def info(request: Request) -> dict[str, Any]:
+def _check_thread(request: Request) -> None:
+    endpoint = _endpoint(request)
+    if not endpoint.batcher.alive and not endpoint.ending:
+        raise Refused(503, "the thread that computes has ended")
+
+
+@operate.get("/info", summary="Model and limits", responses=documented(503))
+async def info(request: Request) -> schemas.Info:
     """The model, its data and the limits of requests."""
-    return schemas.describe(_ready(request), _endpoint(request).settings)
+    return schemas.describe(_endpoint(request).ready_model(), _endpoint(request).settings)
 
 
 @operate.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
@@ -240,19 +247,6 @@ async def docs() -> HTMLResponse:
     """The documentation, without anything from another server."""
     page = DOCS_PAGE.read_text(encoding="utf-8")
     return HTMLResponse(page, headers={"Content-Security-Policy": SECURITY_POLICY})
-
-
-def _ready(request: Request) -> schemas.ServedModel:
-    endpoint = _endpoint(request)
-    if endpoint.slot.current is None and endpoint.failure is not None:
-        raise Refused(503, "the model could not be loaded; the server's log says why")
-    return endpoint.ready_model()
-
-
-def _check_thread(request: Request) -> None:
-    endpoint = _endpoint(request)
-    if not endpoint.batcher.alive and not endpoint.ending:
-        raise Refused(503, "the thread that computes has ended")
 
 
 def create_app(
@@ -281,13 +275,12 @@ def create_app(
         redoc_url=None,
     )
     app.state.endpoint = endpoint
+    app.router.route_class = BoundedRoute
     app.include_router(classify)
     app.include_router(operate)
     if settings.predict_route != "/predict":
-        router = APIRouter(tags=["classify"], route_class=BoundedRoute)
-        about = {"summary": "Classify texts, Vertex AI's schema", **_replies(schemas.VertexReply)}
-        router.post(settings.predict_route, **about)(vertex)
-        app.include_router(router)
+        summary, replies = "Classify texts, Vertex AI's schema", _replies(schemas.VertexReply)
+        app.post(settings.predict_route, tags=["classify"], summary=summary, **replies)(vertex)
     if settings.health_route != "/health":
         app.get(settings.health_route, tags=["operate"], **HEALTH)(health)
     install_error_handlers(app)

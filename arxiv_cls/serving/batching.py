@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText, Prediction, Predictor
-from arxiv_cls.serving.http_errors import Refused, ending
+from arxiv_cls.serving.http_requests import Refused, ending
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +137,7 @@ class Batcher:
         """Refuses every request that still waits or is computed, and takes no more."""
         self._begin_close()
         for job in list(self._accepted):
-            self._fail(job, ending())
+            self._resolve(job, ending())
 
     async def close(self, timeout: float) -> bool:
         """Takes no more requests; whether those that were accepted were answered within `timeout` seconds."""
@@ -196,7 +195,7 @@ class Batcher:
         # While the server ends, no accepted request is given up: the end itself bounds the wait.
         waited = time.monotonic() - job.accepted
         if job.started is None and not job.cancelled and waited > self.max_wait and not self._closing:
-            self._fail(job, self._queue_full())
+            self._resolve(job, self._queue_full())
         return not job.cancelled
 
     def _encoded_together(self, first: Job) -> list[Job]:
@@ -227,7 +226,7 @@ class Batcher:
                 if job.check:
                     job.check(job.encoded)
             except Exception as error:
-                self._fail(job, error)
+                self._resolve(job, error)
 
     def _compute(self, batch: list[tuple[Job, int]]) -> None:
         jobs = list(dict.fromkeys(job for job, _ in batch))
@@ -235,8 +234,6 @@ class Batcher:
         try:
             predictions = jobs[0].predictor.predict_encoded([job.encoded[at] for job, at in batch])
         except Exception as error:
-            if len(jobs) == 1 and not isinstance(error, UserError):
-                logger.exception("a batch of %d texts failed", len(batch))
             self._fail_one(jobs, error, lambda job: self._compute([item for item in batch if item[0] is job]))
             return
         seconds = time.monotonic() - before
@@ -246,7 +243,7 @@ class Batcher:
         self._on_batch(len(batch), sum(job.encoded[at].tokens for job, at in batch), seconds)
         for job in jobs:
             if len(job.predictions) == len(job.texts):
-                self._resolve(job, job)
+                self._resolve(job)
 
     def _note_speed(self, texts: int, seconds: float) -> None:
         self._recent_texts += texts - SPEED_MEMORY * self._recent_texts
@@ -255,24 +252,23 @@ class Batcher:
     def _fail_one(self, jobs: list[Job], error: Exception, retry: Callable[[Job], None]) -> None:
         """A failed call is repeated for each of its requests, so that only the one at fault fails."""
         if len(jobs) == 1:
-            self._fail(jobs[0], error)
+            self._resolve(jobs[0], error)
             return
         for job in jobs:
             retry(job)
 
-    def _fail(self, job: Job, error: Exception) -> None:
-        job.cancelled = True
-        self._resolve(job, error)
+    def _resolve(self, job: Job, error: Exception | None = None) -> None:
+        job.cancelled = job.cancelled or error is not None
 
-    def _resolve(self, job: Job, outcome: Job | Exception) -> None:
         def if_awaited() -> None:
-            if isinstance(outcome, Exception) and not job.future.done():
-                job.future.set_exception(outcome)
-            elif isinstance(outcome, Job) and not job.future.done():
-                job.future.set_result(outcome)
+            if job.future.done():
+                return
+            if error is None:
+                job.future.set_result(job)
+            else:
+                job.future.set_exception(error)
 
         try:
             job.future.get_loop().call_soon_threadsafe(if_awaited)
         except RuntimeError:
-            # The loop has ended without waiting for the answer.
             logger.debug("an answer came after the end of the loop")

@@ -4,43 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
+from threading import Thread
 from typing import Any
 
 from fastapi import Request
 
 from arxiv_cls.models.prediction import EncodedText
 from arxiv_cls.serving.batching import Batcher, Job
-from arxiv_cls.serving.http_errors import ClientGone, Refused, ending
-from arxiv_cls.serving.model_slot import ModelSlot, load_model
+from arxiv_cls.serving.http_requests import Refused, ending, too_many_texts
+from arxiv_cls.serving.model_loading import load_model
 from arxiv_cls.serving.observability import Metrics
-from arxiv_cls.serving.request_body import too_many_texts
 from arxiv_cls.serving.request_log import RequestLog, ScoredText
-from arxiv_cls.serving.schemas import AnyRequest, ServedModel
+from arxiv_cls.serving.schemas import AnyRequest, ServedModel, refuses_truncation, reply_to, texts_of
 from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
 
 
 class Endpoint:
-    """One server's state, reached from a route as `request.app.state.endpoint`."""
+    """One server's state, reached from a route as `request.app.state.endpoint`.
+
+    Attributes:
+        model: what answers; None until the first one is loaded.
+        failure: why the first model could not be loaded.
+        seconds_to_stop: how long `stop` may take.
+    """
 
     def __init__(
         self, settings: ServingSettings, load: Callable[[str, ServingSettings], ServedModel] = load_model
     ) -> None:
         self.settings = settings
-        self.slot = ModelSlot(lambda model: load(model, settings))
         self.metrics = Metrics(queue_depth=lambda: self.batcher.depth)
-        limits = {name: getattr(settings, name) for name in ("max_batch_tokens", "max_queue", "max_wait")}
-        self.batcher = Batcher(**limits, on_batch=self.metrics.note_batch)
+        self.batcher = Batcher(
+            max_batch_tokens=settings.max_batch_tokens,
+            max_queue=settings.max_queue,
+            max_wait=settings.max_wait,
+            on_batch=self.metrics.note_batch,
+        )
         self.request_log = RequestLog(settings, self.metrics.log_records) if settings.request_log else None
         self.ending = False
         self.seconds_to_stop = settings.shutdown_timeout
-        # Why the first model could not be loaded.
+        self.model: ServedModel | None = None
         self.failure: Exception | None = None
+        self._load = load
         self._first_load: asyncio.Task[None] | None = None
+        self._switch: asyncio.Task[ServedModel] | None = None
+        self._loader: Thread | None = None
 
     def start(self) -> None:
         """Starts the threads, and the loading of the first model in the background."""
@@ -56,15 +70,51 @@ class Endpoint:
             logger.error("the model cannot be loaded", extra={"reason": str(error)})
             self.failure = error
 
+    @property
+    def loading(self) -> bool:
+        """Whether a thread still loads a model."""
+        return self._loader is not None and self._loader.is_alive()
+
     async def switch(self, model: str) -> ServedModel | None:
-        """Loads a model in the place of the present one; see `ModelSlot.switch`."""
+        """Loads an allowed model and puts it in the place of the old one, which stays when that fails.
+
+        A request takes `self.model` once and keeps it to its end, so a switch needs no lock: requests that
+        came before it are answered by the old model, which goes when the last of them lets it go.
+
+        Returns:
+            The new model; None when another switch is under way.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        if self._switch is not None and not self._switch.done():
+            return None
+        self._switch = asyncio.create_task(self._replace_model(model))
+        # The client may hang up; the switch goes on.
+        return await asyncio.shield(self._switch)
+
+    async def _replace_model(self, model: str) -> ServedModel:
+        future: Future[ServedModel] = Future()
+        future.set_running_or_notify_cancel()
+
+        def work() -> None:
+            try:
+                future.set_result(self._load(model, self.settings))
+            except BaseException as error:
+                future.set_exception(error)
+
+        # Not a thread of asyncio's: its end would wait for a download, which cannot be interrupted.
+        self._loader = Thread(target=work, name="load", daemon=True)
+        self._loader.start()
         try:
-            loaded = await self.slot.switch(model)
+            loaded = await asyncio.wrap_future(future)
         except Exception:
             self.metrics.model_loads.labels("failed").inc()
             raise
-        if loaded:
-            self.metrics.note_model(loaded)
+        self.model = loaded
+        self.metrics.note_model(loaded)
+        shown = {"model": loaded.name, "version": loaded.version, "seconds": round(loaded.loaded_in, 3)}
+        logger.info("model loaded", extra=shown)
         return loaded
 
     async def stop(self) -> None:
@@ -85,21 +135,22 @@ class Endpoint:
         """
         if self.ending:
             raise ending()
-        if self.slot.current is None:
+        if self.failure is not None and self.model is None:
+            raise Refused(503, "the model could not be loaded; the server's log says why")
+        if self.model is None:
             raise Refused(503, "the model is not loaded yet", {"Retry-After": "1"}, reason="not_loaded")
-        return self.slot.current
+        return self.model
 
     async def answer(self, request: Request, body: AnyRequest) -> Any:
         """Scores the texts of a request, which is watched for a client that hangs up, and makes its reply.
 
         Raises:
-            Refused: a limit, a full queue, no model.
+            Refused: a limit, a full queue, no model, or a model that gives no numbers.
             UserError: a text that the model refuses.
-            ClientGone: nobody waits for the answer.
         """
-        model, texts, settings = self.ready_model(), body.texts(), self.settings
+        model, texts, settings = self.ready_model(), texts_of(body), self.settings
         if len(texts) > settings.texts_per_request:
-            raise Refused(422, too_many_texts(len(texts), settings.texts_per_request))
+            raise too_many_texts(len(texts), settings.texts_per_request)
         longest, allowed = max(map(len, texts)), settings.max_characters
         if longest > allowed:
             raise Refused(422, f"a text has {longest} characters; at most {allowed} are allowed")
@@ -108,12 +159,16 @@ class Endpoint:
         if settings.log_texts:
             line["content"] = texts
         accepted = time.monotonic()
-        check = _refuse_truncation if body.refuses_truncation() else None
+        check = _refuse_truncation if refuses_truncation(body) else None
         answer = await _unless_gone(request, self.batcher.answer(texts, model.predictor, check))
         seconds, now = time.monotonic() - accepted, datetime.now(UTC)
         self.metrics.wait_seconds.observe(answer.waited)
         line["tokens"] = sum(encoded.tokens for encoded in answer.encoded)
         line |= {"waited_milliseconds": round(answer.waited * 1000, 1), "model_version": model.version}
+        for position, prediction in enumerate(answer.predictions):
+            if not all(map(math.isfinite, prediction.scores.values())):
+                message = f"text {position + 1}: the model gives no number for it, its weights are damaged"
+                raise Refused(500, message, reason="no_number")
         request_id = request.scope["state"]["request_id"]
         for encoded, prediction in zip(answer.encoded, answer.predictions, strict=True):
             self.metrics.note_prediction(prediction)
@@ -121,7 +176,7 @@ class Endpoint:
                 self.request_log.add(
                     ScoredText(now, request_id, body.log_name, model, encoded, prediction, answer, seconds)
                 )
-        return body.reply(answer.predictions, model)
+        return reply_to(body, answer.predictions, model)
 
 
 def _refuse_truncation(encoded: Sequence[EncodedText]) -> None:
@@ -140,7 +195,8 @@ async def _unless_gone(request: Request, answering: Any) -> Job:
     try:
         await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
-            raise ClientGone
+            # Nobody reads this; the log and the metrics see nginx's status for a client that hung up.
+            raise Refused(499, "the client hung up", reason="disconnected")
         return answer.result()
     finally:
         gone.cancel()

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving.app import create_app
 from arxiv_cls.serving.endpoint import Endpoint
-from arxiv_cls.serving.http_errors import error_reply
+from arxiv_cls.serving.http_requests import error_reply
 from arxiv_cls.serving.observability import RequestLines, configure_logging
 from arxiv_cls.serving.settings import ServingSettings
 
@@ -60,7 +60,7 @@ def serve(settings: ServingSettings) -> int:
     logger.info("listening", extra={"url": url, "settings": settings.public()})
     print(f"Serving {settings.model} at {url} (documentation: {url}/docs)", flush=True)
     _Server(config, endpoint).run(sockets=[listener])
-    if endpoint.slot.loading:
+    if endpoint.loading:
         # A model that is still loaded, or downloaded by threads that Python would wait for, is not needed.
         logging.shutdown()
         sys.stdout.flush()

@@ -12,7 +12,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText
 from arxiv_cls.serving import batching
 from arxiv_cls.serving.batching import Batcher, Job
-from arxiv_cls.serving.http_errors import Refused
+from arxiv_cls.serving.http_requests import Refused
 
 
 class CountingPredictor:
@@ -226,7 +226,7 @@ class TestPlaces:
             assert batcher.depth == 3
             with pytest.raises(Refused, match="queue is full") as refused:
                 await batcher.answer(["c"], predictor)
-            assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "1")
+            assert (refused.value.status_code, refused.value.headers["Retry-After"]) == (429, "1")
             await answered(predictor, asked)
             assert batcher.depth == 0
 
@@ -342,5 +342,5 @@ class TestClose:
         loop = asyncio.new_event_loop()
         job = Job(["a"], CountingPredictor(), loop.create_future(), None)
         loop.close()
-        batcher._fail(job, RuntimeError())
+        batcher._resolve(job, RuntimeError())
         assert job.cancelled

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving import settings
 from arxiv_cls.serving.app import create_app, without_paths
-from arxiv_cls.serving.model_slot import load_model
+from arxiv_cls.serving.model_loading import load_model
 from arxiv_cls.serving.server import _listen
 from arxiv_cls.serving.settings import ServingSettings
 
@@ -201,7 +201,7 @@ class TestRefusals:
         def fail(encoded, top_k=None):
             raise RuntimeError("holds the private text")
 
-        predictor = opened.app.state.endpoint.slot.current.predictor
+        predictor = opened.app.state.endpoint.model.predictor
         monkeypatch.setattr(predictor, "predict_encoded", fail)
         with caplog.at_level(logging.INFO, "arxiv_cls.serving"):
             reply = opened.post("/predict", json={"text": "x"}, headers={"X-Request-Id": "mine-1"})
@@ -250,7 +250,7 @@ class TestOverload:
     def test_full(self, application, monkeypatch):
         """429 with Retry-After, counted."""
         opened = application(max_queue=1)
-        predictor = opened.app.state.endpoint.slot.current.predictor
+        predictor = opened.app.state.endpoint.model.predictor
         computing, go_on = threading.Event(), threading.Event()
         predict = predictor.predict_encoded
 
@@ -279,7 +279,7 @@ class TestOverload:
         opened = application(max_queue=1)
         endpoint = opened.app.state.endpoint
         go_on = threading.Event()
-        predictor = endpoint.slot.current.predictor
+        predictor = endpoint.model.predictor
         predict = predictor.predict_encoded
 
         def slow(encoded, top_k=None):

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from local_servers import TOKEN
 
-from arxiv_cls.serving.request_body import DISCARD, BodyLimits
+from arxiv_cls.serving.http_requests import DISCARD, BodyLimits
 
 LIMIT = 100
 

@@ -17,18 +17,14 @@ from factories import LABELS, write_onnx_model
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor
 from arxiv_cls.record.files import file_sha256
-from arxiv_cls.serving import model_slot
-from arxiv_cls.serving.http_errors import Refused
-from arxiv_cls.serving.model_slot import ModelSlot, allowed_model, load_model
-from arxiv_cls.serving.schemas import CascadeInfo, Info, describe
+from arxiv_cls.serving import model_loading
+from arxiv_cls.serving.endpoint import Endpoint
+from arxiv_cls.serving.http_requests import Refused
+from arxiv_cls.serving.model_loading import allowed_model, load_model
+from arxiv_cls.serving.schemas import CascadeInfo, describe
 from arxiv_cls.serving.settings import ServingSettings
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
-
-
-def loaded(name: str) -> SimpleNamespace:
-    """Stands for a loaded model."""
-    return SimpleNamespace(name=name, version="1", loaded_in=0.0)
 
 
 @pytest.fixture
@@ -70,7 +66,7 @@ class TestAllowed:
         name = f"user/all@{revision}"
         with pytest.raises(Refused, match="allowed by name") as refused:
             allowed_model(name, None, ("user/all",))
-        assert refused.value.status == 403
+        assert refused.value.status_code == 403
         assert allowed_model(name, None, ("user/all", name)) == name
 
     @pytest.mark.parametrize("name", ["user/all", "user/all@v1"])
@@ -80,14 +76,14 @@ class TestAllowed:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(Refused, match="local folder") as refused:
             allowed_model(name, None, ("user/all",))
-        assert refused.value.status == 403
+        assert refused.value.status_code == 403
 
     @pytest.mark.parametrize("name", ["user/other", "user/one", "user/one@v2.0.0", "user/all/more"])
     def test_other_hub_ids(self, models, name):
         """Everything that was not allowed by name."""
         with pytest.raises(Refused) as refused:
             allowed_model(name, models, ("user/all", "user/one@v1.0.0"))
-        assert refused.value.status == 403
+        assert refused.value.status_code == 403
 
 
 class TestRefused:
@@ -98,7 +94,7 @@ class TestRefused:
         """404 for a name that would be allowed; a server of a Hub id has no directory to choose from."""
         with pytest.raises(Refused) as refused:
             allowed_model(name, models if directory else None, ())
-        assert refused.value.status == status
+        assert refused.value.status_code == status
 
     @pytest.mark.parametrize(
         "name",
@@ -112,7 +108,7 @@ class TestRefused:
         """403, and nothing was read but the names."""
         with pytest.raises(Refused) as refused:
             allowed_model(name, models, ("user/all",))
-        assert refused.value.status == 403
+        assert refused.value.status_code == 403
 
     def test_a_file_that_cannot_be_read(self, models, monkeypatch):
         """424, as for every model that cannot be loaded; also when the check itself breaks on it."""
@@ -120,10 +116,10 @@ class TestRefused:
         def breaks(path):
             raise zipfile.BadZipFile("File is not a zip file")
 
-        monkeypatch.setattr(model_slot, "is_pickle", breaks)
+        monkeypatch.setattr(model_loading, "is_pickle", breaks)
         with pytest.raises(Refused, match=r"broken: model\.skops cannot be read") as refused:
             allowed_model("broken", models, ())
-        assert refused.value.status == 424
+        assert refused.value.status_code == 424
 
 
 class TestLoadModel:
@@ -202,7 +198,7 @@ class TestCascade:
         baseline_sha = file_sha256(baseline / "model.skops")
         assert model.version == f"{model.weights_sha256[:12]}+{baseline_sha[:12]}"
         info = describe(model, ServingSettings(model="x"))
-        assert Info(**info).cascade == CascadeInfo(
+        assert info.cascade == CascadeInfo(
             baseline="tiny-tfidf",
             baseline_version=baseline_sha[:12],
             baseline_sha=baseline_sha,
@@ -225,47 +221,26 @@ class TestCascade:
             load_model(str(pair[0]), ServingSettings(model="x", cascade=str(pair[1])))
 
 
-class TestModelSlot:
-    """One model answers until the next one is whole."""
+def test_one_switch_at_a_time():
+    """A second switch during the first is refused; who hangs up does not stop the first."""
+    go_on = threading.Event()
 
-    def test_the_old_one_stays(self):
-        """While the new one loads, and when that fails."""
+    def load(name, settings):
+        assert go_on.wait(30)
+        return SimpleNamespace(
+            name=name, version="1", loaded_in=0.0, predictor=SimpleNamespace(engine="onnx")
+        )
 
-        def load(name):
-            if name == "broken":
-                raise UserError("broken")
-            return loaded(name)
+    async def test():
+        endpoint = Endpoint(ServingSettings(model="m"), load)
+        first = asyncio.ensure_future(endpoint.switch("first"))
+        await asyncio.sleep(0)
+        assert await endpoint.switch("second") is None
+        first.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        while endpoint.model is None:
+            await asyncio.sleep(0.01)
+        assert endpoint.model.name == "first"
 
-        async def test():
-            slot = ModelSlot(load)
-            assert slot.current is None
-            await slot.switch("old")
-            with pytest.raises(UserError):
-                await slot.switch("broken")
-            assert slot.current.name == "old"
-            await slot.switch("new")
-            assert slot.current.name == "new"
-
-        asyncio.run(test())
-
-    def test_one_at_a_time(self):
-        """A second switch during the first is refused; who hangs up does not stop the first."""
-        go_on = threading.Event()
-
-        def load(name):
-            assert go_on.wait(30)
-            return loaded(name)
-
-        async def test():
-            slot = ModelSlot(load)
-            first = asyncio.ensure_future(slot.switch("first"))
-            await asyncio.sleep(0)
-            assert await slot.switch("second") is None
-            first.cancel()
-            await asyncio.sleep(0)
-            go_on.set()
-            while slot.current is None:
-                await asyncio.sleep(0.01)
-            assert slot.current.name == "first"
-
-        asyncio.run(test())
+    asyncio.run(test())
