@@ -14,7 +14,6 @@ import pytest
 from local_servers import serving
 
 from arxiv_cls.container import memory_limit, out_of_memory_kills
-from arxiv_cls.healthcheck import check
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="containers run Linux")
 
@@ -148,28 +147,22 @@ def server():
         yield url.rpartition(":")[2]
 
 
-class TestHealthcheck:
-    """HEALTHCHECK of the servers' images."""
-
-    def test_healthy(self, server):
-        """A status below 400 is well; the port is found as `arxiv-cls serve` finds it."""
-        assert check("/health", {"PORT": server}) is None
-        assert check("/health", {"PORT": "1", "ARXIV_CLS_PORT": server}) is None
-
-    def test_unhealthy(self, server):
-        """A refusal and a closed port are told in a line."""
-        assert "503" in check("/other", {"PORT": server})
-        assert "port 9/health" in check("/health", {"PORT": "9"})
-
-    def test_as_a_command(self, server):
-        """Status 0 or 1, as Docker wants it, and the reason on stderr."""
-        for route, status in (("/health", 0), ("/other", 1)):
-            run = subprocess.run(
-                [sys.executable, "-m", "arxiv_cls.healthcheck", route],
-                env=os.environ | {"PORT": server},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert run.returncode == status
-            assert bool(run.stderr) == bool(status)
+@pytest.mark.parametrize(
+    ("route", "ports", "status", "said"),
+    [
+        ("/health", {"PORT": "{}"}, 0, ""),
+        ("/health", {"PORT": "1", "ARXIV_CLS_PORT": "{}"}, 0, ""),
+        ("/other", {"PORT": "{}"}, 1, "503"),
+        ("/health", {"PORT": "9"}, 1, "port 9/health"),
+    ],
+)
+def test_health_check(server, route, ports, status, said):
+    """Status 0 or 1, as Docker wants it, and the reason; the port is found as `arxiv-cls serve` finds it."""
+    checked = subprocess.run(
+        [sys.executable, "-m", "arxiv_cls.container", "--check", route],
+        env=os.environ | {name: port.format(server) for name, port in ports.items()},
+        capture_output=True,
+        text=True,
+    )
+    assert (checked.returncode, bool(checked.stderr)) == (status, bool(status))
+    assert said in checked.stderr

@@ -57,7 +57,7 @@ def serve(settings: ServingSettings) -> int:
     )
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{shown_host}:{listener.getsockname()[1]}"
-    logger.info("listening", extra={"url": url, "settings": settings.public()})
+    logger.info("listening", extra={"url": url, "settings": settings.model_dump()})
     print(f"Serving {settings.model} at {url} (documentation: {url}/docs)", flush=True)
     _Server(config, endpoint).run(sockets=[listener])
     if endpoint.loading:

@@ -58,8 +58,8 @@ class Disk(LogFiles):
     full = False
     in_memory = False
 
-    def __init__(self, *arguments, **options) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, settings) -> None:
+        super().__init__(settings)
         self.go_on, self.writing = threading.Event(), threading.Event()
         self.go_on.set()
 
@@ -251,15 +251,18 @@ class NearlyFull:
         return getattr(self.file, name)
 
 
-def files_of(target, rotate_bytes: int = 10**6, rotate_seconds: float = 3600, keep: int = 0) -> LogFiles:
-    """The files of a log."""
-    return LogFiles(str(target), rotate_bytes=rotate_bytes, rotate_seconds=rotate_seconds, keep=keep)
+def files_of(target, **options) -> LogFiles:
+    """The files of a log; rotation by size and time can be set below what an option may be."""
+    settings = ServingSettings(model="m", request_log=str(target))
+    return LogFiles(
+        settings.model_copy(update={f"request_log_{name}": value for name, value in options.items()})
+    )
 
 
 class TestDirectory:
     """Rotated files of a local directory."""
 
-    @pytest.mark.parametrize("options", [{"rotate_bytes": 10}, {"rotate_seconds": 0}])
+    @pytest.mark.parametrize("options", [{"rotate_mb": 1e-5}, {"rotate_minutes": 0}])
     def test_rotation(self, tmp_path, options):
         """A file that is large enough or old enough is followed by another one."""
         files = files_of(tmp_path, **options)
@@ -283,7 +286,7 @@ class TestDirectory:
     def test_keep(self, tmp_path):
         """Only the newest files stay; files of others are left alone."""
         (tmp_path / "notes.txt").write_text("mine")
-        files = files_of(tmp_path, rotate_bytes=1, keep=2)
+        files = files_of(tmp_path, rotate_mb=1e-6, keep=2)
         for number in range(5):
             files.write(f'{{"n": {number}}}\n'.encode())
             files.rotate_if_due()
@@ -292,7 +295,7 @@ class TestDirectory:
 
     def test_a_directory_that_vanishes_comes_back(self, tmp_path):
         """Someone who clears the log while the server runs loses no later line."""
-        files = files_of(tmp_path / "log", rotate_seconds=0)
+        files = files_of(tmp_path / "log", rotate_minutes=0)
         files.write(b"{}\n")
         files.rotate_if_due()
         for path in (tmp_path / "log").iterdir():
@@ -339,7 +342,7 @@ class TestBucket:
 
         port = free_port()
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-        files = files_of("gs://logs/papers/", rotate_bytes=20)
+        files = files_of("gs://logs/papers/", rotate_mb=2e-5)
         files.write(b'{"n": 1}\n')
         files.rotate_if_due()
         files.write(b'{"n": 2, "long": 1}\n')
