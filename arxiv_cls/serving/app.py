@@ -88,7 +88,7 @@ class Welcome(BaseModel):
     version: str = Field(default=__version__, description="of the program")
     what: str = WHAT
     model: str | None = Field(description="name of the model; null before it is loaded")
-    links: dict[str, str] = LINKS
+    links: dict[str, str]
 
 
 class Health(BaseModel):
@@ -195,8 +195,9 @@ def _check_token(credentials: HTTPAuthorizationCredentials | None, token: str | 
 @operate.get("/", summary="What this is")
 async def welcome(request: Request) -> Welcome:
     """Name, model and links."""
-    model = _endpoint(request).model
-    return Welcome(model=model.name if model else None)
+    model, prefix = _endpoint(request).model, request.scope["root_path"]
+    links = {name: address.replace("/", f"{prefix}/", 1) for name, address in LINKS.items()}
+    return Welcome(model=model.name if model else None, links=links)
 
 
 HEALTH: dict[str, Any] = {"summary": "Ready", "responses": documented(503)}
@@ -296,5 +297,5 @@ def create_app(
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     probes = {"/health", "/health/live", "/metrics", settings.health_route}
-    app.add_middleware(RequestLines, quiet=frozenset(probes))
+    app.add_middleware(RequestLines, quiet=frozenset(probes), root_path=settings.root_path)
     return app

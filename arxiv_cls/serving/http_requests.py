@@ -267,8 +267,10 @@ def _parsed_uncollected(body: bytes, max_texts: int) -> Any:
 def _parsed(body: bytes, max_texts: int) -> Any:
     try:
         value = from_json(body.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
-    except ValueError:
-        raise Refused(422, "the body is not JSON") from None
+    except ValueError as error:
+        undecodable = "hex escape" in str(error) or "unicode code point" in str(error)
+        problem = "holds characters that are not UTF-8" if undecodable else "is not JSON"
+        raise Refused(422, f"the body {problem}") from None
     if not isinstance(value, dict):
         # No schema takes it: nobody should hold on to what may be a million lists.
         return []

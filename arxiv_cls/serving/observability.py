@@ -79,11 +79,11 @@ class RequestLines:
     """ASGI middleware: gives each request an id and writes a line when it is answered.
 
     A route adds to the line through `scope["state"]["log"]`, a dict. Successes of `quiet` paths are logged at
-    debug level, because probes ask for them all the time.
+    debug level, because probes ask for them all the time. A proxy may strip its prefix `root_path` or not.
     """
 
-    def __init__(self, app: ASGIApp, *, quiet: frozenset[str] = frozenset()) -> None:
-        self.app, self.quiet = app, quiet
+    def __init__(self, app: ASGIApp, *, quiet: frozenset[str] = frozenset(), root_path: str = "") -> None:
+        self.app, self.quiet, self.root_path = app, quiet, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -92,7 +92,11 @@ class RequestLines:
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
-        method, path = scope["method"][:MAX_SHOWN], scope["path"][:MAX_SHOWN]
+        path = scope["path"]
+        if f"{path}/".startswith(f"{self.root_path}/"):
+            path = path.removeprefix(self.root_path) or "/"
+        scope |= {"root_path": self.root_path, "path": self.root_path + path}
+        method, shown = scope["method"][:MAX_SHOWN], path[:MAX_SHOWN]
         extras: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, log=extras)
         before, status = time.monotonic(), 0
@@ -113,10 +117,10 @@ class RequestLines:
             status = status or 500
             raise
         finally:
-            line = {"request_id": request_id, "method": method, "path": path}
+            line = {"request_id": request_id, "method": method, "path": shown}
             # 499 is nginx's number for a client that did not wait for the answer.
             line |= {"status": status or 499, "milliseconds": round((time.monotonic() - before) * 1000, 1)}
-            quiet = 0 < status < 400 and scope["path"] in self.quiet
+            quiet = 0 < status < 400 and path in self.quiet
             logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra=line | extras)
 
 

@@ -189,7 +189,7 @@ SECONDS_BETWEEN_TRIES = 10.0
 class LogFiles:
     """Files of a directory, which grow with each write; or objects of a bucket, which are sent when whole.
 
-    The newest `request_log_keep` files of a directory stay, 0 keeps all; a bucket has its own lifecycle rules.
+    The newest `request_log_keep` files of a directory stay, 0 keeps all; a bucket has its own rules.
 
     Attributes:
         unsafe: lines that were taken and are in memory only.

@@ -19,7 +19,8 @@ from pydantic_core import PydanticCustomError
 
 from arxiv_cls import __version__
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
-from arxiv_cls.models.prediction import Prediction, Predictor
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.prediction import Prediction, Predictor, check_texts
 from arxiv_cls.serving.http_requests import EMPTY_TEXT
 from arxiv_cls.serving.settings import ServingSettings
 
@@ -27,9 +28,11 @@ EXAMPLE_TITLE = "Segmenting tumours in volumetric scans"
 EXAMPLE_ABSTRACT = "A convolutional network labels every voxel of a scan from a few annotated slices."
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise PydanticCustomError(EMPTY_TEXT, "the text is empty")
+def _judgeable(text: str) -> str:
+    try:
+        check_texts([text])
+    except UserError as error:
+        raise PydanticCustomError(EMPTY_TEXT, error.message.replace("text 1 of 1", "the text")) from None
     return text
 
 
@@ -45,7 +48,7 @@ def _example(**content: Any) -> ConfigDict:
 # White space as Python has it (which `str.strip` removes), so that document and check agree.
 NotBlank = Annotated[
     str,
-    AfterValidator(_not_blank),
+    AfterValidator(_judgeable),
     WithJsonSchema({"type": "string", "minLength": 1, "pattern": r"[^\s\x1c-\x1f\x85\ufeff]"}),
 ]
 # A list of one text is that text, a list of two is a pair: here a title and its abstract.

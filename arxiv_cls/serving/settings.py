@@ -55,6 +55,7 @@ class ServingSettings(BaseSettings):
         8000, ge=0, le=65535, description="port to listen on; 0 takes a free one",
         validation_alias=_variables("PORT", "AIP_HTTP_PORT", "PORT"),
     )  # fmt: skip
+    root_path: str = Field("", description="prefix that a proxy puts before addresses, such as /papers")
     engine: Literal["torch", "onnx", "int8"] | None = Field(
         None, description="torch, onnx or int8 (default: onnx; in a cascade, what it was fitted with)"
     )
@@ -118,6 +119,13 @@ class ServingSettings(BaseSettings):
         if route in (POST_ROUTES if info.field_name == "predict_route" else GET_ROUTES):
             raise ValueError("this address has another meaning here")
         return route
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, path: str) -> str:
+        if path and not PLAIN_ROUTE.fullmatch(path):
+            raise ValueError("a path like /classifier is expected")
+        return path.rstrip("/")
 
     @property
     def texts_per_request(self) -> int:
