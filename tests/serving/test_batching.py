@@ -11,7 +11,7 @@ import pytest
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText
 from arxiv_cls.serving import batching
-from arxiv_cls.serving.batching import Batcher, Job
+from arxiv_cls.serving.batching import Batcher
 from arxiv_cls.serving.http_requests import Refused
 
 
@@ -120,16 +120,6 @@ class TestBatches:
 
         run(test)
 
-    def test_batches_are_reported(self):
-        """Texts and tokens of each batch reach the metrics."""
-        seen = []
-
-        async def test(batcher, predictor):
-            await batcher.answer(["a b", "c"], predictor)
-            assert [(texts, tokens) for texts, tokens, _ in seen] == [(2, 3)]
-
-        run(test, on_batch=lambda *numbers: seen.append(numbers))
-
 
 class TestEncoding:
     """One call of the predictor for several requests, and each keeps to itself what goes wrong in it."""
@@ -217,20 +207,6 @@ class TestEncoding:
 
 class TestPlaces:
     """The queue is bounded, and a place is free again however a request ends."""
-
-    def test_full(self):
-        """One text more than there are places is refused with a time to come again."""
-
-        async def test(batcher, predictor):
-            asked = await waiting(batcher, predictor, ["a", "b"])
-            assert batcher.depth == 3
-            with pytest.raises(Refused, match="queue is full") as refused:
-                await batcher.answer(["c"], predictor)
-            assert (refused.value.status_code, refused.value.headers["Retry-After"]) == (429, "1")
-            await answered(predictor, asked)
-            assert batcher.depth == 0
-
-        run(test, max_queue=3)
 
     def test_a_cancelled_request_frees_its_places(self):
         """At once, before its turn comes; and it is never computed."""
@@ -325,22 +301,3 @@ class TestClose:
             assert predictor.batches == [["held"]]
 
         run(test)
-
-    def test_a_thread_that_hangs_is_reported(self):
-        """`close` says so when what was accepted was not answered in time."""
-
-        async def test(batcher, predictor):
-            asked = await waiting(batcher, predictor)
-            assert not await batcher.close(0.05)
-            await answered(predictor, asked)
-
-        run(test)
-
-    def test_an_ended_loop_is_no_error(self):
-        """An answer for a loop that has ended is dropped, not raised in the thread."""
-        batcher = Batcher(max_batch_tokens=1, max_queue=1, max_wait=1.0)
-        loop = asyncio.new_event_loop()
-        job = Job(["a"], CountingPredictor(), loop.create_future(), None)
-        loop.close()
-        batcher._resolve(job, RuntimeError())
-        assert job.cancelled

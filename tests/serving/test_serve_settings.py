@@ -27,14 +27,6 @@ def settings(monkeypatch):
 class TestSources:
     """Option before variable before default."""
 
-    def test_defaults(self, settings):
-        """Loopback, port 8000, ONNX; no switching, no cross-origin calls, no request log."""
-        plain = settings("model")
-        assert (plain.host, plain.port, plain.engine) == ("127.0.0.1", 8000, None)
-        assert (plain.token, plain.cors_origins, plain.request_log) == (None, (), None)
-        assert not plain.request_log_texts
-        assert not plain.log_texts
-
     def test_order(self, settings):
         """The option wins over the variable."""
         assert settings("m", ARXIV_CLS_MAX_QUEUE="99").max_queue == 99
@@ -112,6 +104,7 @@ class TestProblems:
             (["--max-queue", "0"], "--max-queue 0: should be greater than or equal to 1"),
             (["--port", "70000"], "--port 70000: should be less than or equal to 65535"),
             (["--allow-hub", "../x"], "--allow-hub ../x: not a Hub id"),
+            (["--root-path", "papers"], "--root-path papers: a path like /classifier is expected"),
             (["--max-wait", "nan"], "--max-wait nan: should be a finite number"),
         ],
     )
@@ -121,17 +114,17 @@ class TestProblems:
             settings("m", *options)
         assert expected in str(caught.value)
 
-    @pytest.mark.parametrize("route", ["/", "/load", "v1/answer", "/{text}", ""])
-    def test_predict_route_with_another_meaning(self, route):
-        """It would be answered in Hugging Face's schema, or switch the model."""
-        with pytest.raises(UserError, match="AIP_PREDICT_ROUTE"):
-            ServingSettings(model="m", predict_route=route)
-
-    @pytest.mark.parametrize("route", ["/", "/health/live", "/info", "/docs"])
-    def test_health_route_with_another_meaning(self, settings, route):
-        """It would say 200 before the model is loaded."""
-        with pytest.raises(UserError, match="AIP_HEALTH_ROUTE"):
-            settings("m", AIP_HEALTH_ROUTE=route)
+    @pytest.mark.parametrize(
+        ("variable", "route"),
+        [
+            *(("AIP_PREDICT_ROUTE", route) for route in ("/", "/load", "v1/answer", "/{text}")),
+            *(("AIP_HEALTH_ROUTE", route) for route in ("/", "/health/live", "/info", "/docs")),
+        ],
+    )
+    def test_routes_with_another_meaning(self, settings, variable, route):
+        """One would switch the model, another say 200 before it is loaded."""
+        with pytest.raises(UserError, match=variable):
+            settings("m", **{variable: route})
 
     def test_help_is_light(self, run_python):
         """`arxiv-cls serve --help` names the variables and imports neither numpy nor the web framework."""
