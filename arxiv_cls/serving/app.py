@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import re
 from collections.abc import AsyncIterator, Callable
@@ -156,8 +155,7 @@ async def load(
         name = LoadRequest.model_validate(await parse_json(await request.body(), max_texts=1)).model
     except ValidationError as error:
         raise Refused(422, explain(error.errors())) from None
-    # In a thread: it reads the head of every file of the model.
-    model = await asyncio.to_thread(allowed_model, name, settings.models_directory, settings.allow_hub)
+    model = allowed_model(name, settings.models_directory, settings.allow_hub)
     previous = endpoint.model
     try:
         loaded = await endpoint.switch(model)

@@ -14,6 +14,7 @@ from typing import Any
 
 from arxiv_cls.models.prediction import EncodedText, Prediction, Predictor
 from arxiv_cls.serving.http_requests import Refused, ending
+from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,6 @@ logger = logging.getLogger(__name__)
 ENCODED_TOGETHER = 64
 # Weight of the newest batch in the moving average of the speed.
 SPEED_MEMORY = 0.2
-
-Check = Callable[[Sequence[EncodedText]], None]
 
 
 @dataclass(eq=False)
@@ -40,7 +39,6 @@ class Job:
     texts: list[str]
     predictor: Predictor
     future: asyncio.Future[Job]
-    check: Check | None
     accepted: float = field(default_factory=time.monotonic)
     cancelled: bool = False
     started: float | None = None
@@ -55,26 +53,18 @@ class Job:
 
 
 class Batcher:
-    """The queue and its thread.
+    """The queue and its thread, under the limits of the settings; one text may exceed `max_batch_tokens`.
 
     Args:
-        max_batch_tokens: tokens that are computed together; a single text may exceed it.
-        max_queue: texts that may wait or be computed at a time.
-        max_wait: seconds after which a waiting request is refused instead of computed.
         on_batch: called in the thread with (texts, tokens, seconds) of each batch.
+
+    Attributes:
+        depth: texts that wait or are computed now.
     """
 
-    def __init__(
-        self,
-        *,
-        max_batch_tokens: int,
-        max_queue: int,
-        max_wait: float,
-        on_batch: Callable[[int, int, float], Any] = lambda texts, tokens, seconds: None,
-    ) -> None:
-        self.max_batch_tokens, self.max_queue, self.max_wait = max_batch_tokens, max_queue, max_wait
-        # Texts that wait or are computed now.
+    def __init__(self, settings: ServingSettings, on_batch: Callable[[int, int, float], Any]) -> None:
         self.depth = 0
+        self._settings = settings
         self._on_batch = on_batch
         self._jobs: deque[Job] = deque()
         self._accepted: set[Job] = set()
@@ -98,22 +88,21 @@ class Batcher:
         """Moving average of what a text costs, encoding included; 0 before the first batch."""
         return self._recent_seconds / self._recent_texts if self._recent_texts else 0.0
 
-    async def answer(self, texts: Sequence[str], predictor: Predictor, check: Check | None = None) -> Job:
+    async def answer(self, texts: Sequence[str], predictor: Predictor) -> Job:
         """Queues a request of texts, none blank, and waits; cancelling the call frees its places.
 
-        A request keeps its predictor when the model is switched meanwhile. What `check` raises on the encoded
-        texts is the answer.
+        A request keeps its predictor when the model is switched meanwhile.
 
         Raises:
             Refused: 429 when too many texts wait, or would wait longer than `max_wait`; 503 at the end.
             UserError: the predictor refuses a text.
         """
-        job = Job(list(texts), predictor, asyncio.get_running_loop().create_future(), check)
+        job = Job(list(texts), predictor, asyncio.get_running_loop().create_future())
         with self._changed:
             if self._closing:
                 raise ending()
             expected = self.depth * self.seconds_per_text
-            if self.depth + len(job.texts) > self.max_queue or expected > self.max_wait:
+            if self.depth + len(job.texts) > self._settings.max_queue or expected > self._settings.max_wait:
                 raise self._queue_full()
             self.depth += len(job.texts)
             self._jobs.append(job)
@@ -182,7 +171,7 @@ class Batcher:
             # A job that was too long for the batch before goes on where that one ended.
             for position in range(len(job.predictions), len(job.encoded)):
                 weight = 1 if job.encoded[position].answered else job.encoded[position].tokens
-                if batch and tokens + weight > self.max_batch_tokens:
+                if batch and tokens + weight > self._settings.max_batch_tokens:
                     return batch
                 job.started = job.started or time.monotonic()
                 batch.append((job, position))
@@ -194,7 +183,12 @@ class Batcher:
         """Whether the job whose turn it is needs computing; refuses one that has waited for too long."""
         # While the server ends, no accepted request is given up: the end itself bounds the wait.
         waited = time.monotonic() - job.accepted
-        if job.started is None and not job.cancelled and waited > self.max_wait and not self._closing:
+        if (
+            job.started is None
+            and not job.cancelled
+            and waited > self._settings.max_wait
+            and not self._closing
+        ):
             self._resolve(job, self._queue_full())
         return not job.cancelled
 
@@ -212,7 +206,7 @@ class Batcher:
         return jobs
 
     def _encode(self, jobs: list[Job]) -> None:
-        """Encodes jobs in one call of their predictor, and lets each check its own texts."""
+        """Encodes jobs in one call of their predictor."""
         before = time.monotonic()
         try:
             encoded = iter(jobs[0].predictor.encode([text for job in jobs for text in job.texts]))
@@ -222,11 +216,6 @@ class Batcher:
         seconds = (time.monotonic() - before) / sum(len(job.texts) for job in jobs)
         for job in jobs:
             job.encoded, job.encoding = [next(encoded) for _ in job.texts], seconds
-            try:
-                if job.check:
-                    job.check(job.encoded)
-            except Exception as error:
-                self._resolve(job, error)
 
     def _compute(self, batch: list[tuple[Job, int]]) -> None:
         jobs = list(dict.fromkeys(job for job, _ in batch))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from threading import Thread
@@ -14,7 +14,6 @@ from typing import Any
 
 from fastapi import Request
 
-from arxiv_cls.models.prediction import EncodedText
 from arxiv_cls.serving.batching import Batcher, Job
 from arxiv_cls.serving.http_requests import Refused, ending, too_many_texts
 from arxiv_cls.serving.model_loading import load_model
@@ -40,12 +39,7 @@ class Endpoint:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics(queue_depth=lambda: self.batcher.depth)
-        self.batcher = Batcher(
-            max_batch_tokens=settings.max_batch_tokens,
-            max_queue=settings.max_queue,
-            max_wait=settings.max_wait,
-            on_batch=self.metrics.note_batch,
-        )
+        self.batcher = Batcher(settings, self.metrics.note_batch)
         self.request_log = RequestLog(settings, self.metrics.log_records) if settings.request_log else None
         self.ending = False
         self.seconds_to_stop = settings.shutdown_timeout
@@ -159,15 +153,18 @@ class Endpoint:
         if settings.log_texts:
             line["content"] = texts
         accepted = time.monotonic()
-        check = _refuse_truncation if refuses_truncation(body) else None
-        answer = await _unless_gone(request, self.batcher.answer(texts, model.predictor, check))
+        answer = await _unless_gone(request, self.batcher.answer(texts, model.predictor))
         seconds, now = time.monotonic() - accepted, datetime.now(UTC)
         self.metrics.wait_seconds.observe(answer.waited)
         line["tokens"] = sum(encoded.tokens for encoded in answer.encoded)
         line |= {"waited_milliseconds": round(answer.waited * 1000, 1), "model_version": model.version}
-        for position, prediction in enumerate(answer.predictions):
+        strict = refuses_truncation(body)
+        for number, prediction in enumerate(answer.predictions, start=1):
+            if strict and prediction.truncated:
+                message = f"text {number} is longer than the model reads, and truncation was refused"
+                raise Refused(422, message)
             if not all(map(math.isfinite, prediction.scores.values())):
-                message = f"text {position + 1}: the model gives no number for it, its weights are damaged"
+                message = f"text {number}: the model gives no number for it, its weights are damaged"
                 raise Refused(500, message, reason="no_number")
         request_id = request.scope["state"]["request_id"]
         for encoded, prediction in zip(answer.encoded, answer.predictions, strict=True):
@@ -177,13 +174,6 @@ class Endpoint:
                     ScoredText(now, request_id, body.log_name, model, encoded, prediction, answer, seconds)
                 )
         return reply_to(body, answer.predictions, model)
-
-
-def _refuse_truncation(encoded: Sequence[EncodedText]) -> None:
-    for position, text in enumerate(encoded):
-        if text.truncated:
-            message = f"text {position + 1} is longer than the model reads, and truncation was refused"
-            raise Refused(422, message)
 
 
 async def _unless_gone(request: Request, answering: Any) -> Job:

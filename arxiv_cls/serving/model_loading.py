@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import time
-import zipfile
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import CascadePredictor, fitted_engine, load_cascade
 from arxiv_cls.models.prediction import Predictor
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.record.directory import is_pickle
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.serving.http_requests import Refused
@@ -28,7 +26,7 @@ COMMIT = re.compile(r"[0-9a-f]{7,40}")
 NAME = re.compile(r"[\w][\w.-]{0,127}")
 RELEASE_TAG = re.compile(r"v?\d+(\.\d+)+\S*")
 # The first computation of an engine allocates its memory. Of some texts a tokenizer leaves next to nothing.
-WARM_UP_TEXTS = ("Warm-up of the engine.", ".", "\u200b")
+WARM_UP_TEXTS = ("Warm-up of the engine.", ".", "\u0301")
 
 
 def allowed_model(name: str, models_dir: Path | None, allow_hub: Collection[str]) -> str:
@@ -40,8 +38,7 @@ def allowed_model(name: str, models_dir: Path | None, allow_hub: Collection[str]
         allow_hub: Hub ids; one that stands without a revision allows the branches and tags of its owner.
 
     Raises:
-        Refused: 403 for anything outside, 404 for a name that is not there, 424 for a file that cannot be
-            read.
+        Refused: 403 for anything outside, 404 for a name that is not there.
     """
     repository, _, revision = name.partition("@")
     if "/" in name and HUB_ID.fullmatch(name) and {name, repository} & set(allow_hub):
@@ -65,23 +62,7 @@ def allowed_model(name: str, models_dir: Path | None, allow_hub: Collection[str]
         raise Refused(403, f"{name} is a file: a model is a directory")
     if not directory.is_dir():
         raise Refused(404, f"{name}: no such model in the models directory")
-    for path in directory.rglob("*"):
-        _check_file(path, root)
     return str(directory.resolve())
-
-
-def _check_file(path: Path, root: Path) -> None:
-    shown = path.relative_to(root).as_posix().replace("/", ": ", 1)
-    if not path.resolve().is_relative_to(root):
-        raise Refused(403, f"{shown} leads out of the models directory")
-    try:
-        pickled = path.is_file() and is_pickle(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        # What the system says of a file names its path.
-        reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
-        raise Refused(424, f"not loaded, the old model stays: {shown} cannot be read: {reason}") from None
-    if pickled:
-        raise Refused(403, f"{shown} is a pickle, which could run code")
 
 
 def load_model(model: str, settings: ServingSettings) -> ServedModel:

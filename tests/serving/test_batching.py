@@ -13,6 +13,7 @@ from arxiv_cls.models.prediction import EncodedText
 from arxiv_cls.serving import batching
 from arxiv_cls.serving.batching import Batcher
 from arxiv_cls.serving.http_requests import Refused
+from arxiv_cls.serving.settings import ServingSettings
 
 
 class CountingPredictor:
@@ -53,7 +54,8 @@ def run(test, **options):
     """Runs a test with a batcher and a predictor, and ends the batcher's thread."""
 
     async def main():
-        batcher = Batcher(**{"max_batch_tokens": 8, "max_queue": 16, "max_wait": 30.0} | options)
+        limits = {"max_batch_tokens": 8, "max_queue": 16, "max_wait": 30.0} | options
+        batcher = Batcher(ServingSettings(model="m", **limits), lambda texts, tokens, seconds: None)
         batcher.start()
         predictor = CountingPredictor()
         try:
@@ -65,14 +67,12 @@ def run(test, **options):
     asyncio.run(main())
 
 
-async def waiting(batcher, predictor, *requests, check=None):
+async def waiting(batcher, predictor, *requests):
     """The futures of requests that wait behind one that is held in the thread; that one is the first."""
     predictor.go_on.clear()
     asked = [asyncio.ensure_future(batcher.answer(["held"], predictor))]
     await asyncio.to_thread(predictor.computing.wait, 30)
-    for number, texts in enumerate(requests):
-        asking = batcher.answer(texts, predictor, None if number else check)
-        asked.append(asyncio.ensure_future(asking))
+    asked += [asyncio.ensure_future(batcher.answer(texts, predictor)) for texts in requests]
     await asyncio.sleep(0)
     return asked
 
@@ -146,21 +146,6 @@ class TestEncoding:
 
         run(test)
 
-    def test_a_check_is_of_one_request(self):
-        """It sees the encoded texts of its own; what it raises is the answer, and nothing is computed."""
-
-        def check(encoded):
-            raise ValueError([text.tokens for text in encoded])
-
-        async def test(batcher, predictor):
-            asked = await waiting(batcher, predictor, ["one", "two words"], ["other"], check=check)
-            failed, other = await answered(predictor, asked)
-            assert (str(failed), other) == ("[1, 2]", ["OTHER"])
-            assert predictor.encoded[1:] == [["one", "two words", "other"]]
-            assert predictor.batches[1:] == [["other"]]
-
-        run(test)
-
     @pytest.mark.parametrize("how", ["cancelled", "waits too long"])
     def test_an_encoded_request_is_not_computed(self, how):
         """Encoded beside an earlier one, it may still go away, and may not be computed after `max_wait`."""
@@ -178,7 +163,7 @@ class TestEncoding:
                 asked[2].cancel()
                 await asyncio.wait(asked[2:])
             else:
-                batcher.max_wait = 0.0
+                batcher._settings = batcher._settings.model_copy(update={"max_wait": 0.0})
             _, late = await answered(predictor, asked)
             assert isinstance(late, asyncio.CancelledError if how == "cancelled" else Refused)
             assert predictor.batches[1:] == [texts[:1]]
@@ -189,7 +174,7 @@ class TestEncoding:
     @pytest.mark.parametrize("batches", [[(64, 0.0), (1, 6.5)], [(1, 6.5), (64, 0.0)]])
     def test_speed(self, batches):
         """64 texts for nothing and 1 for 6.5 seconds are 0.1 seconds a text, in any order."""
-        batcher = Batcher(max_batch_tokens=1, max_queue=1, max_wait=1.0)
+        batcher = Batcher(ServingSettings(model="m"), lambda texts, tokens, seconds: None)
         for texts, seconds in batches * 20:
             batcher._note_speed(texts, seconds)
         assert batcher.seconds_per_text == pytest.approx(0.1, rel=0.3)

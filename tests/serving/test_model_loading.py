@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import threading
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,6 @@ from factories import write_onnx_model
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor
 from arxiv_cls.record.files import file_sha256
-from arxiv_cls.serving import model_loading
 from arxiv_cls.serving.endpoint import Endpoint
 from arxiv_cls.serving.http_requests import Refused
 from arxiv_cls.serving.model_loading import allowed_model, load_model
@@ -59,20 +57,6 @@ def test_a_local_folder_with_the_name_of_a_hub_id(tmp_path, monkeypatch, name):
     with pytest.raises(Refused, match="local folder") as refused:
         allowed_model(name, None, ("user/all",))
     assert refused.value.status_code == 403
-
-
-def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
-    """424, as for every model that cannot be loaded; also when the check itself breaks on it."""
-
-    def breaks(path):
-        raise zipfile.BadZipFile("File is not a zip file")
-
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "model.skops").write_bytes(b"PK")
-    monkeypatch.setattr(model_loading, "is_pickle", breaks)
-    with pytest.raises(Refused, match=r"broken: model\.skops cannot be read") as refused:
-        allowed_model("broken", tmp_path, ())
-    assert refused.value.status_code == 424
 
 
 class TestLoadModel:
