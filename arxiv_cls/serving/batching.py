@@ -26,14 +26,12 @@ SPEED_MEMORY = 0.2
 
 @dataclass(eq=False)
 class Job:
-    """A request in the queue; its answer when the future gets it.
+    """A request in the queue, and its answer when `predictions` is whole; times are of the monotonic clock.
 
     Attributes:
-        accepted: when it came, on the monotonic clock.
         cancelled: nobody waits for it, or it has failed.
         started: when the first of its texts came into a batch.
         encoding: seconds that one of its texts took to be encoded; None before that.
-        predictions: of its first texts.
     """
 
     texts: list[str]
@@ -83,11 +81,6 @@ class Batcher:
         """Whether the thread is there to compute."""
         return self._thread.is_alive()
 
-    @property
-    def seconds_per_text(self) -> float:
-        """Moving average of what a text costs, encoding included; 0 before the first batch."""
-        return self._recent_seconds / self._recent_texts if self._recent_texts else 0.0
-
     async def answer(self, texts: Sequence[str], predictor: Predictor) -> Job:
         """Queues a request of texts, none blank, and waits; cancelling the call frees its places.
 
@@ -101,8 +94,8 @@ class Batcher:
         with self._changed:
             if self._closing:
                 raise ending()
-            expected = self.depth * self.seconds_per_text
-            if self.depth + len(job.texts) > self._settings.max_queue or expected > self._settings.max_wait:
+            full = self.depth + len(job.texts) > self._settings.max_queue
+            if full or self._expected_wait() > self._settings.max_wait:
                 raise self._queue_full()
             self.depth += len(job.texts)
             self._jobs.append(job)
@@ -118,9 +111,13 @@ class Batcher:
                 if not job.future.done() or job.future.cancelled():
                     job.cancelled = True
 
+    def _expected_wait(self) -> float:
+        """Seconds that the texts in the queue will take, by a moving average of what one costs."""
+        return self.depth * self._recent_seconds / self._recent_texts if self._recent_texts else 0.0
+
     def _queue_full(self) -> Refused:
-        seconds = max(1, math.ceil(self.depth * self.seconds_per_text))
-        return Refused(429, "the queue is full", {"Retry-After": str(seconds)}, reason="queue_full")
+        headers = {"Retry-After": str(max(1, math.ceil(self._expected_wait())))}
+        return Refused(429, "the queue is full", headers, reason="queue_full")
 
     def refuse_accepted(self) -> None:
         """Refuses every request that still waits or is computed, and takes no more."""

@@ -70,13 +70,9 @@ class Endpoint:
         return self._loader is not None and self._loader.is_alive()
 
     async def switch(self, model: str) -> ServedModel | None:
-        """Loads an allowed model and puts it in the place of the old one, which stays when that fails.
+        """Loads a model in the place of the old one, which stays when that fails; None during another switch.
 
-        A request takes `self.model` once and keeps it to its end, so a switch needs no lock: requests that
-        came before it are answered by the old model, which goes when the last of them lets it go.
-
-        Returns:
-            The new model; None when another switch is under way.
+        A request takes `self.model` once and keeps it to its end, so a switch needs no lock.
 
         Raises:
             UserError: the model cannot be loaded.

@@ -32,10 +32,8 @@ WARM_UP_TEXTS = ("Warm-up of the engine.", ".", "\u0301")
 def allowed_model(name: str, models_dir: Path | None, allow_hub: Collection[str]) -> str:
     """The directory or Hub id to load for a name that `POST /load` was given.
 
-    Args:
-        name: a folder's name in `models_dir`, or an allowed Hub id, also as `user/name@revision`.
-        models_dir: the directory whose models may be loaded; None for none.
-        allow_hub: Hub ids; one that stands without a revision allows the branches and tags of its owner.
+    A folder's name in `models_dir`, or a Hub id; one that is allowed without a revision allows its branches
+    and tags.
 
     Raises:
         Refused: 403 for anything outside, 404 for a name that is not there.

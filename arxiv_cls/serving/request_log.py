@@ -17,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -107,9 +108,6 @@ class RequestLog:
     """Takes records without ever blocking and writes them in the background.
 
     `outcomes` counts records as "written" (on the disk or in the bucket), "queue_full" or "write_failed".
-
-    Raises:
-        UserError: the target cannot be written, or Google's client is not installed.
     """
 
     def __init__(self, settings: ServingSettings, outcomes: prometheus_client.Counter) -> None:
@@ -205,7 +203,6 @@ class LogFiles:
         self._file: BinaryIO | None = None
         self._unsent = bytearray()
         self._storage: Any = None
-        self._bucket: Any = None
         target = str(settings.request_log)
         shown = f"serve: --request-log {target}"
         if target.startswith("gs://"):
@@ -230,21 +227,13 @@ class LogFiles:
             raise UserError(f"{shown}: no permission to write there")
 
     def probe(self) -> None:
-        """Asks a bucket whether this program may create objects; a directory is checked when it is opened.
-
-        Raises:
-            PermissionError: it may not; the client has its own errors for credentials and the network.
-        """
+        """Raises PermissionError when this program may not create objects in the bucket."""
         create = "storage.objects.create"
-        if self._storage and create not in self._open().test_iam_permissions([create], timeout=30):
+        if self._storage and create not in self._bucket.test_iam_permissions([create], timeout=30):
             raise PermissionError(f"no permission {create} on gs://{self._bucket_name}")
 
     def write(self, lines: bytes) -> None:
-        """Appends whole lines, or none of them.
-
-        Raises:
-            OSError: the disk takes no more; or too much waits already, because the bucket cannot be reached.
-        """
+        """Appends whole lines, or none of them: OSError when the disk or the memory for a bucket is full."""
         self._since = self._since if self._size else time.monotonic()
         if not self._storage:
             self._append(lines)
@@ -291,7 +280,7 @@ class LogFiles:
         if self._unsent:
             name = f"{self._folder.strip('/')}/{_new_name()}".lstrip("/")
             # No retries of the client's own: the lines stay here until the next turn.
-            self._open().blob(name).upload_from_string(
+            self._bucket.blob(name).upload_from_string(
                 bytes(self._unsent), content_type="application/x-ndjson", timeout=30, retry=None
             )
             self._unsent.clear()
@@ -300,9 +289,9 @@ class LogFiles:
             file.close()
         self.unsafe = self._size = 0
 
-    def _open(self) -> Any:
-        self._bucket = self._bucket or self._storage.Client().bucket(self._bucket_name)
-        return self._bucket
+    @cached_property
+    def _bucket(self) -> Any:
+        return self._storage.Client().bucket(self._bucket_name)
 
 
 def _new_name() -> str:

@@ -162,12 +162,17 @@ PredictRequest = Annotated[
 AnyRequest = TextRequest | PaperRequest | TeiRequest | VertexRequest | HuggingFaceRequest
 
 
-class LabelScore(BaseModel):
+class ClientScore(BaseModel):
+    """A label with its score, as the clients of others read it."""
+
+    score: float = Field(description="calibrated probability, 0 to 1")
+    label: str = Field(description="category code")
+
+
+class LabelScore(ClientScore):
     """A category with its score."""
 
-    label: str = Field(description="category code")
     name: str = Field(description="long name")
-    score: float = Field(description="calibrated probability, 0 to 1")
 
 
 class Paper(BaseModel):
@@ -198,13 +203,6 @@ class VertexReply(BaseModel):
     """Vertex AI's reply."""
 
     predictions: list[Paper]
-
-
-class ClientScore(BaseModel):
-    """A label with its score, as both clients read it."""
-
-    score: float
-    label: str
 
 
 # Labels by descending score: of one text, flat; or of each text of a batch, nested.

@@ -177,7 +177,8 @@ class TestEncoding:
         batcher = Batcher(ServingSettings(model="m"), lambda texts, tokens, seconds: None)
         for texts, seconds in batches * 20:
             batcher._note_speed(texts, seconds)
-        assert batcher.seconds_per_text == pytest.approx(0.1, rel=0.3)
+        batcher.depth = 1
+        assert batcher._expected_wait() == pytest.approx(0.1, rel=0.3)
 
     def test_encoding_is_part_of_the_speed(self):
         """The baseline of a cascade works when a text is encoded."""
@@ -185,7 +186,9 @@ class TestEncoding:
         async def test(batcher, predictor):
             predictor.encoding_seconds = 0.2
             await batcher.answer(["sure", "sure"], predictor)
-            assert batcher.seconds_per_text >= 0.1
+            batcher.depth = 1
+            assert batcher._expected_wait() >= 0.1
+            batcher.depth = 0
 
         run(test)
 

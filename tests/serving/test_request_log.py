@@ -44,9 +44,7 @@ def scored(text: str = "vision", prediction: Prediction | None = SAID) -> Scored
         model=SimpleNamespace(name="tiny", version="abc"),
         encoded=encoded,
         prediction=prediction,
-        answer=Job(
-            [text], None, None, None, accepted=1.0, started=1.001, encoded=[encoded], predictions=[SAID]
-        ),
+        answer=Job([text], None, None, accepted=1.0, started=1.001, encoded=[encoded], predictions=[SAID]),
         seconds=0.012345,
     )
 
