@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from arxiv_cls.models.prediction import EncodedText, Prediction, Predictor
+from arxiv_cls.models.predictor import EncodedText, Prediction, Predictor
 from arxiv_cls.serving.http_requests import Refused, ending
 from arxiv_cls.serving.settings import ServingSettings
 

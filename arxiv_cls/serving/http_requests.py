@@ -46,9 +46,6 @@ ERRORS = {
 }
 MAX_PROBLEMS = 5
 MAX_LOOKED_AT = 100
-# Type of pydantic's error for a text without content: it is answered 400, as Text Embeddings Inference does.
-EMPTY_TEXT = "empty_text"
-
 METHODS_WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
 # So many times the limit is read of a body that is too large: a client that is cut off does not see its 413.
 DISCARD = 8
@@ -114,8 +111,9 @@ def explain(problems: Sequence[Mapping[str, Any]]) -> str:
     lines: dict[str, None] = {}
     # Not all of them: the time must not grow with the body.
     for problem in problems[:MAX_LOOKED_AT]:
-        # A union's place names the branches that were tried (`str`, `list[...]`): of no use to a reader.
-        parts = [_shortened(str(part)) for part in problem["loc"] if part != "body" and "[" not in str(part)]
+        # A union's place names the branches that were tried (`list[...]`): of no use to a reader.
+        named = (str(part) for part in problem["loc"] if part not in ("body", "constrained-str"))
+        parts = [_shortened(part) for part in named if "[" not in part]
         place = ".".join(part for part, before in zip(parts, ["", *parts], strict=False) if part != before)
         reason = _shortened(str(problem["msg"]), 200)
         lines[f"{place}: {reason}" if place else reason] = None
@@ -155,7 +153,9 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 
 def _answer_invalid(request: Request, problems: Sequence[Mapping[str, Any]]) -> Response:
-    empty = [problem for problem in problems if problem["type"] == EMPTY_TEXT]
+    # The only pattern of the schemas is that of a text; Text Embeddings Inference answers 400 too.
+    blank = [problem for problem in problems if problem["type"] == "string_pattern_mismatch"]
+    empty = [{**problem, "msg": "the text is empty"} for problem in blank[:MAX_LOOKED_AT]]
     content_type = request.headers.get("content-type", "")
     if empty or "json" in content_type.lower():
         return error_reply(400 if empty else 422, explain(empty or problems))

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import CascadePredictor, fitted_engine, load_cascade
-from arxiv_cls.models.prediction import Predictor
-from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.models.predictor import Predictor, load_predictor
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.serving.http_requests import Refused

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import Prediction
+from arxiv_cls.models.predictor import Prediction
 from arxiv_cls.record.model_files import read_model_file
 
 # Written for this page: none is a real paper.

@@ -22,8 +22,7 @@ from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.attribution import MOST_PHRASES, attribute
 from arxiv_cls.models.predict_csv import count_rows, predict_csv
-from arxiv_cls.models.prediction import ONNX_FILES, Prediction, Predictor
-from arxiv_cls.models.predictor import load_predictor, locate_model
+from arxiv_cls.models.predictor import ONNX_FILES, Prediction, Predictor, load_predictor, locate_model
 from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE, read_model_file
 from arxiv_cls.space.content import ModelFacts, read_facts
 

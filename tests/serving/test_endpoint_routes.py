@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from factories import write_onnx_model
 from local_servers import TOKEN
+from pydantic import TypeAdapter, ValidationError
 from starlette.testclient import TestClient
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.serving import settings
+from arxiv_cls.models.predictor import text_problem
+from arxiv_cls.serving import schemas, settings
 from arxiv_cls.serving.app import create_app, without_paths
 from arxiv_cls.serving.model_loading import load_model
 from arxiv_cls.serving.server import _listen
@@ -140,6 +142,7 @@ class TestRefusals:
             ({"text": "x", "topk": 1}, 422, "topk: Extra inputs"),
             ({"text": 5}, 422, "text: Input should be a valid string"),
             ({"text": " \n"}, 400, "text: the text is empty"),
+            ({"text": "\u200b\u2060\ufeff\x00\x1c"}, 400, "text: the text is empty"),
             ({"title": "x", "abstract": ""}, 400, "abstract: the text is empty"),
             ({"inputs": [["x"], [" "]]}, 400, "inputs.1.0: the text is empty"),
             ({"instances": [{"text": ""}]}, 400, "the text is empty"),
@@ -168,6 +171,16 @@ class TestRefusals:
         assert set(reply.json()) == {"error", "error_type"}
         assert expected in reply.json()["error"]
         assert reply.json()["error_type"] == ("Empty" if status == 400 else "Validation")
+
+    def test_what_is_empty(self):
+        """What the commands and the handler say too, for each character of the basic plane."""
+        texts = TypeAdapter(list[schemas.NotBlank])
+        characters = [chr(number) for number in range(0xFFFF) if not 0xD800 <= number <= 0xDFFF]
+        texts.validate_python([one for one in characters if not text_problem(one)])
+        blank = [one for one in characters if text_problem(one)]
+        with pytest.raises(ValidationError) as refused:
+            texts.validate_python(blank)
+        assert refused.value.error_count() == len(blank) > 60
 
     def test_another_content_type(self, plain):
         """The error names the header, which curl users forget."""

@@ -142,6 +142,10 @@ BODIES = {
     "long text": b'{"text":"' + b"x" * (MAX_BODY - 11) + b'"}',
     "long text that is not ASCII": filled(b'{"inputs":"', "é".encode(), b'"}', b""),
     "line separators": filled(b'{"inputs":"', b"\\u2028", b'"}', b""),
+    "characters that show nothing": filled(b'{"text":"', "\u200b".encode(), b'"}', b""),
+    "texts that show nothing": b'{"inputs":['
+    + b",".join([filled(b'"', "\u200b".encode(), b'"', b"")[:32_000] + b'"'] * 64)
+    + b"]}",
     "halves of surrogate pairs": filled(b'{"text":"', b"\\ud800", b'"}', b""),
     "no UTF-8": filled(b'{"text":"', b"\xff", b'"}', b""),
     "nothing but spaces": b" " * MAX_BODY,
