@@ -45,39 +45,31 @@ SECURITY_POLICY = (
 )
 DOCS_PAGE = Path(__file__).parent / "templates" / "docs.html"
 LINKS = {
-    "predict": "POST /predict",
-    "hugging_face": "POST /",
-    "health": "/health",
-    "live": "/health/live",
-    "info": "/info",
-    "metrics": "/metrics",
-    "docs": "/docs",
-    "openapi": "/openapi.json",
-}
+    "predict": "POST /predict", "hugging_face": "POST /", "health": "/health", "live": "/health/live",
+    "info": "/info", "metrics": "/metrics", "docs": "/docs", "openapi": "/openapi.json",
+}  # fmt: skip
 # The directories of an absolute path; no part of an address.
 _DIRECTORIES = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\",;()]+/)+")
 
 
 class LoadRequest(BaseModel):
-    """Which model shall answer from now on."""
+    """Which model shall answer from now on: a name in the models directory, or an allowed Hub id."""
 
     model_config = ConfigDict(extra="forbid")
-    model: str = Field(
-        min_length=1, max_length=256, description="a name in the models directory, or an allowed Hub id"
-    )
+    model: str = Field(min_length=1, max_length=256)
 
 
 LOAD_SCHEMA = {"schema": LoadRequest.model_json_schema()}
 
 
 class LoadReply(BaseModel):
-    """What answers now."""
+    """What answers now, the seconds that loading took, and the name of the model before."""
 
     model: str
     model_version: str
     engine: str
-    seconds: float = Field(description="that loading took")
-    previous: str | None = Field(description="name of the model before")
+    seconds: float
+    previous: str | None
 
 
 class Welcome(BaseModel):
@@ -156,7 +148,7 @@ async def load(
     except ValidationError as error:
         raise Refused(422, explain(error.errors())) from None
     model = allowed_model(name, settings.models_directory, settings.allow_hub)
-    previous = endpoint.model
+    previous = endpoint.model.name if endpoint.model else None
     try:
         loaded = await endpoint.switch(model)
     except UserError as error:
@@ -164,13 +156,8 @@ async def load(
         raise Refused(424, f"not loaded, the old model stays: {reason}") from None
     if loaded is None:
         raise Refused(409, "another model is being loaded")
-    return LoadReply(
-        model=loaded.name,
-        model_version=loaded.version,
-        engine=loaded.predictor.engine,
-        seconds=round(loaded.loaded_in, 3),
-        previous=previous.name if previous else None,
-    )
+    about = {"model": loaded.name, "model_version": loaded.version, "engine": loaded.predictor.engine}
+    return LoadReply(**about, seconds=round(loaded.loaded_in, 3), previous=previous)
 
 
 def without_paths(message: str, models_directory: Path | None) -> str:

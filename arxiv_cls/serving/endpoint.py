@@ -103,8 +103,8 @@ class Endpoint:
             raise
         self.model = loaded
         self.metrics.note_model(loaded)
-        shown = {"model": loaded.name, "version": loaded.version, "seconds": round(loaded.loaded_in, 3)}
-        logger.info("model loaded", extra=shown)
+        shown = {"model": loaded.name, "version": loaded.version, "engine": loaded.predictor.engine}
+        logger.info("model loaded", extra=shown | {"seconds": round(loaded.loaded_in, 3)})
         return loaded
 
     async def stop(self) -> None:

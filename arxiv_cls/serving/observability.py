@@ -178,7 +178,7 @@ class Metrics:
         ).add(note_known).instrument(app)
 
     def note_model(self, model: ServedModel) -> None:
-        """A model has taken its place."""
+        """Counts a model that has taken its place."""
         self.model.clear()
         self.model.labels(model.name, model.version, model.predictor.engine).set(1)
         self.model_loads.labels("loaded").inc()

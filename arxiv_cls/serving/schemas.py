@@ -197,10 +197,9 @@ class VertexReply(BaseModel):
     predictions: list[Paper]
 
 
-# Labels by descending score: of one text, flat; or of each text of a batch, nested.
-TeiReply = list[ClientScore] | list[list[ClientScore]]
-# Always nested.
+# Labels by descending score, of each text; Text Embeddings Inference has those of one text flat.
 HuggingFaceReply = list[list[ClientScore]]
+TeiReply = list[ClientScore] | HuggingFaceReply
 
 
 class CascadeInfo(BaseModel):
@@ -215,14 +214,10 @@ class CascadeInfo(BaseModel):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A loaded model and its identity.
+    """A loaded model, its `run.json` (empty for a model without) and the seconds that loading took.
 
-    Attributes:
-        version: the release tag that was named, else the commit it was downloaded from, else the weights'
-            sha256 (12 digits); in a cascade, "+" and the version of the baseline follow.
-        weights_sha256: of the file that the engine computes with.
-        run: the content of `run.json`; empty for a model without.
-        loaded_in: seconds.
+    `version` is the release tag that was named, else the commit it was downloaded from, else the weights'
+    sha256 (12 digits); in a cascade, "+" and the version of the baseline follow.
     """
 
     predictor: Predictor

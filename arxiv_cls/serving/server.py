@@ -45,16 +45,9 @@ def serve(settings: ServingSettings) -> int:
     app = create_app(settings)
     endpoint: Endpoint = app.state.endpoint
     listener = _listen(settings.host, settings.port)
-    config = uvicorn.Config(
-        app,
-        http=type("Protocol", (_LimitedProtocol,), {"endpoint": endpoint}),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-    )
+    protocol = type("Protocol", (_LimitedProtocol,), {"endpoint": endpoint})
+    options: dict[str, Any] = {"ws": "none", "lifespan": "on", "log_config": None, "server_header": False}
+    config = uvicorn.Config(app, http=protocol, access_log=False, timeout_keep_alive=30, **options)
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{shown_host}:{listener.getsockname()[1]}"
     logger.info("listening", extra={"url": url, "settings": settings.model_dump()})
@@ -65,11 +58,8 @@ def serve(settings: ServingSettings) -> int:
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)
-    failure = endpoint.failure
-    if failure and not isinstance(failure, UserError):
-        raise UserError(f"{settings.model}: {failure}") from failure
-    if failure:
-        raise failure
+    if endpoint.failure:
+        raise endpoint.failure
     return 0
 
 
