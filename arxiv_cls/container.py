@@ -4,9 +4,8 @@ Run as: python -m arxiv_cls.container COMMAND [ARGUMENT ...]        (the Dockerf
         python -m arxiv_cls.container --check /health               (its HEALTHCHECK does)
 
 When a container passes its memory limit, the kernel kills one of its processes. Where that is a worker, its
-launcher ends with a status of its own, and the log of a lack of memory looks like that of a crash. The kernel
-counts these kills, so this process looks at the count and ends with 137, the status of a killed container,
-after a line that names the limit. Any other status is passed on as it is.
+launcher ends with a status of its own, and this looks like a crash. The kernel counts these kills: where it
+counted one, this process names the limit and ends with 137. Any other status is passed on.
 """
 
 from __future__ import annotations

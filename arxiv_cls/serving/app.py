@@ -104,16 +104,12 @@ def _endpoint(request: Request) -> Endpoint:
     return request.app.state.endpoint
 
 
-async def _answer(request: Request, body: schemas.AnyRequest) -> Response:
-    return JSONResponse(await _endpoint(request).answer(request, body))
-
-
 @classify.post(
     "/predict", summary="Classify texts", **_replies(schemas.Paper | schemas.TeiReply | schemas.VertexReply)
 )
 async def predict(request: Request, body: schemas.PredictRequest) -> Response:
     """The reply follows the request: `text` or `title` and `abstract`, `inputs`, `instances`."""
-    return await _answer(request, body)
+    return await _endpoint(request).answer(request, body)
 
 
 @classify.post(
@@ -121,12 +117,12 @@ async def predict(request: Request, body: schemas.PredictRequest) -> Response:
 )
 async def hugging_face(request: Request, body: schemas.HuggingFaceRequest) -> Response:
     """What `InferenceClient(model=url).text_classification(text)` calls."""
-    return await _answer(request, body)
+    return await _endpoint(request).answer(request, body)
 
 
 async def vertex(request: Request, body: schemas.VertexRequest) -> Response:
     """The address that `AIP_PREDICT_ROUTE` names."""
-    return await _answer(request, body)
+    return await _endpoint(request).answer(request, body)
 
 
 @operate.post(
@@ -142,7 +138,12 @@ async def load(
     """Requests that came before are answered by the old model, later ones by the new; none is dropped."""
     endpoint = _endpoint(request)
     settings = endpoint.settings
-    _check_token(credentials, settings.token)
+    if not settings.token:
+        raise Refused(403, "switching is off: the server was started without ARXIV_CLS_TOKEN")
+    given = credentials.credentials if credentials else ""
+    # compare_digest takes the same time wherever the first difference is.
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), settings.token.encode("utf-8", "replace")):
+        raise Refused(401, "send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
     try:
         name = LoadRequest.model_validate(await parse_json(await request.body(), max_texts=1)).model
     except ValidationError as error:
@@ -166,15 +167,6 @@ def without_paths(message: str, models_directory: Path | None) -> str:
         for root in (models_directory.resolve(), models_directory):
             message = message.replace(f"{root}/", "")
     return _DIRECTORIES.sub("", message)
-
-
-def _check_token(credentials: HTTPAuthorizationCredentials | None, token: str | None) -> None:
-    if not token:
-        raise Refused(403, "switching is off: the server was started without ARXIV_CLS_TOKEN")
-    given = credentials.credentials if credentials else ""
-    # compare_digest takes the same time wherever the first difference is.
-    if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode("utf-8", "replace")):
-        raise Refused(401, "send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
 
 
 @operate.get("/", summary="What this is")

@@ -13,6 +13,7 @@ from threading import Thread
 from typing import Any
 
 from fastapi import Request
+from fastapi.responses import JSONResponse
 
 from arxiv_cls.serving.batching import Batcher, Job
 from arxiv_cls.serving.http_requests import Refused, ending, too_many_texts
@@ -131,7 +132,7 @@ class Endpoint:
             raise Refused(503, "the model is not loaded yet", {"Retry-After": "1"}, reason="not_loaded")
         return self.model
 
-    async def answer(self, request: Request, body: AnyRequest) -> Any:
+    async def answer(self, request: Request, body: AnyRequest) -> JSONResponse:
         """Scores the texts of a request, which is watched for a client that hangs up, and makes its reply.
 
         Raises:
@@ -169,7 +170,7 @@ class Endpoint:
                 self.request_log.add(
                     ScoredText(now, request_id, body.log_name, model, encoded, prediction, answer, seconds)
                 )
-        return reply_to(body, answer.predictions, model)
+        return JSONResponse(reply_to(body, answer.predictions, model))
 
 
 async def _unless_gone(request: Request, answering: Any) -> Job:
