@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving import schemas
-from arxiv_cls.serving.endpoint import Endpoint
+from arxiv_cls.serving.endpoint import Endpoint, allowed_model, load_model
 from arxiv_cls.serving.http_requests import (
     BodyLimits,
     BoundedRoute,
@@ -29,7 +29,6 @@ from arxiv_cls.serving.http_requests import (
     install_error_handlers,
     parse_json,
 )
-from arxiv_cls.serving.model_loading import allowed_model, load_model
 from arxiv_cls.serving.observability import RequestLines
 from arxiv_cls.serving.settings import ServingSettings
 

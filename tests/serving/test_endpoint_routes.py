@@ -22,7 +22,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import text_problem
 from arxiv_cls.serving import schemas, settings
 from arxiv_cls.serving.app import create_app, without_paths
-from arxiv_cls.serving.model_loading import load_model
+from arxiv_cls.serving.endpoint import load_model
 from arxiv_cls.serving.server import _listen
 from arxiv_cls.serving.settings import ServingSettings
 

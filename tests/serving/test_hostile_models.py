@@ -23,8 +23,8 @@ from arxiv_cls import cli, train
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.record.directory import read_model_directory
+from arxiv_cls.serving.endpoint import load_model
 from arxiv_cls.serving.http_requests import Refused
-from arxiv_cls.serving.model_loading import load_model
 from arxiv_cls.serving.settings import ServingSettings
 from arxiv_cls.space.predictions import load_space_model
 

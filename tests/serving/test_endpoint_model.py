@@ -15,9 +15,8 @@ from factories import write_onnx_model
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor
 from arxiv_cls.record.files import file_sha256
-from arxiv_cls.serving.endpoint import Endpoint
+from arxiv_cls.serving.endpoint import Endpoint, allowed_model, load_model
 from arxiv_cls.serving.http_requests import Refused
-from arxiv_cls.serving.model_loading import allowed_model, load_model
 from arxiv_cls.serving.schemas import CascadeInfo, describe
 from arxiv_cls.serving.settings import ServingSettings
 
