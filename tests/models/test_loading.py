@@ -10,8 +10,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.loading import resolve_pretrained, write_local_distilbert
 from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.recipe import TransformerModelConfig
 from arxiv_cls.training import fine_tuning
-from arxiv_cls.training.arguments import TransformerModelConfig
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
 
