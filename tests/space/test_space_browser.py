@@ -20,17 +20,6 @@ PATIENCE = 120_000
 HOSTILE = "<img src=x onerror=document.title='owned'> vision"
 
 
-@pytest.fixture(scope="module")
-def page_url(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`arxiv-cls space` with the tiny model: the word `vision` means cs.CV."""
-    command = ["-m", "arxiv_cls.cli", "space", str(models_dir / "tiny"), "--port", "{port}"]
-    process = SpaceProcess(command, tmp_path_factory.mktemp("space") / "output.txt")
-    try:
-        yield process.wait_until_open().url
-    finally:
-        process.stop()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def chromium() -> str:
     """The system's Chromium. CI must have it: proofs that are skipped there prove nothing."""
@@ -86,9 +75,9 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Any, page_url: str) -> Iterator[Visit]:
+def visit(browser: Any, page: SpaceProcess) -> Iterator[Visit]:
     """A desk."""
-    visit = Visit(browser, page_url, viewport={"width": 1200, "height": 900})
+    visit = Visit(browser, page.url, viewport={"width": 1200, "height": 900})
     yield visit
     visit.context.close()
 
@@ -193,10 +182,10 @@ class TestWindows:
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     @pytest.mark.parametrize(("width", "height"), [(390, 844), (1200, 900)])
     def test_no_sideways_scroll_and_the_scheme_is_followed(
-        self, browser: Any, page_url: str, tmp_path: Path, width: int, height: int, scheme: str
+        self, browser: Any, page: SpaceProcess, tmp_path: Path, width: int, height: int, scheme: str
     ) -> None:
         """On each tab, filled; the background is light or dark as the visitor's system is."""
-        visit = Visit(browser, page_url, viewport={"width": width, "height": height}, color_scheme=scheme)
+        visit = Visit(browser, page.url, viewport={"width": width, "height": height}, color_scheme=scheme)
         try:
             visit.classify("Vision " * 12, "A vision of language and of bayes. " * 20)
             assert visit.category()

@@ -7,10 +7,11 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from factories import FP32_TOLERANCE, RealModel
 from local_hub import LocalHub
 from local_servers import SpaceProcess
 
@@ -24,25 +25,13 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [("Vision", "A vision of language and vision."), ("", "bayes learning\n\nlearning"), ("planning", "")]
 
 
-@pytest.fixture(scope="module")
-def page(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SpaceProcess]:
-    """`arxiv-cls space` with the tiny model."""
-    output = tmp_path_factory.mktemp("space") / "output.txt"
-    command = ["-m", "arxiv_cls.cli", "space", str(models_dir / "tiny"), "--port", "{port}"]
-    process = SpaceProcess(command, output)
-    try:
-        yield process.wait_until_open()
-    finally:
-        process.stop()
-
-
 @pytest.mark.slow
 class TestApi:
     """/gradio_api/call/predict."""
 
-    def test_agrees_with_the_predictor(self, page: SpaceProcess, models_dir: Path) -> None:
+    def test_agrees_with_the_predictor(self, page: SpaceProcess, tiny_model: Path) -> None:
         """Label, scores, set and scope of every text are those of the model loaded here."""
-        predictor = load_predictor(models_dir / "tiny", engine="onnx")
+        predictor = load_predictor(tiny_model, engine="onnx")
         for title, abstract in [*TEXTS, *((title, abstract) for _, title, abstract in EXAMPLES)]:
             event, data = page.call("predict", title, abstract)
             assert event == "complete"
@@ -60,53 +49,38 @@ class TestApi:
         assert "Traceback" not in page.output.read_text()
 
 
-class TestVerb:
-    """`arxiv-cls space` with what it cannot open."""
+class TestCommand:
+    """`arxiv-cls space`."""
 
-    @pytest.mark.parametrize(
-        ("arguments", "told"),
-        [
-            (["./nowhere"], "no such model directory"),
-            (["./nowhere", "--port", "70000"], "between 1 and 65535"),
-        ],
-    )
-    def test_one_line_and_status_2(self, arguments: list[str], told: str) -> None:
-        """Before Gradio is imported."""
-        run = subprocess.run(
-            [sys.executable, "-m", "arxiv_cls.cli", "space", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert (run.returncode, told in run.stderr) == (2, True)
-        assert "Traceback" not in run.stderr
-
-
-class TestPort:
-    """The option, else the variable that containers set, else Gradio's own number."""
+    def test_no_such_model(self) -> None:
+        """One line and status 2."""
+        command = [sys.executable, "-m", "arxiv_cls.cli", "space", "./nowhere"]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert (run.returncode, len(run.stderr.splitlines())) == (2, 2)
+        assert "no such model directory" in run.stderr
 
     @pytest.mark.parametrize(
         ("options", "variable", "port"),
-        [([], None, 7860), ([], "", 7860), ([], "9001", 9001), (["--port", "9002"], "9001", 9002)],
+        [([], "", 7860), ([], "9001", 9001), (["--port", "9002"], "9001", 9002)],
     )
-    def test_which(
-        self, monkeypatch: pytest.MonkeyPatch, options: list[str], variable: str | None, port: int
+    def test_port(
+        self, monkeypatch: pytest.MonkeyPatch, options: list[str], variable: str, port: int
     ) -> None:
-        """Option before variable before default."""
+        """The option, else the variable that containers set, else Gradio's own number."""
         opened: list[int] = []
         monkeypatch.setattr(opening, "open_page", lambda model, host, port, engine: opened.append(port))
-        monkeypatch.delenv("PORT", raising=False)
-        if variable is not None:
-            monkeypatch.setenv("PORT", variable)
+        monkeypatch.setenv("PORT", variable)
         main(["space", "user/name", *options])
         assert opened == [port]
 
-    def test_no_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Told with its name."""
+    @pytest.mark.parametrize(
+        ("options", "told"), [([], "env var: 'PORT'.*integer"), (["--port", "70000"], "70000")]
+    )
+    def test_no_port(self, monkeypatch: pytest.MonkeyPatch, options: list[str], told: str) -> None:
+        """Told with its name, or with its value."""
         monkeypatch.setenv("PORT", "http")
-        with pytest.raises(UserError, match="variable PORT is 'http'"):
-            main(["space", "user/name"])
+        with pytest.raises(UserError, match=told):
+            main(["space", "user/name", *options])
 
 
 class TestApp:
@@ -144,10 +118,26 @@ class TestApp:
 
 
 @pytest.mark.slow
+def test_parity_of_the_real_model(tmp_path: Path, real_model: RealModel) -> None:
+    """500 real papers of the test split: every label of `pipeline()`, and its scores within 1e-4."""
+    command = ["-m", "arxiv_cls.cli", "space", str(real_model.directory), "--port", "{port}"]
+    process = SpaceProcess(command, tmp_path / "output.txt")
+    try:
+        process.wait_until_open()
+        for (title, abstract), scores in zip(real_model.papers, real_model.expected, strict=True):
+            event, data = process.call("predict", title, abstract)
+            assert event == "complete", title
+            assert data[0]["label"] == next(iter(scores)), title
+            assert data[0]["scores"] == pytest.approx(scores, abs=FP32_TOLERANCE), title
+    finally:
+        process.stop()
+
+
+@pytest.mark.slow
 class TestPushedSpace:
     """From the Hub and back: what a Space on the Hub does when it starts."""
 
-    def test_downloaded_space_answers_from_its_wheel(self, models_dir: Path, tmp_path: Path) -> None:
+    def test_downloaded_space_answers_from_its_wheel(self, tiny_model: Path, tmp_path: Path) -> None:
         """Model and Space are pushed by the commands; the snapshot runs away from the checkout."""
         with LocalHub() as hub:
             environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": ""}
@@ -158,7 +148,7 @@ class TestPushedSpace:
                 "api.create_tag('user/model', tag='v0.1.0')"
             )
             push = ["-m", "arxiv_cls.cli", "push-space", "user/model", "--repo", "user/space"]
-            for command in (["-c", upload, str(models_dir / "tiny")], push):
+            for command in (["-c", upload, str(tiny_model)], push):
                 run = subprocess.run(
                     [sys.executable, *command],
                     env=environment,
