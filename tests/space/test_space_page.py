@@ -74,7 +74,7 @@ class TestCommand:
         assert opened == [port]
 
     @pytest.mark.parametrize(
-        ("options", "told"), [([], "env var: 'PORT'.*integer"), (["--port", "70000"], "70000")]
+        ("options", "told"), [([], "env var: 'PORT'.*integer"), (["--port", "70000"], "65535")]
     )
     def test_no_port(self, monkeypatch: pytest.MonkeyPatch, options: list[str], told: str) -> None:
         """Told with its name, or with its value."""
