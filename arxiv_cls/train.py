@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     # The Trainer and what it needs take seconds to import: a wrong key of the recipe is reported before.
     from transformers.utils import logging as transformers_logging
 
-    from arxiv_cls.models.pretrained import resolve_pretrained
+    from arxiv_cls.models.loading import resolve_pretrained
     from arxiv_cls.release.card import write_model_card
     from arxiv_cls.scoring.report import evaluation_table
     from arxiv_cls.training import distributed, fine_tuning

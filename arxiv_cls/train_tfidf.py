@@ -51,8 +51,8 @@ def main(argv: list[str]) -> None:
     arguments, overrides = parse_arguments(argv)
     recipe = load_recipe(arguments.recipe, overrides, TfidfRecipe)
     # These take seconds to import: a wrong key of the recipe is reported before.
-    from arxiv_cls.models.hardware import available_cores, peak_resident_bytes, processor_name
     from arxiv_cls.models.tfidf import TfidfPredictor
+    from arxiv_cls.record.run_record import available_cores, peak_resident_bytes, processor_name
     from arxiv_cls.release.card import write_model_card
     from arxiv_cls.scoring.report import evaluation_table
     from arxiv_cls.training.run_directory import TrainingRun

@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.hardware import available_cores
+from arxiv_cls.record.run_record import available_cores
 from benchmarks.children import run_benchmark, run_child
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,7 +113,7 @@ def run_side(side: str, csv: str, scale: float, seed: int) -> dict[str, Any]:
     else:
         seconds, probabilities = run_ours(side, splits, labels, seed, threads)
     cpu = time.process_time() - cpu
-    from arxiv_cls.models.hardware import peak_resident_bytes
+    from arxiv_cls.record.run_record import peak_resident_bytes
     from arxiv_cls.scoring.metrics import compute_metrics
 
     metrics = compute_metrics(splits["test"][1], probabilities, labels)

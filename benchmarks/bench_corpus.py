@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.hardware import peak_resident_bytes
+from arxiv_cls.record.run_record import peak_resident_bytes
 from benchmarks.children import run_benchmark, run_child
 
 SIDES = ("ours", "stock")

@@ -59,10 +59,10 @@ def run_side(side: str, csv: str, papers: int) -> dict[str, Any]:
     from transformers.utils import logging as transformers_logging
 
     from arxiv_cls.corpus import build_corpus
-    from arxiv_cls.models.hardware import peak_resident_bytes
-    from arxiv_cls.models.pretrained import resolve_pretrained
+    from arxiv_cls.models.loading import resolve_pretrained
     from arxiv_cls.models.transformer import TransformerPredictor
     from arxiv_cls.recipe import load_recipe
+    from arxiv_cls.record.run_record import peak_resident_bytes
     from arxiv_cls.training import fine_tuning
     from arxiv_cls.training.arguments import TransformerRecipe
     from arxiv_cls.training.batches import load_tokenizer, tokenize

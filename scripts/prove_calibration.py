@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from arxiv_cls.errors import run_main
-from arxiv_cls.models.prediction import Predictor
+from arxiv_cls.models.predictor import Predictor
 from arxiv_cls.scoring.calibration import chance_calibration_errors, expected_calibration_error
 from arxiv_cls.scoring.scored_papers import load_model_and_corpus
 

@@ -29,7 +29,7 @@ HEAVY = (*TRAINING, "sklearn", "pandas", "pyarrow", "matplotlib", "xgboost")
     ("code", "unwanted"),
     [
         pytest.param(HELP, HEAVY, id="help"),
-        pytest.param("import arxiv_cls.models.prediction, arxiv_cls.models.prediction", HEAVY, id="rules"),
+        pytest.param("import arxiv_cls.models.predictor, arxiv_cls.models.predictor", HEAVY, id="rules"),
         pytest.param("import arxiv_cls.models.onnx_engine", TRAINING, id="onnx"),
         pytest.param("import arxiv_cls.serving.app", TRAINING, id="endpoint"),
         pytest.param(

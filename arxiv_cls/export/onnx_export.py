@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.export.handler_file import write_handler
+from arxiv_cls.export.handler import write_handler
 from arxiv_cls.export.quantization import LARGEST_DIFFERENCE, Agreement, agreement, choose, limits
 from arxiv_cls.models.onnx_engine import OnnxEngine
-from arxiv_cls.models.prediction import ONNX_FILES
+from arxiv_cls.models.predictor import ONNX_FILES
 from arxiv_cls.record.files import file_sha256, staged, write_step_record
 from arxiv_cls.record.manifest import ONNX_PARITY, TRANSFORMER, model_kind, model_labels
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-_HOMES = {
-    "ENGINES": "predictor", "load_predictor": "predictor",
-    "EncodedText": "prediction", "Prediction": "prediction", "Predictor": "prediction",
-}  # fmt: skip
-__all__ = list(_HOMES)
+__all__ = ["ENGINES", "EncodedText", "Prediction", "Predictor", "load_predictor"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"arxiv_cls.models.{_HOMES[name]}"), name)
+    if name in __all__:
+        from arxiv_cls.models import predictor
+
+        return getattr(predictor, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import Predictor
+from arxiv_cls.models.predictor import Predictor
 from arxiv_cls.record.files import staged, text_cell
 
 ROWS_AT_A_TIME = 2048

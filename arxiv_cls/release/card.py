@@ -22,6 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, Und
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.directory import ModelDirectory, read_model_directory
 from arxiv_cls.record.files import write_atomically
 from arxiv_cls.record.manifest import (
     CARD,
@@ -35,7 +36,6 @@ from arxiv_cls.record.manifest import (
     TRANSFORMER,
     describe,
 )
-from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
 from arxiv_cls.scoring.metrics import METRICS
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.directory import ModelDirectory, read_model_directory
 from arxiv_cls.record.manifest import GATE_RECORD
-from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.gate_checks import LOCAL_CHECKS, CheckResult
 from arxiv_cls.release.rescoring import (
     COMPARED,

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from arxiv_cls.export.handler_file import HANDLER, REQUIREMENTS, REQUIREMENTS_TEXT, handler_source
+from arxiv_cls.export.handler import HANDLER, REQUIREMENTS, REQUIREMENTS_TEXT, handler_source
 from arxiv_cls.recipe import portable_path
-from arxiv_cls.record.directory import is_pickle, secrets_in_files, unreadable
+from arxiv_cls.record.directory import ModelDirectory, is_pickle, secrets_in_files, unreadable
 from arxiv_cls.record.files import changed_files, file_sha256
 from arxiv_cls.record.manifest import (
     CARD,
@@ -34,7 +34,6 @@ from arxiv_cls.record.manifest import (
     missing_files,
     release_files,
 )
-from arxiv_cls.record.model_directory import ModelDirectory
 from arxiv_cls.record.run_record import commit_exists, run_git
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
 from arxiv_cls.scoring.scored_papers import read_predictions

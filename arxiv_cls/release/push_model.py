@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arxiv_cls.record.directory import find_secrets
+from arxiv_cls.record.directory import ModelDirectory, find_secrets, read_model_directory
 from arxiv_cls.record.files import write_atomically
 from arxiv_cls.record.manifest import CARD, GATE_RECORD, RENDERED, release_files
-from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.card import render_model_card
 from arxiv_cls.release.gate import GateReport, check_names_known, gate_record, run_gate, shown_overrides
 from arxiv_cls.release.gate_checks import CheckResult, check_weights_evaluated, listed

@@ -20,7 +20,7 @@ from huggingface_hub import HfApi
 
 import arxiv_cls
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import ONNX_FILES
+from arxiv_cls.models.predictor import ONNX_FILES
 from arxiv_cls.record.manifest import (
     CARD,
     METRICS,

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.export.handler_file import handler_source
-from arxiv_cls.models.prediction import ONNX_FILES, load_scope
+from arxiv_cls.export.handler import handler_source
+from arxiv_cls.models.predictor import ONNX_FILES, load_scope
 from arxiv_cls.recipe import portable_path
+from arxiv_cls.record.directory import ModelDirectory, read_model_directory
 from arxiv_cls.record.manifest import HANDLER, PREDICTIONS, TFIDF
-from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.gate_checks import CheckResult, listed
 from arxiv_cls.scoring.evaluation import measure_prediction_sets
 from arxiv_cls.scoring.intervals import paired_bootstrap

@@ -19,9 +19,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.directory import check_directory
+from arxiv_cls.record.directory import ModelDirectory, check_directory, read_model_directory
 from arxiv_cls.record.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SETS, PREDICTIONS, SCOPE, TERMS
-from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.card import eval_results, leaves, render_model_card, template_digest
 from arxiv_cls.release.gate import recorded_overrides
 from arxiv_cls.release.gate_checks import (

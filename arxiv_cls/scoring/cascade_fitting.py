@@ -17,7 +17,7 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import DEFAULT_ENGINE, RULE_FILE, SCHEMA_VERSION, baseline_columns, load_pair
-from arxiv_cls.models.prediction import SERVED_COVERAGE
+from arxiv_cls.models.predictor import SERVED_COVERAGE
 from arxiv_cls.record.files import file_sha256, write_record
 from arxiv_cls.scoring.calibration import coverage_threshold
 from arxiv_cls.scoring.scored_papers import data_options, load_model_and_corpus

@@ -231,7 +231,7 @@ def local_distilbert(
 
     Works without the Hub; --source names the weights of another BERT.
     """
-    from arxiv_cls.models.pretrained import DEFAULT_SOURCE, write_local_distilbert
+    from arxiv_cls.models.loading import DEFAULT_SOURCE, write_local_distilbert
 
     written = write_local_distilbert(out, source or DEFAULT_SOURCE, overwrite=overwrite)
     print(f"{written}: a DistilBERT; train it with --model.name_or_path {written}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import set_members
+from arxiv_cls.models.predictor import set_members
 from arxiv_cls.record.files import file_sha256, write_json, write_step_record
 from arxiv_cls.record.manifest import METRICS as METRICS_FILE
 from arxiv_cls.record.model_files import Record, read_record

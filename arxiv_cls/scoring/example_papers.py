@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arxiv_cls.record.directory import ModelDirectory
 from arxiv_cls.record.files import write_record
 from arxiv_cls.record.manifest import EXAMPLES
-from arxiv_cls.record.model_directory import ModelDirectory
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The out-of-scope rule: is a paper likely to have none of the model's labels?
 
 A logistic regression on the words that occur tells training papers inside the label set from those outside;
-its threshold keeps 95% of the validation papers. `arxiv_cls.models.prediction` applies what is fitted here.
+its threshold keeps 95% of the validation papers. `arxiv_cls.models.predictor` applies what is fitted here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arxiv_cls.corpus.taxonomy import archive_of
-from arxiv_cls.models.prediction import WORD_PATTERN, ScopeRule
+from arxiv_cls.models.predictor import WORD_PATTERN, ScopeRule
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus.builder import Corpus

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import EncodedText, Prediction, Predictor
+from arxiv_cls.models.predictor import EncodedText, Prediction, Predictor
 from arxiv_cls.serving.http_errors import Refused, ending
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import Request
 
-from arxiv_cls.models.prediction import EncodedText
+from arxiv_cls.models.predictor import EncodedText
 from arxiv_cls.serving.batching import Batcher, Job
 from arxiv_cls.serving.http_errors import ClientGone, Refused, ending
 from arxiv_cls.serving.model_slot import ModelSlot, load_model

@@ -16,8 +16,7 @@ from threading import Thread
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import CascadePredictor, fitted_engine, load_cascade
-from arxiv_cls.models.prediction import Predictor
-from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.models.predictor import Predictor, load_predictor
 from arxiv_cls.record.directory import is_pickle
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.model_files import read_model_file
@@ -31,7 +30,7 @@ COMMIT = re.compile(r"[0-9a-f]{7,40}")
 NAME = re.compile(r"[\w][\w.-]{0,127}")
 RELEASE_TAG = re.compile(r"v?\d+(\.\d+)+\S*")
 # The first computation of an engine allocates its memory. Of some texts a tokenizer leaves next to nothing.
-WARM_UP_TEXTS = ("Warm-up of the engine.", ".", "\u200b")
+WARM_UP_TEXTS = ("Warm-up of the engine.", ".", "\u0301")
 
 
 def allowed_model(name: str, models_dir: Path | None, allow_hub: Collection[str]) -> str:

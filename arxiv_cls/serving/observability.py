@@ -23,7 +23,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from arxiv_cls.models.prediction import Prediction
+from arxiv_cls.models.predictor import Prediction
 from arxiv_cls.serving.schemas import ServedModel
 
 logger = logging.getLogger(__name__)

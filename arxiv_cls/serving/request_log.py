@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 import prometheus_client
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import EncodedText, Prediction
+from arxiv_cls.models.predictor import EncodedText, Prediction
 from arxiv_cls.serving.batching import Job
 from arxiv_cls.serving.schemas import ServedModel
 from arxiv_cls.serving.settings import ServingSettings

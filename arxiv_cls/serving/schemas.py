@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from arxiv_cls import __version__
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
-from arxiv_cls.models.prediction import Prediction, Predictor
+from arxiv_cls.models.predictor import Prediction, Predictor
 from arxiv_cls.serving.http_errors import EMPTY_TEXT
 from arxiv_cls.serving.settings import ServingSettings
 

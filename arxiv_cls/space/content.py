@@ -12,7 +12,7 @@ from typing import Literal
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import SERVED_COVERAGE, Prediction
+from arxiv_cls.models.predictor import SERVED_COVERAGE, Prediction
 from arxiv_cls.record.model_files import read_model_file
 
 # Written for this page, none is a real paper: one for each category of `top5`, and one that belongs to none.
@@ -219,6 +219,12 @@ def verdict(prediction: Prediction, labels: Sequence[str], max_length: int | Non
         max_length: tokens that it reads; None without a limit.
         whole: both title and abstract were there (or one pasted text with both).
     """
+    if prediction.no_known_words:
+        return notice(
+            "warning",
+            "There is nothing to judge by: the model knows none of the words of this text.",
+            "It learned from English titles and abstracts.",
+        )
     outside = certain = ""
     if prediction.in_scope is False:
         outside = (

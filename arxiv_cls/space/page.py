@@ -125,8 +125,10 @@ def _paper_tab(space: SpaceModel) -> None:
             prediction = space.predict([text])[0]
         except UserError as error:
             return content.error_notice(error), None, None, None
-        scores = {content.full_name(code): score for code, score in prediction.scores.items()}
         boxes = content.verdict(prediction, space.labels, space.predictor.max_length, whole="\n\n" in text)
+        if prediction.no_known_words:
+            return boxes, None, None, None
+        scores = {content.full_name(code): score for code, score in prediction.scores.items()}
         return boxes, scores, None, (text, prediction.label)
 
     def explain(said: tuple[str, str] | None) -> Any:

@@ -30,8 +30,14 @@ from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.attribution import MOST_PHRASES, attribute
 from arxiv_cls.models.predict_csv import count_rows, predict_csv
-from arxiv_cls.models.prediction import ONNX_FILES, Prediction, Predictor
-from arxiv_cls.models.predictor import load_predictor, locate_model
+from arxiv_cls.models.predictor import (
+    ONNX_FILES,
+    Prediction,
+    Predictor,
+    load_predictor,
+    locate_model,
+    text_problem,
+)
 from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE, read_model_file
 from arxiv_cls.space.content import ModelFacts, read_facts
 
@@ -163,12 +169,12 @@ def compose_text(title: str | None, abstract: str | None) -> str:
     """What the model reads: title, blank line, abstract; or the one of them that is there.
 
     Raises:
-        UserError: both are empty, or they are too long.
+        UserError: there is no text in them, it cannot be written as UTF-8, or it is too long.
     """
     parts = [" ".join((title or "").split()), (abstract or "").strip()]
     text = "\n\n".join(part for part in parts if part)
-    if not text:
-        raise UserError("There is nothing to classify yet.", hint="Type a title and an abstract.")
+    if problem := text_problem(text):
+        raise UserError(f"The text {problem}.", hint="Type a title and an abstract.")
     if len(text) > MAX_CHARACTERS:
         raise UserError(
             f"The text has {len(text):,} characters; this page takes {MAX_CHARACTERS:,}.",
@@ -187,6 +193,7 @@ def as_reply(space: SpaceModel, prediction: Prediction) -> dict[str, Any]:
         "prediction_set": None if prediction.prediction_set is None else list(prediction.prediction_set),
         "in_scope": prediction.in_scope,
         "truncated": prediction.truncated,
+        "no_known_words": prediction.no_known_words,
         "answered_by": prediction.answered_by,
         "model": space.facts.name,
         "version": space.facts.version,

@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.hardware import available_cores, peak_resident_bytes, processor_name
+from arxiv_cls.record.run_record import available_cores, peak_resident_bytes, processor_name
 from arxiv_cls.training.arguments import TransformerTrainerConfig
 
 ResultT = TypeVar("ResultT")

@@ -21,9 +21,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.hardware import available_cores
 from arxiv_cls.models.tfidf import LinearScores, TermFeatures, TfidfModel
 from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
+from arxiv_cls.record.run_record import available_cores
 from arxiv_cls.scoring.calibration import calibrate
 from arxiv_cls.scoring.metrics import compute_metrics
 

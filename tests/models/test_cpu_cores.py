@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arxiv_cls.models.hardware import available_cores
+from arxiv_cls.record.run_record import available_cores
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from arxiv_cls.models.hardware import peak_resident_bytes
+from arxiv_cls.record.run_record import peak_resident_bytes
 
-CHILD = "from arxiv_cls.models.hardware import peak_resident_bytes as peak; print(peak())"
+CHILD = "from arxiv_cls.record.run_record import peak_resident_bytes as peak; print(peak())"
 
 
 class TestPeakResidentBytes:

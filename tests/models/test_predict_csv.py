@@ -8,7 +8,7 @@ import pytest
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predict_csv import ROWS_AT_A_TIME, predict_csv
-from arxiv_cls.models.prediction import EncodedText, ScopeRule, to_predictions
+from arxiv_cls.models.predictor import EncodedText, ScopeRule, to_predictions
 
 
 class LengthPredictor:

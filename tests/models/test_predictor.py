@@ -7,8 +7,7 @@ import pytest
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import EncodedText, ScopeRule, to_predictions
-from arxiv_cls.models.predictor import load_predictor
+from arxiv_cls.models.predictor import EncodedText, ScopeRule, load_predictor, to_predictions
 from arxiv_cls.models.transformer import fold_temperature
 
 

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.loading import resolve_pretrained, write_local_distilbert
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.models.pretrained import resolve_pretrained, write_local_distilbert
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
 
@@ -47,7 +47,7 @@ class TestResolve:
         done = run_python(
             "-c",
             "import sys; from arxiv_cls.errors import run_main; "
-            "from arxiv_cls.models.pretrained import resolve_pretrained; "
+            "from arxiv_cls.models.loading import resolve_pretrained; "
             "run_main(lambda argv: resolve_pretrained('user/name'))",
             env={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
         )

@@ -12,7 +12,7 @@ import yaml
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_directory import read_model_directory, write_release_group
+from arxiv_cls.record.directory import read_model_directory, write_release_group
 from arxiv_cls.reproduce import bring_data, metrics_table, refuse_other_model
 from arxiv_cls.scoring.report import write_dvc_files
 

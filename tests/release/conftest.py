@@ -71,8 +71,8 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     from factories import PNG, run_record, write_json
 
     from arxiv_cls.corpus import build_corpus
+    from arxiv_cls.record.directory import read_model_directory, write_release_group
     from arxiv_cls.record.files import file_sha256, write_record
-    from arxiv_cls.record.model_directory import read_model_directory, write_release_group
     from arxiv_cls.record.run_record import data_record
     from arxiv_cls.scoring import out_of_scope
     from arxiv_cls.scoring.evaluation import evaluate_model

@@ -21,7 +21,7 @@ from factories import (
 )
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_directory import read_model_directory
+from arxiv_cls.record.directory import read_model_directory
 from arxiv_cls.release.card import render_model_card, write_model_card
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
 from arxiv_cls.scoring.scored_papers import ScoredPapers

@@ -9,7 +9,7 @@ from factories import add_every_section, change_json, make_model_dir, write_json
 from local_hub import LocalHub
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_directory import read_model_directory
+from arxiv_cls.record.directory import read_model_directory
 from arxiv_cls.release.card import render_model_card
 from arxiv_cls.release.push_model import push_model
 from arxiv_cls.release.verify import check_card

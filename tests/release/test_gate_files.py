@@ -18,8 +18,9 @@ from test_released import publish
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.export import onnx_export
-from arxiv_cls.models.prediction import ONNX_FILES
+from arxiv_cls.models.predictor import ONNX_FILES
 from arxiv_cls.record import files
+from arxiv_cls.record.directory import read_model_directory
 from arxiv_cls.record.manifest import (
     MANIFEST,
     RECORD_COMMANDS,
@@ -30,7 +31,6 @@ from arxiv_cls.record.manifest import (
     foreign_files,
     release_files,
 )
-from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.release.card import render_model_card
 from arxiv_cls.release.gate import run_gate
 from arxiv_cls.release.gate_checks import check_checksums, check_onnx

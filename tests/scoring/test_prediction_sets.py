@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import ScopeRule, load_scope, load_set_threshold, prediction_set, set_members
+from arxiv_cls.models.predictor import ScopeRule, load_scope, load_set_threshold, prediction_set, set_members
 from arxiv_cls.scoring import out_of_scope
 from arxiv_cls.scoring.calibration import coverage_threshold
 from arxiv_cls.scoring.evaluation import COVERAGES, evaluate_model, fit_prediction_sets

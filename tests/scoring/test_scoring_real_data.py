@@ -15,7 +15,7 @@ SCORE_ALL = """
 import sys
 import numpy as np
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
-from arxiv_cls.models.hardware import peak_resident_bytes
+from arxiv_cls.record.run_record import peak_resident_bytes
 from arxiv_cls.scoring.scored_papers import score_csv
 from arxiv_cls.scoring.evaluation import evaluation_of
 
@@ -33,7 +33,7 @@ print(peak_resident_bytes())
 
 EVALUATE_CSV = """
 import logging, sys
-from arxiv_cls.models.hardware import peak_resident_bytes
+from arxiv_cls.record.run_record import peak_resident_bytes
 from arxiv_cls.scoring.evaluation import evaluate_model
 
 logging.basicConfig()

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import EncodedText
+from arxiv_cls.models.predictor import EncodedText
 from arxiv_cls.serving import batching
 from arxiv_cls.serving.batching import Batcher, Job
 from arxiv_cls.serving.http_errors import Refused

@@ -22,7 +22,7 @@ from factories import write_onnx_model
 from arxiv_cls import cli, train
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.record.model_directory import read_model_directory
+from arxiv_cls.record.directory import read_model_directory
 from arxiv_cls.serving.http_errors import Refused
 from arxiv_cls.serving.model_slot import allowed_model, load_model
 from arxiv_cls.serving.settings import ServingSettings

@@ -17,7 +17,7 @@ import pytest
 from local_servers import lines_in
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import EncodedText, Prediction
+from arxiv_cls.models.predictor import EncodedText, Prediction
 from arxiv_cls.serving import request_log
 from arxiv_cls.serving.batching import Job
 from arxiv_cls.serving.request_log import LogFiles, RequestLog, ScoredText, log_line, text_features

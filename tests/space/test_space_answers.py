@@ -12,9 +12,10 @@ import pytest
 from factories import LABELS, SURE, write_onnx_model
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import Prediction
+from arxiv_cls.models.predictor import Prediction
 from arxiv_cls.space import content, predictions
 from arxiv_cls.space.content import EXAMPLES, ModelFacts, read_facts, shades
+from arxiv_cls.space.page import build_page
 from arxiv_cls.space.predictions import (
     MAX_CHARACTERS,
     SpaceModel,
@@ -65,10 +66,15 @@ class TestText:
 
     @pytest.mark.parametrize(
         ("abstract", "told"),
-        [("\n", "nothing to classify"), ("x" * (MAX_CHARACTERS + 1), "this page takes 20,000")],
+        [
+            ("\n", "The text is empty"),
+            ("\u200b\ufeff\u2060", "The text is empty"),
+            ("half of a pair: \ud83d", "not UTF-8"),
+            ("x" * (MAX_CHARACTERS + 1), "this page takes 20,000"),
+        ],
     )
     def test_refused(self, abstract: str, told: str) -> None:
-        """Each is told with what to do next."""
+        """Each is told with what to do next, on the page and in its API."""
         with pytest.raises(UserError, match=told) as refusal:
             compose_text(" ", abstract)
         assert refusal.value.hint
@@ -104,6 +110,21 @@ class TestReply:
         text = "vision a b c d language"
         assert space.predict([text])[0].truncated
         assert "".join(word for word, _ in space.explain(text, "cs.CV")) == text
+
+
+def test_nothing_to_judge_by() -> None:
+    """No category, no scores, no 90% for a text without a known word; a text with such words has them."""
+    space = load_space_model(str(RELEASES / "tiny-tfidf"))
+    functions = [one.fn for one in build_page(space).fns.values()]
+    answer = next(one for one in functions if getattr(one, "__name__", "") == "answer")
+    boxes, *rest = answer("\u56fe\u795e\u7ecf", "\u7f51\u7edc")
+    assert "nothing to judge by" in boxes
+    assert rest == [None, None, None]
+    assert as_reply(space, space.predict(["\u56fe\u795e\u7ecf"])[0])["no_known_words"]
+    boxes, scores, _, said = answer("Graph neural networks", "We train deep models on language.")
+    assert "nothing to judge by" not in boxes
+    assert sum(scores.values()) == pytest.approx(1)
+    assert said[0].startswith("Graph neural networks\n\n")
 
 
 class TestFacts:

@@ -15,8 +15,8 @@ from arxiv_cls import train
 from arxiv_cls.corpus import builder
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import transformer
+from arxiv_cls.models.loading import write_local_distilbert
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.models.pretrained import write_local_distilbert
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.manifest import MANIFEST, TRANSFORMER
 from arxiv_cls.scoring import scored_papers

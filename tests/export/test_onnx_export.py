@@ -259,7 +259,7 @@ def write_another_graph(exported: Path):
 
 def evidence_of(folder: Path):
     """What the gate's check of exports reads of a directory."""
-    from arxiv_cls.record.model_directory import ModelDirectory
+    from arxiv_cls.record.directory import ModelDirectory
 
     config = json.loads((folder / "config.json").read_text())
     return ModelDirectory(folder, "transformer", config, recipe={}, run={}, evaluation=None)

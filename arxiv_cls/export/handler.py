@@ -7,16 +7,19 @@ needs; a test compares the copy with them.
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from arxiv_cls.record.files import write_atomically
 
 HANDLER = "handler.py"
 REQUIREMENTS = "requirements.txt"
-SOURCES = (
-    "models/hardware.py",
-    "models/onnx_engine.py",
-    "export/endpoint_handler.py",
+# What `models/onnx_engine.py` imports of the package, then itself: None stands for the whole file.
+SOURCES: tuple[tuple[str, set[str] | None], ...] = (
+    ("record/model_files.py", {"NO_LIMIT", "OFFSET_POSITIONS", "token_limit"}),
+    ("record/run_record.py", {"available_cores"}),
+    ("models/predictor.py", {"text_problem"}),
+    ("models/onnx_engine.py", None),
 )
 DOCSTRING = '''"""Answers requests of Hugging Face Inference Endpoints from the ONNX file of this repository.
 
@@ -32,20 +35,27 @@ REQUIREMENTS_TEXT = "numpy\nonnxruntime>=1.22\ntokenizers>=0.20\n"
 
 def handler_source() -> str:
     """The text of `handler.py`."""
-    imports: set[str] = set()
-    bodies = []
-    for path in SOURCES:
+    imports: list[ast.Import | ast.ImportFrom] = []
+    parts = []
+    for path, names in SOURCES:
         source = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
-        last = 0
+        lines, end = source.splitlines(), 0
         for node in ast.parse(source).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
-                last = node.end_lineno or last
-                imports.add(ast.unparse(node))
-        bodies.append("\n".join(source.splitlines()[last:]).strip())
-    kept = sorted(
-        line for line in imports if "arxiv_cls" not in line and not line.startswith("from __future__")
-    )
-    return "\n".join([DOCSTRING, *kept, "\n"]) + "\n\n\n".join(bodies) + "\n"
+                imports.append(node)
+                end = node.end_lineno or end
+            elif names and names & {getattr(node, "name", ""), lines[node.lineno - 1].split(" ")[0]}:
+                parts.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
+        if names is None:
+            parts.append("\n".join(lines[end:]).strip())
+    body, needed = "\n\n\n".join(parts), set()
+    for node in imports:
+        for alias in node.names:
+            if re.search(rf"\b{alias.asname or alias.name}\b", body):
+                origin = f"from {node.module} " if isinstance(node, ast.ImportFrom) else ""
+                needed.add(f"{origin}import {ast.unparse(alias)}")
+    kept = sorted(line for line in needed if "arxiv_cls" not in line)
+    return "\n".join([DOCSTRING, *kept, "\n", body]) + "\n"
 
 
 def write_handler(model_dir: Path) -> None:
