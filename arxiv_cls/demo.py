@@ -80,8 +80,7 @@ def run(purpose: str, command: str, place: str) -> None:
         )
 
 
-def result_row(name: str, model: str) -> list[str]:
-    """The cells of one model's line: name, papers, accuracy and macro-F1 with their 95% intervals."""
+def _result_row(name: str, model: str) -> list[str]:
     report = read_record(Path(model, "eval", "metrics.json"), Evaluation)
     cells = [name, str(report["papers"])]
     for metric in ("accuracy", "macro_f1"):
@@ -90,8 +89,7 @@ def result_row(name: str, model: str) -> list[str]:
     return cells
 
 
-def table(rows: list[list[str]]) -> str:
-    """Rows of cells as aligned columns, two spaces apart."""
+def _table(rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
@@ -114,10 +112,10 @@ def main(argv: list[str]) -> None:
         run(purpose, command, f"{number}/{len(STEPS)}")
     rows = [
         ["model", "test papers", "accuracy (95% interval)", "macro-F1 (95% interval)"],
-        result_row("MiniLM-L6, fine-tuned", TRANSFORMER),
-        result_row("TF-IDF + XGBoost", BASELINE),
+        _result_row("MiniLM-L6, fine-tuned", TRANSFORMER),
+        _result_row("TF-IDF + XGBoost", BASELINE),
     ]
-    print(f"\nResults on the synthetic sample ({time.monotonic() - started:.0f} s in all)\n\n{table(rows)}")
+    print(f"\nResults on the synthetic sample ({time.monotonic() - started:.0f} s in all)\n\n{_table(rows)}")
     print(f"\nThe model is in {TRANSFORMER}, its evaluation in {TRANSFORMER}/eval. {NEXT_COMMANDS}")
 
 

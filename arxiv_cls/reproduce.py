@@ -1,8 +1,6 @@
-"""One recipe's pipeline: the data it needs, every stage whose inputs changed, the metrics.
+"""Run as: make reproduce RECIPE=recipes/tfidf_xgboost.yaml [REMOTE=../shared/dvc-store]
 
-Run as: make reproduce RECIPE=recipes/tfidf_xgboost.yaml [REMOTE=../shared/dvc-store]
-   (or: python -m arxiv_cls.reproduce recipes/tfidf_xgboost.yaml --remote ../shared/dvc-store)
-
+One recipe's pipeline: the data it needs, every stage whose inputs changed, the metrics.
 The stages are in dvc.yaml, and `dvc repro card_tfidf@tfidf_xgboost` runs them too; this adds the data, the
 checks that DVC does not make, and the figures. What was made of what is noted in dvc.lock, to be committed.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Sequence
@@ -15,57 +16,9 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import SERVED_COVERAGE, Prediction
 from arxiv_cls.record.model_files import read_model_file
 
-# Written for this page, none is a real paper: one for each category of `top5`, and one that belongs to none.
-EXAMPLES: tuple[tuple[str, str, str], ...] = (
-    (
-        "Street scenes",
-        "Seeing through drizzle: segmenting street scenes in bad weather",
-        "Segmentation networks that work on clear days fail when rain smears the windscreen. We train an "
-        "encoder and a decoder on pairs of dry and wet images of the same street, and let the features of a "
-        "wet image move towards those of its dry twin. On three benchmarks of road scenes the mean "
-        "intersection over union rises by several points in rain and fog and does not fall in sunshine.",
-    ),
-    (
-        "Low-resource translation",
-        "Borrowed words as bridges in low-resource machine translation",
-        "Parallel text is scarce for most languages, but their vocabularies share loanwords with larger "
-        "neighbours. We extract such pairs from monolingual corpora, align them by sound and use them as "
-        "anchors for the embeddings of a translation model. For eleven language pairs with fewer than fifty "
-        "thousand sentences each, BLEU rises over back-translation alone.",
-    ),
-    (
-        "Planning",
-        "Plans that explain their detours: constraint reasoning for household robots",
-        "A planner that obeys a person's wishes often takes a path that looks foolish. We describe a system "
-        "that keeps the preference rules which forced each detour and states the smallest set of them as a "
-        "reason. The search runs over a logic program with weighted constraints, and a heuristic from "
-        "relaxed plans keeps it tractable.",
-    ),
-    (
-        "Optimisers",
-        "Warm restarts from the edge of stability",
-        "Gradient descent on deep networks hovers where the sharpness of the loss meets the limit that the "
-        "learning rate sets. We turn this remark into a schedule: whenever the largest eigenvalue of the "
-        "Hessian settles, the learning rate is raised until the training leaves the basin. Residual networks "
-        "and small transformers reach the same training loss in a third fewer steps.",
-    ),
-    (
-        "Gaussian processes",
-        "Posterior contraction of sparse Gaussian processes with learned inducing points",
-        "Inducing points make Gaussian process regression affordable, and little is known about what is lost "
-        "when they are fitted to the data. We prove that the variational posterior contracts around the true "
-        "function at the minimax rate up to a logarithm, provided that the number of points grows with the "
-        "effective dimension of the kernel. The proof bounds the divergence by the tail of the spectrum.",
-    ),
-    (
-        "Not machine learning",
-        "Nesting sites of tree frogs along a gradient of night-time light",
-        "During four seasons we counted egg masses at sixty ponds between a town and a nature reserve and "
-        "measured brightness at night, water depth and cover. Ponds under bright lamps held fewer egg "
-        "masses, and females laid them deeper among the reeds.",
-    ),
-)
-"""(name, title, abstract)"""
+# Written for the page, none is a real paper: one for each category of `top5`, and one that belongs to none.
+with Path(__file__).with_name("examples.csv").open(encoding="utf-8", newline="") as _file:
+    EXAMPLES = [(row["name"], row["title"], row["abstract"]) for row in csv.DictReader(_file)]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHOWN_METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "top_2_accuracy": "Top-2 accuracy"}
@@ -73,25 +26,15 @@ _SHOWN_METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "top_2_accurac
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model as its records describe it; results are those of the test split.
+    """A model as its records describe it; results are those of the test split, as fractions."""
 
-    Attributes:
-        name: Hub id, or the name of the directory.
-        version: release tag, commit, or the first digits of the weights' sha256; empty when nothing tells.
-        card: address of the model card; None for a local directory.
-        test_papers: size of the test split; None when the model was never evaluated.
-        metrics: name to (value, lower end, upper end), as fractions.
-        f1: category to its F1.
-        set_coverage: share of test papers whose 90% set held the right category; None without such sets.
-    """
-
-    name: str
-    version: str
-    card: str | None
+    name: str  # Hub id, or the name of the directory
+    version: str  # release tag, commit, or the first digits of the weights' sha256; empty when nothing tells
+    card: str | None  # address of the model card; None for a local directory
     test_papers: int | None
-    metrics: dict[str, tuple[float, float, float]]
-    f1: dict[str, float]
-    set_coverage: float | None
+    metrics: dict[str, tuple[float, float, float]]  # name to value, lower end, upper end
+    f1: dict[str, float]  # of each category
+    set_coverage: float | None  # share of test papers whose 90% set held the right category
 
 
 def read_facts(model: str, directory: Path) -> ModelFacts:
@@ -102,7 +45,7 @@ def read_facts(model: str, directory: Path) -> ModelFacts:
         directory: where its files are.
 
     Raises:
-        UserError: a record that is damaged.
+        UserError: a damaged record.
     """
     record = read_model_file(directory, "eval/metrics.json") or {}
     test = record if record.get("split") == "test" else {}
@@ -143,13 +86,10 @@ FAINTEST = 0.12
 
 
 def shades(words: Sequence[tuple[str, float]]) -> list[tuple[str, float | None]]:
-    """What `gr.HighlightedText` shows: (text, shade from -1 against to 1 for, None for no colour).
+    """What `gr.HighlightedText` shows of `attribute`'s words: (text, shade from -1 against to 1 for).
 
-    The heaviest word has the full colour, unless all are light. White space between words has none, and
-    neighbours without colour are one piece. Joined, the pieces are the text.
-
-    Args:
-        words: what `attribute` gives.
+    The heaviest word has the full colour, unless all are light. White space has none (None), and neighbours
+    without colour are one piece. Joined, the pieces are the text.
     """
     heaviest = max([FULL, *(abs(weight) for _, weight in words)])
     pieces: list[tuple[str, float | None]] = []
@@ -188,12 +128,7 @@ def heading(title: str, facts: ModelFacts) -> str:
 
 
 def notice(kind: Literal["plain", "warning", "error"], *sentences: str) -> str:
-    """A box with a message, as HTML; "" without a sentence.
-
-    Args:
-        kind: what it is.
-        sentences: plain text, escaped here: what a visitor or a file said may be among it.
-    """
+    """A box with sentences, as HTML; "" without one. They are escaped: some are a visitor's or a file's."""
     # A file that is no text brings control characters and halves of surrogate pairs, which JSON cannot carry.
     lines = [
         "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
@@ -217,7 +152,7 @@ def verdict(prediction: Prediction, labels: Sequence[str], max_length: int | Non
         prediction: the model's.
         labels: all that it knows.
         max_length: tokens that it reads; None without a limit.
-        whole: both title and abstract were there (or one pasted text with both).
+        whole: whether title and abstract are there.
     """
     if prediction.no_known_words:
         return notice(

@@ -220,13 +220,9 @@ def _add_api(space: SpaceModel) -> None:
 def open_page(
     model: str, *, host: str | None = None, port: int | None = None, engine: str | None = None
 ) -> None:
-    """Loads the model and serves the page until the process is ended.
+    """Loads the model, see `load_space_model`, and serves the page until the process is ended.
 
-    Args:
-        model: directory or Hub id, also `user/name@v0.1.0`.
-        host: address to listen on; None for what GRADIO_SERVER_NAME says (the Hub sets it).
-        port: port to listen on; None for what GRADIO_SERVER_PORT says.
-        engine: of a transformer; None for the best that is there.
+    Host and port that are None are what Gradio's variables say, which the Hub sets.
 
     Raises:
         UserError: no such model, or the port is taken.

@@ -79,31 +79,15 @@ def _borrow_gpu(function: Callable[..., Any], count_texts: Callable[..., int]) -
     return ask
 
 
-def _in_turn(turn: threading.Lock, function: Callable[..., Any]) -> Callable[..., Any]:
-    def wait_and_call(*arguments: Any) -> Any:
-        with turn:
-            return function(*arguments)
-
-    return wait_and_call
-
-
 @dataclass(frozen=True)
 class SpaceModel:
-    """A loaded model and what is known of it.
-
-    Attributes:
-        predictor: the model.
-        facts: name, version, test results.
-        predict: texts to predictions, on a borrowed GPU where the engine is torch and the host is ZeroGPU.
-        explain: text and label to words with their weights, likewise.
-        rows_at_a_time: texts of a file that are best predicted in one call.
-    """
+    """A loaded model: `predict` gives predictions of texts, `explain` the words of a text with their weights."""
 
     predictor: Predictor
     facts: ModelFacts
     predict: Callable[[list[str]], list[Prediction]]
     explain: Callable[[str, str], list[tuple[str, float]]]
-    rows_at_a_time: int = CPU_ROWS
+    rows_at_a_time: int = CPU_ROWS  # of a file, predicted in one call
 
     @property
     def labels(self) -> list[str]:
@@ -128,11 +112,16 @@ def load_space_model(model: str, *, engine: str | None = None) -> SpaceModel:
     predictor = load_predictor(directory, engine=chosen)
     facts = read_facts(model, directory)
 
+    # All visitors share the cores: one computation at a time, and nobody holds them for a whole file.
+    turn = threading.Lock()
+
     def predict(texts: list[str]) -> list[Prediction]:
-        return predictor.predict(texts)
+        with turn:
+            return predictor.predict(texts)
 
     def explain(text: str, label: str) -> list[tuple[str, float]]:
-        return attribute(predictor, text, label)
+        with turn:
+            return attribute(predictor, text, label)
 
     if _on_zero_gpu():
         # Decorated whatever the engine: ZeroGPU refuses to start a Space without any such function. The other
@@ -140,9 +129,7 @@ def load_space_model(model: str, *, engine: str | None = None) -> SpaceModel:
         on_gpu = _borrow_gpu(predict, len), _borrow_gpu(explain, lambda text, label: MOST_PHRASES)
         if predictor.engine == "torch":
             return SpaceModel(predictor, facts, *on_gpu, BORROWED_GPU_ROWS)
-    # Here all visitors share the cores: one computation at a time, and nobody holds them for a whole file.
-    turn = threading.Lock()
-    return SpaceModel(predictor, facts, _in_turn(turn, predict), _in_turn(turn, explain))
+    return SpaceModel(predictor, facts, predict, explain)
 
 
 def choose_engine(model: str, wanted: str | None = None) -> tuple[Path, str | None]:
@@ -224,7 +211,7 @@ def score_file(
         space: the model.
         source: the upload.
         folder: gets the new CSV; the caller's to delete.
-        on_rows: called with rows done and rows in all.
+        on_rows: called with rows done and all rows.
 
     Raises:
         UserError: it is too large, or not a CSV with the columns that are needed; the message names the file
@@ -255,7 +242,6 @@ def score_file(
 # arXiv's API and its Atom reply: https://info.arxiv.org/help/api/user-manual.html
 ENDPOINT = "https://export.arxiv.org/api/query"
 MAX_REPLY_BYTES = 1024 * 1024
-UNREACHABLE = 3
 _ADDRESS = re.compile(r"^(?:https?://)?(?:www\.|export\.)?arxiv\.org/(?:abs|pdf|html|format)/", re.IGNORECASE)
 _NAMESPACES = {"atom": "http://www.w3.org/2005/Atom", "arxiv": "http://arxiv.org/schemas/atom"}
 
@@ -287,12 +273,7 @@ def read_id(entered: str) -> str:
 
 
 def fetch_paper(entered: str, *, endpoint: str = ENDPOINT, timeout: float = 10) -> FoundPaper:
-    """Asks arXiv for a paper.
-
-    Args:
-        entered: the id, see `read_id`.
-        endpoint: the API's address.
-        timeout: seconds without an answer after which it counts as unreachable.
+    """Asks arXiv for a paper by its id, see `read_id`; `timeout` is in seconds.
 
     Raises:
         UserError: not an id, no such paper, or arXiv cannot be reached (exit code 3).
@@ -332,5 +313,5 @@ def _unreachable(reason: str) -> UserError:
     return UserError(
         f"arXiv cannot be reached from here ({reason})",
         hint="Paste the title and the abstract instead.",
-        exit_code=UNREACHABLE,
+        exit_code=3,
     )
