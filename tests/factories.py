@@ -175,18 +175,12 @@ def write_encoder(
 
 def write_transformer_recipe(path: Path, encoder: Path, csv_path: Path = SAMPLE, **groups: dict) -> Path:
     """A recipe that trains an encoder on the sample in seconds; `trainer={...}` and so on replace keys."""
+    trainer = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 1.0e-3}
+    trainer |= {"logging_steps": 1, "use_cpu": True, "precision": "fp32", "cpu_threads": 1}
     recipe = {
         "model": {"name_or_path": str(encoder), "max_length": 64},
         "data": {"csv": str(csv_path), "max_samples": 96},
-        "trainer": {
-            "num_train_epochs": 2,
-            "per_device_train_batch_size": 16,
-            "learning_rate": 1.0e-3,
-            "logging_steps": 1,
-            "use_cpu": True,
-            "precision": "fp32",
-            "cpu_threads": 1,
-        },
+        "trainer": trainer,
     }
     for group, keys in groups.items():
         recipe.setdefault(group, {}).update(keys)
@@ -204,15 +198,9 @@ def classifier(kind: str, encoder: Path):
         config = AutoConfig.from_pretrained(encoder, **LABEL_NAMES)
     else:
         config = DistilBertConfig(
-            vocab_size=bert.vocab_size,
-            dim=16,
-            n_layers=2,
-            n_heads=2,
-            hidden_dim=32,
-            max_position_embeddings=128,
-            pad_token_id=bert.pad_token_id,
-            **LABEL_NAMES,
-        )
+            vocab_size=bert.vocab_size, dim=16, n_layers=2, n_heads=2, hidden_dim=32,
+            max_position_embeddings=128, pad_token_id=bert.pad_token_id, **LABEL_NAMES,
+        )  # fmt: skip
     torch.manual_seed(1)
     model = AutoModelForSequenceClassification.from_config(config)
     torch.nn.init.normal_(model.classifier.weight, std=5.0)
@@ -462,15 +450,9 @@ def make_model_dir(
     seed: int = 0,
     scored: Any = None,
 ) -> Path:
-    """A whole model directory except for the card.
+    """A whole model directory except for the card, with weights that nothing loads.
 
-    Args:
-        folder: where to write it.
-        kind: "transformer" or "tfidf".
-        accuracy: of the recorded predictions.
-        weights: content of the weights file; nothing loads it.
-        seed: of the recorded predictions.
-        scored: the recorded predictions themselves, instead of `accuracy` and `seed`.
+    The recorded predictions are `scored`, or drawn with this accuracy and seed.
     """
     from arxiv_cls.scoring.scored_papers import write_predictions
 
@@ -511,15 +493,9 @@ def add_every_section(folder: Path) -> Path:
         "0.9": {"threshold": 0.25, "coverage": 0.9, "mean_size": 1.4},
     }
     write_json(folder / "eval/prediction_sets.json", rules | {"levels": levels})
-    scope = {
-        "rule": "logistic regression on the words that occur",
-        "auroc": 0.9642,
-        "auroc_interval": [0.9611, 0.9664],
-        "threshold": 0.3471,
-        "in_scope_kept": 0.9612,
-        "out_of_scope_caught": 0.848,
-        "out_of_scope_papers": 17173,
-    }
+    scope = {"rule": "logistic regression on the words that occur", "threshold": 0.3471}
+    scope |= {"auroc": 0.9642, "auroc_interval": [0.9611, 0.9664], "in_scope_kept": 0.9612}
+    scope |= {"out_of_scope_caught": 0.848, "out_of_scope_papers": 17173}
     write_json(folder / "eval/scope.json", rules | scope)
     (folder / "eval/out_of_scope.png").write_bytes(PNG)
     return record_again(folder)
@@ -591,26 +567,18 @@ LEFT_BEHIND = ("onnx", "recipe.yaml", "run.json", "handler.py", "requirements.tx
 
 @dataclass(frozen=True)
 class RealModel:
-    """A trained transformer with its exports, and n test papers that its export was not measured on.
-
-    Attributes:
-        directory: the model directory, with `onnx/`.
-        papers: n pairs of title and abstract.
-        categories: true label of each paper.
-        expected: {label: score} that `pipeline()` gives each paper, highest score first.
-        unseen: texts of all test papers that the export was not measured on, those n first.
-    """
+    """A trained transformer with its exports, and n test papers that its export was not measured on."""
 
     directory: Path
-    papers: list[tuple[str, str]]
-    categories: list[str]
-    expected: list[dict[str, float]]
-    unseen: list[str]
+    papers: list[tuple[str, str]]  # title and abstract
+    categories: list[str]  # the true label of each paper
+    expected: list[dict[str, float]]  # what `pipeline()` gives each paper, highest score first
+    unseen: list[str]  # texts of all test papers that the export was not measured on, those n first
 
     @property
     def texts(self) -> list[str]:
         """Title, blank line, abstract."""
-        return [f"{title}\n\n{abstract}" for title, abstract in self.papers]
+        return self.unseen[: len(self.papers)]
 
     @property
     def labels(self) -> list[str]:
@@ -624,13 +592,7 @@ def trained_model() -> Path | None:
 
 
 def export_real_model(source: Path, real_csv: Path, folder: Path) -> RealModel:
-    """Copies a model, exports the copy, and asks `pipeline()` about `PAPERS` papers.
-
-    Args:
-        source: a directory of `trained_model`.
-        real_csv: the real data.
-        folder: an empty directory.
-    """
+    """Copies a model into an empty folder, exports the copy, and asks `pipeline()` about `PAPERS` papers."""
     from transformers import pipeline
 
     from arxiv_cls.corpus import build_corpus
@@ -642,13 +604,12 @@ def export_real_model(source: Path, real_csv: Path, folder: Path) -> RealModel:
     rows = corpus.splits["test"].to_list()
     asked, measured = rows[:PAPERS], rows[PAPERS : PAPERS + EXPORT_PAPERS]
     unseen = [row["text"] for row in asked + rows[PAPERS + EXPORT_PAPERS :]]
-    columns = ("id", "title", "summary", "category_code")
-    values = [
-        (row["arxiv_id"], row["title"], row["abstract"], corpus.labels[row["label"]]) for row in measured
-    ]
-    write_csv(
-        folder / "measured.csv", [dict(zip(columns, row, strict=True)) for row in values], columns=columns
-    )
+    lines = [
+        {"id": row["arxiv_id"], "title": row["title"], "summary": row["abstract"],
+         "category_code": corpus.labels[row["label"]]}
+        for row in measured
+    ]  # fmt: skip
+    write_csv(folder / "measured.csv", lines, columns=tuple(lines[0]))
     export_model(directory, csv=folder / "measured.csv", search_papers=SEARCH_PAPERS)
     classify = pipeline(
         "text-classification", model=str(directory), truncation=True, top_k=None, device="cpu"

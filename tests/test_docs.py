@@ -26,17 +26,13 @@ from functools import cache
 from typing import NamedTuple
 
 import pytest
-import yaml
 from command_line import commands, shell_environment
 from factories import ROOT, SAMPLE
 
 from arxiv_cls import __version__
-from arxiv_cls.recipe import TfidfRecipe, fields_of, load_recipe
+from arxiv_cls.recipe import GROUPS, TfidfRecipe, load_recipe
 from arxiv_cls.record.manifest import MANIFEST
 from arxiv_cls.training.arguments import TransformerRecipe
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import docs_hooks
 
 DOCS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = ["README.md", "CONTRIBUTING.md", *DOCS]
@@ -286,50 +282,26 @@ def test_tree_of_the_readme_is_the_real_one():
     assert {f"arxiv_cls/{path.parent.name}" for path in (ROOT / "arxiv_cls").glob("*/__init__.py")} <= seen
 
 
-class TestSite:
-    """Every page is in it, tables are those of the code, nothing comes from another server."""
+@pytest.mark.parametrize("schema", SCHEMAS.values())
+def test_recipe_reference_has_every_group(schema):
+    """Each dataclass that reads a recipe has its table on docs/training.md."""
+    for hint in (typing.get_type_hints(schema)[name] for name in GROUPS):
+        assert f"<!-- recipe-keys: {hint.__module__}.{hint.__name__} -->" in text("docs/training.md")
 
-    def test_every_page_and_module_is_listed(self):
-        """The navigation names the pages of docs/, no more and no fewer; the reference every module."""
-        # MkDocs has tags of its own for YAML; the navigation needs none of them.
-        settings = text("mkdocs.yml")
-        navigation = yaml.safe_load(settings[settings.index("\nnav:") :])["nav"]
-        config = type("Config", (), {"nav": navigation})()
-        listed = re.findall(r"[\w/]+\.md", str(docs_hooks.on_config(config).nav))
-        reference = docs_hooks.reference_pages()
-        written = [page.removeprefix("docs/") for page in DOCS]
-        assert sorted(listed) == sorted([*reference, *docs_hooks.ROOT_PAGES.values(), *written])
-        content = "\n".join(reference.values()) + "\n"
-        paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "arxiv_cls").glob("*/**/*.py")]
-        modules = [".".join(path.parts) for path in paths if path.name not in {"__init__", "commands"}]
-        assert not [module for module in modules if f"::: {module}\n" not in content]
 
-    @pytest.mark.parametrize("schema", SCHEMAS.values())
-    def test_recipe_reference_has_every_key(self, schema):
-        """Each dataclass that reads a recipe has its table on docs/training.md, with every key of ours."""
-        for hint in (typing.get_type_hints(schema)[name] for name in ("model", "data", "trainer", "release")):
-            dotted = f"{hint.__module__}.{hint.__name__}"
-            assert f"<!-- recipe-keys: {dotted} -->" in text("docs/training.md")
-            made = docs_hooks.recipe_keys(dotted)
-            own = {key: field for key, field in fields_of(hint).items() if field.description}
-            assert own
-            assert not [
-                key for key, f in own.items() if f"| `{key}` |" not in made or f.description not in made
-            ]
-
-    @pytest.mark.slow
-    def test_builds_strictly_and_alone(self, tmp_path):
-        """No warning, and no page loads a script, style, font or image from another server."""
-        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-        environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
-        assert run.returncode == 0, run.stderr
-        assert "WARNING" not in run.stdout + run.stderr
-        pages, styles = ([*tmp_path.rglob(f"*.{suffix}")] for suffix in ("html", "css"))
-        assert len(pages) > 20
-        assert styles
-        loads = re.compile(
-            r"<(?:script|img|iframe|source)[^>]+src=\"https?:|url\([\"']?https?:|@import[^;]*https?:"
-            r"|<link[^>]+rel=\"(?:stylesheet|preconnect)\"[^>]+href=\"https?:|&lt;!-- recipe"
-        )
-        assert not [path.name for path in pages + styles if loads.search(path.read_text(encoding="utf-8"))]
+@pytest.mark.slow
+def test_site_builds_strictly_and_alone(tmp_path):
+    """No warning, and no page loads a script, style, font or image from another server."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr
+    assert "WARNING" not in run.stdout + run.stderr
+    pages, styles = ([*tmp_path.rglob(f"*.{suffix}")] for suffix in ("html", "css"))
+    assert len(pages) > 20
+    assert styles
+    loads = re.compile(
+        r"<(?:script|img|iframe|source)[^>]+src=\"https?:|url\([\"']?https?:|@import[^;]*https?:"
+        r"|<link[^>]+rel=\"(?:stylesheet|preconnect)\"[^>]+href=\"https?:|&lt;!-- recipe"
+    )
+    assert not [path.name for path in pages + styles if loads.search(path.read_text(encoding="utf-8"))]

@@ -81,7 +81,7 @@ def _borrow_gpu(function: Callable[..., Any], count_texts: Callable[..., int]) -
 
 @dataclass(frozen=True)
 class SpaceModel:
-    """A loaded model: `predict` gives predictions of texts, `explain` the words of a text with their weights."""
+    """A loaded model: `predict` gives predictions of texts, `explain` the weights of a text's words."""
 
     predictor: Predictor
     facts: ModelFacts
