@@ -17,10 +17,11 @@ import sys
 import time
 from pathlib import Path
 
-from arxiv_cls.corpus.builder import DEFAULT_CSV
 from arxiv_cls.errors import UserError, run_main
+from arxiv_cls.recipe import DataConfig
 from arxiv_cls.record.model_files import Evaluation, read_record
 
+DEFAULT_CSV = DataConfig().csv
 SAMPLE = "data/sample/arxiv_sample.csv"
 TRANSFORMER = "outputs/demo"
 BASELINE = "outputs/demo_tfidf_xgboost"
