@@ -12,7 +12,6 @@ import importlib
 import importlib.util
 import math
 import os
-import re
 import threading
 import urllib.error
 import urllib.parse
@@ -242,7 +241,6 @@ def score_file(
 # arXiv's API and its Atom reply: https://info.arxiv.org/help/api/user-manual.html
 ENDPOINT = "https://export.arxiv.org/api/query"
 MAX_REPLY_BYTES = 1024 * 1024
-_ADDRESS = re.compile(r"^(?:https?://)?(?:www\.|export\.)?arxiv\.org/(?:abs|pdf|html|format)/", re.IGNORECASE)
 _NAMESPACES = {"atom": "http://www.w3.org/2005/Atom", "arxiv": "http://arxiv.org/schemas/atom"}
 
 
@@ -255,30 +253,23 @@ class FoundPaper(NamedTuple):
     category: str
 
 
-def read_id(entered: str) -> str:
-    """The id in what a person typed or pasted: `2301.00001`, `arXiv:hep-th/9901001v2`, an address.
-
-    Raises:
-        UserError: there is no arXiv id in it.
-    """
-    text = _ADDRESS.sub("", entered.strip()).split("?")[0].split("#")[0].strip("/ ")
-    text = re.sub(r"^arxiv:\s*", "", text.removesuffix(".pdf"), flags=re.IGNORECASE)
+def _read_id(entered: str) -> str:
     try:
-        base, version = parse_id(text)
+        base, version = parse_id(entered)
     except ValueError:
         raise UserError(
             f"{entered.strip()[:80]!r} is not an arXiv id", hint="It looks like 2301.00001 or hep-th/9901001."
         ) from None
-    return f"{base}v{version}" if re.search(r"v\d+$", text) else base
+    return f"{base}v{version}" if version else base
 
 
 def fetch_paper(entered: str, *, endpoint: str = ENDPOINT, timeout: float = 10) -> FoundPaper:
-    """Asks arXiv for a paper by its id, see `read_id`; `timeout` is in seconds.
+    """Asks arXiv for a paper by its id, in any spelling; `timeout` is in seconds.
 
     Raises:
         UserError: not an id, no such paper, or arXiv cannot be reached (exit code 3).
     """
-    arxiv_id = read_id(entered)
+    arxiv_id = _read_id(entered)
     unknown = UserError(f"arXiv has no paper {arxiv_id}", hint="Check the id, or paste title and abstract.")
     query = urllib.parse.urlencode({"id_list": arxiv_id, "max_results": 1})
     request = urllib.request.Request(

@@ -58,6 +58,7 @@ def api() -> Iterator[Api]:
         ("http://www.arxiv.org/pdf/2301.00001v1.pdf?download=1", "2301.00001v1"),
         ("arxiv.org/abs/hep-th/9901001", "hep-th/9901001"),
         ("math.GT/0309136v2", "math/0309136v2"),
+        ("https://doi.org/10.48550/arXiv.2301.00001", "2301.00001"),
     ],
 )
 def test_paper(entered: str, arxiv_id: str, api: Api) -> None:

@@ -149,8 +149,8 @@ class TestManyPapers:
             rows = list(csv.DictReader(file))
         assert [row["id"] for row in rows] == [f"p{number}" for number in range(200)]
         assert [row["label"] for row in rows[:5]] == ["cs.CL", "cs.CV", "cs.CL", "", "cs.CL"]
-        assert rows[3]["error"] == "empty summary"
-        assert "empty summary" in visit.page.locator("#preview").inner_text()
+        assert rows[3]["error"].endswith("summary: missing or empty")
+        assert "summary: missing or empty" in visit.page.locator("#preview").inner_text()
         visit.page.set_viewport_size({"width": 390, "height": 844})
         assert visit.overflow() <= 0
         visit.page.screenshot(path=tmp_path / "batch.png")
@@ -164,7 +164,7 @@ class TestManyPapers:
         visit.page.locator("#batch-notice .error").wait_for()
         told = visit.page.locator("#batch-notice").inner_text()
         assert told.startswith(
-            "bad.csv: expected the columns title and summary (or abstract), or text; found name"
+            "bad.csv, line 1: missing columns: title; summary or abstract (or text in their place)"
         )
         assert "<img" in told
         assert visit.page.locator("img[src='x']").count() == 0

@@ -44,7 +44,7 @@ class TestScoring:
             rows = list(csv.DictReader(file))
         assert [row["id"] for row in rows] == [f"p{number}" for number in range(40)]
         assert [row["label"] for row in rows[4:8]] == ["cs.CL", "cs.CV", "cs.CL", ""]
-        assert rows[7]["error"] == "empty summary"
+        assert rows[7]["error"] == "line 9: summary: missing or empty"
         assert [row[0] for row in done.preview] == [f"p{number}" for number in range(10)]
         assert source.exists()
 
@@ -109,12 +109,11 @@ class TestBadFiles:
         [
             (
                 "name,year\na,1999\n",
-                "expected the columns title and summary (or abstract), or text; found name, year",
+                "missing columns: title; summary or abstract (or text in their place)\n  found: name, year",
             ),
-            ("", "found nothing"),
+            ("", "the file is empty"),
             ("id,title,summary\n", "has a header and no rows"),
-            ('id,title,summary\na,T,"never closed\n', "line"),
-            ("PK\x03\x04\x00\x00\udcff\udcfe spreadsheet", "expected the columns"),
+            ("PK\x03\x04\x00\x00\udcff\udcfe spreadsheet", "the header is not UTF-8"),
         ],
     )
     def test_told(self, space: SpaceModel, tmp_path: Path, content: str, told: str) -> None:
