@@ -49,6 +49,9 @@ class OnnxEngine:
         vocabulary = config.get("vocab_size")
         if isinstance(vocabulary, int) and self.tokenizer.get_vocab_size() > vocabulary:
             raise ValueError(f"tokenizer.json has more tokens than config.json says: {vocabulary}")
+        # The token of an unknown word is one of them.
+        added = self.tokenizer.get_added_tokens_decoder()
+        self.special_ids = {number for number, token in added.items() if token.special}
         # The file may carry the truncation and padding of whoever saved it.
         self.tokenizer.no_padding()
         self._truncation_side = settings.get("truncation_side", "right")

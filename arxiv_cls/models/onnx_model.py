@@ -67,7 +67,9 @@ class OnnxPredictor(Predictor):
         check_texts(texts)
         tokenized = self.session.tokenize(texts)
         return [
-            EncodedText(text, len(ids), truncated, ids)
+            EncodedText(
+                text, len(ids), truncated, ids, no_known_words=self.session.special_ids.issuperset(ids)
+            )
             for text, (ids, truncated) in zip(texts, tokenized, strict=True)
         ]
 

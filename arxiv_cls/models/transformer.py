@@ -29,6 +29,8 @@ class TransformerPredictor(Predictor):
 
     def __init__(self, model, tokenizer, directory: Path) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
+        # The token of an unknown word is one of them.
+        self._special_ids = set(tokenizer.all_special_ids)
         max_length = token_limit(model.config.to_dict(), tokenizer.model_max_length)
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         super().__init__(labels, directory, "model.safetensors", "torch", max_length)
@@ -64,8 +66,10 @@ class TransformerPredictor(Predictor):
             UserError: as of `check_texts`.
         """
         check_texts(texts)
-        tokenized = zip(texts, *self._tokenize(texts), strict=True)
-        return [EncodedText(text, len(ids), truncated, ids) for text, ids, truncated in tokenized]
+        return [
+            EncodedText(text, len(ids), truncated, ids, no_known_words=self._special_ids.issuperset(ids))
+            for text, ids, truncated in zip(texts, *self._tokenize(texts), strict=True)
+        ]
 
     def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
         return self._probabilities([item.payload for item in encoded], progress=False)

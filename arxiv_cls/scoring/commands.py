@@ -63,6 +63,8 @@ def predict(
             print(f"  {score:6.3f}  {label:<16} {CATEGORY_NAMES.get(label, '')}".rstrip())
         if prediction.prediction_set is not None:
             print(f"  with 90% probability one of: {', '.join(prediction.prediction_set)}")
+        if prediction.no_known_words:
+            print("  nothing to judge by: the model knows none of the words")
         if prediction.in_scope is False:
             print(
                 f"  out of scope: likely none of the model's categories (scope {prediction.scope_score:.3f})"

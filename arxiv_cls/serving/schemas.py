@@ -259,7 +259,11 @@ class Paper(BaseModel):
     class_probabilities: dict[str, float] = Field(description="category code to probability")
     top_k: list[LabelScore] = Field(description="labels with the highest scores, descending")
     prediction_set: list[str] | None = Field(
-        description="labels that hold the right one with 90% probability; null for a model without the rule"
+        description="labels that hold the right one with 90% probability; null for a model without the rule, "
+        "or without known words"
+    )
+    no_known_words: bool = Field(
+        description="the model knows none of the words: there is nothing to judge by"
     )
     in_scope: bool | None = Field(
         description="whether the text belongs to the model's categories at all; null without the rule"
@@ -292,6 +296,7 @@ def paper_reply(prediction: Prediction, model: ServedModel, top_k: int | None) -
             for label, score in list(scores.items())[:top_k]
         ],
         "prediction_set": prediction.prediction_set,
+        "no_known_words": prediction.no_known_words,
         "in_scope": prediction.in_scope,
         "scope_score": prediction.scope_score,
         "truncated": prediction.truncated,
