@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from arxiv_cls.models.predictor import SERVED_COVERAGE, Prediction
 from arxiv_cls.record.model_files import read_model_file
 
 # Written for the page, none is a real paper: one for each category of `top5`, and one that belongs to none.
-with Path(__file__).with_name("examples.csv").open(encoding="utf-8", newline="") as _file:
+with (files(__package__) / "examples.csv").open(encoding="utf-8", newline="") as _file:
     EXAMPLES = [(row["name"], row["title"], row["abstract"]) for row in csv.DictReader(_file)]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ TITLE = "Which arXiv category?"
 
 # In the head of the document and not in `css`: Gradio puts a prefix before the rules of `css`, which then do
 # not reach the frame around its components.
-HEAD = f"<style>{Path(__file__).with_name('page.css').read_text(encoding='utf-8')}</style>"
+HEAD = f"<style>{(files(__package__) / 'page.css').read_text(encoding='utf-8')}</style>"
 
 
 def theme() -> Any:

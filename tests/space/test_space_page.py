@@ -6,7 +6,6 @@ import os
 import runpy
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,10 +51,9 @@ class TestApi:
 class TestCommand:
     """`arxiv-cls space`."""
 
-    def test_no_such_model(self) -> None:
-        """One line and status 2."""
-        command = [sys.executable, "-m", "arxiv_cls.cli", "space", "./nowhere"]
-        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    def test_no_such_model(self, run_python: Callable[..., subprocess.CompletedProcess]) -> None:
+        """One error and status 2."""
+        run = run_python("-m", "arxiv_cls.cli", "space", "./nowhere")
         assert (run.returncode, len(run.stderr.splitlines())) == (2, 2)
         assert "no such model directory" in run.stderr
 
@@ -134,53 +132,45 @@ def test_parity_of_the_real_model(tmp_path: Path, real_model: RealModel) -> None
 
 
 @pytest.mark.slow
-class TestPushedSpace:
-    """From the Hub and back: what a Space on the Hub does when it starts."""
-
-    def test_downloaded_space_answers_from_its_wheel(self, tiny_model: Path, tmp_path: Path) -> None:
-        """Model and Space are pushed by the commands; the snapshot runs away from the checkout."""
-        with LocalHub() as hub:
-            environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": ""}
-            upload = (
-                "import sys; from huggingface_hub import HfApi; api = HfApi(); "
-                "api.create_repo('user/model'); "
-                "print(api.upload_folder(repo_id='user/model', folder_path=sys.argv[1]).oid); "
-                "api.create_tag('user/model', tag='v0.1.0')"
-            )
-            push = ["-m", "arxiv_cls.cli", "push-space", "user/model", "--repo", "user/space"]
-            for command in (["-c", upload, str(tiny_model)], push):
-                run = subprocess.run(
-                    [sys.executable, *command],
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    timeout=600,
-                )
-                assert run.returncode == 0, run.stderr
-            assert "released user/space v0.1.0" in run.stdout
-            folder = tmp_path / "space"
-            for path, content in hub.repository("user/space", "spaces").files().items():
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                (folder / path).write_bytes(content)
-            # What the Hub runs, and what tells where the package came from.
-            program = (
-                "import runpy, signal, sys, atexit; sys.argv = ['app.py'];"
-                # A test that was started in the background hands on that SIGINT is ignored.
-                "signal.signal(signal.SIGINT, signal.default_int_handler);"
-                "atexit.register(lambda: print(sys.modules['arxiv_cls'].__file__, flush=True));"
-                "runpy.run_path('app.py', run_name='__main__')"
-            )
-            started = environment | {"GRADIO_SERVER_NAME": "127.0.0.1", "HF_TOKEN": ""}
-            process = SpaceProcess(["-c", program], tmp_path / "output.txt", env=started, cwd=folder)
-            try:
-                process.wait_until_open()
-                event, data = process.call("predict", "Vision", "vision")
-                assert (event, data[0]["label"]) == ("complete", "cs.CV")
-                assert (data[0]["model"], data[0]["version"]) == ("user/model", "v0.1.0")
-                process.process.send_signal(2)
-                process.process.wait(60)
-                assert "arxiv_cls-0.1.0-py3-none-any.whl" in process.output.read_text()
-            finally:
-                process.stop()
-        assert os.environ.get("HF_ENDPOINT") != hub.url
+def test_pushed_space_answers_from_its_wheel(
+    tiny_model: Path, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess]
+) -> None:
+    """From the Hub and back: what a Space on the Hub does when it starts, away from the checkout."""
+    with LocalHub() as hub:
+        environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": ""}
+        upload = (
+            "import sys; from huggingface_hub import HfApi; api = HfApi(); "
+            "api.create_repo('user/model'); "
+            "print(api.upload_folder(repo_id='user/model', folder_path=sys.argv[1]).oid); "
+            "api.create_tag('user/model', tag='v0.1.0')"
+        )
+        push = ["-m", "arxiv_cls.cli", "push-space", "user/model", "--repo", "user/space"]
+        for command in (["-c", upload, str(tiny_model)], push):
+            run = run_python(*command, env=environment)
+            assert run.returncode == 0, run.stderr
+        assert "released user/space v0.1.0" in run.stdout
+        folder = tmp_path / "space"
+        for path, content in hub.repository("user/space", "spaces").files().items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        # What the Hub runs, and what tells where the package came from.
+        program = (
+            "import runpy, signal, sys, atexit; sys.argv = ['app.py'];"
+            # A test that was started in the background hands on that SIGINT is ignored.
+            "signal.signal(signal.SIGINT, signal.default_int_handler);"
+            "atexit.register(lambda: print(sys.modules['arxiv_cls'].__file__, flush=True));"
+            "runpy.run_path('app.py', run_name='__main__')"
+        )
+        started = environment | {"GRADIO_SERVER_NAME": "127.0.0.1", "HF_TOKEN": ""}
+        process = SpaceProcess(["-c", program], tmp_path / "output.txt", env=started, cwd=folder)
+        try:
+            process.wait_until_open()
+            event, data = process.call("predict", "Vision", "vision")
+            assert (event, data[0]["label"]) == ("complete", "cs.CV")
+            assert (data[0]["model"], data[0]["version"]) == ("user/model", "v0.1.0")
+            process.process.send_signal(2)
+            process.process.wait(60)
+            assert "arxiv_cls-0.1.0-py3-none-any.whl" in process.output.read_text()
+        finally:
+            process.stop()
+    assert os.environ.get("HF_ENDPOINT") != hub.url
