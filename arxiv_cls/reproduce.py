@@ -55,9 +55,6 @@ def pipeline_entry(recipe: str) -> tuple[str, Path, str]:
 def bring_data(csv: Path, remote: str | None) -> str:
     """Makes the CSV what its `.dvc` file says; the public original from Kaggle is taken in its place.
 
-    With the original DVC notes its checksum in the `.dvc` file and in dvc.lock. A file that is in git has no
-    `.dvc` file, and is there.
-
     Raises:
         UserError: it is not there and cannot be brought.
     """
@@ -72,12 +69,8 @@ def bring_data(csv: Path, remote: str | None) -> str:
     except UserError as error:
         if csv.exists():
             raise
-        raise UserError(
-            f"no data: {error.message}",
-            "get the public file with `make data SOURCE=kaggle`, or name a DVC remote (a directory "
-            "or a gs://, s3:// or https:// url): make reproduce REMOTE=../shared/dvc-store",
-            error.exit_code,
-        ) from None
+        hint = "`make data SOURCE=kaggle`, or name a DVC remote (directory or url): make reproduce REMOTE=URL"
+        raise UserError(f"no data: {error.message}", hint, error.exit_code) from None
 
 
 def refuse_other_model(model: Path) -> None:

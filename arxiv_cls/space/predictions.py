@@ -17,7 +17,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,19 +171,8 @@ def compose_text(title: str | None, abstract: str | None) -> str:
 
 def as_reply(space: SpaceModel, prediction: Prediction) -> dict[str, Any]:
     """A prediction as the page's API gives it: plain JSON."""
-    return {
-        "label": prediction.label,
-        "name": CATEGORY_NAMES.get(prediction.label, prediction.label),
-        "score": prediction.score,
-        "scores": prediction.scores,
-        "prediction_set": None if prediction.prediction_set is None else list(prediction.prediction_set),
-        "in_scope": prediction.in_scope,
-        "truncated": prediction.truncated,
-        "no_known_words": prediction.no_known_words,
-        "answered_by": prediction.answered_by,
-        "model": space.facts.name,
-        "version": space.facts.version,
-    }
+    name = CATEGORY_NAMES.get(prediction.label, prediction.label)
+    return asdict(prediction) | {"name": name, "model": space.facts.name, "version": space.facts.version}
 
 
 MAX_ROWS = 2_000
