@@ -89,10 +89,8 @@ class TestInputs:
     """What a person types into a workflow is checked before anything is installed or signed in to."""
 
     GOOD: ClassVar = {
-        "MODEL": "user/arxiv-minilm@v1.2.0",
-        "VERSION": "1.2.0",
-        "GITHUB_REF_NAME": "model/minilm/v1.2.0",
-    }
+        "MODEL": "user/arxiv-minilm@v1.2.0", "VERSION": "1.2.0", "GITHUB_REF_NAME": "model/minilm/v1.2.0",
+    }  # fmt: skip
 
     @staticmethod
     def status(path: Path, values: dict[str, str], folder: Path) -> int:
