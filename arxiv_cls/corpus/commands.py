@@ -47,33 +47,23 @@ def _corpus(
     return build_corpus(**options), options
 
 
-def _as_json(record: dict[str, Any]) -> str:
-    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | dict[str, Any]) -> None:
+    text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     try:
         write_atomically(path, text)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}", "name another file: --out"
-        ) from None
+        raise UserError(f"cannot write {path}: {error.strerror}", "name another file: --out") from None
 
 
 @app.command()
 def fetch(
     remote: Annotated[
         str | None,
-        typer.Option(
-            metavar="URL_OR_DIR", help="A DVC remote URL, a directory, or a configured remote's name."
-        ),
+        typer.Option(metavar="URL_OR_DIR", help="A DVC remote: its URL, directory or configured name."),
     ] = None,
     source: Annotated[
         Literal["dvc", "kaggle"],
-        typer.Option(
-            help="kaggle: the public original, as data/raw/arxiv_kaggle.csv and, if there is none, as "
-            "data/raw/arxiv.csv."
-        ),
+        typer.Option(help="kaggle: the public original, also as data/raw/arxiv.csv if there is none."),
     ] = "dvc",
     force: Annotated[
         bool, typer.Option("--force", help="Replace a data/raw/arxiv.csv that DVC does not know.")
@@ -101,7 +91,7 @@ def build(
     if out:
         from arxiv_cls.corpus.stats import build_record
 
-        _write(out, _as_json(build_record(corpus, options)))
+        _write(out, build_record(corpus, options))
 
 
 @app.command()
@@ -127,7 +117,7 @@ def check(
     found = find_near_duplicates(corpus, threshold=threshold)
     print(found.summary(show))
     if out:
-        _write(out, _as_json(check_record(corpus, found)))
+        _write(out, check_record(corpus, found))
 
 
 @app.command()

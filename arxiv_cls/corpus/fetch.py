@@ -149,9 +149,11 @@ def _download(repository: Repo, remote: str | None, csv: Path, md5: str) -> None
     name = repository.config["core"].get("remote")
     if remote and name != REQUESTED:
         name = remote
+    if name is None:
+        raise UserError("no default DVC remote is configured", _ALTERNATIVES)
     if name not in repository.config["remote"]:
         what = f"DVC remote {name}: no such directory, seen from {Path.cwd()}"
-        raise UserError(what if name else "no default DVC remote is configured", _ALTERNATIVES, UNREACHABLE)
+        raise UserError(what, _ALTERNATIVES, UNREACHABLE)
     url = str(repository.config["remote"][name]["url"])
     _check_reachable(url)
     # DVC's messages and its libraries' tracebacks give way to one error, with the last of their reasons.

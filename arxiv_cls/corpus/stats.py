@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from arxiv_cls.corpus.builder import BuildReport, Corpus
+from arxiv_cls.corpus.builder import BuildReport, Corpus, DroppedDuplicate
 from arxiv_cls.corpus.duplicates import SHINGLE_WORDS, THRESHOLD, method, search
 from arxiv_cls.corpus.splits import SPLITS
 from arxiv_cls.errors import UserError
@@ -86,63 +86,41 @@ def write_plots(table: pd.DataFrame, config: str, folder: Path) -> list[Path]:
         UserError: the folder cannot be written.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     labels = counts_by(table, "label")
     labels = labels.loc[labels.sum(axis=1).sort_values(kind="stable").index]
-    few = len(labels) <= MOST_COLOURS
-    label_figure = Figure(figsize=(8, max(2.5, 0.22 * len(labels) + 1.2)), layout="constrained")
-    axes = label_figure.subplots()
-    left = np.zeros(len(labels))
-    for split in labels:
-        axes.barh(labels.index.astype(str), labels[split], left=left, label=split)
-        left += labels[split].to_numpy()
-    axes.set(xlabel="papers", title=f"Papers per label ({config})", ylim=(-0.6, len(labels) - 0.4))
-    axes.legend(loc="lower right")
-
-    year_figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = year_figure.subplots()
-    years = counts_by(table, "year", "label" if few else "split")
-    bottom = np.zeros(len(years))
-    for name in years:
-        axes.bar(years.index, years[name], bottom=bottom, label=name)
-        bottom += years[name].to_numpy()
-    axes.legend(loc="upper left")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="year of publication", ylabel="papers", title=f"Papers per year ({config})")
-
-    word_figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = word_figure.subplots()
+    by = "label" if len(labels) <= MOST_COLOURS else "split"
+    figures = {name: Figure(figsize=(9, 4), layout="constrained") for name in ("labels", "years", "words")}
+    figures["labels"].set_figheight(max(2.5, 0.22 * len(labels) + 1.2))
+    axes = {name: figure.subplots() for name, figure in figures.items()}
+    title = f"Papers per label ({config})"
+    labels.plot.barh(stacked=True, ax=axes["labels"], xlabel="papers", ylabel="", title=title)
+    title = f"Papers per year ({config})"
+    counts_by(table, "year", by).plot.bar(
+        stacked=True, ax=axes["years"], xlabel="year of publication", ylabel="papers", title=title
+    )
     # The longest abstract would squeeze all others to the left.
     bins = np.linspace(0, np.percentile(table["words"], 99.5) + 1, 61).tolist()
-    for name, words in table.groupby("label" if few else "split", observed=True)["words"]:
-        axes.hist(words, bins=bins, density=True, histtype="step", label=name)
-    axes.legend()
-    median = table["words"].median()
-    axes.axvline(median, color="grey", linestyle=":", linewidth=1)
-    axes.annotate(f" median {median:.0f}", (median, 0.02), xycoords=("data", "axes fraction"), color="grey")
-    axes.set(xlabel="words of title and abstract", ylabel="density", title=f"Text length ({config})")
-
-    figures = {"labels.png": label_figure, "years.png": year_figure, "words.png": word_figure}
+    for name, words in table.groupby(by, observed=True)["words"]:
+        axes["words"].hist(words, bins=bins, density=True, histtype="step", label=name)
+    axes["words"].legend()
+    title = f"Text length ({config}), median {table['words'].median():.0f}"
+    axes["words"].set(xlabel="words of title and abstract", ylabel="density", title=title)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            figure.savefig(folder / name, dpi=120)
+            figure.savefig(folder / f"{name}.png", dpi=120)
     except OSError as error:
         raise UserError(
             f"cannot write into {folder}: {error.strerror}", "name another folder: --out DIR"
         ) from None
-    return [folder / name for name in figures]
+    return [folder / f"{name}.png" for name in figures]
 
 
 @dataclass(frozen=True)
-class NearDuplicate:
-    """Two papers of different splits with almost the same text; the first is in the earlier split."""
+class NearDuplicate(DroppedDuplicate):
+    """Two papers of different splits with almost the same text; the first, in the earlier split, is kept."""
 
-    arxiv_id: str
-    split: str
-    same_as: str
-    same_as_split: str
     similarity: float  # exact Jaccard similarity of the shingle sets, 0 to 1
 
 

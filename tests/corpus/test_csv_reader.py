@@ -9,8 +9,7 @@ import pytest
 from arxiv_cls.corpus import papers
 from arxiv_cls.corpus.csv_reader import REPEATED_HEADER, UNTERMINATED, open_csv, records
 
-AFTER_QUOTE = "text after a closing quote"
-STRAY = "carriage return inside a row"
+AFTER_QUOTE, STRAY = "text after a closing quote", "carriage return inside a row"
 
 
 def read(data: bytes, header: bytes = b"id,title") -> list[tuple]:
@@ -88,13 +87,3 @@ def test_agrees_with_the_csv_module(monkeypatch, chunk):
         ]
         clean += papers._read_clean(file) is not None
     assert 150 < clean < 290
-
-
-@pytest.mark.parametrize(
-    "start", [b"\xef\xbb\xbf", b"\n\n", b"sep=,\n", b"SEP=,\r\n\r\n"], ids=["mark", "blank", "sep", "both"]
-)
-def test_what_stands_before_the_header(start):
-    """A byte order mark, blank lines and Excel's delimiter line: the rows keep their physical lines."""
-    file = open_csv("x.csv", ("id",), start + b" ID ,Title\n1,a\n")
-    assert file.names == ("id", "title")
-    assert [(r.line, r.fields) for r in records(file)] == [(start.count(b"\n") + 2, [b"1", b"a"])]
