@@ -1,5 +1,3 @@
-# syntax=docker/dockerfile:1
-
 # Training, evaluation, serving and the demo in containers; docs/containers.md shows each. Data and outputs are mounted, recipes are
 # inside, arguments are those of the commands, so that another recipe, key or model needs no other image:
 #

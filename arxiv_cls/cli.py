@@ -26,7 +26,7 @@ from arxiv_cls import __version__
 from arxiv_cls.errors import UserError, run_main
 
 # A person waits for these, and has to know what is fetched or scored again.
-LOGGED = {"evaluate", "compare", "visualize", "push-model", "push-dataset", "verify"}
+_LOGGED = {"evaluate", "compare", "visualize", "push-model", "push-dataset", "verify"}
 
 # A full disk, a folder in the place of a file or the other way round, no permission.
 _CANNOT_WRITE = {
@@ -47,19 +47,19 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def arxiv_cls_command(
+def _arxiv_cls_command(
     context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Train, verify and release classifiers that name the arXiv category of a paper."""
-    if context.invoked_subcommand in LOGGED:
-        context.with_resource(log_to_stderr())
+    if context.invoked_subcommand in _LOGGED:
+        context.with_resource(_log_to_stderr())
 
 
 @contextlib.contextmanager
-def log_to_stderr() -> Iterator[None]:
+def _log_to_stderr() -> Iterator[None]:
     """Shows on stderr what this package logs about its work, and nothing of the libraries below it."""
     logger, handler = logging.getLogger("arxiv_cls"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -85,13 +85,7 @@ for commands in (
 
 
 def main(argv: list[str]) -> int | None:
-    """Runs a command line.
-
-    Args:
-        argv: the words after the program's name.
-
-    Returns:
-        The exit status; None for 0.
+    """Runs the words after the program's name; returns the exit status, None for 0.
 
     Raises:
         UserError: bad input or bad usage; `run_main` prints it.

@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arxiv_cls.errors import UserError
-from benchmarks.children import run_benchmark, run_child
+from benchmarks.children import DATA, run_benchmark, run_child
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LENGTH = 256
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
         UserError: when there is no CSV, or a side fails.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--csv", type=Path, default=ROOT / "data" / "raw" / "arxiv.csv")
+    parser.add_argument("--csv", type=Path, default=ROOT / DATA)
     parser.add_argument("--papers", type=int, default=2000, help="training papers (default 2000)")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), metavar="SIDE")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)

@@ -14,7 +14,7 @@ from arxiv_cls import train_tfidf
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import GROUPS
 from arxiv_cls.record.manifest import MANIFEST, manifest_for
-from arxiv_cls.reproduce import KINDS, parse_arguments, pipeline_entry
+from arxiv_cls.reproduce import DEFAULT_RECIPE, LAST_STAGE, pipeline_entry
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
@@ -38,7 +38,7 @@ def expanded(stage: str) -> list[tuple[str, str, dict]]:
     """(kind, recipe, the stage as DVC sees it) for every recipe of a stage."""
     group = STAGES[stage]["foreach"].strip("${}")
     found = []
-    for kind in KINDS:
+    for kind in LAST_STAGE:
         for name, item in VARIABLES[kind].items() if group in ("recipes", kind) else ():
             text = yaml.safe_dump(STAGES[stage]["do"]).replace("${key}", name)
             text = re.sub(r"\$\{item\.(\w+)\}", lambda match, item=item: item[match[1]], text)
@@ -81,16 +81,16 @@ class TestRecipes:
     def test_every_recipe_is_there(self):
         """A recipe of recipes/ that is missing here would never be reproduced."""
         recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
-        assert {name for kind in KINDS for name in VARIABLES[kind]} == recipes - ELSEWHERE
+        assert {name for kind in LAST_STAGE for name in VARIABLES[kind]} == recipes - ELSEWHERE
         assert VARIABLES["recipes"] == VARIABLES["baselines"] | VARIABLES["transformers"]
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", LAST_STAGE)
     def test_lines_are_those_of_the_recipes(self, kind, monkeypatch):
         """The CSV is the recipe's, and every group that a stage takes as its parameters is in the file."""
         monkeypatch.chdir(ROOT)
         for name, entry in VARIABLES[kind].items():
             path = f"recipes/{name}.yaml"
-            assert pipeline_entry(path) == (name, entry, kind)
+            assert pipeline_entry(path) == (name, Path(entry["csv"]), LAST_STAGE[kind])
             assert set(yaml.safe_load(Path(path).read_text())) == set(GROUPS), path
 
     def test_a_recipe_that_is_not_in_it(self, monkeypatch, tmp_path):
@@ -107,7 +107,7 @@ class TestRecipes:
     def test_default_recipe(self, monkeypatch):
         """`make reproduce` alone means one that is there."""
         monkeypatch.chdir(ROOT)
-        assert pipeline_entry(parse_arguments([]).recipe)[2] == "baselines"
+        assert pipeline_entry(DEFAULT_RECIPE)[2] == "card_tfidf"
 
 
 class TestStages:
@@ -131,7 +131,7 @@ class TestStages:
             assert recipe == f"recipes/{name}.yaml"
             assert set(groups) <= set(GROUPS)
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", LAST_STAGE)
     def test_every_required_file_is_some_stages_out(self, kind):
         """A file that no stage owned would not come back with an old commit."""
         name = next(iter(VARIABLES[kind]))

@@ -146,11 +146,10 @@ class TestBeforeTheStages:
         assert bring_data(Path("data/a.csv"), None) == "data/a.csv is in place"
 
     def test_a_model_made_by_hand(self):
-        """DVC would delete it; OVERWRITE=1 lets it."""
+        """DVC would delete it."""
         model = Path("outputs/tiny")
         shutil.copytree(RELEASE, model)
         with pytest.raises(UserError, match="the pipeline did not make") as error:
-            refuse_other_model(model, overwrite=False)
+            refuse_other_model(model)
         assert "OVERWRITE=1" in str(error.value)
-        refuse_other_model(model, overwrite=True)
-        refuse_other_model(Path("outputs/none"), overwrite=False)
+        refuse_other_model(Path("outputs/none"))

@@ -11,20 +11,19 @@ from pathlib import Path
 import pytest
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.space import predictions as batch
+from arxiv_cls.space import predictions
 from arxiv_cls.space.content import batch_sentence
+from arxiv_cls.space.page import build_page
 from arxiv_cls.space.predictions import SpaceModel, load_space_model, score_file
 
 
-@pytest.fixture(scope="module")
-def space(models_dir: Path) -> SpaceModel:
-    """The tiny model."""
-    return load_space_model(str(models_dir / "tiny"))
+def silent(done: int, rows: int) -> None:
+    """Shows no progress."""
 
 
-def write(path: Path, content: str | bytes) -> Path:
+def write(path: Path, content: str) -> Path:
     """A file with this content."""
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    path.write_bytes(content.encode(errors="surrogateescape"))
     return path
 
 
@@ -66,9 +65,9 @@ class TestScoring:
 
         assert score_file(space, source, tmp_path, between_chunks).scored == 40
 
-    def test_one_computation_at_a_time(self, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_computation_at_a_time(self, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The engine uses every core: a second call waits for the first."""
-        space = load_space_model(str(models_dir / "tiny"))
+        space = load_space_model(str(tiny_model))
         going, go_on, others = threading.Event(), threading.Event(), []
         predict = space.predictor.predict
 
@@ -90,10 +89,16 @@ class TestScoring:
             thread.join(60)
         assert others == [["a"], ["b"]]
 
-    def test_sentences(self) -> None:
+    @pytest.mark.parametrize(
+        ("scored", "failed", "told"),
+        [
+            (1, 0, "1 row has a category."),
+            (2000, 1, "2,000 rows have a category. 1 row has none: the column “error” says why."),
+        ],
+    )
+    def test_sentences(self, scored: int, failed: int, told: str) -> None:
         """Singular and plural."""
-        assert batch_sentence(1, 0) == "1 row has a category."
-        assert batch_sentence(2000, 1).startswith("2,000 rows have a category. 1 row has none")
+        assert batch_sentence(scored, failed) == told
 
 
 class TestBadFiles:
@@ -108,14 +113,14 @@ class TestBadFiles:
             ),
             ("", "the file is empty"),
             ("id,title,summary\n", "has a header and no rows"),
-            (b"PK\x03\x04\x00\x00\xff\xfe spreadsheet", "the header is not UTF-8"),
+            ("PK\x03\x04\x00\x00\udcff\udcfe spreadsheet", "the header is not UTF-8"),
         ],
     )
-    def test_told(self, space: SpaceModel, tmp_path: Path, content: str | bytes, told: str) -> None:
+    def test_told(self, space: SpaceModel, tmp_path: Path, content: str, told: str) -> None:
         """No traceback, no path."""
         source = write(tmp_path / "bad.csv", content)
         with pytest.raises(UserError) as refusal:
-            score_file(space, source, tmp_path)
+            score_file(space, source, tmp_path, silent)
         assert told in refusal.value.message
         assert "bad.csv" in refusal.value.message
         assert str(tmp_path) not in str(refusal.value)
@@ -123,16 +128,15 @@ class TestBadFiles:
     def test_limits(self, space: SpaceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Rows and bytes; the message says how to do more."""
         source = write(tmp_path / "many.csv", "text\n" + "vision\n" * 30)
-        monkeypatch.setattr(batch, "MAX_ROWS", 29)
+        monkeypatch.setattr(predictions, "MAX_ROWS", 29)
         with pytest.raises(UserError, match="30 rows; this page takes 29") as refusal:
-            score_file(space, source, tmp_path)
+            score_file(space, source, tmp_path, silent)
         assert "arxiv-cls predict" in refusal.value.hint
-        monkeypatch.setattr(batch, "MAX_BYTES", 100)
+        monkeypatch.setattr(predictions, "MAX_BYTES", 100)
         with pytest.raises(UserError, match="MB"):
-            score_file(space, source, tmp_path)
+            score_file(space, source, tmp_path, silent)
 
 
-@pytest.mark.slow
 class TestKeptFiles:
     """What a visitor gets lies where Gradio deletes it, and nothing is left elsewhere."""
 
@@ -144,8 +148,6 @@ class TestKeptFiles:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
         (tmp_path / "temporary").mkdir()
         from gradio.route_utils import delete_files_created_by_app
-
-        from arxiv_cls.space.page import build_page
 
         page = build_page(space)
         assert page.delete_cache == (300, 3600)

@@ -21,32 +21,15 @@ HOSTILE = "<img src=x onerror=document.title='owned'> vision"
 
 
 @pytest.fixture(scope="module")
-def page_url(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`arxiv-cls space` with the tiny model: the word `vision` means cs.CV."""
-    command = ["-m", "arxiv_cls.cli", "space", str(models_dir / "tiny"), "--port", "{port}"]
-    process = SpaceProcess(command, tmp_path_factory.mktemp("space") / "output.txt")
-    try:
-        yield process.wait_until_open().url
-    finally:
-        process.stop()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def chromium() -> str:
+def browser() -> Iterator[Any]:
     """The system's Chromium. CI must have it: proofs that are skipped there prove nothing."""
+    from playwright.sync_api import sync_playwright
+
     if CHROMIUM is None:
         missing = pytest.fail if os.environ.get("CI") else pytest.skip
         missing("no Chromium here: apt-get install chromium")
-    return CHROMIUM
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    """One Chromium for all tests of this file."""
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
 
@@ -76,6 +59,13 @@ class Visit:
         """Opens a tab."""
         self.page.get_by_role("tab", name=name).click()
 
+    def classify_all(self, source: Path) -> None:
+        """Uploads a CSV on its tab and presses the button."""
+        self.tab("Many papers")
+        self.page.set_input_files("#upload input[type=file]", str(source))
+        self.page.locator("#upload").get_by_text(source.stem).first.wait_for()
+        self.page.get_by_role("button", name="Classify all").click()
+
     def category(self) -> str:
         """The heading of the label chart, once it is there."""
         return self.page.locator("#label h2").inner_text()
@@ -86,9 +76,9 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Any, page_url: str) -> Iterator[Visit]:
+def visit(browser: Any, page: SpaceProcess) -> Iterator[Visit]:
     """A desk."""
-    visit = Visit(browser, page_url, viewport={"width": 1200, "height": 900})
+    visit = Visit(browser, page.url, viewport={"width": 1200, "height": 900})
     yield visit
     visit.context.close()
 
@@ -149,10 +139,7 @@ class TestManyPapers:
                 [f"p{number}", "On vision" if number % 2 else "On language", "" if number == 3 else "A text."]
                 for number in range(200)
             )
-        visit.tab("Many papers")
-        visit.page.set_input_files("#upload input[type=file]", str(source))
-        visit.page.locator("#upload").get_by_text("papers").first.wait_for()
-        visit.page.get_by_role("button", name="Classify all").click()
+        visit.classify_all(source)
         visit.page.get_by_text("199 rows have a category. 1 row has none").wait_for()
         link = visit.page.locator("#result a[download]").first
         with visit.page.expect_download() as download:
@@ -173,10 +160,7 @@ class TestManyPapers:
         """Wrong columns: what was expected, what was found, markup in it shown as text; no result."""
         source = tmp_path / "bad.csv"
         source.write_text(f"name,{HOSTILE.replace(' ', '_')}\nx,1\n", encoding="utf-8")
-        visit.tab("Many papers")
-        visit.page.set_input_files("#upload input[type=file]", str(source))
-        visit.page.locator("#upload").get_by_text("bad").first.wait_for()
-        visit.page.get_by_role("button", name="Classify all").click()
+        visit.classify_all(source)
         visit.page.locator("#batch-notice .error").wait_for()
         told = visit.page.locator("#batch-notice").inner_text()
         assert told.startswith(
@@ -193,10 +177,10 @@ class TestWindows:
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     @pytest.mark.parametrize(("width", "height"), [(390, 844), (1200, 900)])
     def test_no_sideways_scroll_and_the_scheme_is_followed(
-        self, browser: Any, page_url: str, tmp_path: Path, width: int, height: int, scheme: str
+        self, browser: Any, page: SpaceProcess, tmp_path: Path, width: int, height: int, scheme: str
     ) -> None:
         """On each tab, filled; the background is light or dark as the visitor's system is."""
-        visit = Visit(browser, page_url, viewport={"width": width, "height": height}, color_scheme=scheme)
+        visit = Visit(browser, page.url, viewport={"width": width, "height": height}, color_scheme=scheme)
         try:
             visit.classify("Vision " * 12, "A vision of language and of bayes. " * 20)
             assert visit.category()
