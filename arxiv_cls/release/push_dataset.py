@@ -63,7 +63,7 @@ def render_dataset_card(
 ) -> str:
     """The dataset's card; the default label set is the first of `configs`, `data` the `DataVersion`."""
     papers = max(sum(config.sizes.values()) for config in configs)
-    synthetic = is_synthetic({"csv": data.csv})
+    synthetic = is_synthetic(data.csv)
     metadata: dict[str, Any] = {
         "language": ["en"],
         # The sample was written for this project and is under its licence.
