@@ -1,31 +1,31 @@
-"""The endpoint on Google Cloud Run: a service is declared whole in one request, so a rerun replaces it.
+"""`arxiv-cls deploy` and `arxiv-cls api-url`: the endpoint on Google Cloud Run.
 
-Credentials are those of the machine (`gcloud auth application-default login`, or workload identity in CI).
+A service is declared whole in one request, so a rerun replaces it. Credentials are those of the machine
+(`gcloud auth application-default login`, or workload identity in CI).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.hub import UNREACHABLE, check_repo_id, parse_version
 
 if TYPE_CHECKING:
     from google.cloud import run_v2
-
 
 # The address that gcloud itself would use in place of Google's, by the name that gcloud gives it.
 ENDPOINT_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_RUN"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 # Cloud Run: at most 49 characters, lower case, digits and hyphens, a letter first.
 SERVICE_NAME = re.compile(r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?")
-
-
 # One instance: what it has, how many there may be, and how long it may take until `/health` answers, since it
 # fetches the model first.
 CPUS, MEMORY, PORT = "2", "2Gi", 8000
@@ -33,64 +33,56 @@ MAX_INSTANCES = 10
 STARTUP_SECONDS, PROBE_SECONDS = 240, 5
 # Seconds to wait for a new revision.
 DEPLOY_TIMEOUT = 900
+UNREACHABLE = 3
+
+app = typer.Typer()
+
+ProjectOption = Annotated[
+    str | None, typer.Option(metavar="ID", help="Google Cloud project. Default: the credentials'.")
+]
+RegionOption = Annotated[str, typer.Option(help="Google Cloud region.")]
+ServiceOption = Annotated[str, typer.Option(metavar="NAME", help="Name of the Cloud Run service.")]
 
 
-def check_model(model: str) -> str:
-    """The model as the service will ask the Hub for it: user/name or user/name@v1.2.0.
-
-    Raises:
-        UserError: a local directory, which a service has not, or not a repository id.
-    """
-    repo_id, _, version = model.partition("@")
-    if Path(model).exists():
-        raise UserError(
-            f"{model} is a directory of this machine, which the service cannot see",
-            hint=f"release it first: make push-model MODEL={model} REPO=user/name",
-        )
-    check_repo_id(repo_id)
-    if version:
-        parse_version(version)
-    return model
-
-
+@app.command()
 def deploy(
-    image: str,
-    arguments: Sequence[str],
-    *,
-    environment: Mapping[str, str],
-    public: bool,
-    project: str | None,
-    region: str,
-    service: str,
-) -> str:
-    """Creates or replaces the service, waits until it answers, and returns its address.
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="What it serves, from the Hub: user/name[@v1.2.0].")
+    ],
+    image: Annotated[str, typer.Option(help="The `serve` image in a registry.")],
+    project: ProjectOption = None,
+    region: RegionOption = "us-central1",
+    service: ServiceOption = "arxiv-cls",
+    serve_args: Annotated[
+        str,
+        typer.Option(
+            metavar="ARGS", help='Options of `arxiv-cls serve` as one word: --serve-args="--engine int8".'
+        ),
+    ] = "",
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable (repeatable).")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Anybody may call it, without a token.")] = False,
+) -> None:
+    """Run the endpoint on Google Cloud Run.
 
-    Args:
-        image: the image of the Dockerfile's `serve` target, in a registry that Cloud Run can read.
-        arguments: what follows the image's entry point: the model and options of `arxiv-cls serve`.
-        environment: variables of the container.
-        public: anybody may call it; otherwise callers need an identity token.
-        project: the Google Cloud project's id; None for the one that the credentials name.
-        region: of Google Cloud.
-        service: its name.
-
-    Raises:
-        UserError: no credentials, no permission, a bad setting, a revision that does not start (status 2);
-            Cloud Run cannot be reached or takes too long (status 3).
+    Creates or replaces the service, waits until it answers, prints its address.
     """
-    client, project = connect(project)
+    _check_model(model)
+    arguments, variables = [model, *shlex.split(serve_args)], dict(map(_variable, env or []))
+    client, project = _connect(project)
     from google.cloud import run_v2
 
     declared = run_v2.Service(
-        name=service_path(project, region, service),
+        name=_service_path(project, region, service),
         ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL,
         invoker_iam_disabled=public,
         template=run_v2.RevisionTemplate(
-            containers=[_container(image, arguments, environment)],
+            containers=[_container(image, arguments, variables)],
             scaling=run_v2.RevisionScaling(max_instance_count=MAX_INSTANCES),
         ),
     )
-    with explained(f"deploying {service} to {project}, {region}"):
+    with _explained(f"deploying {service} to {project}, {region}"):
         # allow_missing: one request creates and replaces alike.
         request = run_v2.UpdateServiceRequest(service=declared, allow_missing=True)
         deployed = client.update_service(request).result(timeout=DEPLOY_TIMEOUT)
@@ -100,16 +92,47 @@ def deploy(
             f"the new revision of {service} does not start: {condition.message}",
             hint=f"its log: gcloud run services logs read {service} --project {project} --region {region}",
         )
-    return deployed.uri
+    print(deployed.uri)
 
 
-def _container(image: str, arguments: Sequence[str], environment: Mapping[str, str]) -> run_v2.Container:
+@app.command()
+def api_url(
+    project: ProjectOption = None, region: RegionOption = "us-central1", service: ServiceOption = "arxiv-cls"
+) -> None:
+    """Print the address of the deployed endpoint."""
+    client, project = _connect(project)
+    with _explained(f"looking for {service} in {project}, {region}"):
+        print(client.get_service(name=_service_path(project, region, service)).uri)
+
+
+def _check_model(model: str) -> None:
+    from arxiv_cls.release.hub import check_repo_id, parse_version
+
+    if Path(model).exists():
+        raise UserError(
+            f"{model} is a directory of this machine, which the service cannot see",
+            hint=f"release it first: make push-model MODEL={model} REPO=user/name",
+        )
+    repo_id, _, version = model.partition("@")
+    check_repo_id(repo_id)
+    if version:
+        parse_version(version)
+
+
+def _variable(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals or not name.isidentifier():
+        raise UserError(f"--env {word}: not a variable", hint="write --env NAME=VALUE")
+    return name, value
+
+
+def _container(image: str, arguments: list[str], variables: dict[str, str]) -> run_v2.Container:
     from google.cloud import run_v2
 
     return run_v2.Container(
         image=image,
-        args=list(arguments),
-        env=[run_v2.EnvVar(name=name, value=value) for name, value in environment.items()],
+        args=arguments,
+        env=[run_v2.EnvVar(name=name, value=value) for name, value in variables.items()],
         ports=[run_v2.ContainerPort(container_port=PORT)],
         # A processor is paid for while a request is answered, and at full speed while the model loads.
         resources=run_v2.ResourceRequirements(
@@ -124,12 +147,7 @@ def _container(image: str, arguments: Sequence[str], environment: Mapping[str, s
     )
 
 
-def service_path(project: str, region: str, service: str) -> str:
-    """The service's name in full.
-
-    Raises:
-        UserError: Cloud Run takes no service of that name.
-    """
+def _service_path(project: str, region: str, service: str) -> str:
     if not SERVICE_NAME.fullmatch(service):
         raise UserError(
             f"{service!r} is no name for a service",
@@ -138,12 +156,8 @@ def service_path(project: str, region: str, service: str) -> str:
     return f"projects/{project}/locations/{region}/services/{service}"
 
 
-def connect(project: str | None) -> tuple[Any, str]:
-    """A client with the machine's credentials, and the project's id.
-
-    Raises:
-        UserError: the library is not installed, there are no credentials, or no project is named.
-    """
+def _connect(project: str | None) -> tuple[Any, str]:
+    """A client with the machine's credentials, and the project's id: theirs, where none is named."""
     try:
         import google.auth
         from google.api_core.client_options import ClientOptions
@@ -151,21 +165,19 @@ def connect(project: str | None) -> tuple[Any, str]:
     except ImportError as error:
         message = f"deploying needs {error.name or 'google-cloud-run'}, which is not installed"
         raise UserError(message, 'pip install "arxiv_cls[deploy]"') from error
-    with explained("signing in to Google Cloud"):
+    with _explained("signing in to Google Cloud"):
         credentials, own_project = google.auth.default(scopes=[SCOPE])
     project = project or own_project
     if not project:
         raise UserError("no Google Cloud project is named", hint="name one: --project ID (make: PROJECT=ID)")
     endpoint = os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/") or None
     # REST passes through proxies that gRPC does not.
-    client = ServicesClient(
-        credentials=credentials, transport="rest", client_options=ClientOptions(api_endpoint=endpoint)
-    )
-    return client, project
+    options = ClientOptions(api_endpoint=endpoint)
+    return ServicesClient(credentials=credentials, transport="rest", client_options=options), project
 
 
 @contextmanager
-def explained(doing: str) -> Iterator[None]:
+def _explained(doing: str) -> Iterator[None]:
     """Turns the library's exceptions into one line each, with what to do next."""
     from google.api_core import exceptions
     from google.auth import exceptions as auth
@@ -191,14 +203,3 @@ def explained(doing: str) -> Iterator[None]:
         raise UserError(message, "run the command again later", UNREACHABLE) from error
     except exceptions.GoogleAPICallError as error:
         raise UserError(f"{doing}: {error.message}") from error
-
-
-def api_url(*, project: str | None, region: str, service: str) -> str:
-    """The address of a service that runs.
-
-    Raises:
-        UserError: there is none of that name, or what `deploy` raises.
-    """
-    client, project = connect(project)
-    with explained(f"looking for {service} in {project}, {region}"):
-        return client.get_service(name=service_path(project, region, service)).uri

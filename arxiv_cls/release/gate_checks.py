@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -83,16 +83,20 @@ def listed(items: Sequence[object]) -> str:
     return f"{shown} and {len(items) - LISTED_AT_MOST} more" if len(items) > LISTED_AT_MOST else shown
 
 
+def _faults(check: str, kinds: Mapping[str, Sequence[object]], otherwise: str, **more: bool) -> CheckResult:
+    """A verdict by the faults that were found, by kind; `otherwise` is the reason where there are none."""
+    reason = "; ".join(f"{kind}: {listed(items)}" for kind, items in kinds.items() if items)
+    return CheckResult(
+        check, not reason, str(sum(map(len, kinds.values()))), "0", reason or otherwise, **more
+    )
+
+
 def check_files(model: ModelDirectory) -> CheckResult:
     """Only files of the manifest, and all that it requires."""
-    foreign = foreign_files(model.model_dir, model.kind)
     # The card is rendered by the release itself.
     missing = [path for path in missing_files(model.model_dir, model.kind) if path != CARD]
-    problems = [f"outside the manifest: {listed(foreign)}"] if foreign else []
-    problems += [f"missing: {listed(missing)}"] if missing else []
-    found, reason = f"{len(foreign)} foreign and {len(missing)} missing", "; ".join(problems)
-    reason = reason or "exactly the files of the manifest"
-    return CheckResult("files", not problems, found, "0 and 0", reason, overridable=METRICS not in missing)
+    kinds = {"outside the manifest": foreign_files(model.model_dir, model.kind), "missing": missing}
+    return _faults("files", kinds, "exactly the files of the manifest", overridable=METRICS not in missing)
 
 
 def check_checksums(model: ModelDirectory) -> CheckResult:
@@ -116,57 +120,53 @@ def check_pickles(model: ModelDirectory) -> CheckResult:
     """No Python pickle under any name: loading one runs its author's code. What cannot be read may be one."""
     files = {path: model.model_dir / path for path in files_in(model.model_dir)}
     damaged = [f"{path} ({why})" for path, file in files.items() if (why := unreadable(file)) is not None]
-    found = [path for path, file in files.items() if is_pickle(file)]
-    problems = [f"a pickle runs code when it is loaded: {listed(found)}"] if found else []
-    problems += [f"cannot be read, so it could be one: {listed(damaged)}"] if damaged else []
-    shown = f"{len(found)} and {len(damaged)} unreadable" if damaged else str(len(found))
-    return CheckResult("pickles", not problems, shown, "0", "; ".join(problems) or "no pickles")
+    kinds = {
+        "a pickle runs code when it is loaded": [path for path, file in files.items() if is_pickle(file)],
+        "cannot be read, so it could be one": damaged,
+    }
+    return _faults("pickles", kinds, "no pickles")
 
 
 def check_secrets(model: ModelDirectory) -> CheckResult:
     """No token, key or password in any text file that would be pushed."""
     found = secrets_in_files(model.model_dir, release_files(model.model_dir, model.kind))
-    reason = f"looks like a secret: {listed(found)}" if found else "no secrets"
-    return CheckResult("secrets", not found, str(len(found)), "0", reason)
+    return secrets_result(found)
+
+
+def secrets_result(found: Sequence[object]) -> CheckResult:
+    """The verdict on the secrets that were found."""
+    return _faults("secrets", {"looks like a secret": found}, "no secrets")
 
 
 def check_weights_evaluated(model: ModelDirectory) -> CheckResult:
     """Run record, evaluation and the rules stored with it all belong to the weights on disk."""
-    on_disk = model.weights_sha256()
-
-    def result(found: Any, reason: str, overridable: bool = True) -> CheckResult:
-        return CheckResult("weights", found == on_disk, str(found)[:12], on_disk[:12], reason, overridable)
-
-    if (trained := model.run.get("weights_sha256")) != on_disk:
-        reason = f"{RUN_RECORD} describes the training of other weights: train again, or restore the file"
-        return result(trained, reason)
-    for path, key, command in MADE_FOR_WEIGHTS:
-        record = model.optional_json(path)
-        if record is not None and record.get(key) != on_disk:
-            reason = f"{path} was made with other weights: run `arxiv-cls {command}` again"
-            return result(record.get(key), reason)
-    evaluated = (model.evaluation or {}).get("weights_sha256")
-    reason = f"{METRICS} was measured with other weights"
+    on_disk, evaluated = model.weights_sha256(), (model.evaluation or {}).get("weights_sha256")
+    found, reason = evaluated, f"{METRICS} was measured with other weights"
     if not evaluated:
         reason = f"not evaluated: no weights_sha256 in {METRICS}"
     elif evaluated == on_disk:
         reason = "evaluated with these weights"
-    return result(evaluated, reason, model.evaluation is not None)
+    for path, key, command in reversed(MADE_FOR_WEIGHTS):
+        record = model.optional_json(path)
+        if record is not None and record.get(key) != on_disk:
+            found = record.get(key)
+            reason = f"{path} was made with other weights: run `arxiv-cls {command}` again"
+    if (trained := model.run.get("weights_sha256")) != on_disk:
+        found = trained
+        reason = f"{RUN_RECORD} describes the training of other weights: train again, or restore the file"
+    passed, evaluated = found == on_disk, model.evaluation is not None
+    return CheckResult("weights", passed, str(found)[:12], on_disk[:12], reason, overridable=evaluated)
 
 
 def check_data_evaluated(model: ModelDirectory) -> CheckResult:
     """The evaluation is of the test split of the data that the model was trained on."""
-    evaluation, sha256 = model.evaluation or {}, model.run.get("data", {}).get("sha256")
-    passed = sha256 is not None and (evaluation.get("data_sha256"), evaluation.get("split")) == (
-        sha256,
-        "test",
-    )
-    reason = f"{METRICS} belongs to another split or other data" if model.evaluation else "not evaluated"
-    if passed:
+    evaluation, sha256 = model.evaluation or {}, model.run["data"]["sha256"]
+    measured = evaluation.get("data_sha256"), evaluation.get("split")
+    reason = f"{METRICS} belongs to another split or other data" if evaluation else "not evaluated"
+    if passed := measured == (sha256, "test"):
         reason = "evaluated on the test split of its own data"
-    found = f"{str(evaluation.get('data_sha256'))[:12]} {evaluation.get('split')}"
-    wanted = f"{str(sha256)[:12]} test"
-    return CheckResult("data", passed, found, wanted, reason, overridable=model.evaluation is not None)
+    found = f"{str(measured[0])[:12]} {measured[1]}"
+    return CheckResult("data", passed, found, f"{sha256[:12]} test", reason, overridable=bool(evaluation))
 
 
 def check_predictions(model: ModelDirectory) -> CheckResult:
@@ -177,11 +177,14 @@ def check_predictions(model: ModelDirectory) -> CheckResult:
         return CheckResult("predictions", False, "nothing", "both files", reason, evaluation is not None)
     predictions = read_predictions(path)
     metrics = compute_metrics(predictions.labels, predictions.probabilities, predictions.label_names)
-    measured = dict(_figures(metrics, len(predictions.labels)))
-    recorded = dict(_figures(evaluation.get("metrics") or {}, evaluation.get("papers")))
+    measured = _figures(metrics, len(predictions.labels))
+    recorded = _figures(evaluation["metrics"], evaluation["papers"])
     wrong = [name for name in measured | recorded if not _same(recorded.get(name), measured.get(name))]
     name = wrong[0] if wrong else "macro_f1"
-    found, wanted = _shown(recorded.get(name)), _shown(measured.get(name))
+    found, wanted = (
+        f"{value:.6f}" if isinstance(value, float) else str(value)
+        for value in (recorded.get(name), measured.get(name))
+    )
     reason = f"all {len(measured)} figures of {METRICS} are those of {PREDICTIONS}"
     if wrong:
         reason = f"not the figures of {PREDICTIONS} in {METRICS}: {listed(wrong)}"
@@ -190,12 +193,12 @@ def check_predictions(model: ModelDirectory) -> CheckResult:
     return CheckResult("predictions", not wrong, f"{name} {found}", wanted, reason, complete)
 
 
-def _figures(metrics: Mapping[str, Any], papers: Any) -> Iterator[tuple[str, Any]]:
-    """Name and value of each figure that follows from the predictions alone."""
-    yield from ((name, metrics.get(name)) for name in SCALAR_METRICS)
-    yield "papers", papers
-    for label, scores in (metrics.get("per_class") or {}).items():
-        yield from ((f"{name} of {label}", value) for name, value in scores.items())
+def _figures(metrics: Mapping[str, Any], papers: Any) -> dict[str, Any]:
+    """The figures that follow from the predictions alone."""
+    figures = {name: metrics[name] for name in SCALAR_METRICS} | {"papers": papers}
+    for label, scores in metrics["per_class"].items():
+        figures |= {f"{name} of {label}": value for name, value in scores.items()}
+    return figures
 
 
 def _is_number(value: Any) -> bool:
@@ -204,10 +207,6 @@ def _is_number(value: Any) -> bool:
 
 def _same(recorded: Any, measured: Any) -> bool:
     return _is_number(recorded) and _is_number(measured) and math.isclose(recorded, measured, abs_tol=1e-9)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
 def check_commit(model: ModelDirectory) -> CheckResult:
@@ -233,14 +232,12 @@ def check_clean_tree(model: ModelDirectory) -> CheckResult:
 
 def check_recipe(model: ModelDirectory) -> CheckResult:
     """The recorded recipe is the file of its name in that commit, but for the keys that were overridden."""
-    commit, name = model.run.get("git", {}).get("commit"), str(model.run.get("recipe"))
+    commit, name = model.run.get("git", {}).get("commit"), f"{model.run['recipe']}.yaml"
     overridden = model.run.get("overrides")
-    listing = (
-        run_git("ls-tree", "-r", "--name-only", "--full-tree", str(commit), "recipes/") if commit else None
-    )
-    paths = [path for path in (listing or "").splitlines() if PurePosixPath(path).name == f"{name}.yaml"]
+    listing = commit and run_git("ls-tree", "-r", "--name-only", "--full-tree", str(commit), "recipes/")
+    paths = [path for path in (listing or "").splitlines() if PurePosixPath(path).name == name]
     if overridden is None or len(paths) != 1:
-        reason = f"whether the recipe follows from {name}.yaml of its commit: "
+        reason = f"whether the recipe follows from {name} of its commit: "
         reason += "its overrides are not on record" if paths else "there is no such file"
         return CheckResult("recipe", True, name, "a recipe of the commit", reason, checked=False)
     original = yaml.safe_load(run_git("show", f"{commit}:{paths[0]}") or "") or {}
@@ -284,6 +281,7 @@ def check_onnx(model: ModelDirectory) -> CheckResult:
 
 def check_exports(model: ModelDirectory) -> CheckResult:
     """Every ONNX export was checked as it is, and agrees with the weights; nothing to check before one."""
+    again = "run `arxiv-cls export` again"
 
     def failed(found: str, wanted: str, reason: str, overridable: bool = True) -> CheckResult:
         return CheckResult("onnx", False, found, wanted, reason, overridable)
@@ -294,42 +292,30 @@ def check_exports(model: ModelDirectory) -> CheckResult:
     weights, records = model.weights_sha256(), model.exports
     recorded = (model.optional_json(ONNX_PARITY) or {}).get("weights_sha256")
     for path in paths:
-        if path in records and _excess(records[path]) == math.inf:
-            reason = f"how far {path} lies from the weights was not measured: run `arxiv-cls export` again"
-            return failed(str(records[path].get("max_difference")), "a finite difference", reason, False)
+        limits = [records.get(path, {}).get(name) for name in ("max_difference", "tolerance")]
+        if path in records and (None in limits or not math.isfinite(limits[0])):
+            reason = f"how far {path} lies from the weights was not measured: {again}"
+            return failed(str(limits[0]), "a finite difference", reason, False)
     if recorded != weights:
-        reason = "the export was not checked against these weights: run `arxiv-cls export` again"
+        reason = f"the export was not checked against these weights: {again}"
         return failed(str(recorded)[:12], weights[:12], reason)
     for path in paths:
-        checked, found = records.get(path, {}).get("sha256"), file_sha256(model.model_dir / path)
-        if checked != found:
-            reason = f"{path} is not the file that was checked: run `arxiv-cls export` again"
-            return failed(found[:12], str(checked)[:12], reason)
-        if lost := _labels_lost(records[path]):
-            return failed(*lost, f"{path} loses too much of the model")
-    excess, path = max((_excess(records[path]), path) for path in paths)
-    found, wanted = str(records[path].get("max_difference")), f"at most {records[path].get('tolerance')}"
-    if excess > 0:
-        return failed(found, wanted, f"{path} differs from the weights")
-    return CheckResult("onnx", True, found, wanted, f"{path} agrees")
-
-
-def _labels_lost(record: dict[str, Any]) -> tuple[str, str] | None:
-    """What an export keeps and what it had to keep, where that is less; limits that it does not name hold."""
-    equal, least = record.get("equal_labels"), record.get("least_equal_labels", 0.0)
-    fall, largest = record.get("accuracy_fall"), record.get("largest_accuracy_fall", math.inf)
-    if least > 0 and (equal is None or equal < least):
-        return f"{equal} of the labels", f"at least {least}"
-    if fall is not None and fall > largest:
-        return f"{fall:.4f} of accuracy lost", f"at most {largest}"
-    return None
-
-
-def _excess(record: dict[str, Any]) -> float:
-    difference, tolerance = record.get("max_difference"), record.get("tolerance")
-    if difference is None or tolerance is None or not math.isfinite(difference):
-        return math.inf
-    return difference - tolerance
+        record, sha256 = records.get(path, {}), file_sha256(model.model_dir / path)
+        if record.get("sha256") != sha256:
+            reason = f"{path} is not the file that was checked: {again}"
+            return failed(sha256[:12], str(record.get("sha256"))[:12], reason)
+        # Limits that a record does not name hold.
+        equal, least = record.get("equal_labels"), record.get("least_equal_labels", 0.0)
+        fall, largest = record.get("accuracy_fall"), record.get("largest_accuracy_fall", math.inf)
+        reason = f"{path} loses too much of the model"
+        if least > 0 and (equal is None or equal < least):
+            return failed(f"{equal} of the labels", f"at least {least}", reason)
+        if fall is not None and fall > largest:
+            return failed(f"{fall:.4f} of accuracy lost", f"at most {largest}", reason)
+    path = max(paths, key=lambda path: records[path]["max_difference"] - records[path]["tolerance"])
+    found, limit = records[path]["max_difference"], records[path]["tolerance"]
+    reason = f"{path} {'agrees' if found <= limit else 'differs from the weights'}"
+    return CheckResult("onnx", found <= limit, str(found), f"at most {limit}", reason)
 
 
 LOCAL_CHECKS: dict[str, Callable[[ModelDirectory], CheckResult]] = {

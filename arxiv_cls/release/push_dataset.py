@@ -14,8 +14,8 @@ from tqdm import tqdm
 from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 from arxiv_cls.record.manifest import CARD
 from arxiv_cls.release.card import is_synthetic, template
-from arxiv_cls.release.hub import Content, check_repo_id, connect, parse_version
-from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, publish
+from arxiv_cls.release.hub import Content
+from arxiv_cls.release.releases import ReleaseResult, begin_release, plan_release, publish
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus import Corpus
@@ -33,9 +33,14 @@ SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
 
 @dataclass(frozen=True)
 class ConfigFiles:
-    """One label set, written to Parquet: papers of each split, columns as the Hub's card spells them, files.
+    """One label set, written to Parquet.
 
-    `files` is path in the repository to local file.
+    Attributes:
+        name: of the configuration.
+        labels: its categories.
+        sizes: split to its papers.
+        features: the columns as the Hub's card spells them.
+        files: path in the repository to local file, a split each.
     """
 
     name: str
@@ -45,8 +50,7 @@ class ConfigFiles:
     files: dict[str, Path]
 
 
-def write_config(corpus: Corpus, name: str, folder: Path) -> ConfigFiles:
-    """Writes the splits of one label set as `<name>/<split>-00000-of-00001.parquet` below a folder."""
+def _write_config(corpus: Corpus, name: str, folder: Path) -> ConfigFiles:
     files, sizes = {}, {}
     for split, papers in corpus.splits.items():
         path = f"{name}/{split}-00000-of-00001.parquet"
@@ -54,7 +58,7 @@ def write_config(corpus: Corpus, name: str, folder: Path) -> ConfigFiles:
         # The features travel in the Parquet schema: label names and dates come back as they are here.
         papers.to_parquet(folder / path)
         files[path], sizes[str(split)] = folder / path, len(papers)
-    features = next(iter(corpus.splits.values())).features._to_yaml_list()
+    features = corpus.splits["train"].features._to_yaml_list()
     return ConfigFiles(name, list(corpus.labels), sizes, features, files)
 
 
@@ -85,25 +89,19 @@ def render_dataset_card(
         sizes = [{"name": split, "num_examples": size} for split, size in config.sizes.items()]
         info = {"config_name": config.name, "features": config.features, "splits": sizes}
         metadata["dataset_info"].append(info)
-    rows = [
-        {"name": config.name, "what": LABEL_SETS[config.name].description, "labels": len(config.labels)}
-        | {split: f"{size:,}" for split, size in config.sizes.items()}
-        for config in configs
-    ]
     author, title = repo_id.split("/")
     return template("dataset_card.md.j2").render(
         metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(),
         title=title,
         repo_id=repo_id,
         version=version,
-        papers=f"{papers:,}",
+        papers=papers,
         synthetic=synthetic,
-        configs=rows,
-        columns=[{"name": name, "type": kind, "what": what} for name, kind, what in COLUMNS],
+        configs=configs,
+        label_sets=LABEL_SETS,
+        columns=COLUMNS,
         csv=Path(data.csv).name,
-        rows=f"{data.rows:,}",
-        md5=data.md5,
-        sha256=data.sha256,
+        data=data,
         seed=seed,
         author=author,
         citation_key=title.replace("-", "_").replace(".", "_"),
@@ -133,11 +131,7 @@ def push_dataset(
         UserError: when the CSV is missing or malformed, the version exists with other content, the token is
             missing or refused, or the Hub cannot be reached (before any work, with exit code 3).
     """
-    check_repo_id(repo_id)
-    if version is not None:
-        parse_version(version)
-    repository = Repository(connect(write=True), repo_id, "dataset")
-    state = repository.state()
+    repository, state = begin_release(repo_id, version, "dataset")
     from arxiv_cls.corpus import build_corpus
 
     names = sorted(dict.fromkeys(configs), key=lambda name: name != DEFAULT_LABEL_SET)
@@ -145,10 +139,8 @@ def push_dataset(
         written = []
         for name in tqdm(names, desc="label sets", unit="set", disable=None):
             corpus = build_corpus(name, csv=csv, seed=seed)
-            written.append(write_config(corpus, name, Path(folder)))
+            written.append(_write_config(corpus, name, Path(folder)))
         files: dict[str, Content] = {path: file for config in written for path, file in config.files.items()}
         plan = plan_release(repository, state, version, files)
         files[CARD] = render_dataset_card(repo_id, plan.version, written, corpus.data, seed).encode()
-        created = state is None
-        state = state or repository.create(private=private)
-        return publish(repository, plan, files, parent=state.head, created=created)
+        return publish(repository, plan, files, private=private)

@@ -6,17 +6,14 @@ import importlib.util
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, SpaceCard
 
 import arxiv_cls
 from arxiv_cls.errors import UserError
@@ -31,16 +28,8 @@ from arxiv_cls.record.manifest import (
     TRANSFORMER,
     WEIGHTS,
 )
-from arxiv_cls.release.hub import (
-    Content,
-    check_repo_id,
-    connect,
-    hub_call,
-    read_state,
-    remote_files,
-    same_content,
-)
-from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, publish
+from arxiv_cls.release.hub import Content, Repository, check_repo_id, hub_call, same_content
+from arxiv_cls.release.releases import ReleaseResult, begin_release, plan_release, publish
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +49,8 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 class HubModel:
     """The model that a Space is for, as the Hub has it.
 
-    Attributes:
-        version: its release; None when it has none.
-        files: those of its files that the Space reads: they are downloaded when it is built.
-        torch: the Space computes with torch, because there is no ONNX file or for ZeroGPU.
-        datasets: Hub ids that its card names.
+    `files` are those that the Space reads and downloads when it is built; `torch` says that it computes with
+    torch; `datasets` are the Hub ids that the model's card names.
     """
 
     repo_id: str
@@ -84,13 +70,13 @@ def find_model(api: HfApi, model: str, *, torch: bool = False) -> HubModel:
     """
     repo_id, _, asked = model.partition("@")
     check_repo_id(repo_id)
-    state = read_state(api, repo_id)
-    if state is None:
+    repository = Repository(api, repo_id)
+    if (state := repository.state()) is None:
         hint = f"release it first: make push-model MODEL=... REPO={repo_id}"
         raise UserError(f"the Hub has no model {repo_id}", hint)
     version = asked or state.current_version
     info = hub_call(f"reading {repo_id}", lambda: api.model_info(repo_id, revision=version or state.head))
-    present = set(remote_files(api, repo_id, str(info.sha)))
+    present = set(repository.files(str(info.sha)))
     if WEIGHTS[TFIDF] in present:
         wanted, torch = [WEIGHTS[TFIDF]], False
     elif ONNX_FILE in present and not torch:
@@ -141,53 +127,32 @@ def build_wheel(root: Path, folder: Path) -> Path:
         # With setuptools installed here nothing has to be downloaded to build with.
         isolated = importlib.util.find_spec("setuptools") is None
         options = ["--no-deps", "--wheel-dir", str(folder), *([] if isolated else ["--no-build-isolation"])]
-        environment = os.environ | {"SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH}
         run = subprocess.run(
             [*pip, "wheel", *options, str(copy)],
             capture_output=True,
             text=True,
             check=False,
             timeout=BUILD_TIMEOUT,
-            env=environment,
+            env=os.environ | {"SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH},
         )
     wheels = sorted(folder.glob("*.whl"))
     if run.returncode or len(wheels) != 1:
         last = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(
-            f"the wheel could not be built: {last[:300]}", hint="`make build` shows the whole output"
-        )
+        raise UserError(f"the wheel could not be built: {last[:300]}", "`make build` shows the whole output")
     return wheels[0]
-
-
-def split_front_matter(readme: str) -> tuple[dict[str, Any], str]:
-    """The metadata and the text of a README.
-
-    Raises:
-        UserError: it has no front matter.
-    """
-    parts = re.split(r"^---\s*$", readme, maxsplit=2, flags=re.MULTILINE)
-    if len(parts) != 3 or parts[0].strip():
-        raise UserError("spaces_app/README.md has no front matter between two lines of ---")
-    return yaml.safe_load(parts[1]), parts[2].lstrip("\n")
 
 
 def render_readme(readme: str, repo_id: str, model: HubModel) -> str:
     """The README of one Space, from spaces_app/README.md."""
-    metadata, text = split_front_matter(readme)
-    metadata["models"] = [model.repo_id]
-    if model.datasets:
-        metadata["datasets"] = model.datasets
-    metadata["preload_from_hub"] = [f"{model.repo_id} {','.join(model.files)} {model.commit}"]
-    front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000)
-    return f"---\n{front}---\n\n" + text.replace('Client("user/space")', f'Client("{repo_id}")')
+    card = SpaceCard(readme)
+    card.data.models, card.data.datasets = [model.repo_id], model.datasets or None
+    card.data.preload_from_hub = [f"{model.repo_id} {','.join(model.files)} {model.commit}"]
+    card.text = card.text.replace('Client("user/space")', f'Client("{repo_id}")')
+    return card.content
 
 
-def render_requirements(root: Path, *, torch: bool) -> str:
-    """The requirements of the Space, with torch where it computes with it.
-
-    Raises:
-        UserError: constraints.txt does not pin what torch needs.
-    """
+def _requirements(root: Path, *, torch: bool) -> str:
+    """The requirements of the Space, with torch where it computes with it."""
     lines = (root / "spaces_app" / REQUIREMENTS).read_text(encoding="utf-8").splitlines()
     pins = (root / "constraints.txt").read_text(encoding="utf-8").splitlines() if torch else []
     for name in TORCH_REQUIREMENTS if torch else ():
@@ -202,18 +167,16 @@ def space_files(root: Path, folder: Path, repo_id: str, model: HubModel) -> dict
     """Every file of the Space, path to content; a model without a release is named by its commit.
 
     Raises:
-        UserError: when the wheel cannot be built.
+        UserError: when the wheel cannot be built, or constraints.txt does not pin what torch needs.
     """
     wheel = build_wheel(root, folder)
-    config = {
-        "model": f"{model.repo_id}@{model.version or model.commit}",
-        "engine": "torch" if model.torch else None,
-    }
+    shown = f"{model.repo_id}@{model.version or model.commit}"
+    config = {"model": shown, "engine": "torch" if model.torch else None}
     readme = (root / "spaces_app" / CARD).read_text(encoding="utf-8")
     return {
         APP: root / "spaces_app" / APP,
         CARD: render_readme(readme, repo_id, model).encode(),
-        REQUIREMENTS: render_requirements(root, torch=model.torch).encode(),
+        REQUIREMENTS: _requirements(root, torch=model.torch).encode(),
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
         wheel.name: wheel,
     }
@@ -232,10 +195,8 @@ def push_space(repo_id: str, model: str, *, torch: bool = False, private: bool =
         UserError: no such model, not a checkout, the wheel cannot be built, the token is missing or refused,
             or the Hub cannot be reached (before any work, with exit code 3).
     """
-    check_repo_id(repo_id)
     root = project_root()
-    repository = Repository(connect(write=True), repo_id, "space")
-    state = repository.state()
+    repository, state = begin_release(repo_id, None, "space")
     found = find_model(repository.api, model, torch=torch)
     if found.torch and not torch:
         logger.warning(
@@ -248,7 +209,5 @@ def push_space(repo_id: str, model: str, *, torch: bool = False, private: bool =
         readme = repository.files(plan.commit).get(CARD) if plan.commit else None
         if state is not None and plan.commit and not same_content(readme, files[CARD]):
             plan = replace(plan, version=state.next_version(), commit=None, tagged=False)
-        created = state is None
-        state = state or repository.create(private=private, space_sdk="gradio")
         shown = f"Shows {found.repo_id} {found.version or found.commit}."
-        return publish(repository, plan, files, parent=state.head, description=shown, created=created)
+        return publish(repository, plan, files, private=private, description=shown)

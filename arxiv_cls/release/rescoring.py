@@ -17,15 +17,13 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.export.handler_file import handler_source
-from arxiv_cls.models.prediction import ONNX_FILES, load_scope
+from arxiv_cls.models.prediction import ONNX_FILES
 from arxiv_cls.recipe import portable_path
 from arxiv_cls.record.manifest import HANDLER, PREDICTIONS, TFIDF
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.gate_checks import CheckResult, listed
-from arxiv_cls.scoring.evaluation import measure_prediction_sets
 from arxiv_cls.scoring.intervals import paired_bootstrap
 from arxiv_cls.scoring.metrics import compute_metrics
-from arxiv_cls.scoring.out_of_scope import measure_scope, outside_papers
 from arxiv_cls.scoring.scored_papers import (
     DEFAULT_CSV,
     Predictions,
@@ -53,13 +51,6 @@ class RebuiltData:
     options: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class RescoredSplit(RebuiltData):
-    """A test split with a model's scores of it."""
-
-    scored: ScoredPapers
-
-
 def _build(options: dict[str, Any]) -> RebuiltData:
     from arxiv_cls.corpus import build_corpus
 
@@ -77,10 +68,10 @@ def rebuild_data(model: ModelDirectory, csv: str | Path | None = None) -> Rebuil
     Raises:
         UserError: when the file is missing or is another version, with how to get the right one.
     """
-    record, options = model.run.get("data", {}), data_options(model.model_dir)
+    record, options = model.run["data"], data_options(model.model_dir)
     options["csv"] = str(csv or options.get("csv", DEFAULT_CSV))
     how = (
-        f"get the file with md5 {record.get('md5')}: check out data/raw/arxiv.csv.dvc of the commit that "
+        f"get the file with md5 {record['md5']}: check out data/raw/arxiv.csv.dvc of the commit that "
         "names it and run `make data`, or name the file with --csv FILE (with make CSV=FILE)"
     )
     # An override puts the sentence on the card.
@@ -88,16 +79,13 @@ def rebuild_data(model: ModelDirectory, csv: str | Path | None = None) -> Rebuil
     if not Path(options["csv"]).is_file():
         raise UserError(f"{shown} is not there", hint=how)
     data = _build(options)
-    if (found := data.corpus.data.sha256) != record.get("sha256"):
-        raise UserError(
-            f"{shown} is not the data of this release: its sha256 is {found[:12]}, "
-            f"the release names {str(record.get('sha256'))[:12]}",
-            hint=how,
-        )
+    if (found := data.corpus.data.sha256) != (named := record["sha256"]):
+        what = f"its sha256 is {found[:12]}, the release names {named[:12]}"
+        raise UserError(f"{shown} is not the data of this release: {what}", hint=how)
     return data
 
 
-def score_test_split(model_dir: Path, data: RebuiltData, *, progress: bool = False) -> RescoredSplit:
+def score_test_split(model_dir: Path, data: RebuiltData) -> ScoredPapers:
     """A model's scores on a test split.
 
     Raises:
@@ -105,29 +93,13 @@ def score_test_split(model_dir: Path, data: RebuiltData, *, progress: bool = Fal
     """
     from arxiv_cls.models.predictor import load_predictor
 
-    corpus, model = data.corpus, load_predictor(model_dir)
-    scored = score_papers(model, corpus.splits["test"], corpus.labels, progress=progress)
-    return RescoredSplit(corpus, data.options, scored)
-
-
-@dataclass(frozen=True)
-class EngineResult:
-    """Whether one engine gives the recorded scores of a sample.
-
-    Attributes:
-        engine: "pipeline()", "onnx", "int8", "handler.py" or "tfidf".
-        problem: what is wrong, or why it could not be tried; empty where the scores are as recorded.
-        checked: False where it could not be tried here.
-    """
-
-    engine: str
-    problem: str = ""
-    checked: bool = True
+    corpus = data.corpus
+    return score_papers(load_predictor(model_dir), corpus.splits["test"], corpus.labels, progress=True)
 
 
 def score_with_engines(
     model: ModelDirectory, data: RebuiltData, predictions: Predictions | None = None
-) -> list[EngineResult]:
+) -> list[CheckResult]:
     """Scores a sample of the test split with everything that a user of the release may score with.
 
     Args:
@@ -135,15 +107,24 @@ def score_with_engines(
         data: its corpus.
         predictions: what the scores are compared with; None for the recorded ones.
 
+    Returns:
+        A verdict for each engine ("pipeline()", "onnx", "int8", "handler.py" or "tfidf"), with an empty
+        reason where the scores are as recorded.
+
     Raises:
         UserError: when the recorded predictions are missing or unreadable.
     """
+
+    def verdict(engine: str, problem: str, checked: bool = True) -> CheckResult:
+        found = problem or "as recorded"
+        return CheckResult(engine, not problem, found, "the recorded scores", problem, checked=checked)
+
     predictions = predictions or read_predictions(model.model_dir / PREDICTIONS)
     papers = data.corpus.splits["test"]
     row_of = {name: row for row, name in enumerate(predictions.arxiv_ids)}
     known = [number for number, name in enumerate(papers["arxiv_id"]) if name in row_of]
     if not known:
-        return [EngineResult("no engine", "was tried: the recorded predictions are of other papers")]
+        return [verdict("no engine", "was tried: the recorded predictions are of other papers")]
     chosen = papers.select(known[:: max(1, len(known) // SAMPLE_PAPERS)][:SAMPLE_PAPERS])
     texts = list(chosen["text"])
     recorded = predictions.probabilities[[row_of[name] for name in chosen["arxiv_id"]]]
@@ -152,13 +133,13 @@ def score_with_engines(
         try:
             labels, found, ids = score(texts)
         except _NotTriedError as reason:
-            results.append(EngineResult(engine, str(reason), checked=False))
+            results.append(verdict(engine, str(reason), checked=False))
             continue
         # Whatever a broken file makes a library raise is the verdict on that file.
         except Exception as error:
             reason = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             reason = " ".join(reason.replace(f"{model.model_dir}/", "").split())
-            results.append(EngineResult(engine, f"cannot score: {reason[:300]}"))
+            results.append(verdict(engine, f"cannot score: {reason[:300]}"))
             continue
         problem = f"has the labels {', '.join(labels)}, the record {', '.join(predictions.label_names)}"
         if set(labels) == set(predictions.label_names):
@@ -168,7 +149,7 @@ def score_with_engines(
             problem = _difference(scores[engine], reference, entry)
             if ids is not None and ids != (tokens := tokens or ids):
                 problem = "reads other tokens than pipeline(): tokenizer.json is not what the settings say"
-        results.append(EngineResult(engine, problem))
+        results.append(verdict(engine, problem))
     return results
 
 
@@ -252,41 +233,14 @@ def _columns(answers: list[list[dict[str, Any]]], ids: list[list[int]] | None = 
     return labels, np.asarray([[row[label] for label in labels] for row in rows], dtype=np.float64), ids
 
 
-def remeasure_prediction_sets(record: Mapping[str, Any], scored: ScoredPapers) -> dict[str, Any]:
-    """Coverage and mean size of the recorded thresholds on the papers, in the form of the record."""
-    return {
-        "levels": {
-            level: measure_prediction_sets(scored, part["threshold"])
-            for level, part in record["levels"].items()
-        }
-    }
-
-
-def remeasure_scope(model_dir: Path, split: RebuiltData) -> dict[str, Any]:
-    """What the recorded out-of-scope rule does on the test papers inside and outside the labels.
-
-    Raises:
-        UserError: when the rule or the data cannot be read.
-    """
-    rule = load_scope(model_dir)
-    if rule is None:
-        return {}
-    measured, _ = measure_scope(rule, list(split.corpus.splits["test"]["text"]), outside_papers(split.corpus))
-    del measured["in_scope_papers"]
-    return measured
-
-
 def check_corpus(model: ModelDirectory, data: RebuiltData | None, problem: str = "") -> CheckResult:
     """What `run.json` and the predictions record of the data is what its CSV file gives.
 
-    Args:
-        model: its records.
-        data: its corpus, rebuilt.
-        problem: why it could not be.
+    `data` is the corpus, rebuilt; None where it could not be, for the reason in `problem`.
     """
     if data is None:
         return CheckResult("corpus", False, "no data", "the data of its recipe", problem, checked=False)
-    record, corpus = model.run.get("data", {}), data.corpus
+    record, corpus = model.run["data"], data.corpus
     wanted = {name: getattr(corpus.data, name) for name in ("sha256", "md5", "bytes", "rows")}
     wanted |= {"split": "paper", "seed": 42, "max_samples": None, "time_boundaries": None}
     wanted |= {name: value for name, value in data.options.items() if name in wanted}
@@ -320,8 +274,8 @@ def check_answers(model: ModelDirectory, data: RebuiltData | None, problem: str 
     if data is None:
         return CheckResult("answers", False, "not scored", "the recorded scores", problem, checked=False)
     results = score_with_engines(model, data)
-    wrong = [f"{result.engine} {result.problem}" for result in results if result.problem]
-    names = ", ".join(result.engine for result in results)
+    wrong = [f"{result.check} {result.reason}" for result in results if not result.passed]
+    names = ", ".join(result.check for result in results)
     reason = "; ".join(wrong) or f"{names} give the recorded scores"
     right = len(results) - len(wrong)
     return CheckResult("answers", not wrong, f"{right} of {len(results)} engines", f"{len(results)}", reason)
@@ -329,10 +283,6 @@ def check_answers(model: ModelDirectory, data: RebuiltData | None, problem: str 
 
 class _NotComparableError(Exception):
     """Candidate and release cannot be compared: why, what the candidate has, what the release has."""
-
-    def __init__(self, reason: str, found: str, wanted: str) -> None:
-        super().__init__(reason)
-        self.found, self.wanted = found, wanted
 
 
 def compare_with_release(
@@ -350,9 +300,6 @@ def compare_with_release(
         version: the release's, for messages.
         csv: data to score the release again with, when that is needed; None for the candidate's own.
         data: the candidate's corpus, where it is built already.
-
-    Raises:
-        UserError: when the candidate's predictions are missing or unreadable.
     """
     new = read_predictions(model.model_dir / PREDICTIONS)
     try:
@@ -366,7 +313,8 @@ def compare_with_release(
             found = f"{len(new.labels):,} test papers"
             raise _NotComparableError(reason, found, f"{len(old.labels):,} papers of {version}")
     except _NotComparableError as error:
-        return [CheckResult(check, False, error.found, error.wanted, str(error)) for check in COMPARED]
+        reason, found, wanted = error.args
+        return [CheckResult(check, False, found, wanted, reason) for check in COMPARED]
     labels, after = new.labels[common], new.probabilities[common]
     rows = [row_of[arxiv_id] for arxiv_id in new.arxiv_ids[common]]
     before = old.probabilities[rows][:, [old.label_names.index(label) for label in new.label_names]]
@@ -426,7 +374,7 @@ def _predictions_of_release(
     try:
         if data is None:
             data = _build(data_options(model.model_dir) | {"csv": str(path)})
-        scored = score_test_split(release_dir, data, progress=True).scored
+        scored = score_test_split(release_dir, data)
         trained_on = training_papers(release_dir, scored.arxiv_ids, scored.published, path)
     except UserError as error:
         reason = f"{version} was tested on other papers, and cannot be scored again: {without_place(error)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import zip_longest
 from pathlib import Path
@@ -16,14 +16,23 @@ from typing import Any
 
 import numpy as np
 import yaml
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import ModelCard
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.prediction import load_scope
 from arxiv_cls.record.directory import check_directory
-from arxiv_cls.record.manifest import CARD, EXAMPLES, ONNX_PARITY, PREDICTION_SETS, PREDICTIONS, SCOPE, TERMS
+from arxiv_cls.record.manifest import (
+    CARD,
+    EXAMPLES,
+    GATE_RECORD,
+    ONNX_PARITY,
+    PREDICTION_SETS,
+    PREDICTIONS,
+    SCOPE,
+    TERMS,
+)
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.release.card import eval_results, leaves, render_model_card, template_digest
-from arxiv_cls.release.gate import recorded_overrides
 from arxiv_cls.release.gate_checks import (
     CheckResult,
     check_checksums,
@@ -37,76 +46,30 @@ from arxiv_cls.release.hub import check_repo_id, connect, download_release, pars
 from arxiv_cls.release.rescoring import (
     SCORE_TOLERANCE,
     RebuiltData,
-    RescoredSplit,
     check_corpus,
     rebuild_data,
-    remeasure_prediction_sets,
-    remeasure_scope,
     score_test_split,
     score_with_engines,
 )
-from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of
+from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, evaluation_of, measure_prediction_sets
 from arxiv_cls.scoring.metrics import SCALAR_METRICS
+from arxiv_cls.scoring.out_of_scope import measure_scope, outside_papers
 from arxiv_cls.scoring.report import aligned
-from arxiv_cls.scoring.scored_papers import read_predictions
+from arxiv_cls.scoring.scored_papers import ScoredPapers, read_predictions
 
 CITED_AS = re.compile(r"url +=[ ]\{https://huggingface\.co/([^/}]+/[^/}]+)(?:/tree/(v[^}]+))?\}")
 MEASURED = ("papers", "metrics", "intervals", "calibration", "slices")
+CHECKS = (
+    check_checksums,
+    check_weights_evaluated,
+    check_data_evaluated,
+    check_exports,
+    check_commit,
+    check_recipe,
+)
 DEFAULT_TOLERANCE = 5e-4
 DIFFERENCES_SHOWN = 10
 EXCERPT = 60
-
-
-def compare_index(found: list[EvalResult], expected: list[EvalResult]) -> list[str]:
-    """What the results index of a card says otherwise than the records, a sentence each.
-
-    Args:
-        found: the entries of the card.
-        expected: those that the records give.
-    """
-    on_card = {str(result.metric_name): vars(result) for result in found}
-    recorded = {str(result.metric_name): vars(result) for result in expected}
-    differences = []
-    if len(found) != len(expected):
-        differences.append(f"model-index: the card has {len(found)} entries, the records {len(expected)}")
-    for name, entry in recorded.items():
-        if name not in on_card:
-            differences.append(f"model-index: the card has no {name}, the records {entry['metric_value']!r}")
-            continue
-        differences += [
-            f"model-index, {name}, {key}: the card says {on_card[name][key]!r}, the records {value!r}"
-            for key, value in entry.items()
-            if on_card[name][key] != value
-        ]
-    return differences
-
-
-def compare_cards(card: ModelCard, expected: ModelCard) -> list[str]:
-    """The front matter of a card by field, and its text line by line: the first differences, a sentence each.
-
-    Args:
-        card: the released one.
-        expected: the card rendered again. Its results index is left to `compare_index`.
-    """
-    found, wanted = (dict(leaves(each.data.to_dict(), "metadata")) for each in (card, expected))
-    differences = [
-        f"{path}: the card says {found.get(path)!r}, the records {wanted.get(path)!r}"
-        for path in wanted | found
-        if found.get(path) != wanted.get(path) and not path.startswith("metadata.model-index[0].results")
-    ]
-    lines, again = card.text.splitlines(), expected.text.splitlines()
-    above = card.content.removesuffix(card.text).count("\n")
-    matcher = SequenceMatcher(None, lines, again, autojunk=False)
-    for kind, start, end, first, last in matcher.get_opcodes():
-        pairs = [] if kind == "equal" else zip_longest(lines[start:end], again[first:last], fillvalue="")
-        for number, (line, other) in enumerate(pairs, above + start + 1):
-            # Of a paragraph only the place that differs.
-            differing = (i for i, pair in enumerate(zip(line, other, strict=False)) if pair[0] != pair[1])
-            begin = max(0, next(differing, min(len(line), len(other))) - EXCERPT // 2)
-            line, other = line[begin : begin + EXCERPT], other[begin : begin + EXCERPT]
-            differences.append(f"line {number}: the card says {line!r}, the records {other!r}")
-    more = len(differences) - DIFFERENCES_SHOWN
-    return differences[:DIFFERENCES_SHOWN] + ([f"and {more} more"] if more > 0 else [])
 
 
 def check_card(
@@ -129,12 +92,11 @@ def check_card(
     if not path.is_file():
         raise UserError(f"{model.model_dir} has no {CARD}", hint="`arxiv-cls card MODEL` writes it")
     text = path.read_text(encoding="utf-8")
-    expected = eval_results(model)
     try:
         card = ModelCard(text)
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         return [f"the front matter cannot be read: {' '.join(str(error).split())[:200]}"], []
-    differences = compare_index(card.data.eval_results or [], expected)
+    differences = _compare_index(card, model)
     if f"<!-- Written by arxiv_cls (template {template_digest()})" not in card.text:
         left = f"the text of {CARD}: another version's template wrote it; its results index was compared"
         return differences, [left]
@@ -142,9 +104,56 @@ def check_card(
         # A local directory that was pushed holds the released card.
         repo_id, version = cited[1], cited[2]
     examples = (model.optional_json(EXAMPLES) or {}).get("examples", [])
-    overrides = recorded_overrides(model) if version else ()
+    gate = (model.optional_json(GATE_RECORD) if version else None) or {"overridden": []}
+    overrides = [
+        str(CheckResult(entry["check"], False, entry["found"], entry["wanted"], entry["reason"]))
+        for entry in gate["overridden"]
+    ]
     again = render_model_card(model, repo_id=repo_id, version=version, overrides=overrides, examples=examples)
-    return differences + compare_cards(card, ModelCard(again)), []
+    return differences + _compare_cards(card, ModelCard(again)), []
+
+
+def _compare_index(card: ModelCard, model: ModelDirectory) -> list[str]:
+    """What the results index of a card says otherwise than the records."""
+    found, expected = card.data.eval_results or [], eval_results(model)
+    on_card = {str(result.metric_name): vars(result) for result in found}
+    differences = []
+    if len(found) != len(expected):
+        differences.append(f"model-index: the card has {len(found)} entries, the records {len(expected)}")
+    for result in expected:
+        name = str(result.metric_name)
+        if name not in on_card:
+            differences.append(f"model-index: the card has no {name}, the records {result.metric_value!r}")
+            continue
+        differences += [
+            f"model-index, {name}, {key}: the card says {on_card[name][key]!r}, the records {value!r}"
+            for key, value in vars(result).items()
+            if on_card[name][key] != value
+        ]
+    return differences
+
+
+def _compare_cards(card: ModelCard, expected: ModelCard) -> list[str]:
+    """The front matter by field, less its results index, and the text by line: the first differences."""
+    found, wanted = (dict(leaves(each.data.to_dict(), "metadata")) for each in (card, expected))
+    differences = [
+        f"{path}: the card says {found.get(path)!r}, the records {wanted.get(path)!r}"
+        for path in wanted | found
+        if found.get(path) != wanted.get(path) and not path.startswith("metadata.model-index[0].results")
+    ]
+    lines, again = card.text.splitlines(), expected.text.splitlines()
+    above = card.content.removesuffix(card.text).count("\n")
+    matcher = SequenceMatcher(None, lines, again, autojunk=False)
+    for kind, start, end, first, last in matcher.get_opcodes():
+        pairs = [] if kind == "equal" else zip_longest(lines[start:end], again[first:last], fillvalue="")
+        for number, (line, other) in enumerate(pairs, above + start + 1):
+            # Of a paragraph only the place that differs.
+            differing = (i for i, pair in enumerate(zip(line, other, strict=False)) if pair[0] != pair[1])
+            begin = max(0, next(differing, min(len(line), len(other))) - EXCERPT // 2)
+            line, other = line[begin : begin + EXCERPT], other[begin : begin + EXCERPT]
+            differences.append(f"line {number}: the card says {line!r}, the records {other!r}")
+    more = len(differences) - DIFFERENCES_SHOWN
+    return differences[:DIFFERENCES_SHOWN] + ([f"and {more} more"] if more > 0 else [])
 
 
 @dataclass(frozen=True)
@@ -186,8 +195,7 @@ class VerifyReport:
 
     def summary(self) -> str:
         """For the terminal: the metrics, then everything that does not reproduce, by field."""
-        by_field = {check.field: check for check in self.checks}
-        shown = [by_field[f"metrics.{name}"] for name in SCALAR_METRICS if f"metrics.{name}" in by_field]
+        metrics = {f"metrics.{name}" for name in SCALAR_METRICS}
         failed = [check for check in self.checks if not check.reproduced]
         rows = [
             [
@@ -196,7 +204,8 @@ class VerifyReport:
                 "none" if check.rescored is None else f"{check.rescored:.6f}",
                 "reproduces" if check.reproduced else "DIFFERS",
             ]
-            for check in [*shown, *(check for check in failed if check not in shown)]
+            for check in self.checks
+            if check.field in metrics or not check.reproduced
         ]
         good = len(self.checks) - len(failed)
         lines = [
@@ -214,18 +223,39 @@ class VerifyReport:
         return "\n".join(lines)
 
 
-def _numbers(record: Mapping[str, Any], name: str) -> dict[str, float]:
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Every number of a record by its path."""
     return {
         path: float(value)
-        for path, value in leaves(record, name)
+        for name, part in record.items()
+        for path, value in leaves(part, name)
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
-def compare_numbers(
-    recorded: Mapping[str, float], measured: Mapping[str, float], tolerance: float
+def _compare_numbers(
+    model: ModelDirectory, data: RebuiltData, scored: ScoredPapers, tolerance: float
 ) -> list[FieldCheck]:
-    """Every recorded number and the one measured now; `tolerance` is the largest difference that passes."""
+    """The evaluation, the prediction sets and the out-of-scope rule, measured again on the test split."""
+    evaluation, rule = model.require_evaluation(), load_scope(model.model_dir)
+    again = evaluation_of(scored, evaluation.get("seed", BOOTSTRAP_SEED), evaluation["resamples"])
+    recorded = _numbers({part: evaluation.get(part, {}) for part in MEASURED})
+    measured = _numbers({part: again.get(part, {}) for part in MEASURED})
+    sets, scope = model.optional_json(PREDICTION_SETS) or {"levels": {}}, model.optional_json(SCOPE) or {}
+    fitted: dict[str, Any] = {
+        f"prediction_sets.levels.{level}": measure_prediction_sets(scored, part["threshold"])
+        for level, part in sets["levels"].items()
+    }
+    if rule is not None:
+        test = list(data.corpus.splits["test"]["text"])
+        fitted["scope"], _ = measure_scope(rule, test, outside_papers(data.corpus))
+        # How many are scored is no property of the model.
+        del fitted["scope"]["in_scope_papers"]
+    fitted = _numbers(fitted)
+    # Thresholds come from other papers, and older records lack some figures.
+    kept = _numbers({"prediction_sets": sets, "scope": scope})
+    recorded |= {path: value for path, value in kept.items() if path in fitted}
+    measured |= fitted
     return [
         FieldCheck(
             path, value, measured.get(path), path in measured and abs(measured[path] - value) <= tolerance
@@ -234,64 +264,15 @@ def compare_numbers(
     ]
 
 
-def compare_measurements(model: ModelDirectory, split: RescoredSplit, tolerance: float) -> list[FieldCheck]:
-    """The evaluation, the prediction sets and the out-of-scope rule, measured again on a scored test split.
-
-    Args:
-        model: the records.
-        split: the model's test split, scored again.
-        tolerance: largest absolute difference that counts as reproduced.
-
-    Raises:
-        UserError: when the data cannot be read.
-    """
-    evaluation = model.require_evaluation()
-    again = evaluation_of(split.scored, evaluation.get("seed", BOOTSTRAP_SEED), evaluation["resamples"])
-    checks = []
-    for part in MEASURED:
-        recorded, now = _numbers(evaluation.get(part, {}), part), _numbers(again.get(part, {}), part)
-        checks += compare_numbers(recorded, now, tolerance)
-    measured: dict[str, float] = {}
-    sets, scope = model.optional_json(PREDICTION_SETS) or {}, model.optional_json(SCOPE) or {}
-    if sets:
-        measured |= _numbers(remeasure_prediction_sets(sets, split.scored), "prediction_sets")
-    if scope:
-        measured |= _numbers(remeasure_scope(model.model_dir, split), "scope")
-    recorded = _numbers(sets, "prediction_sets") | _numbers(scope, "scope")
-    # Thresholds come from other papers, and older records lack some figures.
-    recorded = {path: value for path, value in recorded.items() if path in measured}
-    return checks + compare_numbers(recorded, measured, tolerance)
-
-
-def check_identity(model: ModelDirectory, data: RebuiltData, split: RescoredSplit) -> list[CheckResult]:
-    """Files, provenance, recorded predictions and the answers of every engine.
-
-    Args:
-        model: the records of the release.
-        data: the corpus, rebuilt.
-        split: the test split, scored again.
-    """
-    results = [check(model) for check in (check_checksums, check_weights_evaluated, check_data_evaluated)]
-    results += [check_exports(model), check_commit(model), check_recipe(model)]
-    corpus = check_corpus(model, data)
-    results += [corpus, _check_recorded_predictions(model, split)] if corpus.passed else [corpus]
-    for answer in score_with_engines(model, data):
-        found = answer.problem or "as recorded"
-        passed, name = not answer.problem, f"answers of {answer.engine}"
-        results.append(CheckResult(name, passed, found, "the recorded scores", found, checked=answer.checked))
-    return results
-
-
-def _check_recorded_predictions(model: ModelDirectory, split: RescoredSplit) -> CheckResult:
-    recorded, scored = read_predictions(model.model_dir / PREDICTIONS), split.scored
+def _check_predictions(model: ModelDirectory, scored: ScoredPapers) -> CheckResult:
+    """The recorded scores of the test papers are those of the weights."""
+    recorded = read_predictions(model.model_dir / PREDICTIONS)
     row_of = {name: row for row, name in enumerate(recorded.arxiv_ids)}
     columns = [recorded.label_names.index(label) for label in scored.label_names]
     before = recorded.probabilities[[row_of[name] for name in scored.arxiv_ids]][:, columns]
     difference = float(np.abs(before - scored.probabilities).max())
     passed, wanted = difference <= SCORE_TOLERANCE, f"at most {SCORE_TOLERANCE:g}"
-    reason = f"the scores of {PREDICTIONS} are those of the weights"
-    if not passed:
-        reason = f"the scores of {PREDICTIONS} are not those of the weights"
+    reason = f"the scores of {PREDICTIONS} are {'' if passed else 'not '}those of the weights"
     return CheckResult("predictions", passed, f"{difference:.2g}", wanted, reason)
 
 
@@ -321,17 +302,13 @@ def verify_release(
         UserError: when release or data cannot be had, the data is another version, or the release
             could run code.
     """
-    repo_id, version = None, None
-    if Path(target).is_dir():
-        folder = Path(target)
-    else:
+    repo_id, version, folder = None, None, Path(target)
+    if not folder.is_dir():
         repo_id, _, version = target.partition("@")
         check_repo_id(repo_id)
         if not version:
-            raise UserError(
-                f"{target} names no version",
-                hint=f"name one, {repo_id}@v0.1.0; `arxiv-cls releases {repo_id}`",
-            )
+            hint = f"name one, {repo_id}@v0.1.0; `arxiv-cls releases {repo_id}`"
+            raise UserError(f"{target} names no version", hint)
         parse_version(version)
         folder = download_release(connect(write=False), repo_id, version)
     check_directory(folder)
@@ -342,12 +319,16 @@ def verify_release(
         model.optional_json(path)
     card, card_not_checked = check_card(model, repo_id, version)
     data = rebuild_data(model, csv)
-    split = score_test_split(folder, data=data, progress=True)
-    results = check_identity(model, data, split)
+    scored = score_test_split(folder, data)
+    results = [*(check(model) for check in CHECKS), check_corpus(model, data)]
+    if results[-1].passed:
+        results.append(_check_predictions(model, scored))
+    answers = score_with_engines(model, data)
+    results += [replace(answer, check=f"answers of {answer.check}") for answer in answers]
     return VerifyReport(
         target=target,
-        papers=len(split.scored),
-        checks=compare_measurements(model, split, tolerance),
+        papers=len(scored),
+        checks=_compare_numbers(model, data, scored, tolerance),
         passed=sum(result.passed and result.checked for result in results),
         identity=[str(result) for result in results if result.checked and not result.passed],
         card=card,

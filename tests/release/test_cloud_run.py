@@ -10,12 +10,13 @@ import pytest
 from local_servers import LocalCloudRun
 
 from arxiv_cls.cli import main
-from arxiv_cls.cloud.cloud_run import ENDPOINT_VARIABLE, service_path
+from arxiv_cls.cloud.cloud_run import ENDPOINT_VARIABLE
 from arxiv_cls.errors import UserError
 
 IMAGE = "us-central1-docker.pkg.dev/papers/arxiv-cls/serve:1"
 PATH = "projects/papers/locations/us-central1/services/arxiv-cls"
 DEPLOY = ["deploy", "user/name@v1.2.0", "--image", IMAGE]
+BAD_NAMES = ["Papers", "1papers", "papers-", "p" * 50, "a/b"]
 
 
 @pytest.fixture
@@ -151,16 +152,12 @@ class TestErrors:
             ([*DEPLOY, "--env", "NAME"], "not a variable"),
             ([*DEPLOY, "--env", "=value"], "not a variable"),
             ([*DEPLOY, "--env", "a b=1"], "not a variable"),
+            *(([*DEPLOY, "--service", name], "no name for a service") for name in BAD_NAMES),
         ],
     )
-    def test_bad_input(self, monkeypatch, words, told):
-        """A model is a repository's id with or without a version, no directory; --env takes NAME=VALUE."""
+    def test_bad_input(self, cloud, monkeypatch, words, told):
+        """A model is a repository's id, also with a version, no directory; names, variables are checked."""
         monkeypatch.chdir(Path(__file__).resolve().parents[2])
         with pytest.raises(UserError, match=told):
             main(words)
-
-    @pytest.mark.parametrize("name", ["Papers", "1papers", "papers-", "p" * 50, "a/b"])
-    def test_bad_service_name(self, name):
-        """What Cloud Run would refuse is refused before it is asked."""
-        with pytest.raises(UserError, match="no name for a service"):
-            service_path("papers", "us-central1", name)
+        assert not cloud.services

@@ -17,8 +17,8 @@ from factories import TFIDF, change_json, make_model_dir, record_again, scored_p
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.run_record import git_state
-from arxiv_cls.release import gate
-from arxiv_cls.release.gate import CHECK_NAMES, GateReport
+from arxiv_cls.release import push_model as gate
+from arxiv_cls.release.push_model import CHECK_NAMES, GateReport
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hf_" + "Abcdefghij" * 3

@@ -32,8 +32,8 @@ from arxiv_cls.record.manifest import (
 )
 from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.release.card import render_model_card
-from arxiv_cls.release.gate import run_gate
 from arxiv_cls.release.gate_checks import check_checksums, check_onnx
+from arxiv_cls.release.push_model import run_gate
 from arxiv_cls.release.rescoring import rebuild_data, score_with_engines
 from arxiv_cls.release.verify import verify_release
 from arxiv_cls.scoring.scored_papers import read_predictions

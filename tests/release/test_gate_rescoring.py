@@ -16,8 +16,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.tfidf import TfidfModel
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.run_record import data_record
-from arxiv_cls.release.gate import run_gate
-from arxiv_cls.release.push_model import push_model
+from arxiv_cls.release.push_model import push_model, run_gate
 from arxiv_cls.scoring.evaluation import evaluate_model
 from arxiv_cls.scoring.scored_papers import data_options
 

@@ -218,7 +218,7 @@ class TestCommands:
 
     def test_no_such_repository_and_one_without_releases(self, hub: LocalHub) -> None:
         """The first is an error, the second is not."""
-        with pytest.raises(UserError, match="knows no repository"):
+        with pytest.raises(UserError, match="knows no such repository"):
             list_releases(REPO)
         HfApi().create_repo(REPO)
         assert list_releases(REPO) == f"{REPO} has no releases"

@@ -9,11 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from huggingface_hub import SpaceCard
 from local_hub import LocalHub
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release import push_space as space_files
-from arxiv_cls.release.push_space import build_wheel, project_root, push_space, split_front_matter
+from arxiv_cls.release.push_space import build_wheel, project_root, push_space
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE, MODEL = "user/which-category", "user/model"
@@ -81,7 +82,8 @@ class TestPushSpace:
         assert files["app.py"] == (ROOT / "spaces_app" / "app.py").read_bytes()
         assert files["requirements.txt"] == (ROOT / "spaces_app" / "requirements.txt").read_bytes()
         assert json.loads(files["space.json"]) == {"model": f"{MODEL}@v0.3.0", "engine": None}
-        metadata, text = split_front_matter(files["README.md"].decode())
+        readme = SpaceCard(files["README.md"].decode())
+        metadata = readme.data.to_dict()
         assert metadata["models"] == [MODEL]
         assert metadata["datasets"] == ["user/arxiv-papers"]
         assert metadata["preload_from_hub"] == [
@@ -89,7 +91,7 @@ class TestPushSpace:
             f"onnx/model.onnx {commit}"
         ]
         assert (metadata["sdk"], metadata["app_file"]) == ("gradio", "app.py")
-        assert f'Client("{SPACE}")' in text
+        assert f'Client("{SPACE}")' in readme.text
 
     def test_again_changes_nothing_and_a_new_model_is_a_new_version(self, hub: LocalHub) -> None:
         """A rerun finds the Space as it should be; after a release of the model it moves on."""
@@ -227,7 +229,7 @@ class TestSources:
     def test_versions_are_those_of_the_lock(self) -> None:
         """Gradio's in the front matter, every other in requirements.txt."""
         pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-        metadata, _ = split_front_matter((ROOT / "spaces_app" / "README.md").read_text(encoding="utf-8"))
+        metadata = SpaceCard.load(ROOT / "spaces_app" / "README.md").data.to_dict()
         assert metadata["sdk_version"] == pins["gradio"]
         lines = (ROOT / "spaces_app" / "requirements.txt").read_text().splitlines()
         required = [line for line in lines if not line.startswith("#")]
@@ -249,7 +251,7 @@ class TestSources:
 
     def test_front_matter_is_what_the_hub_accepts(self) -> None:
         """Known fields only, a title and a description of the lengths that the Hub allows."""
-        metadata, _ = split_front_matter((ROOT / "spaces_app" / "README.md").read_text(encoding="utf-8"))
+        metadata = SpaceCard.load(ROOT / "spaces_app" / "README.md").data.to_dict()
         colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
         assert {metadata["colorFrom"], metadata["colorTo"]} <= colours
         assert (metadata["sdk"], metadata["app_file"], metadata["license"]) == (
