@@ -257,15 +257,11 @@ def render_model_card(
 ) -> str:
     """The card as Markdown with its front matter; the same records give the same text.
 
-    Args:
-        model: a model directory, or its records.
-        repo_id: `user/name` once it is known; the recipe's name until then.
-        version: the release's tag, once it is known.
-        overrides: the gate's failed checks that were overridden, a sentence each.
-        examples: example texts with their scores; None to measure them where they are not on record.
+    `overrides` are the gate's failed checks that were overridden, a sentence each; `examples` are texts with
+    their scores, measured where they are neither given nor on record.
 
     Raises:
-        UserError: when the model was not evaluated, or a record lacks what the card must show.
+        UserError: the model was not evaluated, or a record lacks what the card must show.
     """
     model = model if isinstance(model, ModelDirectory) else read_model_directory(model)
     evaluation, run, folder = model.require_evaluation(), model.run, model.model_dir
@@ -277,11 +273,17 @@ def render_model_card(
     url = f"https://huggingface.co/{repo_id}" if repo_id else None
     calibrated = run.get("calibration") or {}
     scope, slices, exports = model.optional_json(SCOPE), _slices(evaluation), _exports(model)
+    max_length = (model.optional_json("tokenizer_config.json") or {}).get("model_max_length")
     # Numbers without which there is no card: their names are those of the records.
-    checked = {name: evaluation[name] for name in ("papers", "metrics", "intervals", "calibration")}
-    checked["temperature"] = calibrated if calibrated.get("temperature") is not None else {}
-    checked["prediction_sets"] = (model.optional_json(PREDICTION_SETS) or {}).get("levels", {})
-    checked["slices"] = slices
+    checked = {name: evaluation[name] for name in ("papers", "metrics", "intervals", "calibration")} | {
+        "temperature": calibrated if calibrated.get("temperature") is not None else {},
+        "prediction_sets": (model.optional_json(PREDICTION_SETS) or {}).get("levels", {}),
+        "slices": slices,
+        "scope": {name: part for name, part in (scope or {}).items() if isinstance(part, float)},
+        "run.duration_seconds": run["duration_seconds"],
+        "run.data.rows": data["rows"],
+        "tokenizer_config.model_max_length": max_length if model.kind == TRANSFORMER else 0,
+    }
     for label in model.labels:
         if label not in evaluation["metrics"]["per_class"]:
             raise UserError(
@@ -290,12 +292,6 @@ def render_model_card(
             )
     for name, value in checked.items():
         _check_complete(name, value)
-    _check_complete("scope", {name: part for name, part in (scope or {}).items() if isinstance(part, float)})
-    _check_complete("run.duration_seconds", run["duration_seconds"])
-    _check_complete("run.data.rows", data["rows"])
-    max_length = (model.optional_json("tokenizer_config.json") or {}).get("model_max_length")
-    if model.kind == TRANSFORMER:
-        _check_complete("tokenizer_config.model_max_length", max_length)
     try:
         return template(MODEL_CARD).render(
             checked,

@@ -36,7 +36,8 @@ from arxiv_cls.record.manifest import (
 )
 from arxiv_cls.record.model_directory import ModelDirectory
 from arxiv_cls.record.run_record import commit_exists, run_git
-from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
+from arxiv_cls.release.card import leaves
+from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.scoring.scored_papers import read_predictions
 
 LISTED_AT_MOST = 5
@@ -81,6 +82,38 @@ def listed(items: Sequence[object]) -> str:
     """The first few of a list, and how many more there are."""
     shown = ", ".join(str(item) for item in items[:LISTED_AT_MOST])
     return f"{shown} and {len(items) - LISTED_AT_MOST} more" if len(items) > LISTED_AT_MOST else shown
+
+
+@dataclass(frozen=True)
+class NumberCheck:
+    """One number of the records, and what measuring again gives; None where it gives none."""
+
+    field: str
+    recorded: float
+    rescored: float | None
+    reproduced: bool
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Every finite number of a record by its path."""
+    return {
+        path: float(value)
+        for name, part in record.items()
+        for path, value in leaves(part, name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def compare_numbers(
+    recorded: Mapping[str, float], measured: Mapping[str, float], tolerance: float
+) -> list[NumberCheck]:
+    """Every recorded number and the one measured now; `tolerance` is the largest difference that passes."""
+    return [
+        NumberCheck(
+            path, value, measured.get(path), path in measured and abs(measured[path] - value) <= tolerance
+        )
+        for path, value in recorded.items()
+    ]
 
 
 def _faults(check: str, kinds: Mapping[str, Sequence[object]], otherwise: str, **more: bool) -> CheckResult:
@@ -177,36 +210,22 @@ def check_predictions(model: ModelDirectory) -> CheckResult:
         return CheckResult("predictions", False, "nothing", "both files", reason, evaluation is not None)
     predictions = read_predictions(path)
     metrics = compute_metrics(predictions.labels, predictions.probabilities, predictions.label_names)
-    measured = _figures(metrics, len(predictions.labels))
-    recorded = _figures(evaluation["metrics"], evaluation["papers"])
-    wrong = [name for name in measured | recorded if not _same(recorded.get(name), measured.get(name))]
-    name = wrong[0] if wrong else "macro_f1"
-    found, wanted = (
-        f"{value:.6f}" if isinstance(value, float) else str(value)
-        for value in (recorded.get(name), measured.get(name))
-    )
-    reason = f"all {len(measured)} figures of {METRICS} are those of {PREDICTIONS}"
+    recorded = numbers({"papers": evaluation["papers"], "metrics": evaluation["metrics"]})
+    measured = numbers({"papers": len(predictions), "metrics": metrics})
+    checks = compare_numbers(measured, recorded, 1e-9)
+    wrong = [check for check in checks if not check.reproduced]
+    shown = wrong[0] if wrong else next(check for check in checks if check.field == "metrics.macro_f1")
+    reason = f"all {len(checks)} figures of {METRICS} are those of {PREDICTIONS}"
     if wrong:
-        reason = f"not the figures of {PREDICTIONS} in {METRICS}: {listed(wrong)}"
+        reason = f"not the figures of {PREDICTIONS} in {METRICS}: {listed([check.field for check in wrong])}"
     # A card that lacks a figure is not written.
-    complete = all(_is_number(recorded.get(name)) for name in measured)
-    return CheckResult("predictions", not wrong, f"{name} {found}", wanted, reason, complete)
+    complete = measured.keys() <= recorded.keys()
+    found, wanted = f"{shown.field} {_shown(shown.rescored)}", _shown(shown.recorded)
+    return CheckResult("predictions", not wrong, found, wanted, reason, complete)
 
 
-def _figures(metrics: Mapping[str, Any], papers: Any) -> dict[str, Any]:
-    """The figures that follow from the predictions alone."""
-    figures = {name: metrics[name] for name in SCALAR_METRICS} | {"papers": papers}
-    for label, scores in metrics["per_class"].items():
-        figures |= {f"{name} of {label}": value for name, value in scores.items()}
-    return figures
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _same(recorded: Any, measured: Any) -> bool:
-    return _is_number(recorded) and _is_number(measured) and math.isclose(recorded, measured, abs_tol=1e-9)
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6f}"
 
 
 def check_commit(model: ModelDirectory) -> CheckResult:

@@ -89,10 +89,7 @@ def check_repo_id(repo_id: str) -> str:
 def hub_call(doing: str, call: Callable[[], T], *, unless_done: str = AGAIN, attempts: int = ATTEMPTS) -> T:
     """Calls the Hub, and again where it is busy, fails or drops the connection; waits as it asks.
 
-    Args:
-        doing: what is going on, as in "reading user/name".
-        call: may be repeated, `attempts` times in all.
-        unless_done: what the state is after a failure and what to do next, the end of the hint.
+    `doing` is what is going on, as in "reading user/name", `unless_done` what to do next after a failure.
 
     Raises:
         UserError: exit code 3 when the Hub cannot be reached or fails, 2 when it refuses.
@@ -195,11 +192,9 @@ def download_release(api: HfApi, repo_id: str, revision: str, *, only: list[str]
 
 @dataclass(frozen=True)
 class RepositoryState:
-    """A repository at one moment.
+    """A repository at one moment: release tags to commit ids, oldest version first, and main's commits.
 
-    Attributes:
-        versions: release tags to commit ids, oldest version first.
-        history: main's commits (id and title), newest first.
+    `history` holds id and title of each commit, newest first.
     """
 
     versions: dict[str, str]

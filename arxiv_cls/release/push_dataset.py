@@ -33,14 +33,9 @@ SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
 
 @dataclass(frozen=True)
 class ConfigFiles:
-    """One label set, written to Parquet.
+    """One label set, written to Parquet: papers of each split, columns as the Hub's card spells them, files.
 
-    Attributes:
-        name: of the configuration.
-        labels: its categories.
-        sizes: split to its papers.
-        features: the columns as the Hub's card spells them.
-        files: path in the repository to local file, a split each.
+    `files` is path in the repository to local file.
     """
 
     name: str
@@ -62,9 +57,7 @@ def _write_config(corpus: Corpus, name: str, folder: Path) -> ConfigFiles:
     return ConfigFiles(name, list(corpus.labels), sizes, features, files)
 
 
-def render_dataset_card(
-    repo_id: str, version: str | None, configs: Sequence[ConfigFiles], data: Any, seed: int
-) -> str:
+def render_dataset_card(repo_id: str, version: str | None, configs: Sequence[ConfigFiles], data: Any) -> str:
     """The dataset's card; the default label set is the first of `configs`, `data` the `DataVersion`."""
     papers = max(sum(config.sizes.values()) for config in configs)
     synthetic = is_synthetic(data.csv)
@@ -102,7 +95,6 @@ def render_dataset_card(
         columns=COLUMNS,
         csv=Path(data.csv).name,
         data=data,
-        seed=seed,
         author=author,
         citation_key=title.replace("-", "_").replace(".", "_"),
     )
@@ -115,20 +107,14 @@ def push_dataset(
     configs: Sequence[str] = tuple(LABEL_SETS),
     version: str | None = None,
     private: bool = False,
-    seed: int = 42,
 ) -> ReleaseResult:
-    """Builds the label sets and releases them.
+    """Builds the label sets and releases them to `user/name`, which is created when it does not exist.
 
-    Args:
-        repo_id: `user/name`; created when it does not exist.
-        csv: the CSV file; None for the corpus's default.
-        configs: the label sets; `top5`, where it is among them, is the default configuration.
-        version: the tag, such as v1.2.0; None for v0.1.0, then the next minor version.
-        private: create the repository private.
-        seed: of the split.
+    Without a version it is v0.1.0, then the next minor one; `top5`, where asked for, is the default
+    configuration.
 
     Raises:
-        UserError: when the CSV is missing or malformed, the version exists with other content, the token is
+        UserError: the CSV is missing or malformed, the version exists with other content, the token is
             missing or refused, or the Hub cannot be reached (before any work, with exit code 3).
     """
     repository, state = begin_release(repo_id, version, "dataset")
@@ -138,9 +124,9 @@ def push_dataset(
     with tempfile.TemporaryDirectory(prefix="arxiv-papers-") as folder:
         written = []
         for name in tqdm(names, desc="label sets", unit="set", disable=None):
-            corpus = build_corpus(name, csv=csv, seed=seed)
+            corpus = build_corpus(name, csv=csv)
             written.append(_write_config(corpus, name, Path(folder)))
         files: dict[str, Content] = {path: file for config in written for path, file in config.files.items()}
         plan = plan_release(repository, state, version, files)
-        files[CARD] = render_dataset_card(repo_id, plan.version, written, corpus.data, seed).encode()
+        files[CARD] = render_dataset_card(repo_id, plan.version, written, corpus.data).encode()
         return publish(repository, plan, files, private=private)

@@ -27,7 +27,7 @@ from arxiv_cls.release.rescoring import (
     check_answers,
     check_corpus,
     compare_with_release,
-    rebuild_data,
+    rebuild_corpus,
 )
 from arxiv_cls.scoring.example_papers import ensure_examples
 
@@ -85,11 +85,7 @@ class GateReport:
 
 
 def check_names_known(overrides: Sequence[str]) -> None:
-    """Refuses a name that is no check.
-
-    Raises:
-        UserError: naming the checks there are.
-    """
+    """Raises a `UserError` that names the checks there are, where one of the names is no check."""
     if unknown := sorted(set(overrides) - set(CHECK_NAMES)):
         message = f"there is no check {', '.join(unknown)} to override"
         raise UserError(message, hint=f"checks: {', '.join(CHECK_NAMES)}")
@@ -103,39 +99,32 @@ def run_gate(
     csv: str | Path | None = None,
     overrides: Sequence[str] = (),
 ) -> GateReport:
-    """Runs every check.
-
-    Args:
-        model: the candidate, its directory or its records.
-        current: files of the release now on the Hub; None when there is none.
-        current_version: its version, for messages.
-        csv: the data to score with, where it is not at the path that the recipe names.
-        overrides: names of checks whose refusal the person takes upon themselves.
+    """Runs every check, also against the files `current` of the release on the Hub, where there is one.
 
     Raises:
-        UserError: for an unknown check name, or a directory that is no finished model.
+        UserError: an unknown check is overridden, or the directory is no finished model.
     """
     check_names_known(overrides)
     model = model if isinstance(model, ModelDirectory) else read_model_directory(model)
     results = [check(model) for check in LOCAL_CHECKS.values()]
     failed = {result.check for result in results if not result.passed}
     measured = not failed & {"weights", "data", "predictions"}
-    data, problem = None, ""
+    corpus, problem = None, ""
     try:
-        data = rebuild_data(model, csv)
+        corpus = rebuild_corpus(model, csv)
     except UserError as error:
         problem = f"{error.message}: {error.hint}" if error.hint else error.message
-    results.append(check_corpus(model, data, problem))
+    results.append(check_corpus(model, corpus, problem))
     if "pickles" in failed:
         problem = "a file that may run code when it is loaded is not loaded"
     elif not measured:
         problem = "there are no recorded predictions of these weights to compare its answers with"
-    results.append(check_answers(model, None if problem else data, problem))
+    results.append(check_answers(model, None if problem else corpus, problem))
     if current is None:
         reason = "no release on the Hub to compare with"
         results += [CheckResult(check, True, "-", "-", reason) for check in COMPARED]
     elif measured:
-        results += compare_with_release(model, current, current_version, csv, data)
+        results += compare_with_release(model, current, current_version, csv, corpus)
     else:
         reason = f"cannot be compared with {current_version} before it is evaluated"
         results += [CheckResult(check, False, "-", "-", reason) for check in COMPARED]
@@ -160,20 +149,15 @@ def push_model(
     private: bool = False,
     csv: str | Path | None = None,
 ) -> PushOutcome:
-    """Releases a model directory.
+    """Releases a model directory to `user/name`, which is created when it does not exist.
 
-    Args:
-        model_dir: what train.py or train_tfidf.py wrote.
-        repo_id: `user/name`; created when it does not exist.
-        version: the tag, such as v1.2.0; None for v0.1.0, then the next minor version.
-        overrides: names of gate checks to override; those that were needed go on the card.
-        create_pr: open a pull request; the same command tags it once it is merged.
-        private: create the repository private.
-        csv: data to score with, where the gate cannot pair the predictions of the two models as they are.
+    Without a version it is v0.1.0, then the next minor one. Overridden checks go on the card. With
+    `create_pr` the same call tags the release once the request is merged. `csv` is data to score with, where
+    it is not at the recipe's path.
 
     Raises:
-        UserError: when the gate refuses, the version exists with other content, the token is missing or
-            refused, or the Hub cannot be reached (before any work, with exit code 3).
+        UserError: the gate refuses, the version exists with other content, the token is missing or refused,
+            or the Hub cannot be reached (before any work, with exit code 3).
     """
     check_names_known(overrides)
     model = read_model_directory(model_dir)

@@ -65,8 +65,7 @@ def find_model(api: HfApi, model: str, *, torch: bool = False) -> HubModel:
     """Looks up a model, `user/name` or `user/name@v1.2.0`: that version, or the one that is current.
 
     Raises:
-        UserError: no such model or version, or its files are not those of a model; exit code 3 when the Hub
-            cannot be reached.
+        UserError: no such model or version, its files are not those of a model, or the Hub is not reached.
     """
     repo_id, _, asked = model.partition("@")
     check_repo_id(repo_id)
@@ -183,13 +182,9 @@ def space_files(root: Path, folder: Path, repo_id: str, model: HubModel) -> dict
 
 
 def push_space(repo_id: str, model: str, *, torch: bool = False, private: bool = False) -> ReleaseResult:
-    """Pushes the Space for a model; created when it does not exist.
+    """Pushes the Space `user/space` for a model, `user/name` or `user/name@v1.2.0`.
 
-    Args:
-        repo_id: `user/space`.
-        model: Hub id, also `user/name@v1.2.0`; without a version the current one is taken and named.
-        torch: compute with torch (ZeroGPU); else only a model without an ONNX file gets torch.
-        private: create the Space private.
+    With `torch` it computes with torch (ZeroGPU); else only a model without an ONNX file gets it.
 
     Raises:
         UserError: no such model, not a checkout, the wheel cannot be built, the token is missing or refused,

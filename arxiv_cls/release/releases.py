@@ -84,8 +84,8 @@ def begin_release(
     """The repository to write to, and its state (None: there is none): what can fail before any work.
 
     Raises:
-        UserError: when a name is malformed, the token is missing or refused, a required repository is not
-            there, or the Hub cannot be reached.
+        UserError: a name is malformed, the token is missing or refused, a required repository is not there,
+            or the Hub cannot be reached.
     """
     check_repo_id(repo_id)
     if version is not None:
@@ -99,14 +99,10 @@ def plan_release(
 ) -> Plan:
     """Decides the version, and whether these files are on the Hub already.
 
-    Args:
-        repository: where the release goes.
-        state: as `begin_release` gives it.
-        version: the version asked for; None for the next one.
-        files: path to content of everything but what the release itself writes.
+    `files` is path to content of everything but what the release itself writes.
 
     Raises:
-        UserError: when the version exists and holds something else.
+        UserError: the version exists and holds something else.
     """
     if state is None:
         return Plan(version or "v0.1.0", None, False, None)
@@ -141,16 +137,11 @@ def publish(
 ) -> ReleaseResult:
     """Makes the repository, the commit and the tag that the plan still lacks.
 
-    Args:
-        repository: where the release goes.
-        plan: from `plan_release`.
-        files: path to content of the whole release, the card too.
-        private: create the repository private, where it does not exist.
-        create_pr: open a pull request instead; the same command tags it once it is merged.
-        description: the commit's body.
+    `files` is path to content of the whole release, the card too. With `create_pr` a pull request is opened
+    instead; the same call tags it once it is merged.
 
     Raises:
-        UserError: when the Hub refuses, fails or cannot be reached, or main has moved since the plan.
+        UserError: the Hub refuses, fails or cannot be reached, or main has moved since the plan.
     """
     commit, url = plan.commit, f"{repository.url}/tree/{plan.version}"
     outcome = "present" if plan.tagged else "finished"
@@ -282,13 +273,10 @@ def list_releases(repo_id: str) -> str:
 
 
 def rollback(repo_id: str, version: str) -> str:
-    """Makes an older version current: a new commit on main with exactly that version's files.
-
-    Returns:
-        The id of main's head afterwards; the same as before when main held these files already.
+    """Makes an older version current, by a commit on main with exactly its files; returns the id of the head.
 
     Raises:
-        UserError: when the version does not exist, main moves meanwhile, or the Hub cannot be reached.
+        UserError: the version does not exist, main moves meanwhile, or the Hub cannot be reached.
     """
     repository, state = begin_release(repo_id, version, required=True)
     if state is None or version not in state.versions:

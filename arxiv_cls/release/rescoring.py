@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib.util
 import runpy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from arxiv_cls.models.prediction import ONNX_FILES
 from arxiv_cls.recipe import portable_path
 from arxiv_cls.record.manifest import HANDLER, PREDICTIONS, TFIDF
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
+from arxiv_cls.record.run_record import data_record
 from arxiv_cls.release.gate_checks import CheckResult, listed
 from arxiv_cls.scoring.intervals import paired_bootstrap
 from arxiv_cls.scoring.metrics import compute_metrics
@@ -34,6 +34,9 @@ from arxiv_cls.scoring.scored_papers import (
     training_papers,
 )
 
+if TYPE_CHECKING:
+    from arxiv_cls.corpus import Corpus
+
 SAMPLE_PAPERS = 64
 # Another processor or number of threads moves a float32 score by 1e-5, half precision on a GPU by 5e-4.
 SCORE_TOLERANCE = 1e-3
@@ -43,84 +46,60 @@ COMPARED = {"quality": ("macro_f1", 1), "calibration": ("expected_calibration_er
 BY_CHANCE = 1e-3
 
 
-@dataclass(frozen=True)
-class RebuiltData:
-    """The corpus that a recipe names, and the arguments of `build_corpus` that made it, with `config`."""
-
-    corpus: Any
-    options: dict[str, Any]
-
-
-def _build(options: dict[str, Any]) -> RebuiltData:
-    from arxiv_cls.corpus import build_corpus
-
-    options = {"config": "top5", "csv": DEFAULT_CSV} | options
-    return RebuiltData(build_corpus(**options), options)
-
-
-def rebuild_data(model: ModelDirectory, csv: str | Path | None = None) -> RebuiltData:
-    """The corpus of a model, from the data version that its records name.
-
-    Args:
-        model: its records.
-        csv: the data file, where it is not at the path that the recipe names.
+def rebuild_corpus(model: ModelDirectory, csv: str | Path | None = None) -> Corpus:
+    """The corpus of a model, from the data version that its records name; `csv` where it lies elsewhere.
 
     Raises:
-        UserError: when the file is missing or is another version, with how to get the right one.
+        UserError: the file is missing or is another version, with how to get the right one.
     """
+    from arxiv_cls.corpus import build_corpus
+
     record, options = model.run["data"], data_options(model.model_dir)
-    options["csv"] = str(csv or options.get("csv", DEFAULT_CSV))
+    path = str(csv or options.get("csv", DEFAULT_CSV))
     how = (
         f"get the file with md5 {record['md5']}: check out data/raw/arxiv.csv.dvc of the commit that "
         "names it and run `make data`, or name the file with --csv FILE (with make CSV=FILE)"
     )
     # An override puts the sentence on the card.
-    shown = portable_path(options["csv"])
-    if not Path(options["csv"]).is_file():
+    shown = portable_path(path)
+    if not Path(path).is_file():
         raise UserError(f"{shown} is not there", hint=how)
-    data = _build(options)
-    if (found := data.corpus.data.sha256) != (named := record["sha256"]):
+    corpus = build_corpus(**options | {"csv": path})
+    if (found := corpus.data.sha256) != (named := record["sha256"]):
         what = f"its sha256 is {found[:12]}, the release names {named[:12]}"
         raise UserError(f"{shown} is not the data of this release: {what}", hint=how)
-    return data
+    return corpus
 
 
-def score_test_split(model_dir: Path, data: RebuiltData) -> ScoredPapers:
+def score_test_split(model_dir: Path, corpus: Corpus) -> ScoredPapers:
     """A model's scores on a test split.
 
     Raises:
-        UserError: when the model cannot be loaded, or has other labels than the data.
+        UserError: the model cannot be loaded, or has other labels than the data.
     """
     from arxiv_cls.models.predictor import load_predictor
 
-    corpus = data.corpus
     return score_papers(load_predictor(model_dir), corpus.splits["test"], corpus.labels, progress=True)
 
 
 def score_with_engines(
-    model: ModelDirectory, data: RebuiltData, predictions: Predictions | None = None
+    model: ModelDirectory, corpus: Corpus, predictions: Predictions | None = None
 ) -> list[CheckResult]:
     """Scores a sample of the test split with everything that a user of the release may score with.
 
-    Args:
-        model: its records.
-        data: its corpus.
-        predictions: what the scores are compared with; None for the recorded ones.
-
-    Returns:
-        A verdict for each engine ("pipeline()", "onnx", "int8", "handler.py" or "tfidf"), with an empty
-        reason where the scores are as recorded.
+    A verdict for each engine ("pipeline()", "onnx", "int8", "handler.py" or "tfidf"), compared with the
+    recorded predictions where none are given.
 
     Raises:
-        UserError: when the recorded predictions are missing or unreadable.
+        UserError: the recorded predictions are missing or unreadable.
     """
 
     def verdict(engine: str, problem: str, checked: bool = True) -> CheckResult:
         found = problem or "as recorded"
-        return CheckResult(engine, not problem, found, "the recorded scores", problem, checked=checked)
+        return CheckResult(engine, not problem, found, "the recorded scores", found, checked=checked)
 
     predictions = predictions or read_predictions(model.model_dir / PREDICTIONS)
-    papers = data.corpus.splits["test"]
+    papers = corpus.splits["test"]
     row_of = {name: row for row, name in enumerate(predictions.arxiv_ids)}
     known = [number for number, name in enumerate(papers["arxiv_id"]) if name in row_of]
     if not known:
@@ -233,22 +212,18 @@ def _columns(answers: list[list[dict[str, Any]]], ids: list[list[int]] | None = 
     return labels, np.asarray([[row[label] for label in labels] for row in rows], dtype=np.float64), ids
 
 
-def check_corpus(model: ModelDirectory, data: RebuiltData | None, problem: str = "") -> CheckResult:
+def check_corpus(model: ModelDirectory, corpus: Corpus | None, problem: str = "") -> CheckResult:
     """What `run.json` and the predictions record of the data is what its CSV file gives.
 
-    `data` is the corpus, rebuilt; None where it could not be, for the reason in `problem`.
+    `corpus` is the data, rebuilt; None where it could not be, for the reason in `problem`.
     """
-    if data is None:
+    if corpus is None:
         return CheckResult("corpus", False, "no data", "the data of its recipe", problem, checked=False)
-    record, corpus = model.run["data"], data.corpus
-    wanted = {name: getattr(corpus.data, name) for name in ("sha256", "md5", "bytes", "rows")}
-    wanted |= {"split": "paper", "seed": 42, "max_samples": None, "time_boundaries": None}
-    wanted |= {name: value for name, value in data.options.items() if name in wanted}
-    wanted |= {"config": data.options["config"], "labels": list(corpus.labels)}
-    wanted["splits"] = {name: len(papers) for name, papers in corpus.splits.items()}
-    wrong = {
-        f"data.{key}": (record.get(key), value) for key, value in wanted.items() if record.get(key) != value
-    }
+    record, wrong = model.run["data"], {}
+    for key, value in data_record(corpus, data_options(model.model_dir)).items():
+        # The name of the file may be another, and what was counted while reading changes with the reader.
+        if key not in {"csv", "report", "newest_training_paper"} and record.get(key) != value:
+            wrong[f"data.{key}"] = (record.get(key), value)
     if set(model.labels) != set(corpus.labels):
         wrong["id2label of config.json"] = (listed(model.labels), listed(corpus.labels))
     path, test = model.model_dir / PREDICTIONS, corpus.splits["test"]
@@ -260,7 +235,7 @@ def check_corpus(model: ModelDirectory, data: RebuiltData | None, problem: str =
         if found != true or len(found) != len(names):
             same = len(found.items() & true.items())
             wrong[f"papers and categories of {PREDICTIONS}"] = (f"{same} of {len(true)}", len(true))
-    csv = portable_path(data.options["csv"])
+    csv = portable_path(str(corpus.data.csv))
     if not wrong:
         reason = f"data, splits and labels on record follow from {csv}"
         return CheckResult("corpus", True, f"{len(test)} test papers", f"{len(test)}", reason)
@@ -269,11 +244,11 @@ def check_corpus(model: ModelDirectory, data: RebuiltData | None, problem: str =
     return CheckResult("corpus", False, str(found)[:80], str(expected)[:80], reason)
 
 
-def check_answers(model: ModelDirectory, data: RebuiltData | None, problem: str = "") -> CheckResult:
+def check_answers(model: ModelDirectory, corpus: Corpus | None, problem: str = "") -> CheckResult:
     """Every engine of the release gives the recorded predictions, on a sample of the test papers."""
-    if data is None:
+    if corpus is None:
         return CheckResult("answers", False, "not scored", "the recorded scores", problem, checked=False)
-    results = score_with_engines(model, data)
+    results = score_with_engines(model, corpus)
     wrong = [f"{result.check} {result.reason}" for result in results if not result.passed]
     names = ", ".join(result.check for result in results)
     reason = "; ".join(wrong) or f"{names} give the recorded scores"
@@ -281,40 +256,28 @@ def check_answers(model: ModelDirectory, data: RebuiltData | None, problem: str 
     return CheckResult("answers", not wrong, f"{right} of {len(results)} engines", f"{len(results)}", reason)
 
 
-class _NotComparableError(Exception):
-    """Candidate and release cannot be compared: why, what the candidate has, what the release has."""
-
-
 def compare_with_release(
-    model: ModelDirectory, release_dir: Path, version: str, csv: str | Path | None, data: RebuiltData | None
+    model: ModelDirectory, release_dir: Path, version: str, csv: str | Path | None, corpus: Corpus | None
 ) -> list[CheckResult]:
     """Macro-F1 and calibration are not significantly worse than those of the release now on the Hub.
 
     The predictions recorded with both are paired when they are of the same papers; otherwise the release is
     scored again on the candidate's test split, less the papers that it was trained on. Both checks fail where
     the two cannot be compared: the release is none of this project, has other labels, or the data is missing.
-
-    Args:
-        model: records of an evaluated model.
-        release_dir: the files of the release.
-        version: the release's, for messages.
-        csv: data to score the release again with, when that is needed; None for the candidate's own.
-        data: the candidate's corpus, where it is built already.
+    `corpus` is the candidate's, where it could be built.
     """
     new = read_predictions(model.model_dir / PREDICTIONS)
     try:
-        old, known = _predictions_of_release(model, new, release_dir, version, csv, data)
+        old, known = _predictions_of_release(model, new, release_dir, version, csv, corpus)
         row_of = {arxiv_id: row for row, arxiv_id in enumerate(old.arxiv_ids)}
         common = np.asarray([arxiv_id in row_of for arxiv_id in new.arxiv_ids]) & ~known
         if not common.any():
-            reason = f"no test paper in common with {version}"
-            if known.any():
-                reason += f", less those that it was trained on ({int(known.sum()):,} of {len(known):,})"
-            found = f"{len(new.labels):,} test papers"
-            raise _NotComparableError(reason, found, f"{len(old.labels):,} papers of {version}")
-    except _NotComparableError as error:
-        reason, found, wanted = error.args
-        return [CheckResult(check, False, found, wanted, reason) for check in COMPARED]
+            left = f", less the {int(known.sum()):,} that it was trained on" if known.any() else ""
+            raise UserError(f"no test paper in common with {version}{left}")
+    except UserError as error:
+        reason = error.message.replace(f"{release_dir}/", "").replace(str(release_dir), "it")
+        wanted = f"a comparison with {version}"
+        return [CheckResult(check, False, "none", wanted, reason) for check in COMPARED]
     labels, after = new.labels[common], new.probabilities[common]
     rows = [row_of[arxiv_id] for arxiv_id in new.arxiv_ids[common]]
     before = old.probabilities[rows][:, [old.label_names.index(label) for label in new.label_names]]
@@ -341,43 +304,33 @@ def _predictions_of_release(
     release_dir: Path,
     version: str,
     csv: str | Path | None,
-    data: RebuiltData | None,
+    corpus: Corpus | None,
 ) -> tuple[Predictions | ScoredPapers, np.ndarray]:
     """The release's predictions, and which of the candidate's test papers, (n,), it was trained on."""
+    from arxiv_cls.corpus import build_corpus
 
-    def without_place(error: UserError) -> str:
-        return error.message.replace(f"{release_dir}/", "").replace(str(release_dir), "it")
-
-    old = None
+    old, said = None, f"{version} is no release of this project that can be read"
     try:
         labels = read_model_directory(release_dir).labels
         if (release_dir / PREDICTIONS).is_file():
             old = read_predictions(release_dir / PREDICTIONS)
+        if set(labels) == set(model.labels):
+            if old is not None and set(old.arxiv_ids) == set(new.arxiv_ids):
+                return old, np.zeros(len(new.labels), dtype=bool)
+            shared = 0 if old is None else len(set(old.arxiv_ids) & set(new.arxiv_ids))
+            said = f"{version} was tested on other papers ({shared:,} of the {len(new.labels):,} here)"
+            path = Path(csv or (model.recipe.get("data") or {}).get("csv", ""))
+            if not path.is_file():
+                raise UserError(
+                    f"{path}, to score it again with, is not there: name the file with --csv FILE "
+                    "(with make CSV=FILE), or get it with `make data`"
+                )
+            if corpus is None:
+                corpus = build_corpus(**data_options(model.model_dir) | {"csv": str(path)})
+            scored = score_test_split(release_dir, corpus)
+            trained_on = training_papers(release_dir, scored.arxiv_ids, scored.published, path)
+            known = set() if trained_on is None else set(scored.arxiv_ids[trained_on[0]])
+            return scored, np.asarray([name in known for name in new.arxiv_ids], dtype=bool)
     except UserError as error:
-        reason = f"{version} is no release of this project that can be read: {without_place(error)}"
-        raise _NotComparableError(reason, "a release", "a release to compare with") from None
-    if set(labels) != set(model.labels):
-        reason = f"its categories are not those of {version}: its users would be surprised"
-        raise _NotComparableError(reason, listed(model.labels), listed(labels))
-    if old is not None and set(old.arxiv_ids) == set(new.arxiv_ids):
-        return old, np.zeros(len(new.labels), dtype=bool)
-    shared = 0 if old is None else len(set(old.arxiv_ids) & set(new.arxiv_ids))
-    tested = "no recorded papers" if old is None else f"{len(old.labels):,} papers of {version}"
-    found = f"{len(new.labels):,} test papers, {shared:,} of them shared"
-    path = Path(csv or (model.recipe.get("data") or {}).get("csv", ""))
-    if not path.is_file():
-        reason = (
-            f"{version} was tested on other papers, and {path}, to score it again with, is not there: "
-            "name the file with --csv FILE (with make CSV=FILE), or get it with `make data`"
-        )
-        raise _NotComparableError(reason, found, tested)
-    try:
-        if data is None:
-            data = _build(data_options(model.model_dir) | {"csv": str(path)})
-        scored = score_test_split(release_dir, data)
-        trained_on = training_papers(release_dir, scored.arxiv_ids, scored.published, path)
-    except UserError as error:
-        reason = f"{version} was tested on other papers, and cannot be scored again: {without_place(error)}"
-        raise _NotComparableError(reason, found, tested) from None
-    known = set() if trained_on is None else set(scored.arxiv_ids[trained_on[0]])
-    return scored, np.fromiter((name in known for name in new.arxiv_ids), bool, len(new.arxiv_ids))
+        raise UserError(f"{said}: {error.message}") from None
+    raise UserError(f"its categories {listed(model.labels)} are not those of {version}: {listed(labels)}")

@@ -7,16 +7,15 @@ wrote it, by rendering the card again.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import load_scope
@@ -35,19 +34,21 @@ from arxiv_cls.record.model_directory import ModelDirectory, read_model_director
 from arxiv_cls.release.card import eval_results, leaves, render_model_card, template_digest
 from arxiv_cls.release.gate_checks import (
     CheckResult,
+    NumberCheck,
     check_checksums,
     check_commit,
     check_data_evaluated,
     check_exports,
     check_recipe,
     check_weights_evaluated,
+    compare_numbers,
+    numbers,
 )
 from arxiv_cls.release.hub import check_repo_id, connect, download_release, parse_version
 from arxiv_cls.release.rescoring import (
     SCORE_TOLERANCE,
-    RebuiltData,
     check_corpus,
-    rebuild_data,
+    rebuild_corpus,
     score_test_split,
     score_with_engines,
 )
@@ -56,6 +57,9 @@ from arxiv_cls.scoring.metrics import SCALAR_METRICS
 from arxiv_cls.scoring.out_of_scope import measure_scope, outside_papers
 from arxiv_cls.scoring.report import aligned
 from arxiv_cls.scoring.scored_papers import ScoredPapers, read_predictions
+
+if TYPE_CHECKING:
+    from arxiv_cls.corpus import Corpus
 
 CITED_AS = re.compile(r"url +=[ ]\{https://huggingface\.co/([^/}]+/[^/}]+)(?:/tree/(v[^}]+))?\}")
 MEASURED = ("papers", "metrics", "intervals", "calibration", "slices")
@@ -75,15 +79,9 @@ EXCERPT = 60
 def check_card(
     model: ModelDirectory, repo_id: str | None = None, version: str | None = None
 ) -> tuple[list[str], list[str]]:
-    """Compares the card of a directory with its records.
+    """What a card says otherwise than the records, a sentence each; and what was not checked.
 
-    Args:
-        model: the records.
-        repo_id: the repository that the card was rendered for; None for the one that it names itself, if any.
-        version: its release, likewise.
-
-    Returns:
-        What differs, a sentence each; and what was not checked.
+    Without a `repo_id` the card is taken for one of the repository and version that it names itself, if any.
 
     Raises:
         UserError: when there is no card, or the records lack what it must show.
@@ -96,7 +94,7 @@ def check_card(
         card = ModelCard(text)
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         return [f"the front matter cannot be read: {' '.join(str(error).split())[:200]}"], []
-    differences = _compare_index(card, model)
+    differences = _differences(_index(card.data.eval_results or []), _index(eval_results(model)))
     if f"<!-- Written by arxiv_cls (template {template_digest()})" not in card.text:
         left = f"the text of {CARD}: another version's template wrote it; its results index was compared"
         return differences, [left]
@@ -113,34 +111,29 @@ def check_card(
     return differences + _compare_cards(card, ModelCard(again)), []
 
 
-def _compare_index(card: ModelCard, model: ModelDirectory) -> list[str]:
-    """What the results index of a card says otherwise than the records."""
-    found, expected = card.data.eval_results or [], eval_results(model)
-    on_card = {str(result.metric_name): vars(result) for result in found}
-    differences = []
-    if len(found) != len(expected):
-        differences.append(f"model-index: the card has {len(found)} entries, the records {len(expected)}")
-    for result in expected:
-        name = str(result.metric_name)
-        if name not in on_card:
-            differences.append(f"model-index: the card has no {name}, the records {result.metric_value!r}")
-            continue
-        differences += [
-            f"model-index, {name}, {key}: the card says {on_card[name][key]!r}, the records {value!r}"
-            for key, value in vars(result).items()
-            if on_card[name][key] != value
-        ]
-    return differences
+def _index(results: list[EvalResult]) -> dict[str, Any]:
+    """A results index by metric and field, and how many entries it has."""
+    by_name = {str(result.metric_name): vars(result) for result in results}
+    return dict(leaves({"entries": len(results)} | by_name, "model-index"))
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    return [
+        f"{path}: the card says {found.get(path)!r}, the records {wanted.get(path)!r}"
+        for path in wanted | found
+        if found.get(path) != wanted.get(path)
+    ]
 
 
 def _compare_cards(card: ModelCard, expected: ModelCard) -> list[str]:
     """The front matter by field, less its results index, and the text by line: the first differences."""
-    found, wanted = (dict(leaves(each.data.to_dict(), "metadata")) for each in (card, expected))
-    differences = [
-        f"{path}: the card says {found.get(path)!r}, the records {wanted.get(path)!r}"
-        for path in wanted | found
-        if found.get(path) != wanted.get(path) and not path.startswith("metadata.model-index[0].results")
-    ]
+    metadata = []
+    for each in (card, expected):
+        fields = leaves(each.data.to_dict(), "metadata")
+        metadata.append(
+            {p: value for p, value in fields if not p.startswith("metadata.model-index[0].results")}
+        )
+    differences = _differences(*metadata)
     lines, again = card.text.splitlines(), expected.text.splitlines()
     above = card.content.removesuffix(card.text).count("\n")
     matcher = SequenceMatcher(None, lines, again, autojunk=False)
@@ -157,22 +150,12 @@ def _compare_cards(card: ModelCard, expected: ModelCard) -> list[str]:
 
 
 @dataclass(frozen=True)
-class FieldCheck:
-    """One number of the records, and what scoring again gives; None where it gives none."""
-
-    field: str
-    recorded: float
-    rescored: float | None
-    reproduced: bool
-
-
-@dataclass(frozen=True)
 class VerifyReport:
     """What became of a verification.
 
     Attributes:
         target: what was verified.
-        papers: how many papers were scored again.
+        papers: how many were scored again.
         checks: every number of the evaluation, the prediction sets and the out-of-scope rule.
         passed: how many further checks passed: files, provenance, recorded predictions, engines.
         identity: what is not as the records say, a sentence each.
@@ -182,7 +165,7 @@ class VerifyReport:
 
     target: str
     papers: int
-    checks: list[FieldCheck]
+    checks: list[NumberCheck]
     passed: int
     identity: list[str]
     card: list[str]
@@ -223,45 +206,30 @@ class VerifyReport:
         return "\n".join(lines)
 
 
-def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Every number of a record by its path."""
-    return {
-        path: float(value)
-        for name, part in record.items()
-        for path, value in leaves(part, name)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
 def _compare_numbers(
-    model: ModelDirectory, data: RebuiltData, scored: ScoredPapers, tolerance: float
-) -> list[FieldCheck]:
+    model: ModelDirectory, corpus: Corpus, scored: ScoredPapers, tolerance: float
+) -> list[NumberCheck]:
     """The evaluation, the prediction sets and the out-of-scope rule, measured again on the test split."""
     evaluation, rule = model.require_evaluation(), load_scope(model.model_dir)
     again = evaluation_of(scored, evaluation.get("seed", BOOTSTRAP_SEED), evaluation["resamples"])
-    recorded = _numbers({part: evaluation.get(part, {}) for part in MEASURED})
-    measured = _numbers({part: again.get(part, {}) for part in MEASURED})
+    recorded, measured = (
+        numbers({part: each.get(part, {}) for part in MEASURED}) for each in (evaluation, again)
+    )
     sets, scope = model.optional_json(PREDICTION_SETS) or {"levels": {}}, model.optional_json(SCOPE) or {}
     fitted: dict[str, Any] = {
         f"prediction_sets.levels.{level}": measure_prediction_sets(scored, part["threshold"])
         for level, part in sets["levels"].items()
     }
     if rule is not None:
-        test = list(data.corpus.splits["test"]["text"])
-        fitted["scope"], _ = measure_scope(rule, test, outside_papers(data.corpus))
+        test = list(corpus.splits["test"]["text"])
+        fitted["scope"], _ = measure_scope(rule, test, outside_papers(corpus))
         # How many are scored is no property of the model.
         del fitted["scope"]["in_scope_papers"]
-    fitted = _numbers(fitted)
+    measured |= (rules := numbers(fitted))
     # Thresholds come from other papers, and older records lack some figures.
-    kept = _numbers({"prediction_sets": sets, "scope": scope})
-    recorded |= {path: value for path, value in kept.items() if path in fitted}
-    measured |= fitted
-    return [
-        FieldCheck(
-            path, value, measured.get(path), path in measured and abs(measured[path] - value) <= tolerance
-        )
-        for path, value in recorded.items()
-    ]
+    kept = numbers({"prediction_sets": sets, "scope": scope})
+    recorded |= {path: value for path, value in kept.items() if path in rules}
+    return compare_numbers(recorded, measured, tolerance)
 
 
 def _check_predictions(model: ModelDirectory, scored: ScoredPapers) -> CheckResult:
@@ -293,14 +261,11 @@ def verify_release(
 ) -> VerifyReport:
     """Downloads a release, rebuilds its test split from the data version it names, and scores it again.
 
-    Args:
-        target: `user/name@v1.2.0`, or a model directory.
-        csv: the data file; None for the path that the recipe names.
-        tolerance: largest absolute difference that counts as reproduced.
+    `target` is `user/name@v1.2.0` or a model directory, `csv` the data file where the recipe names another
+    path, `tolerance` the largest absolute difference that counts as reproduced.
 
     Raises:
-        UserError: when release or data cannot be had, the data is another version, or the release
-            could run code.
+        UserError: release or data cannot be had, the data is another version, or the release could run code.
     """
     repo_id, version, folder = None, None, Path(target)
     if not folder.is_dir():
@@ -318,17 +283,17 @@ def verify_release(
         # A malformed record is reported before anything is scored.
         model.optional_json(path)
     card, card_not_checked = check_card(model, repo_id, version)
-    data = rebuild_data(model, csv)
-    scored = score_test_split(folder, data)
-    results = [*(check(model) for check in CHECKS), check_corpus(model, data)]
+    corpus = rebuild_corpus(model, csv)
+    scored = score_test_split(folder, corpus)
+    results = [*(check(model) for check in CHECKS), check_corpus(model, corpus)]
     if results[-1].passed:
         results.append(_check_predictions(model, scored))
-    answers = score_with_engines(model, data)
+    answers = score_with_engines(model, corpus)
     results += [replace(answer, check=f"answers of {answer.check}") for answer in answers]
     return VerifyReport(
         target=target,
         papers=len(scored),
-        checks=_compare_numbers(model, data, scored, tolerance),
+        checks=_compare_numbers(model, corpus, scored, tolerance),
         passed=sum(result.passed and result.checked for result in results),
         identity=[str(result) for result in results if result.checked and not result.passed],
         card=card,

@@ -101,7 +101,7 @@ class TestDatasetPush:
         sizes = {"train": 15_176, "validation": 3_294, "test": 3_324}
         config = ConfigFiles("top5", ["cs.AI", "cs.CL"], sizes, [], {})
         data = DataVersion("data/raw/arxiv.csv", "0" * 32, "1" * 64, 152_544_933, 136_238)
-        card = render_dataset_card("user/arxiv-papers", "v1.0.0", [config], data, 42)
+        card = render_dataset_card("user/arxiv-papers", "v1.0.0", [config], data)
         assert "ynthetic" not in card
         assert "Titles and abstracts of 21,794 arXiv papers" in card
         assert "`arxiv.csv`, 136,238 rows of arXiv metadata" in card

@@ -34,7 +34,7 @@ from arxiv_cls.record.model_directory import read_model_directory
 from arxiv_cls.release.card import render_model_card
 from arxiv_cls.release.gate_checks import check_checksums, check_onnx
 from arxiv_cls.release.push_model import run_gate
-from arxiv_cls.release.rescoring import rebuild_data, score_with_engines
+from arxiv_cls.release.rescoring import rebuild_corpus, score_with_engines
 from arxiv_cls.release.verify import verify_release
 from arxiv_cls.scoring.scored_papers import read_predictions
 
@@ -227,5 +227,5 @@ class TestUnchanged:
         predictions = read_predictions(folder / "eval/predictions.parquet")
         other = replace(predictions, probabilities=predictions.probabilities[::-1])
         model = read_model_directory(folder)
-        (result,) = score_with_engines(model, rebuild_data(model), other)
+        (result,) = score_with_engines(model, rebuild_corpus(model), other)
         assert result.problem.startswith("scores differ from the recorded ones by up to ")
