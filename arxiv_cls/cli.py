@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-import arxiv_cls.cloud.cloud_run
+import arxiv_cls.cloud.commands
 import arxiv_cls.corpus.commands
 import arxiv_cls.release.commands
 import arxiv_cls.scoring.commands
@@ -70,7 +70,7 @@ for commands in (
     arxiv_cls.release.commands,
     arxiv_cls.serving.commands,
     arxiv_cls.space.commands,
-    arxiv_cls.cloud.cloud_run,
+    arxiv_cls.cloud.commands,
 ):
     app.add_typer(commands.app)
 

@@ -183,7 +183,7 @@ class TestCompose:
 
     def test_endpoint_has_the_size_of_the_deployment(self):
         """2 CPUs and 2 GiB, as on Cloud Run; one thread of the engine for each CPU."""
-        from arxiv_cls.cloud.cloud_run import CPUS, MEMORY
+        from arxiv_cls.cloud.commands import CPUS, MEMORY
 
         endpoint = self.COMPOSE["services"]["endpoint"]
         assert endpoint["cpus"] == endpoint["environment"]["ARXIV_CLS_THREADS"] == int(CPUS)

@@ -19,19 +19,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, Und
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
+from arxiv_cls.record import manifest
 from arxiv_cls.record.files import write_atomically
-from arxiv_cls.record.manifest import (
-    CARD,
-    HANDLER,
-    MAP_PLOT,
-    ONNX_INT8,
-    PREDICTION_SETS,
-    SCOPE,
-    SCOPE_PLOT,
-    TERMS,
-    TRANSFORMER,
-    describe,
-)
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS, ensure_examples
 from arxiv_cls.scoring.metrics import METRICS
@@ -137,7 +126,7 @@ def eval_results(model: ModelDirectory) -> list[EvalResult]:
 def _front_matter(
     model: ModelDirectory, release: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], model_name: str
 ) -> ModelCardData:
-    transformer = model.kind == TRANSFORMER
+    transformer = model.kind == manifest.TRANSFORMER
     own_tags = ["arxiv", "scientific-papers"] + ([] if transformer else ["tfidf", "skops"])
     return ModelCardData(
         language=release.get("language", "en"),
@@ -226,7 +215,7 @@ def _exports(model: ModelDirectory) -> list[dict[str, Any]]:
     found = [
         measured
         | record
-        | {"path": path, "what": describe(path), "bytes": (model.model_dir / path).stat().st_size}
+        | {"path": path, "what": manifest.describe(path), "bytes": (model.model_dir / path).stat().st_size}
         for path, record in model.exports.items()
         if (model.model_dir / path).is_file()
     ]
@@ -238,7 +227,7 @@ def _exports(model: ModelDirectory) -> list[dict[str, Any]]:
 
 def _terms(model: ModelDirectory) -> dict[str, str]:
     """The first terms of each category in `eval/terms.json`; empty when it is missing or of other weights."""
-    record = model.optional_json(TERMS)
+    record = model.optional_json(manifest.TERMS)
     if record is None or record.get("weights_sha256") != model.weights_sha256():
         return {}
     return {
@@ -272,17 +261,17 @@ def render_model_card(
     author, title = repo_id.split("/") if repo_id else ("arxiv_cls", recipe_name)
     url = f"https://huggingface.co/{repo_id}" if repo_id else None
     calibrated = run.get("calibration") or {}
-    scope, slices, exports = model.optional_json(SCOPE), _slices(evaluation), _exports(model)
+    scope, slices, exports = model.optional_json(manifest.SCOPE), _slices(evaluation), _exports(model)
     max_length = (model.optional_json("tokenizer_config.json") or {}).get("model_max_length")
     # Numbers without which there is no card: their names are those of the records.
     checked = {name: evaluation[name] for name in ("papers", "metrics", "intervals", "calibration")} | {
         "temperature": calibrated if calibrated.get("temperature") is not None else {},
-        "prediction_sets": (model.optional_json(PREDICTION_SETS) or {}).get("levels", {}),
+        "prediction_sets": (model.optional_json(manifest.PREDICTION_SETS) or {}).get("levels", {}),
         "slices": slices,
         "scope": {name: part for name, part in (scope or {}).items() if isinstance(part, float)},
         "run.duration_seconds": run["duration_seconds"],
         "run.data.rows": data["rows"],
-        "tokenizer_config.model_max_length": max_length if model.kind == TRANSFORMER else 0,
+        "tokenizer_config.model_max_length": max_length if model.kind == manifest.TRANSFORMER else 0,
     }
     for label in model.labels:
         if label not in evaluation["metrics"]["per_class"]:
@@ -309,14 +298,14 @@ def render_model_card(
             split=evaluation["split"],
             resamples=evaluation["resamples"],
             scope=scope,
-            scope_plot=(folder / SCOPE_PLOT).is_file(),
+            scope_plot=(folder / manifest.SCOPE_PLOT).is_file(),
             worst_archives=_worst_archives(scope or {}),
             slice_findings=_slice_findings(slices),
             smallest_slice=ENOUGH_PAPERS,
             exports=exports,
-            engine="int8" if any(export["path"] == ONNX_INT8 for export in exports) else "onnx",
-            handler=(folder / HANDLER).is_file(),
-            map_plot=(folder / MAP_PLOT).is_file(),
+            engine="int8" if any(export["path"] == manifest.ONNX_INT8 for export in exports) else "onnx",
+            handler=(folder / manifest.HANDLER).is_file(),
+            map_plot=(folder / manifest.MAP_PLOT).is_file(),
             terms=_terms(model),
             data=data,
             # A path would tell about the machine.
@@ -338,6 +327,6 @@ def render_model_card(
 
 def write_model_card(model_dir: str | Path, *, repo_id: str | None = None) -> Path:
     """Writes `README.md` into a model directory; arguments and errors as of `render_model_card`."""
-    path = Path(model_dir) / CARD
+    path = Path(model_dir) / manifest.CARD
     write_atomically(path, render_model_card(model_dir, repo_id=repo_id))
     return path

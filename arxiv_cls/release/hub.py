@@ -229,7 +229,10 @@ class RepositoryState:
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository that releases go to: `user/name`, and "model", "dataset" or "space"."""
+    """A repository that releases go to: `user/name`, and "model", "dataset" or "space".
+
+    Its methods raise a `UserError` when the Hub refuses or cannot be reached.
+    """
 
     api: HfApi
     repo_id: str
@@ -247,11 +250,7 @@ class Repository:
         return f"{self.api.endpoint}/{prefix}{self.repo_id}"
 
     def state(self, *, required: bool = False) -> RepositoryState | None:
-        """The repository now; None when there is none, or none that the token may see.
-
-        Raises:
-            UserError: when there is none and it is required, or the Hub cannot be reached or refuses.
-        """
+        """The repository now; None, or an error where it is required, when the token sees none."""
 
         def read() -> RepositoryState | None:
             try:
@@ -269,11 +268,7 @@ class Repository:
         return hub_call(f"reading {self.repo_id}", read)
 
     def files(self, revision: str) -> dict[str, str]:
-        """Path to identity of every file at a revision: a large file's sha256, git's blob id of another.
-
-        Raises:
-            UserError: when the revision does not exist or the Hub cannot be reached.
-        """
+        """Path to identity of every file at a revision: a large file's sha256, git's blob id of another."""
         entries = hub_call(
             f"reading {self.repo_id}@{revision}",
             lambda: list(self.api.list_repo_tree(**self.address, recursive=True, revision=revision)),
@@ -292,11 +287,7 @@ class Repository:
         )
 
     def create(self, *, private: bool) -> RepositoryState:
-        """Creates it, and returns its state.
-
-        Raises:
-            UserError: when the Hub refuses or cannot be reached, or somebody else was faster.
-        """
+        """Creates it, and returns its state; an error where somebody else was faster."""
         options = {"private": private, "space_sdk": "gradio" if self.repo_type == "space" else None}
         hub_call(
             f"creating {self.repo_id}",

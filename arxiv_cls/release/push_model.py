@@ -84,13 +84,6 @@ class GateReport:
         raise UserError(f"the gate refuses this release:\n{lines}", hint="\n  ".join(hints))
 
 
-def check_names_known(overrides: Sequence[str]) -> None:
-    """Raises a `UserError` that names the checks there are, where one of the names is no check."""
-    if unknown := sorted(set(overrides) - set(CHECK_NAMES)):
-        message = f"there is no check {', '.join(unknown)} to override"
-        raise UserError(message, hint=f"checks: {', '.join(CHECK_NAMES)}")
-
-
 def run_gate(
     model: str | Path | ModelDirectory,
     *,
@@ -102,9 +95,8 @@ def run_gate(
     """Runs every check, also against the files `current` of the release on the Hub, where there is one.
 
     Raises:
-        UserError: an unknown check is overridden, or the directory is no finished model.
+        UserError: the directory is no finished model.
     """
-    check_names_known(overrides)
     model = model if isinstance(model, ModelDirectory) else read_model_directory(model)
     results = [check(model) for check in LOCAL_CHECKS.values()]
     failed = {result.check for result in results if not result.passed}
@@ -156,10 +148,12 @@ def push_model(
     it is not at the recipe's path.
 
     Raises:
-        UserError: the gate refuses, the version exists with other content, the token is missing or refused,
-            or the Hub cannot be reached (before any work, with exit code 3).
+        UserError: no such check to override, the gate refuses, the version exists with other content, the
+            token is missing or refused, or the Hub cannot be reached (before any work, with exit code 3).
     """
-    check_names_known(overrides)
+    if unknown := sorted(set(overrides) - set(CHECK_NAMES)):
+        message = f"there is no check {', '.join(unknown)} to override"
+        raise UserError(message, hint=f"checks: {', '.join(CHECK_NAMES)}")
     model = read_model_directory(model_dir)
     folder = model.model_dir
     repository, state = begin_release(repo_id, version)

@@ -18,20 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import METRICS, RUN_RECORD
 from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.release.hub import (
-    ATTEMPTS,
-    RELEASE_TITLE,
-    RERUN,
-    ROLLBACK_TITLE,
-    Content,
-    Repository,
-    RepositoryState,
-    check_repo_id,
-    connect,
-    download_release,
-    hub_call,
-    parse_version,
-)
+from arxiv_cls.release import hub
+from arxiv_cls.release.hub import Content, Repository, RepositoryState, hub_call
 
 logger = logging.getLogger(__name__)
 
@@ -87,15 +75,18 @@ def begin_release(
         UserError: a name is malformed, the token is missing or refused, a required repository is not there,
             or the Hub cannot be reached.
     """
-    check_repo_id(repo_id)
+    hub.check_repo_id(repo_id)
     if version is not None:
-        parse_version(version)
-    repository = Repository(connect(write=True), repo_id, repo_type)
+        hub.parse_version(version)
+    repository = Repository(hub.connect(write=True), repo_id, repo_type)
     return repository, repository.state(required=required)
 
 
 def plan_release(
-    repository: Repository, state: RepositoryState | None, version: str | None, files: Mapping[str, Content]
+    repository: Repository,
+    state: RepositoryState | None,
+    version: str | None,
+    files: Mapping[str, Content],
 ) -> Plan:
     """Decides the version, and whether these files are on the Hub already.
 
@@ -118,9 +109,9 @@ def plan_release(
     # Not only the head: others may have changed main since the request was merged or the tag failed. What
     # lies below a tag or a roll-back was superseded, and is no longer to be finished.
     for oid, title in state.history:
-        if oid in state.versions.values() or ROLLBACK_TITLE.fullmatch(title):
+        if oid in state.versions.values() or hub.ROLLBACK_TITLE.fullmatch(title):
             break
-        release = RELEASE_TITLE.fullmatch(title)
+        release = hub.RELEASE_TITLE.fullmatch(title)
         if release and release[1] == plan.version and repository.holds(oid, files):
             return replace(plan, commit=oid)
     return plan
@@ -189,7 +180,7 @@ def _commit(
             return committed
         return info.pr_url if create_pr else info.oid
 
-    again = RERUN
+    again = hub.RERUN
     if plan.state is None:
         kind = "" if repository.repo_type == "model" else f" --type {repository.repo_type}"
         again += (
@@ -199,7 +190,7 @@ def _commit(
         # The predictions belong to the evaluation that the model carries.
         warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
         # A second commit on the same parent is refused; a second pull request would be opened.
-        attempts = 1 if create_pr else ATTEMPTS
+        attempts = 1 if create_pr else hub.ATTEMPTS
         return hub_call(f"committing to {repo_id}", commit, unless_done=again, attempts=attempts)
 
 
@@ -237,7 +228,7 @@ def _tag(repository: Repository, version: str, commit: str) -> None:
             if state is None or state.versions.get(version) != commit:
                 raise
 
-    hub_call(f"tagging {version}", tag, unless_done=RERUN)
+    hub_call(f"tagging {version}", tag, unless_done=hub.RERUN)
 
 
 def list_releases(repo_id: str) -> str:
@@ -246,14 +237,14 @@ def list_releases(repo_id: str) -> str:
     Raises:
         UserError: when there is no such repository or the Hub cannot be reached.
     """
-    check_repo_id(repo_id)
-    api = connect(write=False)
+    hub.check_repo_id(repo_id)
+    api = hub.connect(write=False)
     state = Repository(api, repo_id).state(required=True)
     if state is None or not state.versions:
         return f"{repo_id} has no releases"
     rows = [["", "version", "kind", "accuracy", "macro_f1", "calibration", "papers", "data", "weights"]]
     for version, commit in reversed(state.versions.items()):
-        folder = download_release(api, repo_id, commit, only=[METRICS, RUN_RECORD])
+        folder = hub.download_release(api, repo_id, commit, only=[METRICS, RUN_RECORD])
         evaluation, run = read_model_file(folder, METRICS) or {}, read_model_file(folder, RUN_RECORD) or {}
         metrics = evaluation.get("metrics", {})
         numbers = [metrics.get(name) for name in ("accuracy", "macro_f1", "expected_calibration_error")]
@@ -297,4 +288,4 @@ def rollback(repo_id: str, version: str) -> str:
             repo_id, operations, commit_message=f"Roll back to {version}", parent_commit=state.head
         ).oid
 
-    return hub_call(f"rolling {repo_id} back to {version}", commit, unless_done=RERUN, attempts=1)
+    return hub_call(f"rolling {repo_id} back to {version}", commit, unless_done=hub.RERUN, attempts=1)

@@ -125,15 +125,15 @@ def score_with_engines(
             scores[engine] = found[:, [labels.index(name) for name in predictions.label_names]]
             entry = model.exports.get(ONNX_FILES["int8"], {}) if engine == "int8" else None
             reference = recorded if entry is None else scores.get("onnx", recorded)
-            problem = _difference(scores[engine], reference, entry)
+            problem = score_difference(scores[engine], reference, entry)
             if ids is not None and ids != (tokens := tokens or ids):
                 problem = "reads other tokens than pipeline(): tokenizer.json is not what the settings say"
         results.append(verdict(engine, problem))
     return results
 
 
-def _difference(found: np.ndarray, recorded: np.ndarray, int8: Mapping[str, Any] | None) -> str:
-    """Why scores are not those on record; empty where they are. int8 has the limits of its own record."""
+def score_difference(found: np.ndarray, recorded: np.ndarray, int8: Mapping[str, Any] | None = None) -> str:
+    """Why (papers, labels) scores are not those on record; empty where they are. int8 has its own limits."""
     difference = float(np.abs(found - recorded).max())
     tolerance = SCORE_TOLERANCE if int8 is None else float(int8.get("tolerance", 0))
     equal = int((found.argmax(axis=1) == recorded.argmax(axis=1)).sum())

@@ -9,46 +9,27 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import load_scope
+from arxiv_cls.record import manifest
 from arxiv_cls.record.directory import check_directory
-from arxiv_cls.record.manifest import (
-    CARD,
-    EXAMPLES,
-    GATE_RECORD,
-    ONNX_PARITY,
-    PREDICTION_SETS,
-    PREDICTIONS,
-    SCOPE,
-    TERMS,
-)
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
+from arxiv_cls.release import gate_checks
 from arxiv_cls.release.card import eval_results, leaves, render_model_card, template_digest
-from arxiv_cls.release.gate_checks import (
-    CheckResult,
-    NumberCheck,
-    check_checksums,
-    check_commit,
-    check_data_evaluated,
-    check_exports,
-    check_recipe,
-    check_weights_evaluated,
-    compare_numbers,
-    numbers,
-)
+from arxiv_cls.release.gate_checks import CheckResult, NumberCheck, compare_numbers, numbers
 from arxiv_cls.release.hub import check_repo_id, connect, download_release, parse_version
 from arxiv_cls.release.rescoring import (
-    SCORE_TOLERANCE,
     check_corpus,
     rebuild_corpus,
+    score_difference,
     score_test_split,
     score_with_engines,
 )
@@ -63,13 +44,10 @@ if TYPE_CHECKING:
 
 CITED_AS = re.compile(r"url +=[ ]\{https://huggingface\.co/([^/}]+/[^/}]+)(?:/tree/(v[^}]+))?\}")
 MEASURED = ("papers", "metrics", "intervals", "calibration", "slices")
+# A release holds the endpoint's files of its own version.
 CHECKS = (
-    check_checksums,
-    check_weights_evaluated,
-    check_data_evaluated,
-    check_exports,
-    check_commit,
-    check_recipe,
+    *(gate_checks.LOCAL_CHECKS[name] for name in ("checksums", "weights", "data", "commit", "recipe")),
+    partial(gate_checks.check_onnx, handler=False),
 )
 DEFAULT_TOLERANCE = 5e-4
 DIFFERENCES_SHOWN = 10
@@ -86,9 +64,9 @@ def check_card(
     Raises:
         UserError: when there is no card, or the records lack what it must show.
     """
-    path = model.model_dir / CARD
+    path = model.model_dir / manifest.CARD
     if not path.is_file():
-        raise UserError(f"{model.model_dir} has no {CARD}", hint="`arxiv-cls card MODEL` writes it")
+        raise UserError(f"{model.model_dir} has no {manifest.CARD}", hint="`arxiv-cls card MODEL` writes it")
     text = path.read_text(encoding="utf-8")
     try:
         card = ModelCard(text)
@@ -96,13 +74,13 @@ def check_card(
         return [f"the front matter cannot be read: {' '.join(str(error).split())[:200]}"], []
     differences = _differences(_index(card.data.eval_results or []), _index(eval_results(model)))
     if f"<!-- Written by arxiv_cls (template {template_digest()})" not in card.text:
-        left = f"the text of {CARD}: another version's template wrote it; its results index was compared"
-        return differences, [left]
+        left = "another version's template wrote it; its results index was compared"
+        return differences, [f"the text of {manifest.CARD}: {left}"]
     if repo_id is None and (cited := CITED_AS.search(text)):
         # A local directory that was pushed holds the released card.
         repo_id, version = cited[1], cited[2]
-    examples = (model.optional_json(EXAMPLES) or {}).get("examples", [])
-    gate = (model.optional_json(GATE_RECORD) if version else None) or {"overridden": []}
+    examples = (model.optional_json(manifest.EXAMPLES) or {}).get("examples", [])
+    gate = (model.optional_json(manifest.GATE_RECORD) if version else None) or {"overridden": []}
     overrides = [
         str(CheckResult(entry["check"], False, entry["found"], entry["wanted"], entry["reason"]))
         for entry in gate["overridden"]
@@ -215,7 +193,10 @@ def _compare_numbers(
     recorded, measured = (
         numbers({part: each.get(part, {}) for part in MEASURED}) for each in (evaluation, again)
     )
-    sets, scope = model.optional_json(PREDICTION_SETS) or {"levels": {}}, model.optional_json(SCOPE) or {}
+    sets, scope = (
+        model.optional_json(manifest.PREDICTION_SETS) or {"levels": {}},
+        model.optional_json(manifest.SCOPE) or {},
+    )
     fitted: dict[str, Any] = {
         f"prediction_sets.levels.{level}": measure_prediction_sets(scored, part["threshold"])
         for level, part in sets["levels"].items()
@@ -234,25 +215,23 @@ def _compare_numbers(
 
 def _check_predictions(model: ModelDirectory, scored: ScoredPapers) -> CheckResult:
     """The recorded scores of the test papers are those of the weights."""
-    recorded = read_predictions(model.model_dir / PREDICTIONS)
+    recorded = read_predictions(model.model_dir / manifest.PREDICTIONS)
     row_of = {name: row for row, name in enumerate(recorded.arxiv_ids)}
     columns = [recorded.label_names.index(label) for label in scored.label_names]
     before = recorded.probabilities[[row_of[name] for name in scored.arxiv_ids]][:, columns]
-    difference = float(np.abs(before - scored.probabilities).max())
-    passed, wanted = difference <= SCORE_TOLERANCE, f"at most {SCORE_TOLERANCE:g}"
-    reason = f"the scores of {PREDICTIONS} are {'' if passed else 'not '}those of the weights"
-    return CheckResult("predictions", passed, f"{difference:.2g}", wanted, reason)
+    found = score_difference(scored.probabilities, before) or "as recorded"
+    return CheckResult("predictions", found == "as recorded", found, "the recorded scores", found)
 
 
 def _not_measured(model: ModelDirectory) -> list[str]:
     """What a second scoring of the test split cannot tell."""
     phrases = ["how long the training took, its speed and its memory (run.json)"]
-    if (model.model_dir / PREDICTION_SETS).is_file() or (model.model_dir / SCOPE).is_file():
+    if (model.model_dir / manifest.PREDICTION_SETS).is_file() or (model.model_dir / manifest.SCOPE).is_file():
         phrases.append(
             "which thresholds the papers outside the test split gave; they were applied as recorded"
         )
-    if (model.model_dir / ONNX_PARITY).is_file():
-        phrases.append(f"the agreement of the ONNX files on all the papers that {ONNX_PARITY} names")
+    if (model.model_dir / manifest.ONNX_PARITY).is_file():
+        phrases.append(f"the agreement of the ONNX files on all the papers that {manifest.ONNX_PARITY} names")
     return phrases
 
 
@@ -279,7 +258,7 @@ def verify_release(
     check_directory(folder)
     model = read_model_directory(folder)
     model.require_evaluation()
-    for path in (ONNX_PARITY, PREDICTION_SETS, SCOPE, TERMS):
+    for path in (manifest.ONNX_PARITY, manifest.PREDICTION_SETS, manifest.SCOPE, manifest.TERMS):
         # A malformed record is reported before anything is scored.
         model.optional_json(path)
     card, card_not_checked = check_card(model, repo_id, version)

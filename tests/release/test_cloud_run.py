@@ -10,7 +10,7 @@ import pytest
 from local_servers import LocalCloudRun
 
 from arxiv_cls.cli import main
-from arxiv_cls.cloud.cloud_run import ENDPOINT_VARIABLE
+from arxiv_cls.cloud.commands import ENDPOINT_VARIABLE
 from arxiv_cls.errors import UserError
 
 IMAGE = "us-central1-docker.pkg.dev/papers/arxiv-cls/serve:1"
