@@ -161,9 +161,7 @@ def secrets_result(found: Sequence[object]) -> CheckResult:
 def check_weights_evaluated(model: ModelDirectory) -> CheckResult:
     """Run record, evaluation and the rules stored with it all belong to the weights on disk."""
     on_disk, evaluation = model.weights_sha256(), model.evaluation or {}
-    reason = (
-        f"{manifest.RUN_RECORD} describes the training of other weights: train again, or restore the file"
-    )
+    reason = f"{manifest.RUN_RECORD} is of the training of other weights: train again, or restore the file"
     made = [(model.run.get("weights_sha256"), reason)]
     for path, key, command in MADE_FOR_WEIGHTS:
         if record := model.optional_json(path):
