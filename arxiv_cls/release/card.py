@@ -22,6 +22,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.record import manifest
 from arxiv_cls.record.files import write_atomically
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
+from arxiv_cls.release.hub import check_repo_id
 from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS, ensure_examples
 from arxiv_cls.scoring.metrics import METRICS
 
@@ -327,6 +328,8 @@ def render_model_card(
 
 def write_model_card(model_dir: str | Path, *, repo_id: str | None = None) -> Path:
     """Writes `README.md` into a model directory; arguments and errors as of `render_model_card`."""
+    if repo_id is not None:
+        check_repo_id(repo_id)
     path = Path(model_dir) / manifest.CARD
     write_atomically(path, render_model_card(model_dir, repo_id=repo_id))
     return path

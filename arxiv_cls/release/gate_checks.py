@@ -139,8 +139,9 @@ def check_pickles(model: ModelDirectory) -> CheckResult:
     """No Python pickle under any name: loading one runs its author's code. What cannot be read may be one."""
     files = {path: model.model_dir / path for path in manifest.files_in(model.model_dir)}
     damaged = [f"{path} ({why})" for path, file in files.items() if (why := unreadable(file)) is not None]
+    found = [path for path, file in files.items() if is_pickle(file)]
     kinds = {
-        "a pickle runs code when it is loaded": [path for path, file in files.items() if is_pickle(file)],
+        "a pickle runs code when it is loaded, and an archive may hold one": found,
         "cannot be read, so it could be one": damaged,
     }
     return _faults("pickles", kinds, "no pickles")

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tqdm import tqdm
 
+from arxiv_cls.errors import UserError
 from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 from arxiv_cls.record.manifest import CARD
 from arxiv_cls.release.card import is_synthetic, template
 from arxiv_cls.release.hub import Content
 from arxiv_cls.release.releases import ReleaseResult, begin_release, plan_release, publish
+from arxiv_cls.scoring.scored_papers import DEFAULT_CSV
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus import Corpus
@@ -120,6 +122,9 @@ def push_dataset(
     repository, state = begin_release(repo_id, version, "dataset")
     from arxiv_cls.corpus import build_corpus
 
+    if not Path(csv or DEFAULT_CSV).is_file():
+        hint = "`make data` gets it, or name another with --csv FILE (with make CSV=FILE)"
+        raise UserError(f"{csv or DEFAULT_CSV}: no such file", hint)
     names = sorted(dict.fromkeys(configs), key=lambda name: name != DEFAULT_LABEL_SET)
     with tempfile.TemporaryDirectory(prefix="arxiv-papers-") as folder:
         written = []

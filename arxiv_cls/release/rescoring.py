@@ -18,7 +18,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.export.handler_file import handler_source
 from arxiv_cls.models.prediction import ONNX_FILES
 from arxiv_cls.recipe import portable_path
-from arxiv_cls.record.manifest import HANDLER, PREDICTIONS, TFIDF
+from arxiv_cls.record.manifest import HANDLER, PREDICTIONS, TFIDF, model_kind
 from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
 from arxiv_cls.record.run_record import data_record
 from arxiv_cls.release.gate_checks import CheckResult, listed
@@ -79,6 +79,9 @@ def score_test_split(model_dir: Path, corpus: Corpus) -> ScoredPapers:
     """
     from arxiv_cls.models.predictor import load_predictor
 
+    if model_kind(model_dir) != TFIDF and importlib.util.find_spec("torch") is None:
+        message = "scoring a transformer again needs torch, which is not installed"
+        raise UserError(message, 'pip install "arxiv_cls[train]"')
     return score_papers(load_predictor(model_dir), corpus.splits["test"], corpus.labels, progress=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,12 @@ def json_with(path: str, **changes: Any) -> Callable[[Path], object]:
     return lambda folder: change_json(folder / path, **changes)
 
 
+def pack(path: Path, mode: str) -> None:
+    """A tar archive under another name."""
+    with tarfile.open(path, mode) as archive:
+        archive.add(path.parent / "config.json", "config.json")
+
+
 def retrain(folder: Path) -> None:
     """Other weights than any record describes."""
     (folder / "model.safetensors").write_bytes(b"retrained")
@@ -67,8 +74,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "missing file": (lambda folder: (folder / "training_curve.png").unlink(), ["files"], "training_curve"),
     "pickle under the weights' name": (
         lambda folder: (folder / "model.safetensors").write_bytes(pickle.dumps([1.0])),
-        ["pickles", "weights"], "a pickle runs code when it is loaded: model.safetensors",
+        ["pickles", "weights"], "and an archive may hold one: model.safetensors",
     ),
+    "tar": (lambda folder: pack(folder / "vocab.txt", "w"), ["pickles"], "may hold one: vocab.txt"),
+    "packed tar": (lambda folder: pack(folder / "vocab.txt", "w:gz"), ["pickles"], "may hold one: vocab.txt"),
     "link to nowhere": (
         lambda folder: (folder / "eval/terms.json").symlink_to(folder / "none"), ["checksums", "pickles"],
         "eval/terms.json (No such file",

@@ -170,19 +170,6 @@ class TestRefusals:
             push_space(SPACE, model)
         assert ("spaces", SPACE) not in hub.repositories
 
-    def test_failed_commit_and_lost_answers(self, hub: LocalHub) -> None:
-        """Nothing is left of a failure; a commit and a tag whose answers were lost are one of each."""
-        release_model(hub, EXPORTED)
-        hub.fail("commit", 500, times=4)
-        with pytest.raises(UserError, match="answered 500"):
-            push_space(SPACE, MODEL)
-        repository = hub.repository(SPACE, "spaces")
-        assert not repository.tags
-        hub.fail("commit", None, after=True)
-        hub.fail("tag", None, after=True)
-        assert push_space(SPACE, MODEL).state == "released"
-        assert (len(repository.history("main")), list(repository.tags)) == (2, ["v0.1.0"])
-
     def test_not_a_checkout(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """An installed package has no app to push; the message says where to run it."""
         monkeypatch.setattr(space_files.arxiv_cls, "__file__", str(tmp_path / "arxiv_cls" / "__init__.py"))
