@@ -30,16 +30,12 @@ TEMPLATES = Path(__file__).parent / "templates"
 MODEL_CARD = "model_card.md.j2"
 TASK = "text-classification"
 DATASET_NAME = "arXiv papers"
-# Name in the results index, our metric, the Hub's metric id.
-INDEX_METRICS = (
-    ("Accuracy", "accuracy", "accuracy"),
-    ("Macro F1", "macro_f1", "f1"),
-    ("Weighted F1", "weighted_f1", "f1"),
-    ("Top-2 accuracy", "top_2_accuracy", "accuracy"),
-    ("Log-loss", "log_loss", "log_loss"),
-    ("Brier score", "brier_score", "brier_score"),
-    ("Expected calibration error", "expected_calibration_error", "expected_calibration_error"),
-)
+# What goes into the results index: our metric to the Hub's metric id.
+INDEX_METRICS = {
+    "accuracy": "accuracy", "macro_f1": "f1", "weighted_f1": "f1", "top_2_accuracy": "accuracy",
+    "log_loss": "log_loss", "brier_score": "brier_score",
+    "expected_calibration_error": "expected_calibration_error",
+}  # fmt: skip
 WIDGET_LABELS = 3
 TERMS_SHOWN = 8
 ARCHIVES_SHOWN = 4
@@ -107,7 +103,8 @@ def eval_results(model: ModelDirectory) -> list[EvalResult]:
         UserError: when the model was not evaluated, or a metric has no value.
     """
     evaluation, data = model.require_evaluation(), model.run["data"]
-    _check_complete("metrics", {metric: evaluation["metrics"][metric] for _, metric, _ in INDEX_METRICS})
+    metrics = {metric: evaluation["metrics"][metric] for metric in INDEX_METRICS}
+    _check_complete("metrics", metrics)
     return [
         EvalResult(
             task_type=TASK,
@@ -116,11 +113,11 @@ def eval_results(model: ModelDirectory) -> list[EvalResult]:
             dataset_config=data["config"],
             dataset_split=evaluation["split"],
             dataset_args={"md5": data["md5"], "split_by": data["split"], "seed": data["seed"]},
-            metric_type=hub_metric,
-            metric_name=name,
-            metric_value=round(evaluation["metrics"][metric], 6),
+            metric_type=INDEX_METRICS[metric],
+            metric_name=METRICS[metric].title,
+            metric_value=round(value, 6),
         )
-        for name, metric, hub_metric in INDEX_METRICS
+        for metric, value in metrics.items()
     ]
 
 

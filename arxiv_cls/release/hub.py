@@ -16,16 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_token, snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    OIDCError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, constants, errors, get_token, snapshot_download
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
@@ -44,7 +35,8 @@ ROLLBACK_TITLE = re.compile(r"Roll back to (v\d+\.\d+\.\d+)(?: \(#\d+\))?")
 # What the Hub itself puts into a repository; a release neither writes nor removes it.
 HUB_OWN_FILE = ".gitattributes"
 UNREACHABLE = 3
-NETWORK_ERRORS = (httpx2.TransportError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError)
+DROPPED = (httpx2.TransportError, ConnectionError)
+NETWORK_ERRORS = (*DROPPED, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)
 STATUS_MESSAGES = {
     401: ("the token is not valid", "set HF_TOKEN to a new one of the Hub's settings, or `hf auth login`"),
     403: ("the token may not do this", "use a token that has write access to the repository"),
@@ -81,7 +73,7 @@ def check_repo_id(repo_id: str) -> str:
     try:
         validate_repo_id(repo_id)
         _, _ = repo_id.split("/")
-    except (HFValidationError, ValueError):
+    except ValueError:
         raise UserError(f"{repo_id!r} is not a repository id", hint="it looks like user/name") from None
     return repo_id
 
@@ -114,11 +106,11 @@ def _explained(error: Exception, doing: str, next_step: str, wait: float) -> tup
 
     The wait before another attempt is `wait` or what the Hub asks for, in seconds; None where none helps.
     """
-    answered = _cause(error, HfHubHTTPError)
-    if isinstance(answered, RevisionNotFoundError):
+    answered = _cause(error, errors.HfHubHTTPError)
+    if isinstance(answered, errors.RevisionNotFoundError):
         hint = "run `arxiv-cls releases REPO` to see the versions there are"
         return UserError(f"the Hub knows no such version while {doing}", hint), None
-    if isinstance(answered, RepositoryNotFoundError):
+    if isinstance(answered, errors.RepositoryNotFoundError):
         return UserError(f"the Hub knows no such repository while {doing}", CHECK_NAME), None
     if answered:
         status, asked = answered.response.status_code, answered.response.headers.get("Retry-After", "")
@@ -137,12 +129,11 @@ def _explained(error: Exception, doing: str, next_step: str, wait: float) -> tup
         return UserError(f"a file arrived incomplete while {doing}", AGAIN, UNREACHABLE), wait
     if _cause(error, NETWORK_ERRORS) is None:
         return error, None
-    offline = _cause(error, OfflineModeIsEnabled) is not None
+    offline = _cause(error, errors.OfflineModeIsEnabled) is not None
     reason = "HF_HUB_OFFLINE is set" if offline else "no connection"
     message = f"cannot reach the Hub at {constants.ENDPOINT} while {doing} ({reason})"
     # Nobody listens, or no such address: that does not pass in seconds.
-    passes = _cause(error, (httpx2.TransportError, ConnectionError))
-    passes = passes is not None and not isinstance(passes, httpx2.ConnectError)
+    passes = not isinstance(_cause(error, DROPPED), httpx2.ConnectError | None)
     return UserError(message, f"check the network; {next_step}", UNREACHABLE), wait if passes else None
 
 
@@ -167,7 +158,7 @@ def connect(*, write: bool) -> HfApi:
         return api
     try:
         token = hub_call("getting a token", get_token, attempts=1)
-    except OIDCError as error:
+    except errors.OIDCError as error:
         raise UserError(
             f"no token from trusted publishing: {error}",
             hint="the job needs `permissions: id-token: write`, and the repository on the Hub must trust it",
@@ -255,7 +246,7 @@ class Repository:
         def read() -> RepositoryState | None:
             try:
                 refs = self.api.list_repo_refs(**self.address)
-            except RepositoryNotFoundError:
+            except errors.RepositoryNotFoundError:
                 if required:
                     raise
                 return None

@@ -105,18 +105,19 @@ def run_gate(
     try:
         corpus = rebuild_corpus(model, csv)
     except UserError as error:
-        problem = f"{error.message}: {error.hint}" if error.hint else error.message
+        problem = f"{error.message}: {error.hint}"
     results.append(check_corpus(model, corpus, problem))
+    unscored = problem
     if "pickles" in failed:
-        problem = "a file that may run code when it is loaded is not loaded"
+        unscored = "a file that may run code when it is loaded is not loaded"
     elif not measured:
-        problem = "there are no recorded predictions of these weights to compare its answers with"
-    results.append(check_answers(model, None if problem else corpus, problem))
+        unscored = "there are no recorded predictions of these weights to compare its answers with"
+    results.append(check_answers(model, None if unscored else corpus, unscored))
     if current is None:
         reason = "no release on the Hub to compare with"
         results += [CheckResult(check, True, "-", "-", reason) for check in COMPARED]
     elif measured:
-        results += compare_with_release(model, current, current_version, csv, corpus)
+        results += compare_with_release(model, current, current_version, corpus, problem)
     else:
         reason = f"cannot be compared with {current_version} before it is evaluated"
         results += [CheckResult(check, False, "-", "-", reason) for check in COMPARED]

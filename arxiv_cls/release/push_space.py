@@ -46,27 +46,19 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
-class HubModel:
-    """The model that a Space is for, as the Hub has it.
-
-    `files` are those that the Space reads and downloads when it is built; `torch` says that it computes with
-    torch; `datasets` are the Hub ids that the model's card names.
-    """
+class _HubModel:
+    """The model that a Space is for, as the Hub has it."""
 
     repo_id: str
     version: str | None
     commit: str
-    files: list[str]
-    torch: bool
-    datasets: list[str]
+    files: list[str]  # that the Space reads and downloads when it is built
+    torch: bool  # whether it computes with torch
+    datasets: list[str]  # that the model's card names
 
 
-def find_model(api: HfApi, model: str, *, torch: bool = False) -> HubModel:
-    """Looks up a model, `user/name` or `user/name@v1.2.0`: that version, or the one that is current.
-
-    Raises:
-        UserError: no such model or version, its files are not those of a model, or the Hub is not reached.
-    """
+def _find_model(api: HfApi, model: str, *, torch: bool = False) -> _HubModel:
+    """A model of the Hub, `user/name` or `user/name@v1.2.0`: that version, or the one that is current."""
     repo_id, _, asked = model.partition("@")
     check_repo_id(repo_id)
     repository = Repository(api, repo_id)
@@ -87,7 +79,7 @@ def find_model(api: HfApi, model: str, *, torch: bool = False) -> HubModel:
     named = (info.card_data.to_dict() if info.card_data else {}).get("datasets") or []
     datasets = [name for name in ([named] if isinstance(named, str) else named) if str(name).count("/") == 1]
     files = [path for path in (*READ_BY_ALL, *wanted) if path in present]
-    return HubModel(repo_id, version, str(info.sha), files, torch, datasets)
+    return _HubModel(repo_id, version, str(info.sha), files, torch, datasets)
 
 
 def project_root() -> Path:
@@ -141,7 +133,7 @@ def build_wheel(root: Path, folder: Path) -> Path:
     return wheels[0]
 
 
-def render_readme(readme: str, repo_id: str, model: HubModel) -> str:
+def _render_readme(readme: str, repo_id: str, model: _HubModel) -> str:
     """The README of one Space, from spaces_app/README.md."""
     card = SpaceCard(readme)
     card.data.models, card.data.datasets = [model.repo_id], model.datasets or None
@@ -150,32 +142,20 @@ def render_readme(readme: str, repo_id: str, model: HubModel) -> str:
     return card.content
 
 
-def _requirements(root: Path, *, torch: bool) -> str:
-    """The requirements of the Space, with torch where it computes with it."""
-    lines = (root / "spaces_app" / REQUIREMENTS).read_text(encoding="utf-8").splitlines()
-    pins = (root / "constraints.txt").read_text(encoding="utf-8").splitlines() if torch else []
-    for name in TORCH_REQUIREMENTS if torch else ():
-        pinned = [pin for pin in pins if pin.startswith(f"{name}==")]
-        if not pinned:
-            raise UserError(f"constraints.txt does not pin {name}", hint="run `make lock`")
-        lines += pinned
-    return "\n".join(lines) + "\n"
-
-
-def space_files(root: Path, folder: Path, repo_id: str, model: HubModel) -> dict[str, Content]:
-    """Every file of the Space, path to content; a model without a release is named by its commit.
-
-    Raises:
-        UserError: when the wheel cannot be built, or constraints.txt does not pin what torch needs.
-    """
+def _space_files(root: Path, folder: Path, repo_id: str, model: _HubModel) -> dict[str, Content]:
+    """Every file of the Space, path to content; a model without a release is named by its commit."""
+    requirements = (root / "spaces_app" / REQUIREMENTS).read_text(encoding="utf-8")
+    if model.torch:
+        pins = (root / "constraints.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+        requirements += "".join(pin for pin in pins if pin.partition("==")[0] in TORCH_REQUIREMENTS)
     wheel = build_wheel(root, folder)
     shown = f"{model.repo_id}@{model.version or model.commit}"
     config = {"model": shown, "engine": "torch" if model.torch else None}
     readme = (root / "spaces_app" / CARD).read_text(encoding="utf-8")
     return {
         APP: root / "spaces_app" / APP,
-        CARD: render_readme(readme, repo_id, model).encode(),
-        REQUIREMENTS: _requirements(root, torch=model.torch).encode(),
+        CARD: _render_readme(readme, repo_id, model).encode(),
+        REQUIREMENTS: requirements.encode(),
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
         wheel.name: wheel,
     }
@@ -192,13 +172,13 @@ def push_space(repo_id: str, model: str, *, torch: bool = False, private: bool =
     """
     root = project_root()
     repository, state = begin_release(repo_id, None, "space")
-    found = find_model(repository.api, model, torch=torch)
+    found = _find_model(repository.api, model, torch=torch)
     if found.torch and not torch:
         logger.warning(
             "%s has no %s: the Space will install torch, which is large and slow to start", model, ONNX_FILE
         )
     with tempfile.TemporaryDirectory(prefix="arxiv_cls-space-") as folder:
-        files = space_files(root, Path(folder), repo_id, found)
+        files = _space_files(root, Path(folder), repo_id, found)
         plan = plan_release(repository, state, None, files)
         # The README of a Space is its configuration: a change of it alone is a new version too.
         readme = repository.files(plan.commit).get(CARD) if plan.commit else None

@@ -165,11 +165,15 @@ def _engines(model: ModelDirectory) -> Iterator[tuple[str, Callable[[Sequence[st
     """Each engine of the release, and what gives its labels, (texts, labels) probabilities, token ids."""
     folder = model.model_dir
 
-    def baseline(texts: Sequence[str]) -> Scores:
-        from arxiv_cls.models.predictor import load_predictor
+    def ours(engine: str | None = None) -> Callable[[Sequence[str]], Scores]:
+        def score(texts: Sequence[str]) -> Scores:
+            from arxiv_cls.models.predictor import load_predictor
 
-        predictor = load_predictor(folder)
-        return predictor.labels, predictor.predict_proba(texts), None
+            predictor = load_predictor(folder, engine=engine)
+            ids = [text.payload for text in predictor.encode(texts)] if engine else None
+            return predictor.labels, predictor.predict_proba(texts), ids
+
+        return score
 
     def pipe(texts: Sequence[str]) -> Scores:
         if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
@@ -180,17 +184,6 @@ def _engines(model: ModelDirectory) -> Iterator[tuple[str, Callable[[Sequence[st
         answers = classify(list(texts), truncation=True, top_k=None)
         return _columns(answers, classify.tokenizer(list(texts), truncation=True)["input_ids"])
 
-    def onnx(engine: str) -> Callable[[Sequence[str]], Scores]:
-        def score(texts: Sequence[str]) -> Scores:
-            from arxiv_cls.models.onnx_engine import TOKENS_PER_BATCH, OnnxEngine
-
-            session = OnnxEngine(folder, ONNX_FILES[engine])
-            ids = [tokens for tokens, _ in session.tokenize(texts)]
-            per_batch = 1 if engine == "int8" else TOKENS_PER_BATCH
-            return session.labels, session.probabilities(ids, per_batch), ids
-
-        return score
-
     def handler(texts: Sequence[str]) -> Scores:
         if (folder / HANDLER).read_bytes() != handler_source().encode():
             raise _NotTriedError("it is not the one that this version writes, and foreign code is not run")
@@ -198,12 +191,12 @@ def _engines(model: ModelDirectory) -> Iterator[tuple[str, Callable[[Sequence[st
         return _columns(answer({"inputs": list(texts), "parameters": {"top_k": None}}))
 
     if model.kind == TFIDF:
-        yield TFIDF, baseline
+        yield TFIDF, ours()
         return
     yield "pipeline()", pipe
     for engine, file in ONNX_FILES.items():
         if (folder / file).is_file():
-            yield engine, onnx(engine)
+            yield engine, ours(engine)
     if (folder / HANDLER).is_file():
         yield HANDLER, handler
 
@@ -260,18 +253,18 @@ def check_answers(model: ModelDirectory, corpus: Corpus | None, problem: str = "
 
 
 def compare_with_release(
-    model: ModelDirectory, release_dir: Path, version: str, csv: str | Path | None, corpus: Corpus | None
+    model: ModelDirectory, release_dir: Path, version: str, corpus: Corpus | None, problem: str = ""
 ) -> list[CheckResult]:
     """Macro-F1 and calibration are not significantly worse than those of the release now on the Hub.
 
     The predictions recorded with both are paired when they are of the same papers; otherwise the release is
     scored again on the candidate's test split, less the papers that it was trained on. Both checks fail where
     the two cannot be compared: the release is none of this project, has other labels, or the data is missing.
-    `corpus` is the candidate's, where it could be built.
+    `corpus` is the candidate's; None where it could not be rebuilt, for the reason in `problem`.
     """
     new = read_predictions(model.model_dir / PREDICTIONS)
     try:
-        old, known = _predictions_of_release(model, new, release_dir, version, csv, corpus)
+        old, known = _predictions_of_release(model, new, release_dir, version, corpus, problem)
         row_of = {arxiv_id: row for row, arxiv_id in enumerate(old.arxiv_ids)}
         common = np.asarray([arxiv_id in row_of for arxiv_id in new.arxiv_ids]) & ~known
         if not common.any():
@@ -302,38 +295,25 @@ def compare_with_release(
 
 
 def _predictions_of_release(
-    model: ModelDirectory,
-    new: Predictions,
-    release_dir: Path,
-    version: str,
-    csv: str | Path | None,
-    corpus: Corpus | None,
+    model: ModelDirectory, new: Predictions, folder: Path, version: str, corpus: Corpus | None, problem: str
 ) -> tuple[Predictions | ScoredPapers, np.ndarray]:
     """The release's predictions, and which of the candidate's test papers, (n,), it was trained on."""
-    from arxiv_cls.corpus import build_corpus
-
     old, said = None, f"{version} is no release of this project that can be read"
     try:
-        labels = read_model_directory(release_dir).labels
-        if (release_dir / PREDICTIONS).is_file():
-            old = read_predictions(release_dir / PREDICTIONS)
+        labels = read_model_directory(folder).labels
+        if (folder / PREDICTIONS).is_file():
+            old = read_predictions(folder / PREDICTIONS)
         if set(labels) == set(model.labels):
             if old is not None and set(old.arxiv_ids) == set(new.arxiv_ids):
-                return old, np.zeros(len(new.labels), dtype=bool)
+                return old, np.zeros(len(new), dtype=bool)
             shared = 0 if old is None else len(set(old.arxiv_ids) & set(new.arxiv_ids))
-            said = f"{version} was tested on other papers ({shared:,} of the {len(new.labels):,} here)"
-            path = Path(csv or (model.recipe.get("data") or {}).get("csv", ""))
-            if not path.is_file():
-                raise UserError(
-                    f"{path}, to score it again with, is not there: name the file with --csv FILE "
-                    "(with make CSV=FILE), or get it with `make data`"
-                )
+            said = f"{version} was tested on other papers ({shared:,} of the {len(new):,} here)"
             if corpus is None:
-                corpus = build_corpus(**data_options(model.model_dir) | {"csv": str(path)})
-            scored = score_test_split(release_dir, corpus)
-            trained_on = training_papers(release_dir, scored.arxiv_ids, scored.published, path)
-            known = set() if trained_on is None else set(scored.arxiv_ids[trained_on[0]])
-            return scored, np.asarray([name in known for name in new.arxiv_ids], dtype=bool)
+                raise UserError(f"it cannot be scored again: {problem}")
+            scored = score_test_split(folder, corpus)
+            known = training_papers(folder, scored.arxiv_ids, scored.published, corpus.data.csv)
+            seen = set() if known is None else set(scored.arxiv_ids[known[0]])
+            return scored, np.asarray([name in seen for name in new.arxiv_ids], dtype=bool)
     except UserError as error:
         raise UserError(f"{said}: {error.message}") from None
     raise UserError(f"its categories {listed(model.labels)} are not those of {version}: {listed(labels)}")

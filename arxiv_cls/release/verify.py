@@ -223,18 +223,6 @@ def _check_predictions(model: ModelDirectory, scored: ScoredPapers) -> CheckResu
     return CheckResult("predictions", found == "as recorded", found, "the recorded scores", found)
 
 
-def _not_measured(model: ModelDirectory) -> list[str]:
-    """What a second scoring of the test split cannot tell."""
-    phrases = ["how long the training took, its speed and its memory (run.json)"]
-    if (model.model_dir / manifest.PREDICTION_SETS).is_file() or (model.model_dir / manifest.SCOPE).is_file():
-        phrases.append(
-            "which thresholds the papers outside the test split gave; they were applied as recorded"
-        )
-    if (model.model_dir / manifest.ONNX_PARITY).is_file():
-        phrases.append(f"the agreement of the ONNX files on all the papers that {manifest.ONNX_PARITY} names")
-    return phrases
-
-
 def verify_release(
     target: str, *, csv: str | Path | None = None, tolerance: float = DEFAULT_TOLERANCE
 ) -> VerifyReport:
@@ -268,6 +256,14 @@ def verify_release(
     if results[-1].passed:
         results.append(_check_predictions(model, scored))
     answers = score_with_engines(model, corpus)
+    # What a second scoring of the test split cannot tell.
+    not_measured = ["how long the training took, its speed and its memory (run.json)"]
+    if any((folder / path).is_file() for path in (manifest.PREDICTION_SETS, manifest.SCOPE)):
+        left = "which thresholds the papers outside the test split gave; they were applied as recorded"
+        not_measured.append(left)
+    if model.exports:
+        left = f"the agreement of the ONNX files on all the papers that {manifest.ONNX_PARITY} names"
+        not_measured.append(left)
     results += [replace(answer, check=f"answers of {answer.check}") for answer in answers]
     return VerifyReport(
         target=target,
@@ -278,7 +274,7 @@ def verify_release(
         card=card,
         not_checked=[
             *(f"{result.check}: {result.reason}" for result in results if not result.checked),
-            *_not_measured(model),
+            *not_measured,
             *card_not_checked,
         ],
     )

@@ -75,10 +75,13 @@ class TestDeploy:
         assert not second.get("invokerIamDisabled")
 
     def test_place_is_the_caller_s(self, cloud, address):
-        """--project, --region and --service name another service."""
+        """--project, --region and --service name another service, which `api-url` finds there."""
         place = ["--project", "other", "--region", "europe-west1", "--service", "papers-2"]
+        with pytest.raises(UserError, match=r"there is none.*\n.*make deploy"):
+            main(["api-url", *place])
         assert address(*DEPLOY, *place) == "https://papers-2.example"
         assert list(cloud.services) == ["projects/other/locations/europe-west1/services/papers-2"]
+        assert address("api-url", *place) == "https://papers-2.example"
 
     def test_a_revision_that_does_not_start_is_an_error(self, cloud):
         """Cloud Run's own reason is told, and where the log is."""
@@ -86,17 +89,6 @@ class TestDeploy:
         with pytest.raises(UserError, match="failed to listen") as caught:
             main(DEPLOY)
         assert "logs read arxiv-cls --project papers" in caught.value.hint
-
-
-class TestApiUrl:
-    """`arxiv-cls api-url` prints what is deployed."""
-
-    def test_address(self, cloud, address):
-        """None at first, with what makes one; then that of `deploy`."""
-        with pytest.raises(UserError, match=r"there is none.*\n.*make deploy"):
-            main(["api-url"])
-        deployed = address(*DEPLOY)
-        assert address("api-url") == deployed
 
 
 class TestErrors:

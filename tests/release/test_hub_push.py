@@ -58,19 +58,6 @@ class TestPush:
         assert (again.state, repository.state()) == ("present", before)
         assert "nothing to do" in again.describe()
 
-    def test_worse_model_needs_an_override_and_a_better_one_does_not(
-        self, hub: LocalHub, model: Path, tmp_path: Path
-    ) -> None:
-        """The next release has no notice of it."""
-        push_model(model, REPO)
-        worse = make_model_dir(tmp_path / "worse", accuracy=0.6, weights=b"worse", seed=1)
-        assert push_model(worse, REPO, overrides=["quality"]).release.version == "v0.2.0"
-        assert b"> - quality: macro_f1 is significantly worse than v0.1.0's" in on_hub(hub)["README.md"]
-        assert push_model(worse, REPO, overrides=["quality"]).release.state == "present"
-        better = make_model_dir(tmp_path / "better", accuracy=0.9, weights=b"better", seed=1)
-        assert push_model(better, REPO).release.version == "v0.3.0"
-        assert b"Released with overrides" not in on_hub(hub)["README.md"]
-
     def test_after_a_rollback_the_older_release_is_the_measure(
         self, hub: LocalHub, model: Path, tmp_path: Path
     ) -> None:
