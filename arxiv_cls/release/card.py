@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, UndefinedError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
@@ -265,62 +265,51 @@ def render_model_card(
     checked = {name: evaluation[name] for name in ("papers", "metrics", "intervals", "calibration")} | {
         "temperature": calibrated if calibrated.get("temperature") is not None else {},
         "prediction_sets": (model.optional_json(manifest.PREDICTION_SETS) or {}).get("levels", {}),
+        "metrics.per_class": {label: evaluation["metrics"]["per_class"].get(label) for label in model.labels},
         "slices": slices,
         "scope": {name: part for name, part in (scope or {}).items() if isinstance(part, float)},
         "run.duration_seconds": run["duration_seconds"],
         "run.data.rows": data["rows"],
         "tokenizer_config.model_max_length": max_length if model.kind == manifest.TRANSFORMER else 0,
     }
-    for label in model.labels:
-        if label not in evaluation["metrics"]["per_class"]:
-            raise UserError(
-                f"the model's category {label} is not in eval/metrics.json",
-                hint=f"run `arxiv-cls evaluate {folder}` again",
-            )
     for name, value in checked.items():
         _check_complete(name, value)
-    try:
-        return template(MODEL_CARD).render(
-            checked,
-            metadata=_front_matter(model, release, examples, title).to_yaml(),
-            title=title,
-            kind=model.kind,
-            model_type=model.config.get("model_type", ""),
-            model_id=repo_id or f"outputs/{recipe_name}",
-            version=version,
-            template_digest=template_digest(),
-            overrides=overrides,
-            example=EXAMPLE_PAPERS[1],
-            max_length=max_length,
-            categories={label: CATEGORY_NAMES.get(label, label) for label in model.labels},
-            split=evaluation["split"],
-            resamples=evaluation["resamples"],
-            scope=scope,
-            scope_plot=(folder / manifest.SCOPE_PLOT).is_file(),
-            worst_archives=_worst_archives(scope or {}),
-            slice_findings=_slice_findings(slices),
-            smallest_slice=ENOUGH_PAPERS,
-            exports=exports,
-            engine="int8" if any(export["path"] == manifest.ONNX_INT8 for export in exports) else "onnx",
-            handler=(folder / manifest.HANDLER).is_file(),
-            map_plot=(folder / manifest.MAP_PLOT).is_file(),
-            terms=_terms(model),
-            data=data,
-            # A path would tell about the machine.
-            data_file=PurePosixPath(data["csv"]).name,
-            synthetic=is_synthetic(data["csv"]),
-            run=run,
-            recipe=yaml.safe_dump(model.recipe, sort_keys=False, allow_unicode=True).rstrip(),
-            release=release,
-            url=f"{url}/tree/{version}" if url and version else url,
-            author=author,
-            citation_key=f"arxiv_cls_{title}".replace("-", "_").replace(".", "_"),
-        )
-    except UndefinedError as error:
-        raise UserError(
-            f"the card needs a field that the records lack: {error.message}",
-            hint="run `arxiv-cls evaluate` on the model again",
-        ) from None
+    return template(MODEL_CARD).render(
+        checked,
+        metadata=_front_matter(model, release, examples, title).to_yaml(),
+        title=title,
+        kind=model.kind,
+        model_type=model.config.get("model_type", ""),
+        model_id=repo_id or f"outputs/{recipe_name}",
+        version=version,
+        template_digest=template_digest(),
+        overrides=overrides,
+        example=EXAMPLE_PAPERS[1],
+        max_length=max_length,
+        categories={label: CATEGORY_NAMES.get(label, label) for label in model.labels},
+        split=evaluation["split"],
+        resamples=evaluation["resamples"],
+        scope=scope,
+        scope_plot=(folder / manifest.SCOPE_PLOT).is_file(),
+        worst_archives=_worst_archives(scope or {}),
+        slice_findings=_slice_findings(slices),
+        smallest_slice=ENOUGH_PAPERS,
+        exports=exports,
+        engine="int8" if any(export["path"] == manifest.ONNX_INT8 for export in exports) else "onnx",
+        handler=(folder / manifest.HANDLER).is_file(),
+        map_plot=(folder / manifest.MAP_PLOT).is_file(),
+        terms=_terms(model),
+        data=data,
+        # A path would tell about the machine.
+        data_file=PurePosixPath(data["csv"]).name,
+        synthetic=is_synthetic(data["csv"]),
+        run=run,
+        recipe=yaml.safe_dump(model.recipe, sort_keys=False, allow_unicode=True).rstrip(),
+        release=release,
+        url=f"{url}/tree/{version}" if url and version else url,
+        author=author,
+        citation_key=f"arxiv_cls_{title}".replace("-", "_").replace(".", "_"),
+    )
 
 
 def write_model_card(model_dir: str | Path, *, repo_id: str | None = None) -> Path:

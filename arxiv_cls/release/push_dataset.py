@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from huggingface_hub import DatasetCardData
 from tqdm import tqdm
 
 from arxiv_cls.errors import UserError
@@ -63,30 +63,28 @@ def render_dataset_card(repo_id: str, version: str | None, configs: Sequence[Con
     """The dataset's card; the default label set is the first of `configs`, `data` the `DataVersion`."""
     papers = max(sum(config.sizes.values()) for config in configs)
     synthetic = is_synthetic(data.csv)
-    metadata: dict[str, Any] = {
-        "language": ["en"],
-        # The sample was written for this project and is under its licence.
-        "license": "apache-2.0" if synthetic else "cc0-1.0",
-        "pretty_name": f"{'Synthetic' if synthetic else 'arXiv'} papers by category",
-        "task_categories": ["text-classification"],
-        "task_ids": ["multi-class-classification"],
-        "tags": ["arxiv", "scientific-papers", *(["synthetic"] if synthetic else [])],
-        "size_categories": [
-            next((name for limit, name in SIZE_CATEGORIES.items() if papers < limit), "100K<n<1M")
-        ],
-        "configs": [],
-        "dataset_info": [],
-    }
+    files, information = [], []
     for config in configs:
         splits = [{"split": Path(path).name.split("-")[0], "path": path} for path in config.files]
         default = {"default": True} if config is configs[0] else {}
-        metadata["configs"].append({"config_name": config.name, **default, "data_files": splits})
+        files.append({"config_name": config.name, **default, "data_files": splits})
         sizes = [{"name": split, "num_examples": size} for split, size in config.sizes.items()]
-        info = {"config_name": config.name, "features": config.features, "splits": sizes}
-        metadata["dataset_info"].append(info)
+        information.append({"config_name": config.name, "features": config.features, "splits": sizes})
+    metadata = DatasetCardData(
+        language=["en"],
+        # The sample was written for this project and is under its licence.
+        license="apache-2.0" if synthetic else "cc0-1.0",
+        pretty_name=f"{'Synthetic' if synthetic else 'arXiv'} papers by category",
+        task_categories=["text-classification"],
+        task_ids=["multi-class-classification"],
+        tags=["arxiv", "scientific-papers", *(["synthetic"] if synthetic else [])],
+        size_categories=[next((n for most, n in SIZE_CATEGORIES.items() if papers < most), "100K<n<1M")],
+        configs=files,
+        dataset_info=information,
+    )
     author, title = repo_id.split("/")
     return template("dataset_card.md.j2").render(
-        metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(),
+        metadata=metadata.to_yaml(),
         title=title,
         repo_id=repo_id,
         version=version,

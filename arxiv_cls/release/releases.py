@@ -283,9 +283,10 @@ def rollback(repo_id: str, version: str) -> str:
     if not operations:
         return state.head
 
-    def commit() -> str:
-        return repository.api.create_commit(
-            repo_id, operations, commit_message=f"Roll back to {version}", parent_commit=state.head
-        ).oid
-
-    return hub_call(f"rolling {repo_id} back to {version}", commit, unless_done=hub.RERUN, attempts=1)
+    commit = {"commit_message": f"Roll back to {version}", "parent_commit": state.head}
+    return hub_call(
+        f"rolling {repo_id} back to {version}",
+        lambda: repository.api.create_commit(repo_id, operations, **commit).oid,
+        unless_done=hub.RERUN,
+        attempts=1,
+    )

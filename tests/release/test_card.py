@@ -128,7 +128,7 @@ class TestNumbers:
             ("eval/metrics.json", {"metrics": {"log_loss": None}}, r"metrics\.log_loss"),
             ("eval/metrics.json", {"calibration": {"p_value": float("nan")}}, r"calibration\.p_value"),
             ("run.json", {"duration_seconds": None}, r"run\.duration_seconds"),
-            ("config.json", {"id2label": {"2": "math.AG"}}, r"math\.AG is not in eval/metrics\.json"),
+            ("config.json", {"id2label": {"2": "math.AG"}}, r"needs metrics\.per_class\.math\.AG"),
         ],
     )
     def test_missing_number_is_an_error(self, model: Path, file: str, change: dict, expected: str) -> None:
