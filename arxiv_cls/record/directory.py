@@ -2,9 +2,9 @@
 
 Loading a pickle runs its author's code. What counts is the content, under any name: the opcodes of a pickle
 of any protocol, an array of objects in a `.npy` file, a member of a zip, also of a zip in a zip, and each of
-them compressed. A suffix that is used for pickles alone counts as well. Secrets are the token formats of the
-services that users of this project log in to, and a long random value assigned to a telling name; what is
-found is never printed whole.
+them compressed; another archive counts as one. A suffix that is used for pickles alone counts as well.
+Secrets are the token formats of the services that users of this project log in to, and a long random value
+assigned to a telling name; what is found is never printed whole.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import io
 import lzma
 import pickletools
 import re
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -44,9 +45,13 @@ MOST_MEMBERS = 20_000
 _NAMES_CODE = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 _MODULE_AND_NAME = re.compile(r"[\w.]+ [\w.]+")
 _PROTOCOL_START = re.compile(rb"\x80[\x02-\x05]")
-_COMPRESSED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
-    b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open,
-}  # fmt: skip
+_COMPRESSED: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
+    (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\x00", lzma.LZMAFile),
+)
+# 7z, RAR, Zstandard.
+_OTHER_ARCHIVES = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd")
 TEXT_SUFFIXES = frozenset({".json", ".yaml", ".yml", ".md", ".txt", ".py", ".log", ".toml", ".cfg", ".csv"})
 
 SECRET_PATTERNS: dict[str, re.Pattern[str]] = {
@@ -195,7 +200,7 @@ def check_directory(directory: str | Path) -> None:
             raise UserError(f"{path}: cannot be read: {reason}", hint="get the model again")
         if is_pickle(path):
             raise UserError(
-                f"{path}: is a pickle, which could run code; nothing of this directory was loaded",
+                f"{path}: is a pickle, which could run code, or an archive; nothing of it was loaded",
                 hint="delete the file: weights are read from model.safetensors or model.skops alone",
             )
 
@@ -235,6 +240,8 @@ def is_pickle(path: Path) -> bool:
 
 def _holds_pickle(file: IO[bytes], levels: int) -> bool:
     head = file.read(HEAD_BYTES)
+    if _is_other_archive(head):
+        return True
     if head.startswith(ZIP_START):
         file.seek(0)
         return _zip_holds_pickle(file, levels)
@@ -249,6 +256,15 @@ def _holds_pickle(file: IO[bytes], levels: int) -> bool:
                 return False
             return levels == 0 or _holds_pickle(io.BytesIO(inner), levels - 1)
     return _is_pickle_start(head)
+
+
+def _is_other_archive(head: bytes) -> bool:
+    """Whether it is an archive, or packed in a way, that is not looked into: it counts as a pickle."""
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return head.startswith(_OTHER_ARCHIVES)
+    return True
 
 
 def _is_pickle_start(head: bytes) -> bool:

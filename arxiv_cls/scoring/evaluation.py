@@ -43,7 +43,7 @@ from arxiv_cls.scoring.scored_papers import (
     write_predictions,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no checksums
 BOOTSTRAP_SEED = 0
 _CHANCE_SIMULATIONS = 1000
 # Below this many papers an accuracy says little (its 95% interval is over 0.3 wide): years are pooled.

@@ -15,8 +15,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from local_hub import TOKEN, LocalHub
 
-from arxiv_cls.release import gate
 from arxiv_cls.release import hub as hub_client
+from arxiv_cls.release import push_model as gate
 from arxiv_cls.release.gate_checks import CheckResult
 
 

@@ -12,7 +12,7 @@ import pytest
 from factories import LABELS, SURE, write_onnx_model
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import Prediction
+from arxiv_cls.models.prediction import Prediction
 from arxiv_cls.space import content, predictions
 from arxiv_cls.space.content import EXAMPLES, ModelFacts, read_facts, shades
 from arxiv_cls.space.page import build_page
