@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from factories import CODES, COUNT, paper, papers, write_csv
+from factories import COUNT, LABELS, paper, papers, write_csv
 
 from arxiv_cls.cli import main
 from arxiv_cls.corpus.builder import BuildReport
@@ -113,7 +113,7 @@ class TestDiff:
         ("rows", "expected"),
         [
             (papers(COUNT)[::-1], ({}, {}, 0, 0, 0)),
-            (papers(COUNT + 50), (dict.fromkeys(CODES, 10), {}, 0, 0, 0)),
+            (papers(COUNT + 50), (dict.fromkeys(LABELS, 10), {}, 0, 0, 0)),
             # Another label; a newer version with another text is the same paper.
             ([paper(0, category_code="cs.LG"), paper(1, id="abs-1501.00001v2", summary="A new abstract."),
               *papers(COUNT)[2:]], ({}, {}, 0, 1, 1)),
@@ -211,8 +211,8 @@ class TestCommands:
         main([*command, "--out", str(out)])
         assert capsys.readouterr().out == out.read_text()
         assert out.read_text().startswith("## Data report, label set top5\n")
-        for path in (out / "report.md", tmp_path):
-            with pytest.raises(UserError, match=f"cannot write {path}:"):
+        for path, reason in ((out / "report.md", "cannot write "), (tmp_path, ".*is a directory")):
+            with pytest.raises(UserError, match=reason):
                 main([*command, "--out", str(path)])
 
     def test_options_that_exclude_each_other(self):
