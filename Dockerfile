@@ -1,5 +1,3 @@
-# syntax=docker/dockerfile:1
-
 # Training, evaluation, serving and the demo in containers; docs/containers.md shows each. Data and outputs are mounted, recipes are
 # inside, arguments are those of the commands, so that another recipe, key or model needs no other image:
 #
@@ -91,7 +89,7 @@ ENV ARXIV_CLS_HOST=0.0.0.0 \
     PORT=8000
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-m", "arxiv_cls.healthcheck", "/health"]
+    CMD ["python", "-m", "arxiv_cls.container", "--check", "/health"]
 ENTRYPOINT ["python", "-m", "arxiv_cls.container", "arxiv-cls", "serve"]
 CMD ["--help"]
 
@@ -101,6 +99,6 @@ ENV GRADIO_ANALYTICS_ENABLED=False \
     PORT=7860
 EXPOSE 7860
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-m", "arxiv_cls.healthcheck", "/"]
+    CMD ["python", "-m", "arxiv_cls.container", "--check", "/"]
 ENTRYPOINT ["python", "-m", "arxiv_cls.container", "arxiv-cls", "space", "--host", "0.0.0.0"]
 CMD ["--help"]

@@ -176,7 +176,7 @@ hashes:  ## Write the hashes of the pins that constraints.txt has now into hashe
 	$(PYTHON) scripts/make_lock.py --hashes
 
 build: $(READY)  ## Build the wheel and the sdist into dist/
-	$(PYTHON) -m build
+	$(PYTHON) -m build --no-isolation
 
 clean:  ## Remove build leftovers and caches (never data, outputs or .venv)
 	rm -rf build dist site htmlcov .coverage .coverage.* coverage.xml *.egg-info

@@ -6,7 +6,10 @@ A package's `commands.py` imports nothing heavy at module level, so that `arxiv-
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from typing import Annotated
@@ -24,7 +27,13 @@ from arxiv_cls import __version__
 from arxiv_cls.errors import UserError, run_main
 
 # A person waits for these, and has to know what is fetched or scored again.
-LOGGED = {"evaluate", "compare", "visualize", "push-model", "push-dataset", "verify"}
+_LOGGED = {"evaluate", "compare", "visualize", "push-model", "push-dataset", "verify"}
+
+# A full disk, a folder in the place of a file or the other way round, no permission.
+_CANNOT_WRITE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM,
+    errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
 
 app = typer.Typer(
     name="arxiv-cls", rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -39,19 +48,19 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def arxiv_cls_command(
+def _arxiv_cls_command(
     context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Train, verify and release classifiers that name the arXiv category of a paper."""
-    if context.invoked_subcommand in LOGGED:
-        context.with_resource(log_to_stderr())
+    if context.invoked_subcommand in _LOGGED:
+        context.with_resource(_log_to_stderr())
 
 
 @contextlib.contextmanager
-def log_to_stderr() -> Iterator[None]:
+def _log_to_stderr() -> Iterator[None]:
     """Shows on stderr what this package logs about its work, and nothing of the libraries below it."""
     logger, handler = logging.getLogger("arxiv_cls"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -78,19 +87,23 @@ for commands in (
 
 
 def main(argv: list[str]) -> int | None:
-    """Runs a command line.
-
-    Args:
-        argv: the words after the program's name.
-
-    Returns:
-        The exit status; None for 0.
+    """Runs the words after the program's name; returns the exit status, None for 0.
 
     Raises:
         UserError: bad input or bad usage; `run_main` prints it.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A Latin-1 terminal shows `?` for what it does not have.
+        sys.stdout.reconfigure(errors="replace")
     try:
-        return app(args=argv, prog_name="arxiv-cls", standalone_mode=False)
+        status = app(args=argv, prog_name="arxiv-cls", standalone_mode=False)
+        sys.stdout.flush()
+        return status
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        problem = f"{error.filename or 'the output'}: {os.strerror(error.errno)}"
+        raise UserError(problem, hint="name another place to write to") from None
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
@@ -103,7 +116,12 @@ def main(argv: list[str]) -> int | None:
 
 def entry_point() -> None:
     """The console script `arxiv-cls`."""
-    run_main(main)
+    try:
+        run_main(main)
+    finally:
+        # What a full disk did not take must not fail again at exit.
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The first process of a container: runs a command and says so when the memory limit ended it.
+"""The first process of a container, and the health check of a server in it.
 
 Run as: python -m arxiv_cls.container COMMAND [ARGUMENT ...]        (the Dockerfile's entry points do)
+        python -m arxiv_cls.container --check /health               (its HEALTHCHECK does)
 
 When a container passes its memory limit, the kernel kills one of its processes. Where that is a worker, its
-launcher ends with a status of its own, and the log of a lack of memory looks like that of a crash. The kernel
-counts these kills, so this process looks at the count and ends with 137, the status of a killed container,
-after a line that names the limit. Any other status is passed on as it is.
+launcher ends with a status of its own, and this looks like a crash. The kernel counts these kills: where it
+counted one, this process names the limit and ends with 137. Any other status is passed on.
 """
 
 from __future__ import annotations
@@ -14,11 +14,19 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 from arxiv_cls.errors import OUT_OF_MEMORY
 
 CGROUP = Path("/sys/fs/cgroup")
+# The variables that `arxiv-cls serve` takes its port from, in its order.
+PORT_VARIABLES = ("ARXIV_CLS_PORT", "AIP_HTTP_PORT", "PORT")
+
+
+def _read(*files: Path) -> str:
+    """The first of these files that can be read."""
+    return next((file.read_text() for file in files if file.is_file()), "")
 
 
 def out_of_memory_kills(cgroup: Path = CGROUP) -> int:
@@ -26,26 +34,17 @@ def out_of_memory_kills(cgroup: Path = CGROUP) -> int:
 
     Source: the kernel's documentation of control groups, `memory.events` (v2) and `memory.oom_control` (v1).
     """
-    for file in (cgroup / "memory.events", cgroup / "memory" / "memory.oom_control"):
-        try:
-            counts = dict(line.split() for line in file.read_text().splitlines())
-        except (OSError, ValueError):
-            continue
-        return int(counts.get("oom_kill", 0))
-    return 0
+    events = _read(cgroup / "memory.events", cgroup / "memory" / "memory.oom_control")
+    return int(dict(line.split() for line in events.splitlines()).get("oom_kill", 0))
 
 
 def memory_limit(cgroup: Path = CGROUP) -> str:
     """The limit as a person reads it, such as "2.0 GiB"; "the machine's memory" where there is none."""
-    for file in (cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes"):
-        try:
-            limit = int(file.read_text())
-        except (OSError, ValueError):
-            continue
-        # The older hierarchy writes "none" as the largest number of pages.
-        if limit < 2**60:
-            return f"{limit / 2**30:.1f} GiB"
-    return "the machine's memory"
+    limit = _read(cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes").strip()
+    # The older hierarchy writes "none" as the largest number of pages.
+    if not limit.isdigit() or int(limit) >= 2**60:
+        return "the machine's memory"
+    return f"{int(limit) / 2**30:.1f} GiB"
 
 
 def run(command: list[str], cgroup: Path = CGROUP) -> int:
@@ -70,7 +69,6 @@ def run(command: list[str], cgroup: Path = CGROUP) -> int:
     while ended != process.pid:
         ended, status = os.wait()
     code = os.waitstatus_to_exitcode(status)
-    code = 128 - code if code < 0 else code
     if code and out_of_memory_kills(cgroup) > before:
         print(
             f"error: out of memory: the container may use {memory_limit(cgroup)}\n"
@@ -79,20 +77,33 @@ def run(command: list[str], cgroup: Path = CGROUP) -> int:
             flush=True,
         )
         return OUT_OF_MEMORY
-    return code
+    return 128 - code if code < 0 else code
 
 
-def main() -> int:
-    """Reads the command from the command line; returns the exit status."""
-    if len(sys.argv) < 2:
+def check(route: str) -> int:
+    """Asks the server of this container for a route: 0 when it answers with a status below 400, else 1."""
+    port = next((os.environ[name] for name in PORT_VARIABLES if os.environ.get(name)), "8000")
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{route}", timeout=4.0):
+            return 0
+    except (OSError, ValueError) as error:
+        print(f"port {port}{route}: {error}", file=sys.stderr)
+        return 1
+
+
+def main(words: list[str]) -> int:
+    """Runs what the command line says; returns the exit status."""
+    if not words:
         print("error: no command\n  python -m arxiv_cls.container COMMAND [ARGUMENT ...]", file=sys.stderr)
         return 2
+    if words[0] == "--check":
+        return check(*words[1:])
     try:
-        return run(sys.argv[1:])
+        return run(words)
     except OSError as error:
-        print(f"error: {sys.argv[1]}: {error.strerror}", file=sys.stderr)
+        print(f"error: {words[0]}: {error.strerror}", file=sys.stderr)
         return 127
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -16,10 +16,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from arxiv_cls.errors import UserError, run_main
+from arxiv_cls.recipe import DataConfig
+from arxiv_cls.record.model_files import Evaluation, read_record
 
+DEFAULT_CSV = DataConfig().csv
 SAMPLE = "data/sample/arxiv_sample.csv"
 TRANSFORMER = "outputs/demo"
 BASELINE = "outputs/demo_tfidf_xgboost"
@@ -32,63 +34,54 @@ TEXTS = (
     "transfers across scanners.",
 )
 
+ACCELERATE = "accelerate launch --config_file recipes/accelerate/cpu.yaml"
+# What each command is for; all are run from the project's root.
+STEPS = {
+    "Check the CSV, merge versions, split by paper": f"arxiv-cls data build --csv {SAMPLE}",
+    "Fine-tune a pretrained encoder": (
+        f"{ACCELERATE} --quiet arxiv_cls/train.py {RECIPES[TRANSFORMER]} --overwrite"
+    ),
+    "Train the TF-IDF + XGBoost baseline on the same papers": (
+        f"python arxiv_cls/train_tfidf.py {RECIPES[BASELINE]} --data.csv {SAMPLE} "
+        f"--trainer.output_dir {BASELINE} --overwrite"
+    ),
+    "Evaluate on the test split": f"arxiv-cls evaluate {TRANSFORMER}",
+    "Export to ONNX, fp32 and int8": f"arxiv-cls export {TRANSFORMER}",
+    "Classify two new texts": shlex.join(["arxiv-cls", "predict", TRANSFORMER, *TEXTS]),
+}
+# What a person types next, as it works in a new shell: from the environment to predictions.
+NEXT_COMMANDS = f"""Next, on real papers:
 
-class Step(NamedTuple):
-    """One command and what it is for."""
-
-    purpose: str
-    command: list[str]
-
-
-def steps() -> list[Step]:
-    """The workflow; each command is run from the project's root."""
-    accelerate = ["accelerate", "launch", "--quiet", "--config_file", "recipes/accelerate/cpu.yaml"]
-    baseline = ["python", "arxiv_cls/train_tfidf.py", RECIPES[BASELINE], "--data.csv", SAMPLE]
-    return [
-        Step(
-            "Check the CSV, merge versions, split by paper",
-            ["arxiv-cls", "data", "build", "--csv", SAMPLE],
-        ),
-        Step(
-            "Fine-tune a pretrained encoder",
-            [*accelerate, "arxiv_cls/train.py", RECIPES[TRANSFORMER], "--overwrite"],
-        ),
-        Step(
-            "Train the TF-IDF + XGBoost baseline on the same papers",
-            [*baseline, "--trainer.output_dir", BASELINE, "--overwrite"],
-        ),
-        Step("Evaluate on the test split", ["arxiv-cls", "evaluate", TRANSFORMER]),
-        Step("Export to ONNX, fp32 and int8", ["arxiv-cls", "export", TRANSFORMER]),
-        Step("Classify two new texts", ["arxiv-cls", "predict", TRANSFORMER, *TEXTS]),
-    ]
+  . .venv/bin/activate
+  make data SOURCE=kaggle    # or REMOTE=<a DVC remote: directory or url>, into {DEFAULT_CSV}
+  {ACCELERATE} arxiv_cls/train.py recipes/minilm.yaml
+  arxiv-cls predict outputs/minilm --csv {DEFAULT_CSV} --out scores.csv
+"""
 
 
-def run(step: Step, number: int, total: int) -> None:
+def run(purpose: str, command: str, place: str) -> None:
     """Prints a step's command and runs it, its output going straight to the terminal.
 
     Raises:
         UserError: the command is not installed or did not exit with 0; its own message is above.
     """
-    print(f"\n[{number}/{total}] {step.purpose}\n$ {shlex.join(step.command)}\n", flush=True)
+    print(f"\n[{place}] {purpose}\n$ {command}\n", flush=True)
     # The environment of this process comes first, so that the printed command uses it.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    program = shutil.which(step.command[0], path=path)
+    name, *arguments = shlex.split(command)
+    program = shutil.which(name, path=path)
     if program is None:
-        raise UserError(f"step {number} of {total}: no command {step.command[0]!r}", hint="run `make setup`")
-    environment = os.environ | {"PATH": path}
-    status = subprocess.run([program, *step.command[1:]], env=environment, check=False).returncode
+        raise UserError(f"step {place}: no command {name!r}", hint="run `make setup`")
+    status = subprocess.run([program, *arguments], env=os.environ | {"PATH": path}, check=False).returncode
     if status:
         raise UserError(
-            f"step {number} of {total} ({step.purpose.lower()}) ended with exit status {status}",
+            f"step {place} ({purpose.lower()}) ended with exit status {status}",
             hint="its own message is above; the command can be run by itself",
             exit_code=status if 0 < status < 126 else 1,
         )
 
 
-def result_row(name: str, model: str) -> list[str]:
-    """The cells of one model's line: name, papers, accuracy and macro-F1 with their 95% intervals."""
-    from arxiv_cls.record.model_files import Evaluation, read_record
-
+def _result_row(name: str, model: str) -> list[str]:
     report = read_record(Path(model, "eval", "metrics.json"), Evaluation)
     cells = [name, str(report["papers"])]
     for metric in ("accuracy", "macro_f1"):
@@ -97,23 +90,10 @@ def result_row(name: str, model: str) -> list[str]:
     return cells
 
 
-def table(rows: list[list[str]]) -> str:
-    """Rows of cells as aligned columns, two spaces apart."""
+def _table(rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def next_commands() -> str:
-    """What a person types next, as it works in a new shell: from the environment to predictions."""
-    accelerate = "accelerate launch --config_file recipes/accelerate/cpu.yaml"
-    return (
-        "Next, on real papers:\n\n"
-        "  . .venv/bin/activate\n"
-        "  make data SOURCE=kaggle    # or REMOTE=<a DVC remote: directory or url>, into data/raw/arxiv.csv\n"
-        f"  {accelerate} arxiv_cls/train.py recipes/minilm.yaml\n"
-        "  arxiv-cls predict outputs/minilm --csv data/raw/arxiv.csv --out scores.csv\n"
-    )
 
 
 def main(argv: list[str]) -> None:
@@ -129,16 +109,15 @@ def main(argv: list[str]) -> None:
     if missing:
         raise UserError(f"not found: {', '.join(missing)}", hint="the demo runs in a clone of the repository")
     started = time.monotonic()
-    workflow = steps()
-    for number, step in enumerate(workflow, start=1):
-        run(step, number, len(workflow))
+    for number, (purpose, command) in enumerate(STEPS.items(), start=1):
+        run(purpose, command, f"{number}/{len(STEPS)}")
     rows = [
         ["model", "test papers", "accuracy (95% interval)", "macro-F1 (95% interval)"],
-        result_row("MiniLM-L6, fine-tuned", TRANSFORMER),
-        result_row("TF-IDF + XGBoost", BASELINE),
+        _result_row("MiniLM-L6, fine-tuned", TRANSFORMER),
+        _result_row("TF-IDF + XGBoost", BASELINE),
     ]
-    print(f"\nResults on the synthetic sample ({time.monotonic() - started:.0f} s in all)\n\n{table(rows)}")
-    print(f"\nThe model is in {TRANSFORMER}, its evaluation in {TRANSFORMER}/eval. {next_commands()}")
+    print(f"\nResults on the synthetic sample ({time.monotonic() - started:.0f} s in all)\n\n{_table(rows)}")
+    print(f"\nThe model is in {TRANSFORMER}, its evaluation in {TRANSFORMER}/eval. {NEXT_COMMANDS}")
 
 
 if __name__ == "__main__":

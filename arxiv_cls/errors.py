@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import re
 import sys
@@ -31,56 +32,53 @@ class UserError(Exception):
 
 
 def run_main(main: Callable[[list[str]], int | None]) -> None:
-    """Runs an entry point and exits with its status: a `UserError` is printed without a traceback.
+    """Runs an entry point and exits with its status: what a person can correct is told without a traceback.
 
     Args:
         main: takes the arguments after the program's name; returns an exit status or None for 0.
     """
     try:
         status = main(sys.argv[1:]) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        status = error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         status = 130
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone: nothing is left to say to it.
         status = 141
-    except ModuleNotFoundError as error:
-        explanation = explain(error)
-        if explanation is None:
+    except Exception as error:
+        told = error if isinstance(error, UserError) else _explained(error)
+        if told is None:
             raise
-        print("error: " + "\n  ".join(explanation), file=sys.stderr, flush=True)
-        status = 2
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        print(
-            f"error: out of memory: {reason}\n"
-            "  training: halve --trainer.per_device_train_batch_size and double "
-            "--trainer.gradient_accumulation_steps, or lower --model.max_length",
-            file=sys.stderr,
-            flush=True,
-        )
-        status = OUT_OF_MEMORY
+        print(f"error: {told}", file=sys.stderr, flush=True)
+        status = told.exit_code
     sys.exit(status)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Python's own error, torch's for a GPU, or torch's plain one for a CPU.
+def _explained(error: Exception) -> UserError | None:
+    if isinstance(error, ModuleNotFoundError) and (extra := _extra_with(error.name or "")):
+        return UserError(
+            f"this needs {error.name}, which is not installed",
+            f'pip install "arxiv_cls[{extra}]", or in a checkout: make setup',
+        )
+    if is_out_of_memory(error):
+        return UserError(
+            f"out of memory: {str(error).partition(chr(10))[0] or type(error).__name__}",
+            "training: halve --trainer.per_device_train_batch_size and double "
+            "--trainer.gradient_accumulation_steps, or lower --model.max_length",
+            OUT_OF_MEMORY,
+        )
+    return None
 
-    Args:
-        error: any exception; torch is recognised by its name, so that this module does not import it.
-    """
-    if isinstance(error, MemoryError):
-        return True
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's own error, torch's for a GPU, or torch's plain one for a CPU."""
+    # By its name, so that this module does not import torch.
+    named = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return named or isinstance(error, MemoryError)
 
 
 # Libraries that are imported under another name than the one they are installed by.
-DISTRIBUTIONS = {
+_DISTRIBUTIONS = {
     "google": "google-cloud-storage",
     "google.cloud.run_v2": "google-cloud-run",
     "PIL": "gradio",
@@ -92,41 +90,18 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 # Where several extras bring a library, the first of these that does is the one to name.
-PREFERRED = ("train", "baseline", "serve", "export", "space")
+_PREFERRED = ("train", "baseline", "serve", "export", "space")
 
 
-def extras_with(module: str) -> list[str]:
-    """The project's extras that bring a module, the one to name first; empty when none does.
-
-    Read from the installed project's own metadata, so that it cannot differ from pyproject.toml.
-    """
-    name = DISTRIBUTIONS.get(module) or DISTRIBUTIONS.get(module.split(".")[0]) or module.split(".")[0]
-    if name == "arxiv_cls":
-        return []
+def _extra_with(module: str) -> str | None:
+    """The extra that brings a module, by the installed project's own metadata; None for a module of ours."""
+    top = module.split(".")[0]
+    name = re.sub(r"[-_.]+", "-", _DISTRIBUTIONS.get(module) or _DISTRIBUTIONS.get(top) or top).lower()
     found = set()
-    for requirement in importlib.metadata.requires("arxiv_cls") or []:
-        extra = re.search(r"""extra == ['"]([\w-]+)['"]""", requirement)
-        required = re.match(r"[\w.-]+", requirement)
-        if extra and required and canonical(required.group()) == canonical(name):
-            found.add(extra.group(1))
-    order = {extra: position for position, extra in enumerate(PREFERRED)}
-    return sorted(found - {"dev"}, key=lambda extra: (order.get(extra, len(order)), extra))
-
-
-def explain(error: ModuleNotFoundError) -> tuple[str, str] | None:
-    """The message and the hint for a library that is missing; None when it is none of ours to install."""
-    try:
-        extras = extras_with(error.name or "")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    if not extras:
-        return None
-    return (
-        f"this needs {error.name}, which is not installed",
-        f'pip install "arxiv_cls[{extras[0]}]", or in a checkout: make setup',
-    )
-
-
-def canonical(name: str) -> str:
-    """The normalised form of a distribution's name (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for requirement in importlib.metadata.requires("arxiv_cls") or []:
+            extra = re.search(r"""extra == ['"]([\w-]+)['"]""", requirement)
+            if extra and re.split(r"[^\w.-]", requirement)[0].lower() == name:
+                found.add(extra.group(1))
+    ordered = [*_PREFERRED, *sorted(found - {"dev"})]
+    return next((extra for extra in ordered if extra in found), None)

@@ -1,6 +1,6 @@
 """The label sets that `data.config` names: a new one is one entry here.
 
-Standard library only and below the recipes, which check the name; `corpus/labels.py` applies the rules.
+Standard library only and below the recipes, which check the name; `corpus/splits.py` applies the rules.
 """
 
 from __future__ import annotations

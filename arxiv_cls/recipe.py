@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import datetime
 import difflib
@@ -11,7 +12,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union
 
@@ -24,12 +25,12 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 
 GROUPS = ("model", "data", "trainer", "release")
-RECIPE_SHAPE = "a recipe is a mapping with the groups model, data, trainer, release"
+RECIPE_SHAPE = f"a recipe is a mapping with the groups {', '.join(GROUPS)}"
 LARGEST_SEED = 2**32 - 1  # of numpy
-MAX_RECIPE_BYTES = 1_000_000
 MAX_VALUES = 10_000  # with aliases counted each time: nested ones can stand for billions of values
 NULL = ("null", "Null", "NULL", "~", "")
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+WHOLE = re.compile(r"[+-]?\d+(\.0+)?", re.ASCII)
 
 RecipeT = TypeVar("RecipeT")
 Tracker = Literal["none", "wandb", "trackio"]
@@ -122,27 +123,47 @@ class TfidfTrainerConfig:
     cpu_threads: int | None = Field(None, ge=1, description="Threads; null: the cores of the machine.")
     report_to: Tracker | list[Tracker] = Field("none", description="Trackers: none, wandb, trackio, a list.")
 
-    @property
-    def trackers(self) -> list[str]:
-        """The names in `report_to`, without `none`."""
-        return tracker_names(self.report_to)
 
+@dataclass
+class TransformerModelConfig:
+    """Which pretrained encoder, and how long a text it reads."""
 
-def tracker_names(report_to: str | Iterable[str]) -> list[str]:
-    """The names in `report_to`, without `none`."""
-    return [name for name in ([report_to] if isinstance(report_to, str) else report_to) if name != "none"]
+    name_or_path: str = Field(
+        "distilbert/distilbert-base-uncased",
+        description="Hub id, directory, or package:NAME/FOLDER for weights in an installed package.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of the Hub id.")
+    max_length: int = Field(
+        256, ge=8, description="Longest input, in tokens; saved as the tokenizer's model_max_length."
+    )
+    attention_dropout: float | None = Field(
+        None, ge=0, lt=1, description="Dropout of the attention weights; null keeps the checkpoint's."
+    )
+    hidden_dropout: float | None = Field(
+        None, ge=0, lt=1, description="Dropout of the hidden states; null keeps the checkpoint's."
+    )
 
 
 @dataclass
-class TfidfRecipe:
-    """A complete training run of a baseline."""
+class Recipe:
+    """What both kinds of training run have: `name`, the file's stem, and `given`, its values by group."""
 
     name: str
     given: dict[str, dict[str, Any]]
-    model: TfidfModelConfig
     data: DataConfig
-    trainer: TfidfTrainerConfig
     release: ReleaseConfig
+
+
+@dataclass
+class TfidfRecipe(Recipe):
+    """A complete training run of a baseline."""
+
+    model: TfidfModelConfig
+    trainer: TfidfTrainerConfig
+
+
+# Of a transformer's recipe, what can be read without the trainer's library, which takes seconds to import.
+TRANSFORMER_GROUPS = {"model": TransformerModelConfig, "data": DataConfig, "release": ReleaseConfig}
 
 
 def load_recipe(path: str | Path, overrides: list[str], schema: type[RecipeT]) -> RecipeT:
@@ -154,53 +175,71 @@ def load_recipe(path: str | Path, overrides: list[str], schema: type[RecipeT]) -
         path: the YAML file.
         overrides: words of the command line, `--group.key value` or `--key=value`; a bare key works
             where only one group has it.
-        schema: a dataclass with one field per group, `name` (the file's stem) and `given` (the values of
-            the file and the overrides, by group).
+        schema: a `Recipe` with one field per group.
 
     Raises:
-        UserError: one for the whole recipe, which names every key that is wrong, its value, what is
-            allowed and the nearest known key.
+        UserError: as of `read_groups`.
     """
-    path = Path(path)
     hints = typing.get_type_hints(schema)
-    groups: dict[str, Any] = {group: hints[group] for group in GROUPS}
-    given: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-    problems = []
-    for group, section in read_yaml_mapping(path).items():
-        if group not in groups:
-            problems.append(f"{group}: unknown group{nearest(group, GROUPS)}; there are {', '.join(GROUPS)}")
-        elif isinstance(section, dict):
-            given[group] = section
-        elif section is not None:
-            problems.append(f"{group}: {section!r:.200} should be a mapping of keys to values")
-    _apply_overrides(overrides, groups, given, problems)
-    sections = {group: _build(group, kind, given[group], problems) for group, kind in groups.items()}
-    raise_problems(path, problems)
+    sections, given = read_groups(path, overrides, {group: hints[group] for group in GROUPS})
     # A schema's type alone does not say what its fields are.
     make_recipe: Callable[..., RecipeT] = schema
-    return make_recipe(name=path.stem, given=given, **sections)
+    return make_recipe(name=Path(path).stem, given=given, **sections)
 
 
 def load_group(path: str | Path, group: str, schema: type[RecipeT]) -> RecipeT:
-    """Reads one group that both kinds of recipe share, without the libraries that the others need.
+    """Reads one group that both kinds of recipe share; raises as `read_groups` does."""
+    return read_groups(path, [], {group: schema})[0][group]
+
+
+def read_groups(
+    path: str | Path, overrides: list[str], groups: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The dataclasses of some groups of a recipe, and the values that were given for them.
+
+    Args:
+        path, overrides: as of `load_recipe`.
+        groups: a dataclass by group; what is said of other groups is not looked at.
 
     Raises:
-        UserError: every problem of that group at once, or a file that is no recipe.
+        UserError: a file that is no recipe, or every problem of these groups: the key, its value, what is
+            allowed and the nearest known key.
     """
-    content = read_yaml_mapping(Path(path)).get(group) or {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: {group}: {content!r:.200} should be a mapping of keys to values")
-    problems: list[str] = []
-    section = _build(group, schema, content, problems)
+    given: dict[str, dict[str, Any]] = {group: {} for group in groups}
+    problems = []
+    for group, section in read_yaml_mapping(Path(path)).items():
+        if group not in GROUPS:
+            problems.append(f"{group}: unknown group{nearest(group, GROUPS)}; there are {', '.join(GROUPS)}")
+        elif not isinstance(section, dict | None):
+            problems.append(f"{group}: {section!r:.200} should be a mapping of keys to values")
+        elif group in groups:
+            given[group] = section or {}
+    _apply_overrides(overrides, groups, given, problems)
+    sections = {group: _build(group, kind, given[group], problems) for group, kind in groups.items()}
     raise_problems(Path(path), problems)
-    return section
+    return sections, given
 
 
 def raise_problems(path: Path, problems: list[str]) -> None:
     """Raises one UserError with a line per problem; does nothing when there is none."""
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UserError(f"{path}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems))
+        raise UserError("\n  - ".join([f"{path}: {count}", *problems]))
+
+
+def parse_arguments(
+    argv: list[str], program: str = "", description: str = "", resume: str = ""
+) -> tuple[argparse.Namespace, list[str]]:
+    """The command line of a training script: the recipe and the switches; the words left are overrides."""
+    epilog = "Any key of the recipe is an option: --trainer.learning_rate 3e-5 --data.max_samples 2000"
+    parser = argparse.ArgumentParser(program, description=description, epilog=epilog, allow_abbrev=False)
+    parser.add_argument("recipe", help="YAML file: one of recipes/, or your own")
+    parser.add_argument("--resume", action="store_true", help=resume)
+    replace = "replace an earlier run of the same name; with --resume: unless it is this very run, unfinished"
+    parser.add_argument("--overwrite", action="store_true", help=replace)
+    later = "leave test split and card to `arxiv-cls evaluate` and `card`"
+    parser.add_argument("--no-evaluate", action="store_true", help=later)
+    return parser.parse_known_args(argv)
 
 
 def resolved(recipe: Any) -> dict[str, dict[str, Any]]:
@@ -252,7 +291,7 @@ def fields_of(group_type: Any) -> dict[str, FieldInfo]:
 
 
 def _apply_overrides(
-    words: list[str], groups: dict[str, Any], given: dict[str, dict[str, Any]], problems: list[str]
+    words: list[str], groups: Mapping[str, Any], given: dict[str, dict[str, Any]], problems: list[str]
 ) -> None:
     remaining = collections.deque(words)
     while remaining:
@@ -270,12 +309,12 @@ def _apply_overrides(
         owners = [group] if group else [owner for owner, kind in groups.items() if key in fields_of(kind)]
         if len(owners) > 1:
             problems.append(f"--{key}: is a key of {' and '.join(owners)}; write --{owners[0]}.{key}")
-        elif not owners:
+        elif not owners and len(groups) == len(GROUPS):
             known = {field for kind in groups.values() for field in fields_of(kind)}
             problems.append(f"--{key}: unknown key{nearest(key, known)}")
-        elif owners[0] not in groups:
-            problems.append(f"--{name}: unknown group {group!r}{nearest(group, groups)}")
-        else:
+        elif group and group not in GROUPS:
+            problems.append(f"--{name}: unknown group {group!r}{nearest(group, GROUPS)}")
+        elif owners and owners[0] in groups:
             field = fields_of(groups[owners[0]]).get(key)
             given[owners[0]][key] = _override_value(text, field.annotation if field else str)
 
@@ -294,16 +333,19 @@ def _override_value(text: str, annotation: Any) -> Any:
 def _build(group: str, group_type: Any, values: dict[str, Any], problems: list[str]) -> Any:
     """The group's dataclass, or None with what is wrong; `values` become those of the fields."""
     refused: dict[str, str] = getattr(group_type, "REFUSED_KEYS", {})
-    known = {name: field for name, field in fields_of(group_type).items() if name not in refused}
+    known = fields_of(group_type)
     wrong = []
-    for key, value in values.items():
+    for key, value in list(values.items()):
         if key not in known:
-            wrong.append(f"{group}.{key}: {refused.get(key) or 'unknown key' + nearest(key, known)}")
+            wrong.append(f"{group}.{key}: unknown key{nearest(key, known.keys() - refused)}")
             continue
         try:
             values[key] = read_value(value, known[key].annotation, *known[key].metadata)
         except ValueError as error:
-            wrong.append(f"{group}.{key}: {error}")
+            wrong.append(f"{group}.{key}: {refused.get(key, error)}")
+            continue
+        if key in refused and values.pop(key) != known[key].get_default(call_default_factory=True):
+            wrong.append(f"{group}.{key}: {refused[key]}")
     problems += wrong
     if wrong:
         return None
@@ -314,7 +356,9 @@ def _build(group: str, group_type: Any, values: dict[str, Any], problems: list[s
         text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         problems.append(f"{group}: {' '.join(text.removeprefix('Value error, ').split())}")
         return None
-    problems += [f"{group}.{problem}" for problem in getattr(section, "problems", list)()]
+    if not problems:
+        # Those of a trainer import what takes seconds.
+        problems += [f"{group}.{problem}" for problem in getattr(section, "problems", list)()]
     return section
 
 
@@ -347,15 +391,23 @@ def _from_text(annotation: Any) -> Any:
         return Annotated[union, Field(union_mode="left_to_right")] if several else union
     if origin in (list, dict):
         return origin[tuple(map(_from_text, arguments))]
-    if annotation in (int, float):
-        return Annotated[annotation, BeforeValidator(_decimal), Field(allow_inf_nan=False)]
+    if annotation is int:
+        return Annotated[int, BeforeValidator(_whole)]
+    if annotation is float:
+        return Annotated[float, BeforeValidator(_decimal), Field(allow_inf_nan=False)]
     return Annotated[annotation, BeforeValidator(_plain)] if annotation in (dict, Any) else annotation
 
 
 def _decimal(value: Any) -> Any:
-    """Refuses what Python and pydantic would read as a number too: nan, 1_000, a number in spaces."""
+    # Python and pydantic would read nan, 1_000 and a number in spaces too.
     if not isinstance(value, str) or not DECIMAL.fullmatch(value):
         raise ValueError("a decimal number")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    if not isinstance(value, str) or not WHOLE.fullmatch(value):
+        raise ValueError("a whole number")
     return value
 
 
@@ -373,23 +425,17 @@ def _plain(value: Any) -> Any:
 
 
 def read_yaml_mapping(path: Path, shape: str = RECIPE_SHAPE) -> dict[str, Any]:
-    """The mapping at the top of a YAML file, as `parse_yaml` reads it.
-
-    Args:
-        path: the file.
-        shape: what such a file is, for the message of one that is no mapping.
+    """The mapping at the top of a YAML file, as `parse_yaml` reads it; `shape` says what it should hold.
 
     Raises:
         UserError: no such file, not UTF-8, not YAML (with its line), or not a mapping.
     """
     try:
-        if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise UserError(f"{path}: {path.stat().st_size:,} bytes are too many for a recipe")
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe", hint="The project's recipes are in recipes/.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a directory, not a recipe file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except yaml.YAMLError as error:

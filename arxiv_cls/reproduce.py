@@ -1,8 +1,6 @@
-"""One recipe's pipeline: the data it needs, every stage whose inputs changed, the metrics.
+"""Run as: make reproduce RECIPE=recipes/tfidf_xgboost.yaml [REMOTE=../shared/dvc-store]
 
-Run as: make reproduce RECIPE=recipes/tfidf_xgboost.yaml [REMOTE=../shared/dvc-store]
-   (or: python -m arxiv_cls.reproduce recipes/tfidf_xgboost.yaml --remote ../shared/dvc-store)
-
+One recipe's pipeline: the data it needs, every stage whose inputs changed, the metrics.
 The stages are in dvc.yaml, and `dvc repro card_tfidf@tfidf_xgboost` runs them too; this adds the data, the
 checks that DVC does not make, and the figures. What was made of what is noted in dvc.lock, to be committed.
 """
@@ -16,7 +14,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -28,53 +25,35 @@ ROOT = Path(__file__).resolve().parent.parent
 PIPELINE = Path("dvc.yaml")
 LOCK = Path("dvc.lock")
 DEFAULT_RECIPE = "recipes/tfidf_xgboost.yaml"
-KINDS = ("baselines", "transformers")
 LAST_STAGE = {"baselines": "card_tfidf", "transformers": "card"}
 
 
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """The recipe, where its data may come from, and what to do with a model in the way."""
-    parser = argparse.ArgumentParser(
-        prog="python -m arxiv_cls.reproduce",
-        description="Run the stages of a recipe's pipeline whose inputs changed.",
-    )
-    parser.add_argument("recipe", nargs="?", default=DEFAULT_RECIPE, help="default: %(default)s")
-    parser.add_argument("--remote", metavar="URL_OR_DIR", help="DVC remote to bring the data from")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a model of this name that the pipeline did not make"
-    )
-    return parser.parse_args(argv)
-
-
-def pipeline_entry(recipe: str) -> tuple[str, dict[str, Any], str]:
-    """The recipe's name, its line in `dvc.yaml` (`csv`, `weights`), and its kind (one of `KINDS`).
+def pipeline_entry(recipe: str) -> tuple[str, Path, str]:
+    """The recipe's name, its CSV, and the last stage of its line in `dvc.yaml`.
 
     Raises:
         UserError: the recipe has no line there, or the line names another CSV than the recipe.
     """
     path = Path(recipe)
-    csv = recipe_data(path).get("csv", "data/raw/arxiv.csv")
+    csv = recipe_data(path)["csv"]
     listed = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["vars"][0]
-    by_name = {name: (listed[kind][name], kind) for kind in KINDS for name in listed[kind]}
-    if path.resolve() != (ROOT / "recipes" / f"{path.stem}.yaml").resolve() or path.stem not in by_name:
+    lines = {name: (listed[kind][name]["csv"], kind) for kind in LAST_STAGE for name in listed[kind]}
+    if path.resolve() != (ROOT / "recipes" / f"{path.stem}.yaml").resolve() or path.stem not in lines:
         demo = "; `make demo` runs recipes/demo.yaml" if path.stem == "demo" else ""
         raise UserError(
             f"{recipe}: not in the pipeline{demo}",
-            f"a recipe in recipes/ gets its line under `vars` in {PIPELINE}; there are: {', '.join(by_name)}",
+            f"a recipe in recipes/ gets its line under `vars` in {PIPELINE}; there are: {', '.join(lines)}",
         )
-    entry, kind = by_name[path.stem]
-    if entry["csv"] != csv:
+    listed_csv, kind = lines[path.stem]
+    if listed_csv != csv:
         raise UserError(
-            f"{recipe} reads {csv}, and its line in {PIPELINE} says {entry['csv']}", "write the same path"
+            f"{recipe} reads {csv}, and its line in {PIPELINE} says {listed_csv}", "write the same path"
         )
-    return path.stem, entry, kind
+    return path.stem, Path(csv), LAST_STAGE[kind]
 
 
 def bring_data(csv: Path, remote: str | None) -> str:
     """Makes the CSV what its `.dvc` file says; the public original from Kaggle is taken in its place.
-
-    With the original DVC notes its checksum in the `.dvc` file and in dvc.lock. A file that is in git has no
-    `.dvc` file, and is there.
 
     Raises:
         UserError: it is not there and cannot be brought.
@@ -90,22 +69,18 @@ def bring_data(csv: Path, remote: str | None) -> str:
     except UserError as error:
         if csv.exists():
             raise
-        raise UserError(
-            f"no data: {error.message}",
-            "get the public file with `make data SOURCE=kaggle`, or name a DVC remote (a directory "
-            "or a gs://, s3:// or https:// url): make reproduce REMOTE=../shared/dvc-store",
-            error.exit_code,
-        ) from None
+        hint = "`make data SOURCE=kaggle`, or name a DVC remote (directory or url): make reproduce REMOTE=URL"
+        raise UserError(f"no data: {error.message}", hint, error.exit_code) from None
 
 
-def refuse_other_model(model: Path, overwrite: bool) -> None:
+def refuse_other_model(model: Path) -> None:
     """Keeps DVC from deleting a model that was trained by hand: it clears a stage's outputs unasked.
 
     Raises:
         UserError: the model directory holds a run whose record is not in DVC's cache.
     """
     record = model / "run.json"
-    if overwrite or not record.is_file():
+    if not record.is_file():
         return
     with open_repository() as repository:
         if not is_cached(record, repository):
@@ -115,12 +90,7 @@ def refuse_other_model(model: Path, overwrite: bool) -> None:
             )
 
 
-def run_stages(target: str) -> None:
-    """`dvc repro` of a stage and all before it, its output going straight to the terminal.
-
-    Raises:
-        UserError: a stage failed; its own message is above.
-    """
+def _run_stages(target: str) -> None:
     # The environment that runs this module goes first, so that the stages' commands mean it.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
@@ -141,12 +111,11 @@ def run_stages(target: str) -> None:
 def metrics_table(name: str) -> str:
     """The headline figures of a recipe's model, a line each."""
     figures = json.loads(Path("outputs/.pipeline", name, "metrics.json").read_text(encoding="utf-8"))
-    flat = {key: value for key, value in figures.items() if key != "f1"}
-    flat |= {f"F1 of {label}": value for label, value in figures["f1"].items()}
-    width = max(map(len, flat))
+    figures |= {f"F1 of {label}": value for label, value in figures.pop("f1").items()}
+    width = max(map(len, figures))
     return "\n".join(
-        f"  {key:<{width}}  {value:,}" if isinstance(value, int) else f"  {key:<{width}}  {value:.4f}"
-        for key, value in flat.items()
+        f"  {key:<{width}}  {value:{',' if isinstance(value, int) else '.4f'}}"
+        for key, value in figures.items()
     )
 
 
@@ -156,19 +125,29 @@ def main(argv: list[str]) -> None:
     Raises:
         UserError: the recipe is not in the pipeline, its data cannot be had, or a stage failed.
     """
-    arguments = parse_arguments(argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m arxiv_cls.reproduce",
+        description="Run the stages of a recipe's pipeline whose inputs changed.",
+    )
+    parser.add_argument("recipe", nargs="?", default=DEFAULT_RECIPE, help="default: %(default)s")
+    parser.add_argument("--remote", metavar="URL_OR_DIR", help="DVC remote to bring the data from")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a model of this name that the pipeline did not make"
+    )
+    arguments = parser.parse_args(argv)
     started = time.monotonic()
     os.chdir(ROOT)
     if not Path(".git").exists():
         raise UserError(
             f"{ROOT} is no git repository", "the pipeline's record belongs to commits: git clone it"
         )
-    name, entry, kind = pipeline_entry(arguments.recipe)
-    csv, model = Path(entry["csv"]), Path("outputs", name)
+    name, csv, last_stage = pipeline_entry(arguments.recipe)
+    model = Path("outputs", name)
     print(bring_data(csv, arguments.remote), flush=True)
-    refuse_other_model(model, arguments.overwrite)
+    if not arguments.overwrite:
+        refuse_other_model(model)
     before = LOCK.read_bytes() if LOCK.is_file() else b""
-    run_stages(f"{LAST_STAGE[kind]}@{name}")
+    _run_stages(f"{last_stage}@{name}")
     changed = LOCK.read_bytes() != before
     what = f"made in {time.monotonic() - started:.0f} s" if changed else "up to date, nothing had to run"
     print(f"\n{model}: {what}; test split:\n\n{metrics_table(name)}\n\nIts card: {model}/README.md")

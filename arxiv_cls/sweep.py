@@ -64,25 +64,21 @@ def main(argv: list[str]) -> None:
 
     def on_trial(trial: FrozenTrial) -> None:
         best = search.study.best_trial
-        values = "  ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-                           for key, value in trial.params.items())  # fmt: skip
+        shown = {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in trial.params.items()}
+        values = "  ".join(f"{key}={value}" for key, value in shown.items())
         mark = " *" if best.number == trial.number else ""
-        tqdm.write(
-            f"trial {trial.number}: {sweep.metric_name} {trial.value:.4f}{mark}  {values}", file=sys.stdout
-        )
-        write_atomically(
-            best_path, best_recipe(sweep, best.params, search.study.best_value, search.record(best))
-        )
+        line = f"trial {trial.number}: {sweep.metric_name} {trial.value:.4f}{mark}  {values}"
+        tqdm.write(line, file=sys.stdout)
+        recipe = best_recipe(sweep, best.params, search.study.best_value, search.record(best))
+        write_atomically(best_path, recipe)
 
     # SIGTERM stops the search as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         search.run(count, on_trial)
     except KeyboardInterrupt:
-        print(
-            f"\nstopped after {len(search.finished)} of {count} trials; the same command goes on with them",
-            file=sys.stderr,
-        )
+        done = f"{len(search.finished)} of {count} trials"
+        print(f"\nstopped after {done}; the same command goes on with them", file=sys.stderr)
         raise
     best = search.study.best_trial
     print(

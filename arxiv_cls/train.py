@@ -8,38 +8,14 @@ Fine-tunes a transformer as a recipe says, and leaves a whole model directory. O
 
 from __future__ import annotations
 
-import argparse
 import logging
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arxiv_cls.errors import run_main
-from arxiv_cls.recipe import load_recipe
+from arxiv_cls.recipe import TRANSFORMER_GROUPS, load_recipe, parse_arguments, read_groups
 
 logger = logging.getLogger("arxiv_cls.train")
-
-
-def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The recipe and the switches; the words that are left are overrides."""
-    parser = argparse.ArgumentParser(
-        prog="train.py",
-        description="Fine-tune a transformer as a recipe says.",
-        epilog="Any key of the recipe is an option: --trainer.learning_rate 3e-5 --data.max_samples 2000",
-        allow_abbrev=False,
-    )
-    parser.add_argument("recipe", help="YAML file, such as recipes/distilbert.yaml")
-    parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint")
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace an earlier run of the same name; with --resume: unless it is this very run, unfinished",
-    )
-    parser.add_argument(
-        "--no-evaluate",
-        action="store_true",
-        help="leave test split and card to `arxiv-cls evaluate` and `card`",
-    )
-    return parser.parse_known_args(argv)
 
 
 def main(argv: list[str]) -> None:
@@ -49,35 +25,38 @@ def main(argv: list[str]) -> None:
     command line.
 
     Raises:
-        UserError: bad recipe or data, a model that cannot be had, a run in the way.
+        UserError: bad recipe or data, a model that cannot be had, a run in the way, a training that diverged.
     """
-    arguments, overrides = parse_arguments(argv)
+    arguments, overrides = parse_arguments(
+        argv, "train.py", "Fine-tune a transformer as a recipe says.", "go on from the last whole checkpoint"
+    )
+    # What is wrong outside of `trainer` is reported before transformers is imported, which takes seconds.
+    read_groups(arguments.recipe, overrides, TRANSFORMER_GROUPS)
     from arxiv_cls.training.arguments import TransformerRecipe
 
     recipe = load_recipe(arguments.recipe, overrides, TransformerRecipe)
-    # The Trainer and what it needs take seconds to import: a wrong key of the recipe is reported before.
     from transformers.utils import logging as transformers_logging
 
-    from arxiv_cls.models.pretrained import resolve_pretrained
+    from arxiv_cls.models.loading import resolve_pretrained
     from arxiv_cls.release.card import write_model_card
-    from arxiv_cls.scoring.report import evaluation_table
-    from arxiv_cls.training import distributed, fine_tuning
+    from arxiv_cls.scoring.evaluation import evaluation_table
+    from arxiv_cls.training import fine_tuning
     from arxiv_cls.training.batches import load_tokenizer, tokenize
     from arxiv_cls.training.run_directory import TrainingRun
-    from arxiv_cls.training.trainer import LogCallback, MarkComplete, PaperTrainer
+    from arxiv_cls.training.trainer import LogCallback, MarkComplete, PaperTrainer, recipe_callbacks
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     args = recipe.trainer
-    threads = distributed.set_cpu_threads(args.cpu_threads)
-    with distributed.one_output(args), logging_redirect_tqdm(), TrainingRun(recipe, overrides) as run:
+    threads = fine_tuning.set_cpu_threads(args.cpu_threads)
+    with fine_tuning.one_output(args), logging_redirect_tqdm(), TrainingRun(recipe, overrides) as run:
         pretrained = resolve_pretrained(recipe.model.name_or_path, recipe.model.revision)
         with args.main_process_first(desc="build the corpus"):
             run.build_corpus()
         start = fine_tuning.starting_weights(pretrained)
         state = fine_tuning.fingerprint(recipe, run.corpus.data.sha256, args.world_size, start["sha256"])
-        checkpoint = distributed.on_main_process(
+        checkpoint = fine_tuning.on_main_process(
             args, lambda: run.begin(state, resume=arguments.resume, overwrite=arguments.overwrite)
         )
 
@@ -85,18 +64,20 @@ def main(argv: list[str]) -> None:
         tokenizer = load_tokenizer(pretrained, recipe.model.max_length)
         papers = tokenize(run.corpus.splits, tokenizer)
         texts = run.corpus.splits["train"]["text"][:]
-        papers["train"] = fine_tuning.add_soft_labels(papers["train"], texts, args.teacher_weight, args.seed)
+        papers["train"] = fine_tuning.add_soft_labels(
+            papers["train"], texts, args.distillation_weight, args.seed
+        )
         model = fine_tuning.load_classifier(recipe.model, pretrained, run.corpus.labels)
         logger.info(
             "%s: %s training papers, %s, %s, %d processes of %d threads",
             recipe.name, f"{len(texts):,}", args.device.type, precision, args.world_size, threads,
         )  # fmt: skip
         marks = MarkComplete(checkpoint)
-        callbacks = [marks, *fine_tuning.callbacks(model, args, run.directory.folder / "profile")]
-        callbacks.append(LogCallback(run.trackers))
+        chosen = recipe_callbacks(model, args, run.directory.folder / "profile")
+        callbacks = [marks, *chosen, LogCallback(run.trackers)]
         trainer = PaperTrainer(model, args, tokenizer, papers["train"], papers["validation"], callbacks)
         fine_tuning.train(trainer, checkpoint, marks.ended)
-        seconds, memory = marks.seconds(), distributed.peak_memory_bytes(args.device)
+        seconds, memory = marks.seconds(), fine_tuning.peak_memory_bytes(args.device)
 
         calibration, validation = fine_tuning.calibrate(trainer)
         if args.process_index:
@@ -104,7 +85,7 @@ def main(argv: list[str]) -> None:
         predictor = fine_tuning.save_model(trainer, run.directory.staging)
         run.write_record(
             predictor, seconds, trainer.state.log_history,
-            device=distributed.device_record(args, precision, threads), peak_memory_bytes=memory,
+            device=fine_tuning.device_record(args, precision, threads), peak_memory_bytes=memory,
             calibration=calibration, training=fine_tuning.training_record(trainer, seconds, start),
             metrics={"validation": validation},
         )  # fmt: skip

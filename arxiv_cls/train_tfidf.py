@@ -7,36 +7,15 @@ Trains a TF-IDF baseline as a recipe says, and leaves a whole model directory. W
 
 from __future__ import annotations
 
-import argparse
 import logging
 
+import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arxiv_cls.errors import run_main
-from arxiv_cls.recipe import TfidfRecipe, load_recipe, resolved
+from arxiv_cls.recipe import TfidfRecipe, load_recipe, parse_arguments, resolved
 
 logger = logging.getLogger("arxiv_cls.train_tfidf")
-
-
-def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The recipe and the switches; the words that are left are overrides."""
-    parser = argparse.ArgumentParser(
-        prog="train_tfidf.py",
-        description="Train a TF-IDF baseline as a recipe says.",
-        epilog="Any key of the recipe can be overridden: --trainer.seed 1, --data.max_samples 2000.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("recipe", help="YAML file, such as recipes/tfidf_xgboost.yaml")
-    parser.add_argument(
-        "--resume", action="store_true", help="start an unfinished run anew: a baseline keeps no checkpoints"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run of the same name")
-    parser.add_argument(
-        "--no-evaluate",
-        action="store_true",
-        help="leave test split and card to `arxiv-cls evaluate` and `card`",
-    )
-    return parser.parse_known_args(argv)
 
 
 def main(argv: list[str]) -> None:
@@ -48,15 +27,18 @@ def main(argv: list[str]) -> None:
     Raises:
         UserError: bad recipe or data, a run in the way.
     """
-    arguments, overrides = parse_arguments(argv)
+    resume = "start an unfinished run anew: a baseline keeps no checkpoints"
+    arguments, overrides = parse_arguments(
+        argv, "train_tfidf.py", "Train a TF-IDF baseline as a recipe says.", resume
+    )
     recipe = load_recipe(arguments.recipe, overrides, TfidfRecipe)
     # These take seconds to import: a wrong key of the recipe is reported before.
-    from arxiv_cls.models.hardware import available_cores, peak_resident_bytes, processor_name
     from arxiv_cls.models.tfidf import TfidfPredictor
+    from arxiv_cls.record.run_record import available_cores, peak_resident_bytes, processor_name
     from arxiv_cls.release.card import write_model_card
-    from arxiv_cls.scoring.report import evaluation_table
+    from arxiv_cls.scoring.evaluation import evaluation_table
     from arxiv_cls.training.run_directory import TrainingRun
-    from arxiv_cls.training.tfidf_fit import fit_tfidf, read_split
+    from arxiv_cls.training.tfidf_fit import Split, fit_tfidf
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     threads = recipe.trainer.cpu_threads or available_cores()
@@ -65,7 +47,8 @@ def main(argv: list[str]) -> None:
         run.begin(resolved(recipe), resume=False, overwrite=arguments.overwrite)
         if arguments.resume:
             logger.info("--resume: a baseline keeps no checkpoints, the run starts from the beginning")
-        train, validation = (read_split(run.corpus.splits[name]) for name in ("train", "validation"))
+        papers = [run.corpus.splits[name] for name in ("train", "validation")]
+        train, validation = (Split(split["text"][:], np.asarray(split["label"][:])) for split in papers)
 
         def on_round(losses: dict[str, float]) -> None:
             values = {"train/loss": losses["loss"], "eval/loss": losses["eval_loss"]}

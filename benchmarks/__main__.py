@@ -15,10 +15,9 @@ from pathlib import Path
 
 from arxiv_cls.demo import SAMPLE
 from arxiv_cls.errors import UserError
-from benchmarks.children import run_benchmark, run_child
+from benchmarks.children import DATA, run_benchmark, run_child
 
 FOLDER = Path(__file__).resolve().parent
-DATA = "data/raw/arxiv.csv"
 OF_A_MODEL = ("predict", "serving")
 
 

@@ -27,8 +27,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.hardware import available_cores
-from benchmarks.children import run_benchmark, run_child
+from arxiv_cls.record.run_record import available_cores
+from benchmarks.children import DATA, run_benchmark, run_child
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("tfidf_xgboost", "tfidf_linear")
@@ -113,7 +113,7 @@ def run_side(side: str, csv: str, scale: float, seed: int) -> dict[str, Any]:
     else:
         seconds, probabilities = run_ours(side, splits, labels, seed, threads)
     cpu = time.process_time() - cpu
-    from arxiv_cls.models.hardware import peak_resident_bytes
+    from arxiv_cls.record.run_record import peak_resident_bytes
     from arxiv_cls.scoring.metrics import compute_metrics
 
     metrics = compute_metrics(splits["test"][1], probabilities, labels)
@@ -172,7 +172,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--csv", default="data/raw/arxiv.csv")
+    parser.add_argument("--csv", default=DATA)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training papers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="seeds of our runs")
     parser.add_argument("--skip-stock", action="store_true", help="only ours, without the ratios")

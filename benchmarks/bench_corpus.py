@@ -23,8 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.hardware import peak_resident_bytes
-from benchmarks.children import run_benchmark, run_child
+from arxiv_cls.record.run_record import peak_resident_bytes
+from benchmarks.children import DATA, run_benchmark, run_child
 
 SIDES = ("ours", "stock")
 NAMES = {"ours": "load_arxiv", "stock": 'load_dataset("csv") + filter + map'}
@@ -84,7 +84,7 @@ def measure(side: str, csv: Path) -> dict:
 def main(argv: list[str]) -> None:
     """Runs both sides in turn and prints medians and the ratio; with `--side`, one run as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--csv", type=Path, default=Path("data/raw/arxiv.csv"))
+    parser.add_argument("--csv", type=Path, default=Path(DATA))
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--cache", help=argparse.SUPPRESS)

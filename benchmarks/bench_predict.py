@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arxiv_cls import demo
 from arxiv_cls.errors import UserError
-from benchmarks.children import end, run_benchmark
+from benchmarks.children import DATA, end, run_benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
 PIPELINES = ("pipeline", "pipeline-16")
@@ -244,7 +244,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--model", help=f"transformer with its export (default: {' or '.join(MODELS)})")
     parser.add_argument("--baseline", help="the cascade's baseline (default: the model's)")
-    parser.add_argument("--csv", default="data/raw/arxiv.csv")
+    parser.add_argument("--csv", default=DATA)
     parser.add_argument("--papers", type=int, default=0, help="papers of the test split (default: all)")
     parser.add_argument("--block", type=int, default=256, help="papers that a side scores in its turn")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), metavar="SIDE")

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arxiv_cls.errors import UserError
 from benchmarks.bench_predict import MODELS, machine, pair, test_papers
-from benchmarks.children import end, run_benchmark
+from benchmarks.children import DATA, end, run_benchmark
 from benchmarks.load_client import Load, request_bytes, run_load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +128,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--model", help=f"transformer with its export (default: {' or '.join(MODELS)})")
     parser.add_argument("--baseline", help="the cascade's baseline (default: the model's)")
-    parser.add_argument("--csv", default="data/raw/arxiv.csv")
+    parser.add_argument("--csv", default=DATA)
     parser.add_argument("--seconds", type=float, default=8.0, help="of one load")
     parser.add_argument(
         "--rounds", type=int, default=2, help="loads of each server at each number of clients"

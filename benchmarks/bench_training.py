@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arxiv_cls.errors import UserError
-from benchmarks.children import run_benchmark, run_child
+from benchmarks.children import DATA, run_benchmark, run_child
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LENGTH = 256
@@ -59,15 +59,15 @@ def run_side(side: str, csv: str, papers: int) -> dict[str, Any]:
     from transformers.utils import logging as transformers_logging
 
     from arxiv_cls.corpus import build_corpus
-    from arxiv_cls.models.hardware import peak_resident_bytes
-    from arxiv_cls.models.pretrained import resolve_pretrained
+    from arxiv_cls.models.loading import resolve_pretrained
     from arxiv_cls.models.transformer import TransformerPredictor
     from arxiv_cls.recipe import load_recipe
+    from arxiv_cls.record.run_record import peak_resident_bytes
     from arxiv_cls.training import fine_tuning
     from arxiv_cls.training.arguments import TransformerRecipe
     from arxiv_cls.training.batches import load_tokenizer, tokenize
-    from arxiv_cls.training.distributed import set_cpu_threads
-    from arxiv_cls.training.trainer import PaperTrainer
+    from arxiv_cls.training.fine_tuning import set_cpu_threads
+    from arxiv_cls.training.trainer import PaperTrainer, recipe_callbacks
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -78,9 +78,10 @@ def run_side(side: str, csv: str, papers: int) -> dict[str, Any]:
     held_out = splits["test"].select(range(min(papers // 2, len(splits["test"]))))
     recipe = load_recipe(
         ROOT / "recipes" / "minilm.yaml",
-        ["--num_train_epochs", "1", "--teacher_weight", "0", "--eval_strategy", "no", "--save_strategy", "no",
-         "--load_best_model_at_end", "false", "--early_stopping_patience", "null", "--use_cpu", "true",
-         "--disable_tqdm", "true", "--max_length", str(MAX_LENGTH), *OVERRIDES.get(side, [])],
+        ["--num_train_epochs", "1", "--distillation_weight", "0", "--eval_strategy", "no",
+         "--save_strategy", "no", "--load_best_model_at_end", "false", "--early_stopping_patience", "null",
+         "--use_cpu", "true", "--disable_tqdm", "true", "--max_length", str(MAX_LENGTH),
+         *OVERRIDES.get(side, [])],
         TransformerRecipe,
     )  # fmt: skip
     source = resolve_pretrained(recipe.model.name_or_path)
@@ -116,7 +117,7 @@ def run_side(side: str, csv: str, papers: int) -> dict[str, Any]:
             tokenizer = load_tokenizer(source, recipe.model.max_length)
             tokens = tokenize(splits, tokenizer)
             model = fine_tuning.load_classifier(recipe.model, source, labels)
-            callbacks = fine_tuning.callbacks(model, recipe.trainer, Path(folder))
+            callbacks = recipe_callbacks(model, recipe.trainer, Path(folder))
             trainer = PaperTrainer(
                 model, recipe.trainer, tokenizer, tokens["train"], tokens["validation"], callbacks
             )
@@ -160,7 +161,7 @@ def main(argv: list[str]) -> None:
         UserError: when there is no CSV, or a side fails.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--csv", type=Path, default=ROOT / "data" / "raw" / "arxiv.csv")
+    parser.add_argument("--csv", type=Path, default=ROOT / DATA)
     parser.add_argument("--papers", type=int, default=2000, help="training papers (default 2000)")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), metavar="SIDE")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)

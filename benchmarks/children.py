@@ -10,6 +10,9 @@ from typing import Any
 
 from arxiv_cls.errors import run_main
 
+# The papers unless others are named. Not imported: a side's peak memory is measured.
+DATA = "data/raw/arxiv.csv"
+
 
 def end(process: subprocess.Popen) -> None:
     """Asks a process to end, waits for it, and kills one that does not."""

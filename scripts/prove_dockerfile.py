@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,25 +62,21 @@ START_SECONDS = 180
 
 @dataclass
 class Proof:
-    """One run: the stages, the folder of everything made, and what is installed already."""
+    """One run: the stages, the folder of everything made, and the environments by their stage."""
 
     folder: Path
     wheels: Path
-    stages: dict = field(default_factory=dict)
+    stages: dict
     environments: dict[str, Path] = field(default_factory=dict)
 
-    def environment(self, stage: str) -> Path:
-        """The virtual environment of a stage, installed when it is first asked for."""
-        if stage not in self.environments:
-            started = time.monotonic()
-            venv = self.environments[stage] = self._install(stage)
-            size = sum(f.stat().st_size for f in venv.rglob("*") if f.is_file())
-            seconds = time.monotonic() - started
-            print(f"{stage}: {size / 1e6:,.0f} MB installed in {seconds:.0f} s", flush=True)
-        return self.environments[stage]
+    def install(self, names: list[str]) -> None:
+        """Makes the virtual environments of these stages, two at a time: pip uses one core."""
+        with ThreadPoolExecutor(2) as pool:
+            self.environments = dict(zip(names, pool.map(self._install, names), strict=True))
 
     def _install(self, stage: str) -> Path:
         """Runs the installation of an environment stage in a new virtual environment."""
+        started = time.monotonic()
         venv, app = self.folder / stage / "venv", self.folder / stage / "app"
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
         instructions = lineage(self.stages, stage)
@@ -92,11 +89,12 @@ class Proof:
                 variables = environment_variables(instructions, app, venv, offline(self.wheels))
                 variables["PIP_QUIET"] = "1"
                 subprocess.run(["sh", "-c", command], cwd=app, env=variables, check=True)
+        print(f"{stage}: installed in {time.monotonic() - started:.0f} s", flush=True)
         return venv
 
     def run(self, target: str) -> bool:
         """Lays out a target and runs it; returns whether it did what it should."""
-        venv = self.environment(environment_stage(self.stages, target))
+        venv = self.environments[environment_stage(self.stages, target)]
         instructions = lineage(self.stages, target)
         # The path of an image has no space; those of the people who mount folders into it do.
         app = self.folder / f"the {target}"
@@ -192,8 +190,10 @@ def prove(names: list[str]) -> bool:
     print(f"wheels: {wheels} after {time.monotonic() - started:.0f} s", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         proof = Proof(Path(temporary), wheels, stages)
+        names = names or targets(stages)
+        proof.install(sorted({environment_stage(stages, target) for target in names}))
         # Not all(...) of a generator: one target that fails says nothing about the next.
-        results = [proof.run(target) for target in names or targets(stages)]
+        results = [proof.run(target) for target in names]
         return all(results)
 
 

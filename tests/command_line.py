@@ -1,7 +1,10 @@
-"""Command lines of `arxiv-cls` for tests: parsed as the program does, without running anything."""
+"""Command lines for tests: parsed as `arxiv-cls` does, or run by a shell."""
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import typer.main
@@ -31,3 +34,10 @@ def parsed(words: list[str]) -> dict[str, Any]:
         if words[: len(parts)] == parts:
             return command.make_context(name, list(words[len(parts) :])).params
     raise AssertionError(f"no such command: {words}")
+
+
+def shell_environment() -> dict[str, str]:
+    """Our variables, with this Python first on the path and nothing for make to install."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return inherited | {"PATH": path, "MAKEFLAGS": "-- READY="}

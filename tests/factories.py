@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.record.files import write_record, write_step_record
 from arxiv_cls.record.manifest import METRICS, RECORD_COMMANDS, RECORD_OF, TFIDF, TRANSFORMER, WEIGHTS
 from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE
@@ -39,34 +40,19 @@ LABEL_NAMES = {
 # --- CSV files in the schema of the real one ---
 
 COLUMNS = (
-    "id",
-    "title",
-    "category",
-    "category_code",
-    "published_date",
-    "updated_date",
-    "authors",
-    "first_author",
-    "summary",
-    "summary_word_count",
-)
+    "id", "title", "category", "category_code", "published_date", "updated_date", "authors", "first_author",
+    "summary", "summary_word_count",
+)  # fmt: skip
 COUNT = 200  # papers in the CSV of the fixture
-CODES = {
-    "cs.AI": "Artificial Intelligence",
-    "cs.CL": "Computation and Language",
-    "cs.CV": "Computer Vision and Pattern Recognition",
-    "cs.LG": "Machine Learning",
-    "stat.ML": "Machine Learning (Statistics)",
-}
 
 
 def paper(number: int = 0, **changes: str) -> dict[str, str]:
     """One row: paper `number` of a file, every paper different; `changes` replaces columns."""
-    code = changes.get("category_code", list(CODES)[number % len(CODES)])
+    code = changes.get("category_code", LABELS[number % len(LABELS)])
     row = {
         "id": f"abs-{1501 + number // 90000}.{number % 90000:05d}v1",
         "title": f"On the {number}th problem, and others",
-        "category": CODES.get(code, "Logic"),
+        "category": CATEGORY_NAMES.get(code, "Logic"),
         "category_code": code,
         "published_date": f"{number % 12 + 1}/{number % 28 + 1}/{15 + number % 5}",
         "updated_date": "8/1/19",
@@ -189,18 +175,12 @@ def write_encoder(
 
 def write_transformer_recipe(path: Path, encoder: Path, csv_path: Path = SAMPLE, **groups: dict) -> Path:
     """A recipe that trains an encoder on the sample in seconds; `trainer={...}` and so on replace keys."""
+    trainer = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 1.0e-3}
+    trainer |= {"logging_steps": 1, "use_cpu": True, "precision": "fp32", "cpu_threads": 1}
     recipe = {
         "model": {"name_or_path": str(encoder), "max_length": 64},
         "data": {"csv": str(csv_path), "max_samples": 96},
-        "trainer": {
-            "num_train_epochs": 2,
-            "per_device_train_batch_size": 16,
-            "learning_rate": 1.0e-3,
-            "logging_steps": 1,
-            "use_cpu": True,
-            "precision": "fp32",
-            "cpu_threads": 1,
-        },
+        "trainer": trainer,
     }
     for group, keys in groups.items():
         recipe.setdefault(group, {}).update(keys)
@@ -218,15 +198,9 @@ def classifier(kind: str, encoder: Path):
         config = AutoConfig.from_pretrained(encoder, **LABEL_NAMES)
     else:
         config = DistilBertConfig(
-            vocab_size=bert.vocab_size,
-            dim=16,
-            n_layers=2,
-            n_heads=2,
-            hidden_dim=32,
-            max_position_embeddings=128,
-            pad_token_id=bert.pad_token_id,
-            **LABEL_NAMES,
-        )
+            vocab_size=bert.vocab_size, dim=16, n_layers=2, n_heads=2, hidden_dim=32,
+            max_position_embeddings=128, pad_token_id=bert.pad_token_id, **LABEL_NAMES,
+        )  # fmt: skip
     torch.manual_seed(1)
     model = AutoModelForSequenceClassification.from_config(config)
     torch.nn.init.normal_(model.classifier.weight, std=5.0)
@@ -288,7 +262,6 @@ def write_onnx_model(
         positions: rows of a table of positions, which fails on a longer text; None for no such table.
     """
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     vocabulary = {"[PAD]": 0, "[UNK]": 1} | {word: 2 + at for at, word in enumerate(WORDS)}
@@ -302,80 +275,66 @@ def write_onnx_model(
         "seed": np.array([seed], dtype=np.float32),
         "nothing": np.array([0], dtype=np.float32),
     }
-    nodes = [
-        helper.make_node("Gather", ["rows", "input_ids"], ["scores"]),
-        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["mask", "two"], ["wide_mask"]),
-        helper.make_node("Mul", ["scores", "wide_mask"], ["kept"]),
-        helper.make_node("ReduceSum", ["kept", "one"], ["sum"], keepdims=0),
-        helper.make_node("ReduceSum", ["mask", "one"], ["count"], keepdims=1),
-        helper.make_node("Div", ["sum", "count"], ["mean"]),
-        helper.make_node("Mul", ["seed", "nothing"], ["no_seed"]),
-    ]
+    nodes = """
+        scores = Gather (rows, input_ids)
+        mask = Cast <to = 1> (attention_mask)
+        wide_mask = Unsqueeze (mask, two)
+        kept = Mul (scores, wide_mask)
+        sum = ReduceSum <keepdims = 0> (kept, one)
+        count = ReduceSum <keepdims = 1> (mask, one)
+        mean = Div (sum, count)
+        no_seed = Mul (seed, nothing)"""
     last = "no_seed"
     if busy:
         constants["wide"] = np.full((len(vocabulary), 256), 0.01, dtype=np.float32)
         constants["product"] = np.eye(256, dtype=np.float32)
-        nodes.append(helper.make_node("Gather", ["wide", "input_ids"], ["hidden_0"]))
-        nodes += [
-            helper.make_node("MatMul", [f"hidden_{at}", "product"], [f"hidden_{at + 1}"])
-            for at in range(busy)
-        ]
-        nodes += [
-            helper.make_node("ReduceMax", [f"hidden_{busy}"], ["largest"], keepdims=0),
-            helper.make_node("Mul", ["largest", "nothing"], ["no_work"]),
-            helper.make_node("Add", ["no_seed", "no_work"], ["no_change"]),
-        ]
+        products = "".join(f"\nhidden_{at + 1} = MatMul (hidden_{at}, product)" for at in range(busy))
+        nodes += f"""
+        hidden_0 = Gather (wide, input_ids){products}
+        largest = ReduceMax <keepdims = 0> (hidden_{busy})
+        no_work = Mul (largest, nothing)
+        no_change = Add (no_seed, no_work)"""
         last = "no_change"
     if positions:
         constants["positions"] = np.zeros(positions, dtype=np.float32)
-        nodes += [
-            helper.make_node("Shape", ["input_ids"], ["shape"]),
-            helper.make_node("Gather", ["shape", "one"], ["length"]),
-            helper.make_node("Gather", ["positions", "length"], ["position"]),
-            helper.make_node("Add", [last, "position"], ["placed"]),
-        ]
+        nodes += f"""
+        shape = Shape (input_ids)
+        length = Gather (shape, one)
+        position = Gather (positions, length)
+        placed = Add ({last}, position)"""
         last = "placed"
-    nodes.append(helper.make_node("Add", ["mean", last], ["logits"]))
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
-         for name in ("input_ids", "attention_mask")],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]>
+        tiny (int64[batch, length] input_ids, int64[batch, length] attention_mask)
+        => (float[batch, {len(LABELS)}] logits) {{{nodes}
+        logits = Add (mean, {last})
+        }}"""
+    )
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value, name) for name, value in constants.items()
+    )
     onnx.checker.check_model(model)
     (directory / "onnx").mkdir(parents=True)
-    (directory / "eval").mkdir()
     onnx.save(model, str(directory / "onnx" / "model.onnx"))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(directory / "tokenizer.json"))
-    write_json(directory / "tokenizer_config.json", {"model_max_length": max_length})
-    write_json(
-        directory / "config.json",
-        {
-            "model_type": "bert",
-            "id2label": {str(number): label for number, label in enumerate(LABELS)},
-            "pad_token_id": 0,
-        },
-    )
-    data = {"csv": "tiny.csv", "config": "top5", "md5": "0" * 32}
-    write_json(
-        directory / "run.json", {"data": data, "metrics": {"test": {"accuracy": 0.5, "per_class": {}}}}
-    )
-    write_json(
-        directory / "eval" / "prediction_sets.json",
-        {"schema_version": 1, "levels": {"0.9": {"threshold": 0.3}}},
-    )
+    id2label = {str(number): label for number, label in enumerate(LABELS)}
+    run = {
+        "data": {"csv": "tiny.csv", "config": "top5", "md5": "0" * 32},
+        "metrics": {"test": {"accuracy": 0.5, "per_class": {}}},
+    }
     # Known words score 1 / (1 + exp(-2)) and more, texts without any 1 / (1 + exp(2)).
-    write_json(
-        directory / "eval" / "scope.json",
-        {"schema_version": 1, "weights": dict.fromkeys(WORDS, 4.0), "intercept": -2.0, "threshold": 0.5},
-    )
+    scope = {"schema_version": 1, "weights": dict.fromkeys(WORDS, 4.0), "intercept": -2.0, "threshold": 0.5}
+    for name, content in {
+        "config.json": {"model_type": "bert", "id2label": id2label, "pad_token_id": 0},
+        "tokenizer_config.json": {"model_max_length": max_length},
+        "run.json": run,
+        "eval/prediction_sets.json": {"schema_version": 1, "levels": {"0.9": {"threshold": 0.3}}},
+        "eval/scope.json": scope,
+    }.items():
+        write_json(directory / name, content)
     return directory
 
 
@@ -386,12 +345,7 @@ DATA_SHA256 = "d" * 64
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
 )
-PLOTS = (
-    "training_curve.png",
-    "eval/confusion_matrix.png",
-    "eval/reliability.png",
-    "eval/accuracy_by_year.png",
-)
+_PLOTS = ("training_curve", "eval/confusion_matrix", "eval/reliability", "eval/accuracy_by_year")
 
 
 def scored_papers(accuracy: float = 0.8, papers: int = 400, seed: int = 0):
@@ -434,45 +388,27 @@ def evaluation_record(scored, weights_sha256: str) -> dict[str, Any]:
 
 def run_record(kind: str, weights_sha256: str) -> dict[str, Any]:
     """A `run.json` as training writes it."""
-    return {
-        "schema_version": 1,
-        "kind": kind,
-        "recipe": "tiny",
-        "data": {
-            "csv": "data/sample/arxiv_sample.csv",
-            "md5": "a" * 32,
-            "sha256": DATA_SHA256,
-            "bytes": 500_000,
-            "rows": 600,
-            "config": "top5",
-            "split": "paper",
-            "seed": 42,
-            "splits": {"train": 1400, "validation": 300, "test": 400},
-            "labels": RELEASED_LABELS,
-        },
-        "git": {"commit": git_state()["commit"], "dirty": False},
-        "versions": {"python": "3.11.9", "torch": "2.13.0"},
-        "seed": 7,
-        "device": {
-            "type": "cpu",
-            "name": "a processor",
-            "processes": 1,
-            "threads": 2,
-            "precision": "fp32",
-            "peak_memory_of": "process",
-        },
-        "started": "2026-03-04T05:06:07+00:00",
-        "duration_seconds": 300.0,
-        "papers_per_second": 12.34,
-        "peak_memory_bytes": 1_500_000_000,
-        "calibration": {
-            "temperature": 1.25,
-            "expected_calibration_error_before": 0.08,
-            "expected_calibration_error_after": 0.02,
-        },
-        "metrics": {},
-        "weights_sha256": weights_sha256,
-    }
+    return yaml.safe_load(f"""
+        schema_version: 1
+        kind: {kind}
+        recipe: tiny
+        data: {{csv: data/sample/arxiv_sample.csv, md5: {"a" * 32}, sha256: {DATA_SHA256}, bytes: 500000,
+          rows: 600, config: top5, split: paper, seed: 42, labels: {RELEASED_LABELS},
+          splits: {{train: 1400, validation: 300, test: 400}}}}
+        git: {{commit: {git_state()["commit"]!r}, dirty: false}}
+        versions: {{python: 3.11.9, torch: 2.13.0}}
+        seed: 7
+        device: {{type: cpu, name: a processor, processes: 1, threads: 2, precision: fp32,
+          peak_memory_of: process}}
+        started: "2026-03-04T05:06:07+00:00"
+        duration_seconds: 300.0
+        papers_per_second: 12.34
+        peak_memory_bytes: 1500000000
+        calibration: {{temperature: 1.25, expected_calibration_error_before: 0.08,
+          expected_calibration_error_after: 0.02}}
+        metrics: {{}}
+        weights_sha256: {weights_sha256!r}
+        """)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -514,15 +450,9 @@ def make_model_dir(
     seed: int = 0,
     scored: Any = None,
 ) -> Path:
-    """A whole model directory except for the card.
+    """A whole model directory except for the card, with weights that nothing loads.
 
-    Args:
-        folder: where to write it.
-        kind: "transformer" or "tfidf".
-        accuracy: of the recorded predictions.
-        weights: content of the weights file; nothing loads it.
-        seed: of the recorded predictions.
-        scored: the recorded predictions themselves, instead of `accuracy` and `seed`.
+    The recorded predictions are `scored`, or drawn with this accuracy and seed.
     """
     from arxiv_cls.scoring.scored_papers import write_predictions
 
@@ -546,8 +476,8 @@ def make_model_dir(
     scores = {"cs.CV": 0.7, "cs.CL": 0.2, "stat.ML": 0.1}
     examples = [{"title": "A title", "text": "A title\n\nAn abstract.", "scores": scores}]
     write_json(folder / "eval/examples.json", {"weights_sha256": sha256, "examples": examples})
-    for path in PLOTS:
-        (folder / path).write_bytes(PNG)
+    for name in _PLOTS:
+        (folder / f"{name}.png").write_bytes(PNG)
     return record_again(folder)
 
 
@@ -563,15 +493,9 @@ def add_every_section(folder: Path) -> Path:
         "0.9": {"threshold": 0.25, "coverage": 0.9, "mean_size": 1.4},
     }
     write_json(folder / "eval/prediction_sets.json", rules | {"levels": levels})
-    scope = {
-        "rule": "logistic regression on the words that occur",
-        "auroc": 0.9642,
-        "auroc_interval": [0.9611, 0.9664],
-        "threshold": 0.3471,
-        "in_scope_kept": 0.9612,
-        "out_of_scope_caught": 0.848,
-        "out_of_scope_papers": 17173,
-    }
+    scope = {"rule": "logistic regression on the words that occur", "threshold": 0.3471}
+    scope |= {"auroc": 0.9642, "auroc_interval": [0.9611, 0.9664], "in_scope_kept": 0.9612}
+    scope |= {"out_of_scope_caught": 0.848, "out_of_scope_papers": 17173}
     write_json(folder / "eval/scope.json", rules | scope)
     (folder / "eval/out_of_scope.png").write_bytes(PNG)
     return record_again(folder)
@@ -649,26 +573,18 @@ LEFT_BEHIND = ("onnx", "recipe.yaml", "run.json", "handler.py", "requirements.tx
 
 @dataclass(frozen=True)
 class RealModel:
-    """A trained transformer with its exports, and n test papers that its export was not measured on.
-
-    Attributes:
-        directory: the model directory, with `onnx/`.
-        papers: n pairs of title and abstract.
-        categories: true label of each paper.
-        expected: {label: score} that `pipeline()` gives each paper, highest score first.
-        unseen: texts of all test papers that the export was not measured on, those n first.
-    """
+    """A trained transformer with its exports, and n test papers that its export was not measured on."""
 
     directory: Path
-    papers: list[tuple[str, str]]
-    categories: list[str]
-    expected: list[dict[str, float]]
-    unseen: list[str]
+    papers: list[tuple[str, str]]  # title and abstract
+    categories: list[str]  # the true label of each paper
+    expected: list[dict[str, float]]  # what `pipeline()` gives each paper, highest score first
+    unseen: list[str]  # texts of all test papers that the export was not measured on, those n first
 
     @property
     def texts(self) -> list[str]:
         """Title, blank line, abstract."""
-        return [f"{title}\n\n{abstract}" for title, abstract in self.papers]
+        return self.unseen[: len(self.papers)]
 
     @property
     def labels(self) -> list[str]:
@@ -682,13 +598,7 @@ def trained_model() -> Path | None:
 
 
 def export_real_model(source: Path, real_csv: Path, folder: Path) -> RealModel:
-    """Copies a model, exports the copy, and asks `pipeline()` about `PAPERS` papers.
-
-    Args:
-        source: a directory of `trained_model`.
-        real_csv: the real data.
-        folder: an empty directory.
-    """
+    """Copies a model into an empty folder, exports the copy, and asks `pipeline()` about `PAPERS` papers."""
     from transformers import pipeline
 
     from arxiv_cls.corpus import build_corpus
@@ -700,13 +610,12 @@ def export_real_model(source: Path, real_csv: Path, folder: Path) -> RealModel:
     rows = corpus.splits["test"].to_list()
     asked, measured = rows[:PAPERS], rows[PAPERS : PAPERS + EXPORT_PAPERS]
     unseen = [row["text"] for row in asked + rows[PAPERS + EXPORT_PAPERS :]]
-    columns = ("id", "title", "summary", "category_code")
-    values = [
-        (row["arxiv_id"], row["title"], row["abstract"], corpus.labels[row["label"]]) for row in measured
-    ]
-    write_csv(
-        folder / "measured.csv", [dict(zip(columns, row, strict=True)) for row in values], columns=columns
-    )
+    lines = [
+        {"id": row["arxiv_id"], "title": row["title"], "summary": row["abstract"],
+         "category_code": corpus.labels[row["label"]]}
+        for row in measured
+    ]  # fmt: skip
+    write_csv(folder / "measured.csv", lines, columns=tuple(lines[0]))
     export_model(directory, csv=folder / "measured.csv", search_papers=SEARCH_PAPERS)
     classify = pipeline(
         "text-classification", model=str(directory), truncation=True, top_k=None, device="cpu"

@@ -36,14 +36,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serves on a free port.
-
-    Args:
-        handler: answers the requests.
-
-    Yields:
-        `http://127.0.0.1:PORT`.
-    """
+    """Serves on a free port, and yields `http://127.0.0.1:PORT`."""
     with _Server(("127.0.0.1", 0), handler) as server:
         # The interval is how long `shutdown` waits at most.
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -140,32 +133,19 @@ def lines_in(directory: Path) -> list[dict]:
 
 
 class SpaceProcess:
-    """`arxiv-cls space MODEL`, or another program that opens the page, on a free port of 127.0.0.1.
-
-    Args:
-        command: arguments of Python; `{port}` in them is the port.
-        output: file for what the process prints.
-        env: variables to add.
-        cwd: where it runs.
-    """
+    """A program that opens the page on a free port of 127.0.0.1: Python's arguments, `{port}` in them."""
 
     def __init__(
         self, command: list[str], output: Path, env: dict[str, str] | None = None, cwd: Path | None = None
     ) -> None:
         self.port, self.output = free_port(), output
         self.url = f"http://127.0.0.1:{self.port}"
-        variables = (
-            os.environ
-            | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "GRADIO_SERVER_PORT": str(self.port)}
-            | (env or {})
-        )
+        ours = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "GRADIO_SERVER_PORT": str(self.port)}
+        words = [sys.executable, *(part.format(port=self.port) for part in command)]
+        variables = os.environ | ours | (env or {})
         with output.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, *(part.format(port=self.port) for part in command)],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=variables,
-                cwd=cwd,
+                words, stdout=file, stderr=subprocess.STDOUT, env=variables, cwd=cwd
             )
 
     def wait_until_open(self, seconds: float = 300) -> SpaceProcess:
@@ -198,13 +178,12 @@ class SpaceProcess:
 
     def stop(self) -> None:
         """Ends the process."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait(20)
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(20)
 
 
 KAGGLE_ARCHIVE = "/archive.zip"
@@ -297,13 +276,7 @@ class LocalCloudRun:
     """Cloud Run's REST calls, for the real `google-cloud-run` client; a context manager.
 
     It keeps services as the client sent them, answers updates with an operation that ends at the first look,
-    and takes only requests that carry a bearer token.
-
-    Attributes:
-        services: what is deployed, by full name, in the API's JSON.
-        operations: what an operation will say, by full name.
-        refuse: (HTTP status, reason) that every request gets; None for none.
-        failure: the message that the next revisions fail with; None when they start.
+    takes only requests with a bearer token, and answers all with `refuse` (status, reason) when it is set.
     """
 
     services: dict[str, dict[str, Any]] = field(default_factory=dict)

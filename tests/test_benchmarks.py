@@ -99,17 +99,9 @@ class TestOnTheSample:
         assert "model: outputs/demo, baseline: outputs/demo_tfidf_xgboost" in done.stdout
         assert "left out: int8-budget, cascade" in done.stdout
         assert "int8 against pipeline" in done.stdout
-        short = [
-            "--csv",
-            "data/sample/arxiv_sample.csv",
-            "--seconds",
-            "0.5",
-            "--rounds",
-            "1",
-            "--starts",
-            "1",
-        ]
-        done = run_in(tmp_path, str(ROOT / "benchmarks/bench_serving.py"), *short)
+        short = ["--seconds", "0.5", "--rounds", "1", "--starts", "1"]
+        sample = ["--csv", "data/sample/arxiv_sample.csv"]
+        done = run_in(tmp_path, str(ROOT / "benchmarks/bench_serving.py"), *sample, *short)
         assert done.returncode == 0, done.stderr
         assert "left out: cascade" in done.stdout
         assert "start to first answer, int8" in done.stdout

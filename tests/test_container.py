@@ -14,18 +14,17 @@ import pytest
 from local_servers import serving
 
 from arxiv_cls.container import memory_limit, out_of_memory_kills
-from arxiv_cls.healthcheck import check
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="containers run Linux")
 
 
 @pytest.fixture
 def cgroup(tmp_path) -> Path:
-    """A control group with a limit of 2 GiB in which nothing was killed yet."""
+    """A control group with a limit of 2 GiB in which three processes were killed before."""
     folder = tmp_path / "a cgroup"
     folder.mkdir()
     (folder / "memory.max").write_text(f"{2 * 2**30}\n")
-    (folder / "memory.events").write_text("low 0\nhigh 0\nmax 31\noom 0\noom_kill 0\n")
+    (folder / "memory.events").write_text("low 0\nhigh 0\nmax 31\noom 0\noom_kill 3\n")
     return folder
 
 
@@ -40,96 +39,76 @@ def run_in(cgroup: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-class TestRun:
-    """The status that a container ends with."""
-
-    @pytest.mark.parametrize("status", [0, 1, 2, 3])
-    def test_status_is_the_command_s(self, cgroup, status):
-        """Whatever the command says is passed on, and nothing is added to what it prints."""
-        run = run_in(cgroup, "sh", "-c", f"echo out; exit {status}")
-        assert (run.returncode, run.stdout, run.stderr) == (status, "out\n", "")
-
-    def test_a_crash_is_not_a_lack_of_memory(self, cgroup):
-        """A process killed by another signal ends with 128 + its number, and no word of memory."""
-        run = run_in(cgroup, "sh", "-c", "kill -SEGV $$")
-        assert run.returncode == 128 + signal.SIGSEGV
-        assert "memory" not in run.stderr
-
-    @pytest.mark.parametrize("end", ["kill -9 $$", "exit 1"])
-    def test_killed_for_memory(self, cgroup, end):
-        """The kernel's count tells, also where only a worker was killed and its launcher ends with 1."""
-        count = cgroup / "memory.events"
-        run = run_in(cgroup, "sh", "-c", f"echo oom_kill 1 > '{count}'; {end}")
-        assert run.returncode == 137
-        assert "error: out of memory: the container may use 2.0 GiB" in run.stderr
-        assert "docker run --memory" in run.stderr
-
-    def test_a_worker_that_was_replaced_is_no_error(self, cgroup):
-        """A command that survived the kill and ended well ended well."""
-        run = run_in(cgroup, "sh", "-c", f"echo oom_kill 1 > '{cgroup / 'memory.events'}'")
-        assert (run.returncode, run.stderr) == (0, "")
-
-    def test_earlier_kills_do_not_count(self, cgroup):
-        """What was killed before the command started says nothing about it."""
-        (cgroup / "memory.events").write_text("oom_kill 3\n")
-        assert run_in(cgroup, "false").returncode == 1
-
-    def test_stop_reaches_the_command(self, tmp_path):
-        """`docker stop` sends SIGTERM to us: the command gets it and may end in order."""
-        ready, stopped = tmp_path / "ready", tmp_path / "stopped"
-        script = f"trap 'touch {stopped}; exit 0' TERM; touch {ready}; while :; do sleep 0.05; done"
-        process = subprocess.Popen([sys.executable, "-m", "arxiv_cls.container", "sh", "-c", script])
-        try:
-            for _ in range(600):
-                if ready.exists():
-                    break
-                time.sleep(0.05)
-            process.terminate()
-            assert process.wait(timeout=30) == 0
-        finally:
-            process.kill()
-            process.wait()
-        assert stopped.exists()
-
-    @pytest.mark.parametrize(("arguments", "status"), [([], 2), (["no-such-command"], 127)])
-    def test_no_command(self, arguments, status):
-        """Nothing to run, or nothing of that name: one line, no traceback."""
-        run = subprocess.run(
-            [sys.executable, "-m", "arxiv_cls.container", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == status
-        assert run.stderr.startswith("error: ")
-        assert "Traceback" not in run.stderr
+@pytest.mark.parametrize(
+    ("script", "status", "said"),
+    [
+        *((f"exit {status}", status, "") for status in (0, 1, 2, 3)),
+        ("kill -SEGV $$", 128 + signal.SIGSEGV, ""),
+        # The kernel's count tells, also where only a worker was killed and its launcher ends with 1.
+        ("echo oom_kill 4 > '{}'; kill -9 $$", 137, "error: out of memory: the container may use 2.0 GiB"),
+        ("echo oom_kill 4 > '{}'; exit 1", 137, "docker run --memory"),
+        # A command that survived the kill and ended well ended well.
+        ("echo oom_kill 4 > '{}'", 0, ""),
+    ],
+)
+def test_status(cgroup, script, status, said):
+    """The command's own, without a word of memory; 137 and the limit when one of its processes was killed."""
+    run = run_in(cgroup, "sh", "-c", "echo out; " + script.format(cgroup / "memory.events"))
+    assert (run.returncode, run.stdout) == (status, "out\n")
+    assert said in run.stderr
+    assert bool(run.stderr) == bool(said)
 
 
-class TestControlGroups:
+def test_stop_reaches_the_command(tmp_path):
+    """`docker stop` sends SIGTERM to us: the command gets it and may end in order."""
+    ready, stopped = tmp_path / "ready", tmp_path / "stopped"
+    script = f"trap 'touch {stopped}; exit 0' TERM; touch {ready}; while :; do sleep 0.05; done"
+    process = subprocess.Popen([sys.executable, "-m", "arxiv_cls.container", "sh", "-c", script])
+    try:
+        for _ in range(600):
+            if ready.exists():
+                break
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert stopped.exists()
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["no-such-command"], 127)])
+def test_no_command(arguments, status):
+    """Nothing to run, or nothing of that name: one line, no traceback."""
+    run = subprocess.run(
+        [sys.executable, "-m", "arxiv_cls.container", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == status
+    assert run.stderr.startswith("error: ")
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "kills", "limit"),
+    [
+        # The older hierarchy has its counts in other files, and writes "none" as the largest number of pages.
+        ({"memory/memory.oom_control": "oom_kill 2\n", "memory/memory.limit_in_bytes": f"{2**29}\n"},
+         2, "0.5 GiB"),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 0, "the machine's memory"),
+        ({"memory.max": "max\n"}, 0, "the machine's memory"),
+        # Outside Linux there is nothing to read.
+        ({}, 0, "the machine's memory"),
+    ],
+)  # fmt: skip
+def test_control_groups(tmp_path, files, kills, limit):
     """What the kernel tells."""
-
-    def test_first_version(self, tmp_path):
-        """The older hierarchy has its count in another file."""
-        (tmp_path / "memory").mkdir()
-        (tmp_path / "memory" / "memory.oom_control").write_text(
-            "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"
-        )
-        limit = tmp_path / "memory" / "memory.limit_in_bytes"
-        limit.write_text(f"{2**29}\n")
-        assert out_of_memory_kills(tmp_path) == 2
-        assert memory_limit(tmp_path) == "0.5 GiB"
-        limit.write_text("9223372036854771712\n")
-        assert memory_limit(tmp_path) == "the machine's memory"
-
-    def test_no_control_group(self, tmp_path):
-        """Outside Linux there is nothing to read: no kills, no limit."""
-        assert out_of_memory_kills(tmp_path) == 0
-        assert memory_limit(tmp_path) == "the machine's memory"
-
-    def test_no_limit(self, cgroup):
-        """`max` is what the file says without a limit."""
-        (cgroup / "memory.max").write_text("max\n")
-        assert memory_limit(cgroup) == "the machine's memory"
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert (out_of_memory_kills(tmp_path), memory_limit(tmp_path)) == (kills, limit)
 
 
 @pytest.fixture
@@ -148,28 +127,22 @@ def server():
         yield url.rpartition(":")[2]
 
 
-class TestHealthcheck:
-    """HEALTHCHECK of the servers' images."""
-
-    def test_healthy(self, server):
-        """A status below 400 is well; the port is found as `arxiv-cls serve` finds it."""
-        assert check("/health", {"PORT": server}) is None
-        assert check("/health", {"PORT": "1", "ARXIV_CLS_PORT": server}) is None
-
-    def test_unhealthy(self, server):
-        """A refusal and a closed port are told in a line."""
-        assert "503" in check("/other", {"PORT": server})
-        assert "port 9/health" in check("/health", {"PORT": "9"})
-
-    def test_as_a_command(self, server):
-        """Status 0 or 1, as Docker wants it, and the reason on stderr."""
-        for route, status in (("/health", 0), ("/other", 1)):
-            run = subprocess.run(
-                [sys.executable, "-m", "arxiv_cls.healthcheck", route],
-                env=os.environ | {"PORT": server},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert run.returncode == status
-            assert bool(run.stderr) == bool(status)
+@pytest.mark.parametrize(
+    ("route", "ports", "status", "said"),
+    [
+        ("/health", {"PORT": "{}"}, 0, ""),
+        ("/health", {"PORT": "1", "ARXIV_CLS_PORT": "{}"}, 0, ""),
+        ("/other", {"PORT": "{}"}, 1, "503"),
+        ("/health", {"PORT": "9"}, 1, "port 9/health"),
+    ],
+)
+def test_health_check(server, route, ports, status, said):
+    """Status 0 or 1, as Docker wants it, and the reason; the port is found as `arxiv-cls serve` finds it."""
+    checked = subprocess.run(
+        [sys.executable, "-m", "arxiv_cls.container", "--check", route],
+        env=os.environ | {name: port.format(server) for name, port in ports.items()},
+        capture_output=True,
+        text=True,
+    )
+    assert (checked.returncode, bool(checked.stderr)) == (status, bool(status))
+    assert said in checked.stderr

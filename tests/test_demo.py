@@ -1,10 +1,11 @@
-"""`make demo`: its steps are real commands, a step that fails ends it, and at the end is a table."""
+"""`make demo`: its steps are real commands, a step that fails ends it, at the end is a table."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,36 +23,23 @@ from arxiv_cls.training.arguments import TransformerRecipe
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def python_step(code: str) -> demo.Step:
-    """A step that runs a line of Python."""
-    return demo.Step("Do something", ["python", "-c", code])
-
-
-class TestSteps:
+class TestCommands:
     """What the demo prints is what a person can type."""
 
-    def test_every_file_exists_and_every_command_parses(self):
-        """Scripts, recipes and the sample are there; `arxiv-cls` takes the arguments as they stand."""
-        for step in demo.steps():
-            files = [w for w in step.command if re.fullmatch(r"[\w/]+\.(py|yaml|csv)", w)]
-            assert all((ROOT / file).is_file() for file in files), step.command
-            if step.command[0] == "arxiv-cls":
-                assert parsed(step.command[1:])
+    def test_steps(self):
+        """Scripts, recipes and the sample are there; `arxiv-cls` takes the words; trainings start over."""
+        commands = [shlex.split(command) for command in demo.STEPS.values()]
+        for words in commands:
+            files = [word for word in words if re.fullmatch(r"[\w/]+\.(py|yaml|csv)", word)]
+            assert all((ROOT / file).is_file() for file in files), words
+            assert words[0] != "arxiv-cls" or parsed(words[1:])
+        trainings = [words for words in commands if any("arxiv_cls/train" in word for word in words)]
+        assert ["--overwrite" in words for words in trainings] == [True, True]
 
-    def test_trained_models_are_replaced(self):
-        """A second run of the demo starts over: each training step has --overwrite."""
-        trainings = [step for step in demo.steps() if any("arxiv_cls/train" in word for word in step.command)]
-        assert len(trainings) == 2
-        assert all("--overwrite" in step.command for step in trainings)
-
-
-class TestNextCommands:
-    """What is printed at the end works as it stands."""
-
-    def test_each_command(self):
+    def test_next_commands(self):
         """The environment first; then a source of data that anybody reaches, a recipe, and its own model."""
-        lines = [line.split("#")[0].split() for line in demo.next_commands().splitlines()[2:]]
-        activate, data, train, predict = [line for line in lines if line]
+        lines = [line.split("#")[0].split() for line in demo.NEXT_COMMANDS.splitlines()[2:]]
+        activate, data, train, predict = lines
         assert activate == [".", ".venv/bin/activate"]
         assert data == ["make", "data", "SOURCE=kaggle"]
         script = train.index("arxiv_cls/train.py")
@@ -60,7 +48,6 @@ class TestNextCommands:
         recipe = load_recipe(ROOT / train[script + 1], train[script + 2 :], TransformerRecipe)
         arguments = parsed(predict[1:])
         assert (arguments["model"], str(arguments["csv"])) == (f"outputs/{recipe.name}", recipe.data.csv)
-        assert "REMOTE=" in demo.next_commands()
 
 
 class TestRun:
@@ -68,48 +55,29 @@ class TestRun:
 
     def test_command_is_printed_and_run(self, capfd):
         """The purpose, the command and its output, in this order, by the environment's own Python."""
-        demo.run(python_step("import sys; print('out of', sys.prefix)"), 1, 2)
+        demo.run("Do something", "python -c \"import sys; print('out of', sys.prefix)\"", "1/2")
         printed = capfd.readouterr().out
         assert "[1/2] Do something\n$ python -c" in printed
         assert printed.index("$ python") < printed.index(f"out of {sys.prefix}")
 
-    @pytest.mark.parametrize(("status", "expected"), [(3, 3), (1, 1), (200, 1)])
-    def test_failure_ends_the_demo(self, status, expected):
-        """A UserError names the step and its status, and carries it on where it is a plain one."""
-        with pytest.raises(UserError, match=f"step 2 of 5 .* exit status {status}") as caught:
-            demo.run(python_step(f"raise SystemExit({status})"), 2, 5)
-        assert caught.value.exit_code == expected
-
-    def test_absent_command_is_named(self):
-        """A program that is not installed is named, with what to do."""
-        with pytest.raises(UserError, match="'no-such-program'") as caught:
-            demo.run(demo.Step("Nothing", ["no-such-program"]), 1, 1)
-        assert "make setup" in caught.value.hint
+    @pytest.mark.parametrize(
+        ("command", "told", "exit_code"),
+        [
+            ("python -c 'raise SystemExit(3)'", "step 2/5 .* exit status 3", 3),
+            ("python -c 'raise SystemExit(200)'", "step 2/5 .* exit status 200", 1),
+            ("no-such-program", "'no-such-program'", 2),
+        ],
+    )
+    def test_failure_ends_the_demo(self, command, told, exit_code):
+        """The step is named, and its status carried on where it is a plain one."""
+        with pytest.raises(UserError, match=told) as caught:
+            demo.run("Do something", command, "2/5")
+        assert caught.value.exit_code == exit_code
 
     def test_arguments_are_refused(self):
         """The demo has no options."""
         with pytest.raises(UserError, match="--fast"):
             demo.main(["--fast"])
-
-
-class TestTable:
-    """The results at the end."""
-
-    def test_row_has_metrics_with_intervals(self, tmp_path):
-        """Figures come from eval/metrics.json, to three places, the interval beside each."""
-        (tmp_path / "eval").mkdir()
-        report = {
-            "papers": 103,
-            "metrics": {"accuracy": 0.87654, "macro_f1": 0.8},
-            "intervals": {"accuracy": [0.81, 0.93], "macro_f1": [0.7004, 0.8996]},
-        }
-        (tmp_path / "eval" / "metrics.json").write_text(json.dumps(report))
-        row = demo.result_row("A", str(tmp_path))
-        assert row == ["A", "103", "0.877 (0.810 to 0.930)", "0.800 (0.700 to 0.900)"]
-
-    def test_columns_are_aligned(self):
-        """Every column starts at the same place in every line; no trailing spaces."""
-        assert demo.table([["a", "bb"], ["ccc", "d"]]) == "a    bb\nccc  d"
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +97,7 @@ class TestWorkflow:
     def test_ends_with_a_table_for_both_models(self, printed):
         """Both models are better than the largest class alone, and both model directories are there."""
         table = printed.split("Results on the synthetic sample", 1)[1]
+        assert not re.search(r" +$", table, re.MULTILINE)
         accuracies = [float(a) for a in re.findall(r"\d+ +(0\.\d{3}) \(0\.\d{3} to [01]\.\d{3}\)", table)]
         assert len(accuracies) == 2
         assert min(accuracies) > 0.5

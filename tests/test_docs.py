@@ -14,33 +14,25 @@ takes the place of `data/raw/arxiv.csv` and of `my_papers.csv`.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import typing
 from functools import cache
-from itertools import takewhile
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import yaml
+from command_line import commands, shell_environment
 from factories import ROOT, SAMPLE
 
 from arxiv_cls import __version__
-from arxiv_cls.cli import main
-from arxiv_cls.errors import UserError
-from arxiv_cls.recipe import TfidfRecipe, fields_of, load_recipe
+from arxiv_cls.recipe import GROUPS, TfidfRecipe, load_recipe
 from arxiv_cls.record.manifest import MANIFEST
 from arxiv_cls.training.arguments import TransformerRecipe
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import docs_hooks
 
 DOCS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = ["README.md", "CONTRIBUTING.md", *DOCS]
@@ -77,22 +69,18 @@ def text(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
 
-def parse_blocks(page: str, content: str) -> list[Block]:
-    """The shell blocks of a text, in order."""
+@cache
+def blocks(page: str) -> list[Block]:
+    """The shell blocks of a page, in order."""
     found = []
-    for match in FENCE.finditer(content):
-        speed, relation, things, indent, language, code = match.groups()
+    for match in FENCE.finditer(text(page)):
+        speed, relation, things, _, language, code = match.groups()
         if language in {"bash", "sh", "shell", "console", "zsh"}:
-            where = f"{page}:{content[: match.start(4)].count(chr(10)) + 1}"
+            where = f"{page}:{text(page)[: match.start(4)].count(chr(10)) + 1}"
             needs, run_by = (things if relation == one else "" for one in ("needs", "run by"))
-            code = re.sub(f"^{indent}", "", code, flags=re.MULTILINE).rstrip()
+            code = textwrap.dedent(code).rstrip()
             found.append(Block(where, language, speed or "", needs.split(), run_by, code))
     return found
-
-
-def blocks(page: str) -> list[Block]:
-    """The shell blocks of a page."""
-    return parse_blocks(page, text(page))
 
 
 def inline_code(page: str) -> list[str]:
@@ -100,7 +88,7 @@ def inline_code(page: str) -> list[str]:
     return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", FENCE.sub("", text(page)))
 
 
-def commands(page: str) -> list[str]:
+def command_lines(page: str) -> list[str]:
     """The lines of its blocks, comments and here-documents cut off, and inline code that is a command."""
     found = [code for code in inline_code(page) if code.split()[0] in COMMANDS]
     for block in blocks(page):
@@ -123,30 +111,19 @@ def programs_of(command: str) -> list[list[str]]:
     return [words for words in programs if words]
 
 
-@cache
-def help_of(*words: str) -> str:
-    """What `arxiv-cls WORDS --help` prints, or "" when there is no such command."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
-        try:
-            status = main([*words, "--help"])
-        except UserError as error:
-            status = error.exit_code
-    return "" if status else printed.getvalue()
-
-
 def problem_of(words: list[str]) -> str:
     """What a documented program names and does not have, or ""."""
-    options = {word.split("=")[0] for word in words if word.startswith("--")}
+    options = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help", "--version"}
     words = [word for word in words if word not in {"...", "…"}]
     if words[0] == "make":
         wanted = {w: rf"^{w}:" if "=" not in w else rf"\b{w.strip('[]').split('=')[0]}\b" for w in words[1:]}
         unknown = [word for word, pattern in wanted.items() if not re.search(pattern, MAKEFILE, re.MULTILINE)]
         return f"no target or variable {unknown}" if unknown else ""
-    if words[0] == "arxiv-cls":
-        shown = help_of(*takewhile(re.compile(r"[a-z][a-z-]*").fullmatch, words[1:]))
-        unknown = sorted(option for option in options - {"--help"} if option not in shown)
-        return f"no option {unknown}" if shown and unknown else "" if shown else "no such command"
+    if words[0] == "arxiv-cls" and words[1:] and not words[1].startswith("-"):
+        named = " ".join(words[1:])
+        found = [command for name, command in commands().items() if f"{named} ".startswith(f"{name} ")]
+        known = {option for command in found for one in command.params for option in one.opts}
+        return f"no option {options - known}" if options - known else "" if found else "no such command"
     if words[0] == "python" and words[1:] and words[1].startswith(("benchmarks/", "scripts/")):
         unknown = sorted(option for option in options if f'"{option}"' not in text(words[1]))
         return f"no option {unknown}" if unknown else ""
@@ -155,10 +132,7 @@ def problem_of(words: list[str]) -> str:
             recipe, *overrides = words[words.index(f"arxiv_cls/{script}") + 1 :] or [""]
             if recipe.endswith(".yaml") and (ROOT / recipe).is_file():
                 overrides = [word for word in overrides if word not in {"--resume", "--overwrite"}]
-                try:
-                    load_recipe(ROOT / recipe, overrides, schema)
-                except UserError as error:
-                    return str(error)
+                load_recipe(ROOT / recipe, overrides, schema)
     return ""
 
 
@@ -186,30 +160,20 @@ def missing_paths(code: str) -> list[str]:
     return missing
 
 
-def headings(page: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub and MkDocs make them."""
-    titles = re.findall(r"^#+ (.*)$", text(page), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
-
-
 def mark_problem(block: Block) -> str:
     """What is wrong with a block's mark, or ""."""
     test = ROOT / block.run_by
     if block.language != "bash" or not block.speed:
         return "write ```bash, and <!-- fast -->, <!-- slow --> or <!-- network --> above it"
-    if block.speed == "network":
-        return "a network block is not run, so it needs nothing" if block.needs or block.run_by else ""
-    if not block.run_by or not (test.is_file() and test.name.startswith("test_")):
-        return f"{block.run_by} is no test file" if block.run_by else ""
-    source = test.read_text(encoding="utf-8")
-    if block.speed == "slow" and "pytest.mark.slow" not in source:
-        return f"{block.run_by} has no slow test"
-    beside = [path for path in test.parent.glob("*.py") if not path.name.startswith("test_")]
-    told = "\n".join([test.stem, source, *(path.read_text(encoding="utf-8") for path in beside)])
+    if not block.run_by:
+        return ""
+    if not test.is_file() or (block.speed == "slow" and "pytest.mark.slow" not in test.read_text()):
+        return f"{block.run_by} is no test file, or has no slow test"
+    beside = [path for path in test.parent.glob("*.py") if path == test or not path.name.startswith("test_")]
+    told = "\n".join([test.stem, *(path.read_text(encoding="utf-8") for path in beside)])
     named = re.findall(r"\bmake ([a-z-]+)|\barxiv-cls ([a-z-]+)|\bdvc ([a-z]+)|\b([a-z_]+)\.py\b", block.code)
     silent = [name for name in map("".join, named) if not re.search(rf"\b{name}\b", told)]
-    takes_them_from_the_page = "from test_docs import blocks" in source
-    return f"{block.run_by} never names {silent}" if silent and not takes_them_from_the_page else ""
+    return f"{block.run_by} never names {silent}" if silent and "test_docs import blocks" not in told else ""
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -217,69 +181,20 @@ class TestPages:
     """A page that names what is gone, or what never was, fails here, with its line."""
 
     def test_paths_and_links_exist(self, page):
-        """Paths in code are the repository's or a model directory's; links lead to files and headings."""
-        assert not [path for code in commands(page) + inline_code(page) for path in missing_paths(code)]
-        for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", re.sub(r"`[^`]*`", "", text(page))):
-            path, _, heading = target.partition("#")
-            linked = (ROOT / page).parent / path if path else ROOT / page
-            assert linked.exists(), target
-            assert not heading or heading in headings(linked.resolve().relative_to(ROOT).as_posix()), target
+        """Paths in code are the repository's or a model directory's; links lead to files."""
+        assert not [path for code in command_lines(page) + inline_code(page) for path in missing_paths(code)]
+        for target in re.findall(r"\]\((?!https?:|mailto:|#)([^)\s#]+)", re.sub(r"`[^`]*`", "", text(page))):
+            assert ((ROOT / page).parent / target).exists(), target
 
     def test_commands_parse(self, page):
         """Targets and variables of make, commands and options of ours, keys of the recipes."""
-        found = [(code, problem_of(words)) for code in commands(page) for words in programs_of(code)]
+        found = [(code, problem_of(words)) for code in command_lines(page) for words in programs_of(code)]
         assert not [problem for problem in found if problem[1]]
 
-    def test_every_block_is_marked(self, page):
+    def test_blocks_are_marked(self, page):
         """No command block is left out by accident."""
         problems = [(block.where, mark_problem(block)) for block in blocks(page)]
         assert not [problem for problem in problems if problem[1]]
-
-
-class TestChecks:
-    """The checks themselves see what is wrong."""
-
-    @pytest.mark.parametrize(
-        ("command", "expected"),
-        [
-            ("make demo REMOTE=x", ""),
-            ("make dmeo", "dmeo"),
-            ("make data REMOET=x", "REMOET"),
-            ("arxiv-cls data build --csv x.csv", ""),
-            ("arxiv-cls data biuld", "no such command"),
-            ("arxiv-cls evaluate outputs/a --spilt test", "--spilt"),
-            ("python arxiv_cls/train_tfidf.py recipes/tfidf_linear.yaml --trainer.seed 1 --overwrite", ""),
-            ("python arxiv_cls/train_tfidf.py recipes/tfidf_linear.yaml --trainer.sed 1", "mean seed?"),
-        ],
-    )
-    def test_commands(self, command, expected):
-        """A target, command, option or key that is not there is named."""
-        (words,) = programs_of(f"A=1 {command}")
-        assert expected in problem_of(words) if expected else problem_of(words) == ""
-
-    def test_paths(self):
-        """Paths inside the repository are seen; models, ids on the Hub and fractions are left alone."""
-        words = "recipes/none.yaml outputs/x user/name and/or distilbert/distilbert-base setup.cfg2 README.md"
-        assert missing_paths(words) == ["recipes/none.yaml"]
-
-    @pytest.mark.parametrize(
-        ("content", "expected"),
-        [
-            ("   <!-- slow -->\n   ```bash\n   true\n   ```", ""),
-            ("text\n```bash\ntrue\n```", "above it"),
-            ("<!-- fast -->\n\n```bash\ntrue\n```", "above it"),
-            ("<!-- fast -->\n```sh\ntrue\n```", "write ```bash"),
-            ("<!-- slow: run by tests/none.py -->\n```bash\ntrue\n```", "tests/none.py is no test file"),
-            ("<!-- slow: run by tests/test_errors.py -->\n```bash\ntrue\n```", "has no slow test"),
-            ("<!-- slow: run by tests/test_demo.py -->\n```bash\nmake deploy\n```", "never names ['deploy']"),
-            ("<!-- network: needs outputs/a -->\n```bash\ntrue\n```", "is not run"),
-        ],
-    )
-    def test_marks(self, content, expected):
-        """A block without a mark, or with one that says nothing; indented blocks lose their indent."""
-        (block,) = parse_blocks("a.md", content)
-        assert expected in mark_problem(block) if expected else mark_problem(block) == ""
-        assert block.code in {"true", "make deploy"}
 
 
 @pytest.fixture
@@ -304,15 +219,8 @@ def project(tmp_path):
 
 def run_block(block: Block, project) -> None:
     """Runs a block in bash; the first command that fails fails the test with page and line."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    environment = inherited | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-        # The environment is the one that runs this test: make has nothing to install.
-        "MAKEFLAGS": "-- READY=",
-    }
+    offline = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = shell_environment() | offline
     command = ["bash", "-euo", "pipefail", "-c", block.code]
     run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=900)
     told = f"{block.code}\n--- its output\n{run.stdout[-1500:]}\n--- its errors\n{run.stderr[-3000:]}"
@@ -358,80 +266,42 @@ def test_messages_on_troubleshooting_are_those_of_the_programs():
         assert words in message
 
 
-class TestReadme:
-    """What the front page must have."""
-
-    def test_tree_is_the_real_one(self):
-        """Every line of the annotated tree is a path of the repository, and every package is in it."""
-        (block,) = re.findall(r"^```text\n(arxiv_cls/.*?)^```", text("README.md"), re.MULTILINE | re.DOTALL)
-        seen, folders = set(), []
-        for line in block.splitlines():
-            depth = (len(line) - len(line.lstrip())) // 2
-            # Names come first, two spaces end them: `train.py  train_tfidf.py   what they do`.
-            names = [name for name in re.split(r"\s{2,}", line.strip()) if re.fullmatch(r"[\w./-]+", name)]
-            names = [name for name in names if re.search(r"[/.]|file$", name)]
-            assert names, line
-            seen |= {"/".join([*folders[:depth], name.rstrip("/")]) for name in names}
-            folders = [*folders[:depth], names[0].rstrip("/")]
-        assert not [path for path in seen if not (ROOT / path).exists()]
-        assert {
-            f"arxiv_cls/{path.parent.name}" for path in (ROOT / "arxiv_cls").glob("*/__init__.py")
-        } <= seen
-
-    def test_first_screen(self):
-        """One sentence, the one command with what it prints, the table of results with their deviations."""
-        first_screen = "\n".join(text("README.md").splitlines()[:62])
-        assert re.match(r"# arxiv_cls\n\n[^\n]+\.\n\n<!-- slow", first_screen)
-        assert "make demo" in first_screen
-        assert "Results on the synthetic sample" in first_screen
-        assert re.search(r"^\| `recipes/.*±", first_screen, re.MULTILINE)
-        assert len(text("README.md").splitlines()) < 250
+def test_tree_of_the_readme_is_the_real_one():
+    """Every line of the annotated tree is a path of the repository, and every package is in it."""
+    (block,) = re.findall(r"^```text\n(arxiv_cls/.*?)^```", text("README.md"), re.MULTILINE | re.DOTALL)
+    seen, folders = set(), []
+    for line in block.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        # Names come first, two spaces end them: `train.py  train_tfidf.py   what they do`.
+        names = [name for name in re.split(r"\s{2,}", line.strip()) if re.fullmatch(r"[\w./-]+", name)]
+        names = [name for name in names if re.search(r"[/.]|file$", name)]
+        assert names, line
+        seen |= {"/".join([*folders[:depth], name.rstrip("/")]) for name in names}
+        folders = [*folders[:depth], names[0].rstrip("/")]
+    assert not [path for path in seen if not (ROOT / path).exists()]
+    assert {f"arxiv_cls/{path.parent.name}" for path in (ROOT / "arxiv_cls").glob("*/__init__.py")} <= seen
 
 
-class TestSite:
-    """Every page is in it, tables are those of the code, nothing comes from another server."""
+@pytest.mark.parametrize("schema", SCHEMAS.values())
+def test_recipe_reference_has_every_group(schema):
+    """Each dataclass that reads a recipe has its table on docs/training.md."""
+    for hint in (typing.get_type_hints(schema)[name] for name in GROUPS):
+        assert f"<!-- recipe-keys: {hint.__module__}.{hint.__name__} -->" in text("docs/training.md")
 
-    def test_every_page_and_module_is_listed(self):
-        """The navigation names the pages of docs/, no more and no fewer; the reference every module."""
-        # MkDocs has tags of its own for YAML; the navigation needs none of them.
-        settings = text("mkdocs.yml")
-        navigation = yaml.safe_load(settings[settings.index("\nnav:") :])["nav"]
-        config = type("Config", (), {"nav": navigation})()
-        listed = re.findall(r"[\w/]+\.md", str(docs_hooks.on_config(config).nav))
-        reference = docs_hooks.reference_pages()
-        written = [page.removeprefix("docs/") for page in DOCS]
-        assert sorted(listed) == sorted([*reference, *docs_hooks.ROOT_PAGES.values(), *written])
-        content = "\n".join(reference.values()) + "\n"
-        paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "arxiv_cls").glob("*/**/*.py")]
-        modules = [".".join(path.parts) for path in paths if path.name not in {"__init__", "commands"}]
-        assert not [module for module in modules if f"::: {module}\n" not in content]
 
-    @pytest.mark.parametrize("schema", SCHEMAS.values())
-    def test_recipe_reference_has_every_key(self, schema):
-        """Each dataclass that reads a recipe has its table on docs/training.md, with every key of ours."""
-        for hint in (typing.get_type_hints(schema)[name] for name in ("model", "data", "trainer", "release")):
-            dotted = f"{hint.__module__}.{hint.__name__}"
-            assert f"<!-- recipe-keys: {dotted} -->" in text("docs/training.md")
-            made = docs_hooks.recipe_keys(dotted)
-            own = {key: field for key, field in fields_of(hint).items() if field.description}
-            assert own
-            assert not [
-                key for key, f in own.items() if f"| `{key}` |" not in made or f.description not in made
-            ]
-
-    @pytest.mark.slow
-    def test_builds_strictly_and_alone(self, tmp_path):
-        """No warning, and no page loads a script, style, font or image from another server."""
-        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-        environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
-        assert run.returncode == 0, run.stderr
-        assert "WARNING" not in run.stdout + run.stderr
-        pages, styles = ([*tmp_path.rglob(f"*.{suffix}")] for suffix in ("html", "css"))
-        assert len(pages) > 20
-        assert styles
-        loads = re.compile(
-            r"<(?:script|img|iframe|source)[^>]+src=\"https?:|url\([\"']?https?:|@import[^;]*https?:"
-            r"|<link[^>]+rel=\"(?:stylesheet|preconnect)\"[^>]+href=\"https?:|&lt;!-- recipe"
-        )
-        assert not [path.name for path in pages + styles if loads.search(path.read_text(encoding="utf-8"))]
+@pytest.mark.slow
+def test_site_builds_strictly_and_alone(tmp_path):
+    """No warning, and no page loads a script, style, font or image from another server."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr
+    assert "WARNING" not in run.stdout + run.stderr
+    pages, styles = ([*tmp_path.rglob(f"*.{suffix}")] for suffix in ("html", "css"))
+    assert len(pages) > 20
+    assert styles
+    loads = re.compile(
+        r"<(?:script|img|iframe|source)[^>]+src=\"https?:|url\([\"']?https?:|@import[^;]*https?:"
+        r"|<link[^>]+rel=\"(?:stylesheet|preconnect)\"[^>]+href=\"https?:|&lt;!-- recipe"
+    )
+    assert not [path.name for path in pages + styles if loads.search(path.read_text(encoding="utf-8"))]

@@ -8,7 +8,7 @@ import yaml
 from transformers import TrainingArguments
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe import TfidfRecipe, load_recipe, portable_path, recorded, resolved
+from arxiv_cls.recipe import TfidfRecipe, fields_of, load_recipe, portable_path, recorded, resolved
 from arxiv_cls.training.arguments import TransformerRecipe, TransformerTrainerConfig
 
 RECIPES = sorted(Path(__file__).parents[1].joinpath("recipes").glob("*.yaml"))
@@ -20,10 +20,10 @@ HONOURED = """
     activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing
     gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
     neftune_noise_alpha torch_empty_cache_steps logging_strategy logging_steps logging_first_step
-    logging_nan_inf_filter include_num_input_tokens_seen log_level log_level_replica disable_tqdm report_to
+    include_num_input_tokens_seen log_level log_level_replica disable_tqdm report_to
     eval_strategy eval_steps eval_delay per_device_eval_batch_size eval_on_start eval_accumulation_steps
     save_strategy save_steps save_total_limit load_best_model_at_end metric_for_best_model
-    greater_is_better ignore_data_skip full_determinism seed data_seed use_cpu
+    greater_is_better full_determinism seed data_seed use_cpu
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers ddp_find_unused_parameters
     ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug
     skip_memory_metrics
@@ -121,6 +121,13 @@ class TestTrainingArguments:
             key: getattr(default, key) for key in HONOURED
         }
 
+    def test_refused_keys_at_their_defaults(self, tmp_path):
+        """They change nothing: a recipe may name them, and its record does not."""
+        fields, refused = fields_of(TransformerTrainerConfig), TransformerTrainerConfig.REFUSED_KEYS
+        defaults = {key: fields[key].get_default(call_default_factory=True) for key in refused}
+        recipe = read(tmp_path, yaml.safe_dump({"trainer": defaults}))
+        assert recipe.given["trainer"] == {}
+
     @pytest.mark.parametrize(
         ("metric", "greater"),
         [("macro_f1", True), ("eval_log_loss", False), ("brier_score", False), ("f1/cs.CL", True)],
@@ -151,19 +158,27 @@ class TestBadRecipes:
             ("trainer: {learning_rate: 1e999}", "should be a finite number"),
             ("trainer: {weight_decay: 1_000}", "should be a decimal number"),
             ("trainer: {warmup_steps: 1:30}", "should be a decimal number"),
-            ("trainer: {max_steps: 0x10}", "should be a decimal number"),
+            ("trainer: {max_steps: 0x10}", "should be a whole number"),
             ("trainer: {adam_epsilon: -1}", "'-1' should be greater than or equal to 0"),
             ("trainer: {adam_beta2: 1}", "'1' should be less than 1"),
             ("trainer: {data_seed: 4294967296}", "should be less than or equal to 4294967295"),
             ("trainer: {num_train_epochs: 0}", "should be greater than 0"),
-            ("trainer: {per_device_train_batch_size: 1.5}", "should be a valid integer"),
-            ("trainer: {seed: true}", "'true' should be a decimal number"),
-            ("trainer: {seed: null}", "null should be a decimal number"),
+            ("trainer: {per_device_train_batch_size: 1.5}", "should be a whole number"),
+            ("trainer: {seed: true}", "'true' should be a whole number"),
+            ("model: {max_length: long}", "model.max_length: 'long' should be a whole number"),
+            ("trainer: {seed: null}", "null should be a whole number"),
             ("trainer: {eval_strategy: never}", "'never' should be 'no', 'steps' or 'epoch'"),
             ("trainer: {eval_strategy: no}", "load_best_model_at_end requires"),
             ("trainer: {lr_scheduler_type: cosin}", "should be 'linear', 'cosine', 'cosine_with_restarts'"),
             ("trainer: {lr_scheduler_type: cosine_with_min_lr}", "One of min_lr or min_lr_rate"),
             ("trainer: {lr_scheduler_kwargs: {cycles: 2}}", "unexpected keyword argument 'cycles'"),
+            ("trainer: {torch_compile_backend: bogus}", "torch_compile_backend: 'bogus'; there are no"),
+            ("trainer: {save_only_model: true}", "trainer.save_only_model: a checkpoint is always whole"),
+            ("trainer: {resume_from_checkpoint: /nonexistent}", "it takes --resume and --no-evaluate"),
+            ("trainer: {run_name: mine}", "trainer.run_name: a run is named after its recipe file"),
+            ("trainer: {torch_compile_mode: bogus}", "'bogus' should be 'default', 'reduce-overhead'"),
+            ("trainer: {log_level: bogus}", "'bogus' should be 'debug', 'info', 'warning'"),
+            ("trainer: {neftune_noise_alpha: -1}", "should be greater than or equal to 0"),
             ("trainer: {optim: adamw_8bit}", "trainer.optim: You need to install `bitsandbytes`"),
             ("trainer: {optim: sgd, optim_args: momentum=much}", "trainer.optim: could not convert"),
             ("trainer: {freeze: embeddings}", "'embeddings' should be a valid list"),
@@ -171,7 +186,7 @@ class TestBadRecipes:
             ("trainer: {bf16: true}", "trainer.bf16: name the precision in trainer.precision"),
             ("trainer: {report_to: [wandb, mlflow]}", "should be 'none', 'wandb' or 'trackio'"),
             ("trainer: {head_only_epochs: 3}", "must leave an epoch"),
-            ("trainer: {teacher_weight: 2}", "should be less than or equal to 1"),
+            ("trainer: {distillation_weight: 2}", "should be less than or equal to 1"),
             ("model: {name_or_path: ~}", "model.name_or_path: null should be a valid string"),
             ("data: {config: top7}", "'top7' should be 'top5', 'top10', 'top20', 'archive' or 'all'"),
             ("data: {max_samples: 3}", "'3' should be greater than or equal to 4"),
@@ -180,6 +195,9 @@ class TestBadRecipes:
             ("data: {split: time, time_boundaries: [yesterday, today]}", "write dates as"),
             ("data: {seed: 1}\ndata: {seed: 2}", "line 2: not valid YAML: the key 'data' is there twice"),
             ("a: &a {seed: 1}\ndata:\n  <<: *a", "line 3: not valid YAML: a key must be a word"),
+            ("data: {<<: 5}", "line 1: not valid YAML: a key must be a word"),
+            ("data: {? [a] : 5}", "line 1: not valid YAML: a key must be a word"),
+            ("data:\n  <<: *b", "line 2: not valid YAML: found undefined alias"),
             ("a: &a [*a]", "not valid YAML"),
             (BOMB, "too many values"),
             ("[" * 2000, "not valid YAML: nested too deeply"),
@@ -198,19 +216,19 @@ class TestBadRecipes:
         assert expected in str(error.value)
         assert "recipe.yaml" in str(error.value)
 
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("model.subsample", "1.5"), ("model.folds", "1"), ("model.classifier", "forest"),
+         ("trainer.seed", str(2**32)), ("trainer.num_train_epochs", "0"), ("trainer.report_to", "email")],
+    )  # fmt: skip
+    def test_values_that_a_baseline_refuses(self, tmp_path, key, value):
+        """Each is named before any work."""
+        with pytest.raises(UserError, match=key):
+            read(tmp_path, "model: {}", f"--{key}", value, schema=TfidfRecipe)
+
     def test_all_at_once(self, tmp_path):
         """One run is enough to see every mistake, those of the command line too."""
-        words = [
-            "--nothing",
-            "1",
-            "--seed",
-            "3",
-            "lr",
-            "--trainr.seed",
-            "1",
-            "--lerning_rate=1",
-            "--max_length",
-        ]
+        words = ["--nothing=1", "--seed", "3", "lr", "--trainr.seed=1", "--lerning_rate=1", "--max_length"]
         with pytest.raises(UserError) as error:
             read(tmp_path, "modl: {}\nmodel: {max_length: x}\ntrainer: {seed: 1.5}\ndata: {csvv: a}", *words)
         message = str(error.value)
@@ -223,5 +241,5 @@ class TestBadRecipes:
         """Nothing there, or a folder."""
         with pytest.raises(UserError, match="no such recipe"):
             load_recipe(tmp_path / "none.yaml", [], TransformerRecipe)
-        with pytest.raises(UserError, match="is a directory"):
+        with pytest.raises(UserError, match="cannot be read: Is a directory"):
             load_recipe(tmp_path, [], TransformerRecipe)

@@ -21,6 +21,13 @@ except SystemExit:
     pass
 """
 PREDICT = "from arxiv_cls.models.predictor import load_predictor; load_predictor('{}').predict(['image'])"
+TRAIN = """
+from arxiv_cls import errors, train
+try:
+    train.main("recipes/distilbert.yaml {}".split())
+except errors.UserError as error:
+    assert "did you mean" in str(error)
+"""
 TRAINING = ("torch", "transformers", "datasets", "evaluate", "wandb", "dvc")
 HEAVY = (*TRAINING, "sklearn", "pandas", "pyarrow", "matplotlib", "xgboost")
 
@@ -29,7 +36,7 @@ HEAVY = (*TRAINING, "sklearn", "pandas", "pyarrow", "matplotlib", "xgboost")
     ("code", "unwanted"),
     [
         pytest.param(HELP, HEAVY, id="help"),
-        pytest.param("import arxiv_cls.models.prediction, arxiv_cls.models.prediction", HEAVY, id="rules"),
+        pytest.param("import arxiv_cls.models.prediction, arxiv_cls.models.predictor", HEAVY, id="rules"),
         pytest.param("import arxiv_cls.models.onnx_engine", TRAINING, id="onnx"),
         pytest.param("import arxiv_cls.serving.app", TRAINING, id="endpoint"),
         pytest.param(
@@ -38,6 +45,9 @@ HEAVY = (*TRAINING, "sklearn", "pandas", "pyarrow", "matplotlib", "xgboost")
             id="metrics",
         ),
         pytest.param(PREDICT, TRAINING, id="baseline"),
+        pytest.param(TRAIN.format("--model.max_lenth 9"), HEAVY, id="wrong key of the model"),
+        pytest.param(TRAIN.format("--data.csvv a"), HEAVY, id="wrong key of the data"),
+        pytest.param(TRAIN.format("--learning_rat 1"), ("transformers.trainer", *HEAVY[2:]), id="or trainer"),
     ],
 )
 def test_light_imports(code, unwanted, tmp_path):
@@ -46,7 +56,7 @@ def test_light_imports(code, unwanted, tmp_path):
         small_model().save(tmp_path)
         code = PREDICT.format(tmp_path)
     code = f"{code}\nimport sys; print('loaded', sorted(set({unwanted!r}) & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "loaded []"
 
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import feather
+from pydantic import TypeAdapter
 
 from arxiv_cls.corpus.csv_reader import read_bytes
 from arxiv_cls.corpus.duplicates import THRESHOLD, find_duplicates, method, search
-from arxiv_cls.corpus.labels import label_indices, label_names
 from arxiv_cls.corpus.papers import DataVersion, Papers, keep_newest_versions, read_papers, write_rejects
 from arxiv_cls.corpus.splits import (
     SPLITS,
+    label_indices,
+    label_names,
     parse_time_boundaries,
     split_by_paper,
     split_by_time,
@@ -68,9 +70,9 @@ class BuildReport:
     merged: int  # rows that are older versions of a paper
     outside_config: int  # papers of categories that the config does not have
     duplicates: list[DroppedDuplicate]
+    near_duplicates: list[DroppedDuplicate]  # with data.near_duplicates: drop
     left_out: int  # by max_samples
     splits: dict[str, dict[str, int]]  # split to label to papers
-    near_duplicates: list[DroppedDuplicate] = field(default_factory=list)  # with data.near_duplicates: drop
 
     @property
     def papers(self) -> int:
@@ -83,10 +85,8 @@ class BuildReport:
 
     def label_counts(self) -> dict[str, int]:
         """Papers of all splits per label."""
-        counts: Counter[str] = Counter()
-        for labels in self.splits.values():
-            counts.update(labels)
-        return dict(counts)
+        labels = next(iter(self.splits.values()))
+        return {label: sum(counts[label] for counts in self.splits.values()) for label in labels}
 
     def counts(self) -> dict[str, Any]:
         """What became of the rows, as numbers."""
@@ -113,49 +113,35 @@ class BuildReport:
         )
 
     def summary(self) -> str:
-        """For a terminal: what happened to the rows, then a table of papers per split and label."""
-        lines = [f"{self.rows_read:>9,} rows read"]
+        """For a terminal: what became of the rows, then a table of papers per split and label."""
         see = f", see {self.rejects_file}" if self.rejected else ""
-        lines.append(f"{self.rejected:>9,} rejected{see}")
+        lines = [f"{self.rows_read:>9,} rows read", f"{self.rejected:>9,} rejected{see}"]
         lines += [f"{count:>13,} {reason}" for reason, count in self.rejected_by_reason.items()]
         lines.append(f"{self.merged:>9,} merged into a newer version of the same paper")
         lines.append(f"{self.outside_config:>9,} outside the label set {self.config}")
-        lines.append(f"{len(self.duplicates):>9,} duplicates dropped")
-        lines += _from_where(self.duplicates, "same text")
+        lines += _dropped(self.duplicates, "duplicates", "same text")
         if self.near_duplicates:
-            lines.append(f"{len(self.near_duplicates):>9,} near-duplicates dropped")
-            lines += _from_where(self.near_duplicates, "almost the same text")
+            lines += _dropped(self.near_duplicates, "near-duplicates", "almost the same text")
         if self.left_out:
             lines.append(f"{self.left_out:>9,} left out by max_samples")
         how = f"by paper, seed {self.seed}" if self.split == "paper" else "by time"
         if self.time_boundaries:
             how += f": validation from {self.time_boundaries[0]}, test from {self.time_boundaries[1]}"
         lines += [f"{self.papers:>9,} papers, split {how}", ""]
-        labels = list(next(iter(self.splits.values()), {}))
-        width = max([5, *map(len, labels)])
+        counts = {label: [split[label] for split in self.splits.values()] for label in self.label_counts()}
+        counts["all"] = list(self.split_sizes().values())
+        width = max(len(label) for label in ("label", *counts))
         lines.append(f"{'label':<{width}}" + "".join(f"{split:>12}" for split in self.splits))
-        for label in labels:
-            counts = "".join(f"{split[label]:>12,}" for split in self.splits.values())
-            lines.append(f"{label:<{width}}{counts}")
-        sizes = "".join(f"{size:>12,}" for size in self.split_sizes().values())
-        return "\n".join([*lines, f"{'all':<{width}}{sizes}"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it, with the sums that a reader wants."""
-        return {**asdict(self), "papers": self.papers, "split_sizes": self.split_sizes()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> BuildReport:
-        """The inverse of `to_dict`; a report of an older build may lack `near_duplicates`."""
-        fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        for name in ("duplicates", "near_duplicates"):
-            fields[name] = [DroppedDuplicate(**duplicate) for duplicate in values.get(name, [])]
-        return cls(**fields)
+        lines += [f"{label:<{width}}" + "".join(f"{n:>12,}" for n in row) for label, row in counts.items()]
+        return "\n".join(lines)
 
 
-def _from_where(dropped: list[DroppedDuplicate], what: str) -> list[str]:
-    where = Counter((duplicate.split, duplicate.same_as_split) for duplicate in dropped)
-    return [f"{n:>13,} from {a}, {what} in {b}" for (a, b), n in sorted(where.items())]
+def _dropped(dropped: list[DroppedDuplicate], kind: str, what: str) -> list[str]:
+    where = sorted(Counter((paper.split, paper.same_as_split) for paper in dropped).items())
+    return [
+        f"{len(dropped):>9,} {kind} dropped",
+        *(f"{n:>13,} from {a}, {what} in {b}" for (a, b), n in where),
+    ]
 
 
 @dataclass
@@ -205,8 +191,7 @@ def build_corpus(
         split: "paper" (70 / 15 / 15 by hash of the base id) or "time" (train before, test after a date).
         seed: seed of the hash.
         time_boundaries: ISO dates `[from_validation, from_test]` for "time"; None for those of `splits`.
-        near_duplicates: "drop" leaves out the papers of training that have a near-duplicate in validation or
-            test, and those of validation that have one in test; "keep" keeps them.
+        near_duplicates: "drop" leaves out papers with a near-duplicate in a later split.
         max_samples: N takes the first N training papers in hash order, and of validation and test at most
             N // 4 each; the label set stays.
         cache_dir: None for the cache of `datasets` (`HF_DATASETS_CACHE`).
@@ -214,32 +199,25 @@ def build_corpus(
     Raises:
         UserError: the file cannot be read or used, an option is wrong, or the cache cannot be written.
     """
-    if config not in LABEL_SETS:
-        raise UserError(f"data.config: {config!r} is unknown", f"one of {', '.join(LABEL_SETS)}")
-    if split not in ("paper", "time"):
-        raise UserError(f"data.split: {split!r} is unknown", "one of paper, time")
+    for key, given, known in (
+        ("config", config, LABEL_SETS),
+        ("split", split, ("paper", "time")),
+        ("near_duplicates", near_duplicates, ("keep", "drop")),
+    ):
+        if given not in known:
+            raise UserError(f"data.{key}: {given!r} is unknown", f"one of {', '.join(known)}")
     if split == "paper" and time_boundaries is not None:
         raise UserError("data.time_boundaries: only for data.split: time", "leave it out")
-    if near_duplicates not in ("keep", "drop"):
-        raise UserError(f"data.near_duplicates: {near_duplicates!r} is unknown", "one of keep, drop")
     if max_samples is not None and max_samples < 4:
-        raise UserError(
-            f"data.max_samples: {max_samples} is too few",
-            "at least 4: validation and test get a quarter of it each",
-        )
+        hint = "at least 4: validation and test get a quarter each"
+        raise UserError(f"data.max_samples: {max_samples} is too few", hint)
     boundaries = tuple(str(day) for day in parse_time_boundaries(time_boundaries)) * (split == "time")
     path = DEFAULT_CSV if csv is None else Path(csv)
     try:
         builder = ArxivBuilder(
-            path,
-            config,
-            None if cache_dir is None else str(cache_dir),
-            split=split,
-            seed=seed,
-            time_boundaries=boundaries,
-            near_duplicates=near_duplicates,
-            max_samples=max_samples or 0,
-        )
+            path, config, cache_dir, split=split, seed=seed, time_boundaries=boundaries,
+            near_duplicates=near_duplicates, max_samples=max_samples or 0,
+        )  # fmt: skip
         with _progress_on_terminals_only():
             builder.download_and_prepare(verification_mode="no_checks")
         # Arrow keeps what the build has freed, some 360 MB on 136,238 rows, and a training needs that memory.
@@ -254,7 +232,7 @@ def build_corpus(
         ) from error
     home = Path(builder.cache_dir)
     record = json.loads((home / REPORT_FILE).read_text(encoding="utf-8"))
-    report = BuildReport.from_dict(record["report"])
+    report = TypeAdapter(BuildReport).validate_python(record["report"])
     if report.rejects_file:
         report.rejects_file = str(home / report.rejects_file)
     return Corpus(
@@ -270,14 +248,14 @@ def build_corpus(
 @contextlib.contextmanager
 def _progress_on_terminals_only() -> Iterator[None]:
     """The bars of `datasets` are of use to a person who waits, and noise in a log file."""
-    silence = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
-    if silence:
-        datasets.disable_progress_bars()
+    if sys.stderr.isatty() or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
-        if silence:
-            datasets.enable_progress_bars()
+        datasets.enable_progress_bars()
 
 
 @dataclass
@@ -293,33 +271,20 @@ class ArxivConfig(datasets.BuilderConfig):
 
 
 class ArxivBuilder(datasets.ArrowBasedBuilder):
-    """Builds the splits of one label set from one CSV; `build_corpus` checks the options.
+    """Builds the splits of one label set from one CSV; `build_corpus` checks the options."""
 
-    Raises:
-        UserError: the file cannot be read or used.
-    """
-
-    VERSION = datasets.Version("1.1.0")
+    VERSION = datasets.Version("1.2.0")
     BUILDER_CONFIG_CLASS = ArxivConfig
 
-    def __init__(self, csv: Path, config: str, cache_dir: str | None, **options: Any) -> None:
+    def __init__(self, csv: Path, config: str, cache_dir: str | Path | None, **options: Any) -> None:
         self.csv = csv
         # Kept for the build, which would read and hash the file a second time.
         self._data: bytes | None = read_bytes(csv)
         options["sha256"] = hashlib.sha256(self._data).hexdigest()
-        keyed = dict(options)
-        if options["near_duplicates"] == "keep":
-            del keyed["near_duplicates"]  # so that builds from before there was a choice are found again
-        else:
-            keyed["near_duplicates"] = method()
+        keyed = options | {"near_duplicates": options["near_duplicates"] == "drop" and method()}
         key = hashlib.sha256(json.dumps(keyed, sort_keys=True).encode()).hexdigest()[:16]
-        super().__init__(
-            cache_dir=cache_dir,
-            dataset_name="arxiv",
-            config_name=config,
-            config_id=f"{config}-{key}",
-            **options,
-        )
+        names = {"dataset_name": "arxiv", "config_name": config, "config_id": f"{config}-{key}"}
+        super().__init__(cache_dir=None if cache_dir is None else str(cache_dir), **names, **options)
 
     def _info(self) -> datasets.DatasetInfo:
         # Features follow in _split_generators: some label sets come from the file.
@@ -332,27 +297,23 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         for leftover in output.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         data, self._data = self._data, None
-        papers = read_papers(self.csv, data=data, sha256=self.config.sha256 if data else None)
+        papers = read_papers(self.csv, data=data, sha256=self.config.sha256)
         del data
-        if papers.version.sha256 != self.config.sha256:
-            raise UserError(f"{self.csv}: the file changed while it was read", "run it again")
-        self._refuse_too_many_rejects(papers)
+        if papers.rows_read == 0:
+            raise UserError(f"{self.csv}: a header and no rows", "get the data with `make data`")
+        if len(papers.rejects) > MAXIMUM_REJECTED * papers.rows_read:
+            raise self._too_many_rejects(papers)
         tables, outside, report = build_splits(papers, self.config)
         feather.write_feather(outside, str(output / OUTSIDE_FILE), compression="uncompressed")
         del outside
-        self.info.features = datasets.Features(
-            {
-                "text": datasets.Value("string"),
-                "title": datasets.Value("string"),
-                "abstract": datasets.Value("string"),
-                "label": datasets.ClassLabel(names=list(report.splits["train"])),
-                "arxiv_id": datasets.Value("string"),
-                "published": datasets.Value("date32"),
-            }
-        )
+        features: dict[str, Any] = dict.fromkeys(tables["train"].column_names, datasets.Value("string"))
+        features["label"] = datasets.ClassLabel(names=list(report.splits["train"]))
+        features["published"] = datasets.Value("date32")
+        self.info.features = datasets.Features(features)
         write_rejects(papers.rejects, output / REJECTS_FILE)
         report.rejects_file = REJECTS_FILE if papers.rejects else None
-        record = {"report": report.to_dict(), "data": asdict(papers.version)}
+        sums = {"papers": report.papers, "split_sizes": report.split_sizes()}
+        record = {"report": asdict(report) | sums, "data": asdict(papers.version)}
         (output / REPORT_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         return [
             datasets.SplitGenerator(name=name, gen_kwargs={"table": table}) for name, table in tables.items()
@@ -362,20 +323,13 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         for number, start in enumerate(range(0, len(table), _BATCH)):
             yield number, table.slice(start, _BATCH)
 
-    def _refuse_too_many_rejects(self, papers: Papers) -> None:
+    def _too_many_rejects(self, papers: Papers) -> UserError:
         """More than 2 % unusable rows mean that the file is not what it should be."""
         rejected = len(papers.rejects)
-        if papers.rows_read == 0:
-            raise UserError(f"{self.csv}: a header and no rows", "get the data with `make data`")
-        if rejected <= MAXIMUM_REJECTED * papers.rows_read:
-            return
         path = Path(self._cache_dir_root) / f"rejects-{self.config.sha256[:16]}.csv"
         write_rejects(papers.rejects, path)
-        first = [
-            f"    line {r.line}: {f'{r.column}: ' if r.column else ''}{r.reason}: {r.value!r}"
-            for r in papers.rejects[:_SHOWN]
-        ]
-        raise UserError(
+        first = [f"    line {r.line}: {r.where}{r.reason}: {r.value!r}" for r in papers.rejects[:_SHOWN]]
+        return UserError(
             f"{self.csv}: {rejected:,} of {papers.rows_read:,} rows cannot be used "
             f"({rejected / papers.rows_read:.1%}, at most {MAXIMUM_REJECTED:.0%} may be); the first ones:\n"
             + "\n".join(first),
@@ -391,7 +345,7 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
         outside the label set, and the report.
 
     Raises:
-        UserError: a split would be empty.
+        UserError: a split or a label is without papers.
     """
     merged, merged_away = keep_newest_versions(papers.table)
     names = label_names(config.name, merged["category"])
@@ -423,6 +377,12 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
         near_duplicates = {int(places[first]): int(places[second]) for first, second, _ in pairs}
         keep[list(near_duplicates)] = False
 
+    present = np.bincount(labels[keep], minlength=len(names))
+    if absent := [name for name, count in zip(names, present, strict=True) if not count]:
+        raise UserError(
+            f"no paper of the file has the label {', '.join(absent)} of {config.name}",
+            "no model can learn it: take a file with papers of every label, or another data.config",
+        )
     order = np.lexsort((np.asarray(base_ids, dtype=object), positions))
     tables, counts, left_out = {}, {}, 0
     for number, split in enumerate(SPLITS):
@@ -437,10 +397,16 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
                 "take a larger file, another data.config or other data.time_boundaries",
             )
         part = merged.take(pa.array(rows))
-        columns = {"text": _texts(part), "title": part["title"], "abstract": part["abstract"]}
-        columns |= {"label": pa.array(labels[rows], type=pa.int64())}
-        columns |= {"arxiv_id": part["arxiv_id"], "published": part["published"]}
-        tables[split] = pa.table(columns)
+        tables[split] = pa.table(
+            {
+                "text": _texts(part),
+                "title": part["title"],
+                "abstract": part["abstract"],
+                "label": pa.array(labels[rows], type=pa.int64()),
+                "arxiv_id": part["arxiv_id"],
+                "published": part["published"],
+            }
+        )
         counted = np.bincount(labels[rows], minlength=len(names)).tolist()
         counts[split] = dict(zip(names, counted, strict=True))
 
@@ -462,9 +428,9 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
         merged=merged_away,
         outside_config=len(outside),
         duplicates=dropped(duplicates),
+        near_duplicates=dropped(near_duplicates),
         left_out=left_out,
         splits=counts,
-        near_duplicates=dropped(near_duplicates),
     )
     return tables, outside, report
 

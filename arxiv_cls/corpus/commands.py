@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ import typer
 from arxiv_cls.errors import UserError
 from arxiv_cls.label_sets import DEFAULT_LABEL_SET
 from arxiv_cls.options import LabelSet
+from arxiv_cls.record.files import write_atomically
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus.builder import Corpus
@@ -45,36 +47,34 @@ def _corpus(
     return build_corpus(**options), options
 
 
+def _write(path: Path, content: str | dict[str, Any]) -> None:
+    text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}", "name another file: --out") from None
+
+
 @app.command()
 def fetch(
     remote: Annotated[
         str | None,
-        typer.Option(
-            metavar="URL_OR_DIR", help="A DVC remote URL, a directory, or a configured remote's name."
-        ),
+        typer.Option(metavar="URL_OR_DIR", help="A DVC remote: its URL, directory or configured name."),
     ] = None,
     source: Annotated[
         Literal["dvc", "kaggle"],
-        typer.Option(
-            help="kaggle: the public original, as data/raw/arxiv_kaggle.csv and, if there is none, as "
-            "data/raw/arxiv.csv."
-        ),
+        typer.Option(help="kaggle: the public original, also as data/raw/arxiv.csv if there is none."),
     ] = "dvc",
     force: Annotated[
         bool, typer.Option("--force", help="Replace a data/raw/arxiv.csv that DVC does not know.")
     ] = False,
 ) -> None:
     """Bring data/raw/arxiv.csv and verify it; `make data` calls this."""
-    if source == "kaggle":
-        if remote:
-            raise UserError("a remote was named, and Kaggle as the source", "leave one of them out")
-        from arxiv_cls.corpus.fetch import fetch_from_kaggle
+    from arxiv_cls.corpus.fetch import fetch_from_dvc, fetch_from_kaggle
 
-        print(fetch_from_kaggle())
-    else:
-        from arxiv_cls.corpus.fetch import fetch_from_dvc
-
-        print(fetch_from_dvc(remote, force=force))
+    if source == "kaggle" and remote:
+        raise UserError("a remote was named, and Kaggle as the source", "leave one of them out")
+    print(fetch_from_kaggle() if source == "kaggle" else fetch_from_dvc(remote, force=force))
 
 
 @app.command()
@@ -89,9 +89,9 @@ def build(
     corpus, options = _corpus(config, csv, split, recipe)
     print(corpus.report.summary())
     if out:
-        from arxiv_cls.corpus.stats import build_record, write_record
+        from arxiv_cls.corpus.stats import build_record
 
-        write_record(build_record(corpus, options), out)
+        _write(out, build_record(corpus, options))
 
 
 @app.command()
@@ -110,17 +110,14 @@ def check(
     show: Annotated[int, typer.Option(metavar="N", help="Pairs to print.")] = 20,
 ) -> None:
     """Print the build report, and near-duplicates across splits."""
-    from arxiv_cls.corpus.stats import find_near_duplicates
+    from arxiv_cls.corpus.stats import check_record, find_near_duplicates
 
     corpus, _ = _corpus(config, csv, split, recipe)
-    print(corpus.report.summary())
-    print()
+    print(corpus.report.summary(), end="\n\n")
     found = find_near_duplicates(corpus, threshold=threshold)
     print(found.summary(show))
     if out:
-        from arxiv_cls.corpus.stats import check_record, write_record
-
-        write_record(check_record(corpus, found), out)
+        _write(out, check_record(corpus, found))
 
 
 @app.command()
@@ -156,10 +153,7 @@ def diff(
     from arxiv_cls.corpus.stats import compare_corpora
 
     report = compare_corpora(*(build_corpus(config, csv=csv) for csv in (old, new))).markdown()
-    if out is None:
+    if out:
+        _write(out, report)
+    else:
         print(report, end="")
-        return
-    try:
-        out.write_text(report, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}", "name another file") from None

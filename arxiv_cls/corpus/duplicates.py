@@ -50,9 +50,7 @@ def find_duplicates(
     in a training set. Within one split the first by base id stays.
 
     Args:
-        titles: (papers,) strings.
-        abstracts: (papers,) strings.
-        base_ids: (papers,) base ids.
+        titles, abstracts, base_ids: (papers,) strings.
         splits: (papers,) int, number of the split, test the highest.
 
     Returns:
@@ -63,9 +61,7 @@ def find_duplicates(
     for position, title in enumerate(titles.to_pylist()):
         by_title[normalise(title)].append(position)
     found: dict[int, int] = {}
-    for positions in by_title.values():
-        if len(positions) == 1:
-            continue
+    for positions in (several for several in by_title.values() if len(several) > 1):
         by_abstract: dict[str, list[int]] = defaultdict(list)
         for position in positions:
             by_abstract[normalise(abstracts[position].as_py())].append(position)
@@ -116,20 +112,14 @@ def _rows_per_band(threshold: float) -> int:
     A pair of similarity s shares a band of r rows with probability s^r, so it is in none of b bands with
     (1 - s^r)^b.
     """
-    fitting = [
-        rows
-        for rows in range(1, PERMUTATIONS + 1)
-        if (1 - threshold**rows) ** (PERMUTATIONS // rows) <= MISS_PROBABILITY
-    ]
-    return max(fitting)
+    misses = {rows: (1 - threshold**rows) ** (PERMUTATIONS // rows) for rows in range(1, PERMUTATIONS + 1)}
+    return max(rows for rows, probability in misses.items() if probability <= MISS_PROBABILITY)
 
 
 def _shingles(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """64-bit hashes of all shingles of all texts, and where each text's begin.
+    """64-bit hashes of all shingles of all texts, uint64 (shingles,), and where each text's begin, (texts,).
 
-    Returns:
-        uint64 array of shape (shingles,) and int64 array of shape (texts,). Every text has at least one:
-        it is followed by blanks, so that short texts have shingles too.
+    Every text is followed by blanks, so that short texts have shingles too.
     """
     vocabulary: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
     blanks = [0] * (SHINGLE_WORDS - 1)
@@ -170,10 +160,7 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def _signatures(shingles: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """MinHash signatures: uint64 array of shape (texts, PERMUTATIONS).
-
-    Two texts agree in a column with a probability that is their Jaccard similarity.
-    """
+    """MinHash signatures, uint64 (texts, PERMUTATIONS): texts agree in a column as often as they overlap."""
     generator = np.random.default_rng(HASH_SEED)
     keys = generator.integers(0, 2**63, size=PERMUTATIONS, dtype=np.uint64)
     signatures = np.empty((len(starts), PERMUTATIONS), dtype=np.uint64)
@@ -203,8 +190,7 @@ def _candidates(band: np.ndarray, groups: np.ndarray) -> Iterator[tuple[int, int
             pairs: Iterator[tuple[int, int]] = itertools.pairwise(members.tolist())
         else:
             pairs = itertools.combinations(members.tolist(), 2)
-        for first, second in pairs:
+        for pair in pairs:
+            first, second = sorted(pair, key=lambda text: groups[text])
             if groups[first] < groups[second]:
                 yield first, second
-            elif groups[first] > groups[second]:
-                yield second, first

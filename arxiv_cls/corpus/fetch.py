@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.files import file_sha256, staged
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -53,18 +54,11 @@ def file_md5(path: Path) -> str:
 
 def is_kaggle_original(csv: Path) -> bool:
     """Whether a file is the public original, in one of its two forms."""
-    if file_md5(csv) == KAGGLE_MD5:
-        return True
-    with csv.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == KAGGLE_SHA256_LF
+    return file_md5(csv) == KAGGLE_MD5 or file_sha256(csv) == KAGGLE_SHA256_LF
 
 
 def tracked_md5(csv: Path) -> str:
-    """The checksum that `<csv>.dvc` names.
-
-    Raises:
-        UserError: there is no such file, or it is not a DVC file with one output.
-    """
+    """The checksum that `<csv>.dvc` names; a `UserError` when that is no DVC file with one output."""
     dvc_file = csv.with_name(csv.name + ".dvc")
     if not dvc_file.is_file():
         raise UserError(f"{dvc_file} is not there", "run this in the project's root folder")
@@ -79,16 +73,13 @@ def tracked_md5(csv: Path) -> str:
 
 
 def fetch_from_dvc(remote: str | None = None, csv: Path = TRACKED_CSV, force: bool = False) -> str:
-    """Makes `csv` what its `.dvc` file says, from DVC's cache or from a remote; changes no tracked file.
+    """Makes `csv` what its `.dvc` file says, from DVC's cache or a remote, and says in a line what was done.
 
     Args:
         remote: a DVC remote url, a directory laid out as one, or the name of a configured remote; None
             takes the default of `.dvc/config`.
         csv: the tracked file, relative to the project's root, which must be the current folder.
         force: replace a file in the way whose content DVC does not know.
-
-    Returns:
-        One line that says what was done.
 
     Raises:
         UserError: exit code 3 when the remote cannot be reached or does not hold the data, 2 otherwise.
@@ -125,10 +116,7 @@ def is_cached(path: Path, repository: Repo) -> bool:
 
 
 def open_repository(remote: str | None = None) -> Repo:
-    """The DVC repository in the current folder.
-
-    Args:
-        remote: a url or directory that this one call knows as the remote `requested`; no file is changed.
+    """The DVC repository in the current folder; a url or directory `remote` becomes its remote `requested`.
 
     Raises:
         UserError: DVC is not installed, the folder is no project, or its settings cannot be read.
@@ -164,8 +152,8 @@ def _download(repository: Repo, remote: str | None, csv: Path, md5: str) -> None
     if name is None:
         raise UserError("no default DVC remote is configured", _ALTERNATIVES)
     if name not in repository.config["remote"]:
-        where = f"no such directory, seen from {Path.cwd()}"
-        raise UserError(f"DVC remote {name}: {where}", _ALTERNATIVES, UNREACHABLE)
+        what = f"DVC remote {name}: no such directory, seen from {Path.cwd()}"
+        raise UserError(what, _ALTERNATIVES, UNREACHABLE)
     url = str(repository.config["remote"][name]["url"])
     _check_reachable(url)
     # DVC's messages and its libraries' tracebacks give way to one error, with the last of their reasons.
@@ -187,11 +175,7 @@ def _download(repository: Repo, remote: str | None, csv: Path, md5: str) -> None
 
 
 def _check_reachable(url: str) -> None:
-    """Fails at once where DVC would retry for a minute: connects to the remote's host, and hangs up.
-
-    Raises:
-        UserError: nobody answers there.
-    """
+    """Fails at once where DVC would retry for a minute: connects to the remote's host, and hangs up."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "gs":
         emulator = os.environ.get("STORAGE_EMULATOR_HOST", "https://storage.googleapis.com")
@@ -207,20 +191,15 @@ def _check_reachable(url: str) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        raise UserError(
-            f"DVC remote {url} cannot be reached: {parts.hostname}: {error.strerror or error}",
-            _ALTERNATIVES,
-            UNREACHABLE,
-        ) from None
+        what = f"DVC remote {url} cannot be reached: {parts.hostname}: {error.strerror or error}"
+        raise UserError(what, _ALTERNATIVES, UNREACHABLE) from None
 
 
 def fetch_from_kaggle(csv: Path = KAGGLE_CSV, tracked: Path = TRACKED_CSV) -> str:
-    """Makes `csv` the public original from Kaggle, and `tracked` a copy of it where there is none.
+    """Makes `csv` the public original from Kaggle, and `tracked` a copy of it; says in lines what was done.
 
-    What came of a broken download is kept in `<csv>.download`, and kagglehub goes on from there.
-
-    Returns:
-        What was done, a line each.
+    What came of a broken download is kept in `<csv>.download`, and kagglehub goes on from there. A `tracked`
+    that is there stays.
 
     Raises:
         UserError: exit code 3 when the file cannot be had or is not the known one, 2 when the disk does not
@@ -234,9 +213,8 @@ def fetch_from_kaggle(csv: Path = KAGGLE_CSV, tracked: Path = TRACKED_CSV) -> st
             _download_from_kaggle(csv)
             said = f"{csv}: {csv.stat().st_size:,} bytes, checksum as expected"
         if not tracked.exists():
-            part = tracked.with_name(tracked.name + ".part")
-            shutil.copyfile(csv, part)
-            part.replace(tracked)
+            with staged(tracked) as part:
+                shutil.copyfile(csv, part)
             said += f"\n{tracked}: a copy of it, for the recipes"
         return said
     except OSError as error:
@@ -264,18 +242,14 @@ def _download_from_kaggle(csv: Path) -> None:
                 raise UserError(f"Kaggle {what} ({KAGGLE_DATASET})", _BY_HAND, UNREACHABLE) from None
         except _DAMAGED as error:
             shutil.rmtree(folder)
-            raise UserError(
-                f"Kaggle: what came is no whole archive: {error}", _BY_HAND, UNREACHABLE
-            ) from None
+            what = f"Kaggle: what came is no whole archive: {error}"
+            raise UserError(what, _BY_HAND, UNREACHABLE) from None
     try:
         found = sorted(folder.rglob("*.csv"))
         if len(found) != 1 or not is_kaggle_original(found[0]):
             names = ", ".join(f"{path.name} (md5 {file_md5(path)})" for path in found) or "no CSV"
-            raise UserError(
-                f"Kaggle: what it has as {KAGGLE_DATASET} is not the known file: {names}",
-                "Kaggle may hold a newer version; " + _BY_HAND,
-                UNREACHABLE,
-            )
+            what = f"Kaggle: what it has as {KAGGLE_DATASET} is not the known file: {names}"
+            raise UserError(what, "Kaggle may hold a newer version; " + _BY_HAND, UNREACHABLE)
         found[0].replace(csv)
     finally:
         shutil.rmtree(folder)

@@ -9,45 +9,59 @@ from __future__ import annotations
 import hashlib
 import re
 
-from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, SUBSUMED_ARCHIVES
+from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 
-_ARCHIVES = sorted(
-    {code.partition(".")[0] for code in CATEGORY_NAMES} | set(SUBSUMED_ARCHIVES), key=lambda a: (-len(a), a)
-)
-
-# Written for both `re` and RE2 (no look-around, no back-references), since pyarrow applies it to a whole
-# column. Old style: until March 2007, seven digits. New style: from April 2007, four digits after the
-# point, five from January 2015. Exactly one of `old` and `new` matches; a version left out is version 1.
-ID_PATTERN = (
-    r"^(?:"
-    rf"(?P<archive>{'|'.join(_ARCHIVES)})(?:\.[A-Za-z-]+)?[-/]"
+_ARCHIVES = sorted({code.partition(".")[0] for code in CATEGORY_NAMES}, key=lambda name: (-len(name), name))
+# Old style: until March 2007, seven digits. New style: from April 2007, four digits after the point, five
+# from January 2015.
+_OLD = (
+    rf"(?P<archive>{'|'.join(_ARCHIVES)})(?:\.[a-z-]+)?(?:[-/]|%2f)"
     r"(?P<old>(?:9[1-9]|0[0-7])(?:0[1-9]|1[0-2])[0-9]{3})"
-    r"|(?:abs[-/])?"
-    r"(?P<new>(?:0[7-9]|1[0-4])(?:0[1-9]|1[0-2])\.[0-9]{4}|(?:1[5-9]|[2-8][0-9])(?:0[1-9]|1[0-2])\.[0-9]{5})"
-    r")(?:v(?P<version>[1-9][0-9]{0,3}))?$"
 )
+_NEW = (
+    r"(?P<new>(?:0[7-9]|1[0-4])(?:0[1-9]|1[0-2])\.[0-9]{4}|(?:1[5-9]|[2-8][0-9])(?:0[1-9]|1[0-2])\.[0-9]{5})"
+)
+_VERSION = r"(?:v(?P<version>[1-9][0-9]{0,3}))?"
 
-_compiled = re.compile(ID_PATTERN, re.ASCII)
+CSV_ID_PATTERN = rf"^(?:{_OLD.replace('|%2f', '')}|(?:abs[-/])?{_NEW}){_VERSION}$"
+"""The identifiers of the public file, for RE2 as for `re`: what a whole column is tried with first.
+
+`parse_id` reads all of them in the same way. One of `old` and `new` matches.
+"""
+
+_SPELLINGS = re.compile(
+    r"(?:oai:)?(?:(?:https?:)?//)?"
+    r"(?:(?:[a-z0-9-]+\.)*arxiv\.org[:/](?:(?:abs|pdf|html|format|ps|e-print|src)/)?"
+    r"|(?:(?:dx\.|www\.)?doi\.org/|doi:\s*)?10\.48550/arxiv\.)?"
+    r"(?:arxiv:\s*)?"
+    rf"(?:{_OLD}|(?:abs[-/])?{_NEW}){_VERSION}"
+    r"(?:\.pdf)?/?(?:[?#]\S*)?(?:\s*\[[a-z.-]+\].*)?",
+    re.ASCII | re.IGNORECASE,
+)
+_NUMBER_NOISE = 1e-7  # how far a number that was computed with may be from the identifier
 
 
-def parse_id(identifier: str) -> tuple[str, int]:
-    """Splits an arXiv identifier into base id and version.
+def parse_id(identifier: str, *, numbers: bool = False) -> tuple[str, int | None]:
+    """Splits an arXiv identifier into base id and version, None when it names none.
 
-    Takes the CSV's spelling (`abs-0901.4761v1`, `hep-th-9901001v1`) and arXiv's own (`0901.4761`,
-    `math.GT/0309136v2`, whose subject class is not part of the base id: `math/0309136`).
+    Takes arXiv's spelling (`0901.4761`, `math.GT/0309136v2`, whose subject class is no part of the base id
+    `math/0309136`), the CSV's (`abs-0901.4761v1`, `hep-th-9901001v1`), `arXiv:0901.4761v1 [cs.LG]`, addresses
+    of the abstract, PDF or HTML page, and the DOI `10.48550/arXiv.0901.4761`.
 
-    Returns:
-        The base id and the version (1 when it is not given).
+    Args:
+        identifier: white space around it does not count.
+        numbers: also take a number that lost the zeros at its ends, as spreadsheets and data frames write
+            identifiers (`901.476` is `0901.4760`), where exactly one identifier can have become it.
 
     Raises:
         ValueError: it is not an arXiv identifier.
     """
-    match = _compiled.match(identifier)
-    # `$` also matches before a last line feed; an identifier has none.
-    if match is None or identifier.endswith("\n"):
+    text = identifier.strip()
+    match = _SPELLINGS.fullmatch(text) or (numbers and _SPELLINGS.fullmatch(_from_number(text)))
+    if not match:
         raise ValueError(f"not an arXiv identifier: {identifier!r}")
-    base = match["new"] or f"{match['archive']}/{match['old']}"
-    return base, int(match["version"] or 1)
+    base = match["new"] or f"{match['archive'].lower()}/{match['old']}"
+    return base, int(match["version"]) if match["version"] else None
 
 
 def base_id(identifier: str) -> str:
@@ -59,15 +73,24 @@ def base_id(identifier: str) -> str:
     return parse_id(identifier)[0]
 
 
+def _from_number(text: str) -> str:
+    """The only identifier that a number can have been, "" when there is none: the month tells its digits."""
+    if not re.fullmatch(
+        r"[1-9][0-9]{2,3}\.[0-9]*[1-9]|[1-9]\.[0-9]+e\+?0?[23]", text, re.ASCII | re.IGNORECASE
+    ):
+        return ""
+    number = float(text)
+    digits = 4 if number < 1500 else 5
+    written = f"{number:0{digits + 5}.{digits}f}"
+    # No month has a paper of number zero.
+    return written if number % 1 and abs(float(written) - number) < _NUMBER_NOISE else ""
+
+
 def split_position(base: str, seed: int) -> float:
     """The fixed place of a paper in [0, 1): below 0.70 it trains, below 0.85 it validates, above it tests.
 
     The first 8 bytes of sha256(`"{seed}:{base}"`), read as a big-endian integer, over 2**64. It depends on
     nothing but the paper and the seed, so a paper keeps its split when the file grows or is reordered.
-
-    Args:
-        base: base id, see `base_id`.
-        seed: seed of the split.
     """
     digest = hashlib.sha256(f"{seed}:{base}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,4 +1,4 @@
-"""Which split a paper is in: by its hash (`split: paper`) or by its date (`split: time`)."""
+"""Which label each paper gets, and which split: by its hash (`split: paper`) or its date (`split: time`)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from arxiv_cls.corpus.ids import split_position
+from arxiv_cls.corpus.taxonomy import ARCHIVES, CATEGORY_NAMES, archive_of
 from arxiv_cls.errors import UserError
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits; a split's index in this tuple is its number in the arrays below."""
 
-VALIDATION_FROM = 0.70
-TEST_FROM = 0.85
-
+VALIDATION_FROM, TEST_FROM = 0.70, 0.85
 # `top5` of the published file (1993 to 2019): 70.0 % lies before the first date, 15.1 % between the two and
 # 14.9 % from the second on. Fixed, so that a longer file does not move papers from one split to another.
 DEFAULT_TIME_BOUNDARIES = ("2018-07-15", "2019-02-15")
@@ -27,26 +29,14 @@ def split_positions(base_ids: Iterable[str], seed: int) -> np.ndarray:
 
 
 def split_by_paper(positions: np.ndarray) -> np.ndarray:
-    """Numbers of the splits (indices into `SPLITS`) from hash positions.
-
-    Args:
-        positions: float array of shape (papers,) from `split_positions`.
-
-    Returns:
-        int8 array of shape (papers,).
-    """
+    """Numbers of the splits, int8 of shape (papers,), from `split_positions`."""
     return ((positions >= VALIDATION_FROM).astype(np.int8) + (positions >= TEST_FROM)).astype(np.int8)
 
 
 def split_by_time(published: np.ndarray, boundaries: tuple[date, date]) -> np.ndarray:
-    """Numbers of the splits from dates: train before the first boundary, test from the second on.
+    """Numbers of the splits, int8 of shape (papers,), from dates, datetime64[D] of that shape.
 
-    Args:
-        published: datetime64[D] array of shape (papers,).
-        boundaries: first day of validation and first day of test.
-
-    Returns:
-        int8 array of shape (papers,).
+    A boundary, first day of validation or of test, belongs to the later split.
     """
     from_validation, from_test = (np.datetime64(day, "D") for day in boundaries)
     return ((published >= from_validation).astype(np.int8) + (published >= from_test)).astype(np.int8)
@@ -58,14 +48,50 @@ def parse_time_boundaries(boundaries: Sequence[str | date] | None) -> tuple[date
     Raises:
         UserError: not two ISO dates in ascending order.
     """
-    hint = f"give two ISO dates in ascending order, for example {list(DEFAULT_TIME_BOUNDARIES)}"
     given = DEFAULT_TIME_BOUNDARIES if boundaries is None else boundaries
-    if isinstance(given, str) or len(given) != 2:
-        raise UserError(f"data.time_boundaries: {given!r} are not two dates", hint)
     try:
         first, second = (date.fromisoformat(str(day)) for day in given)
+        if first >= second:
+            raise ValueError(f"{first} is not before {second}")
     except ValueError as error:
-        raise UserError(f"data.time_boundaries: {list(map(str, given))!r}: {error}", hint) from error
-    if first >= second:
-        raise UserError(f"data.time_boundaries: {first} is not before {second}", hint)
+        raise UserError(
+            f"data.time_boundaries: {given!r}: {error}",
+            f"give two ISO dates in ascending order, for example {list(DEFAULT_TIME_BOUNDARIES)}",
+        ) from None
     return first, second
+
+
+def label_names(config: str, categories: pa.ChunkedArray) -> list[str]:
+    """The labels of a config, a key of `LABEL_SETS`, in the order of their indices.
+
+    Args:
+        config: the label set.
+        categories: category code of every paper of the file, versions merged.
+
+    Raises:
+        UserError: fewer than two categories qualify.
+    """
+    chosen = LABEL_SETS[config]
+    if chosen.labels or chosen.archives:
+        return list(chosen.labels or ARCHIVES)
+    counted = pc.value_counts(categories).to_pylist()
+    # Ties go by code, so that the order of rows does not matter.
+    counted.sort(key=lambda entry: (-entry["counts"], entry["values"]))
+    names = [entry["values"] for entry in counted if entry["counts"] >= chosen.minimum_papers]
+    names = names[: chosen.most_frequent]
+    if len(names) < 2:
+        raise UserError(
+            f"config {config!r}: the file has {len(names)} categories for it, a classifier needs two",
+            f"take a larger file, or the config {DEFAULT_LABEL_SET}",
+        )
+    return sorted(names)
+
+
+def label_indices(config: str, names: list[str], categories: pa.ChunkedArray) -> np.ndarray:
+    """Index into `names` of each paper: int64 array of shape (papers,), -1 outside the config."""
+    if LABEL_SETS[config].archives:
+        known = list(CATEGORY_NAMES)
+        archives = pa.array([archive_of(code) for code in known])
+        categories = pc.take(archives, pc.index_in(categories, pa.array(known)))
+    indices = pc.index_in(categories, pa.array(names, type=pa.string()))
+    return np.asarray(pc.fill_null(indices, -1)).astype(np.int64)

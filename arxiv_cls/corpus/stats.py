@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
-from arxiv_cls.corpus.builder import BuildReport, Corpus
+from arxiv_cls.corpus.builder import BuildReport, Corpus, DroppedDuplicate
 from arxiv_cls.corpus.duplicates import SHINGLE_WORDS, THRESHOLD, method, search
 from arxiv_cls.corpus.splits import SPLITS
 from arxiv_cls.errors import UserError
@@ -24,31 +25,25 @@ PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 MOST_COLOURS = 10  # more labels than that are not told apart by colour
 # A mix of labels has moved when the distance is this many times what chance gives, and not tiny either.
 NOTABLE_RATIO, NOTABLE_DISTANCE = 3.0, 0.01
+ROWS_OF_DIFF = {
+    "rows_read": "rows read",
+    "rejected": "rejected",
+    "merged": "merged into a newer version",
+    "outside_config": "outside the label set",
+    "duplicates": "duplicates dropped",
+}
 _SEPARATOR = b"\x1e"  # ends a field: in no id, label or text
 
 
 def paper_table(corpus: Corpus) -> pd.DataFrame:
-    """A row per paper, by base id: split, label, year, words of title and abstract, digest of the text.
-
-    Raises:
-        UserError: the corpus has no papers.
-    """
-    parts = []
-    for name, papers in corpus.splits.items():
-        columns = papers.with_format("arrow")[:]
-        texts = columns["text"].to_pylist()
-        part = pd.DataFrame(index=columns["arxiv_id"].to_pylist())
-        part["split"] = name
-        part["label"] = [corpus.labels[label] for label in columns["label"].to_pylist()]
-        part["year"] = [day.year for day in columns["published"].to_pylist()]
-        part["words"] = [len(text.split()) for text in texts]
-        part["text"] = [hashlib.sha256(text.encode()).digest() for text in texts]
-        parts.append(part)
-    table = pd.concat(parts)
-    if table.empty:
-        raise UserError(
-            f"the label set {corpus.report.config} has no papers in this file", "choose another --config"
-        )
+    """A row per paper, by base id: split, label, year, words of title and abstract, digest of the text."""
+    parts = {name: papers.to_pandas().set_index("arxiv_id") for name, papers in corpus.splits.items()}
+    read = pd.concat(parts, names=["split"]).reset_index("split")
+    table = read[["split"]].copy()
+    table["label"] = [corpus.labels[label] for label in read["label"]]
+    table["year"] = pd.to_datetime(read["published"]).dt.year
+    table["words"] = [len(text.split()) for text in read["text"]]
+    table["text"] = [hashlib.sha256(text.encode()).digest() for text in read["text"]]
     table["split"] = pd.Categorical(table["split"], categories=list(corpus.splits))
     table["label"] = pd.Categorical(table["label"], categories=corpus.labels)
     return table
@@ -75,9 +70,8 @@ def summary(table: pd.DataFrame) -> str:
     words = words.unstack().round().astype(int)
     words.columns = ["shortest", *(f"{p} %" for p in PERCENTILES), "longest"]
     words.insert(0, "mean", table.groupby("split", observed=True)["words"].mean().map("{:.1f}".format))
-    named = {"label": (labels, 11), "year": (years, 11), "words per paper": (words, 8)}
     tables = []
-    for name, (shown, width) in named.items():
+    for name, shown, width in (("label", labels, 11), ("year", years, 11), ("words per paper", words, 8)):
         shown = shown.rename_axis(index=None, columns=name)
         formats = [lambda value: f"{value:,}" if isinstance(value, int | np.integer) else value]
         widths = {column: 8 if column == "share" else width for column in shown}
@@ -92,63 +86,41 @@ def write_plots(table: pd.DataFrame, config: str, folder: Path) -> list[Path]:
         UserError: the folder cannot be written.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     labels = counts_by(table, "label")
     labels = labels.loc[labels.sum(axis=1).sort_values(kind="stable").index]
-    few = len(labels) <= MOST_COLOURS
-    label_figure = Figure(figsize=(8, max(2.5, 0.22 * len(labels) + 1.2)), layout="constrained")
-    axes = label_figure.subplots()
-    left = np.zeros(len(labels))
-    for split in labels:
-        axes.barh(labels.index.astype(str), labels[split], left=left, label=split)
-        left += labels[split].to_numpy()
-    axes.set(xlabel="papers", title=f"Papers per label ({config})", ylim=(-0.6, len(labels) - 0.4))
-    axes.legend(loc="lower right")
-
-    year_figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = year_figure.subplots()
-    years = counts_by(table, "year", "label" if few else "split")
-    bottom = np.zeros(len(years))
-    for name in years:
-        axes.bar(years.index, years[name], bottom=bottom, label=name)
-        bottom += years[name].to_numpy()
-    axes.legend(loc="upper left")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="year of publication", ylabel="papers", title=f"Papers per year ({config})")
-
-    word_figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = word_figure.subplots()
+    by = "label" if len(labels) <= MOST_COLOURS else "split"
+    figures = {name: Figure(figsize=(9, 4), layout="constrained") for name in ("labels", "years", "words")}
+    figures["labels"].set_figheight(max(2.5, 0.22 * len(labels) + 1.2))
+    axes = {name: figure.subplots() for name, figure in figures.items()}
+    title = f"Papers per label ({config})"
+    labels.plot.barh(stacked=True, ax=axes["labels"], xlabel="papers", ylabel="", title=title)
+    title = f"Papers per year ({config})"
+    counts_by(table, "year", by).plot.bar(
+        stacked=True, ax=axes["years"], xlabel="year of publication", ylabel="papers", title=title
+    )
     # The longest abstract would squeeze all others to the left.
     bins = np.linspace(0, np.percentile(table["words"], 99.5) + 1, 61).tolist()
-    for name, words in table.groupby("label" if few else "split", observed=True)["words"]:
-        axes.hist(words, bins=bins, density=True, histtype="step", label=name)
-    axes.legend()
-    median = table["words"].median()
-    axes.axvline(median, color="grey", linestyle=":", linewidth=1)
-    axes.annotate(f" median {median:.0f}", (median, 0.02), xycoords=("data", "axes fraction"), color="grey")
-    axes.set(xlabel="words of title and abstract", ylabel="density", title=f"Text length ({config})")
-
-    figures = {"labels.png": label_figure, "years.png": year_figure, "words.png": word_figure}
+    for name, words in table.groupby(by, observed=True)["words"]:
+        axes["words"].hist(words, bins=bins, density=True, histtype="step", label=name)
+    axes["words"].legend()
+    title = f"Text length ({config}), median {table['words'].median():.0f}"
+    axes["words"].set(xlabel="words of title and abstract", ylabel="density", title=title)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            figure.savefig(folder / name, dpi=120)
+            figure.savefig(folder / f"{name}.png", dpi=120)
     except OSError as error:
         raise UserError(
             f"cannot write into {folder}: {error.strerror}", "name another folder: --out DIR"
         ) from None
-    return [folder / name for name in figures]
+    return [folder / f"{name}.png" for name in figures]
 
 
 @dataclass(frozen=True)
-class NearDuplicate:
-    """Two papers of different splits with almost the same text; the first is in the earlier split."""
+class NearDuplicate(DroppedDuplicate):
+    """Two papers of different splits with almost the same text; the first, in the earlier split, is kept."""
 
-    arxiv_id: str
-    split: str
-    same_as: str
-    same_as_split: str
     similarity: float  # exact Jaccard similarity of the shingle sets, 0 to 1
 
 
@@ -160,15 +132,15 @@ class NearDuplicates:
     threshold: float
     pairs: list[NearDuplicate]  # most similar first
 
-    def counts(self) -> dict[tuple[str, str], int]:
-        """Pairs per pair of splits."""
-        return dict(sorted(Counter((pair.split, pair.same_as_split) for pair in self.pairs).items()))
+    def counts(self) -> dict[str, int]:
+        """Pairs per pair of splits, as in "train and test"."""
+        return dict(sorted(Counter(f"{p.split} and {p.same_as_split}" for p in self.pairs).items()))
 
     def summary(self, show: int = 20) -> str:
         """For a terminal: counts per pair of splits, then the `show` most similar pairs."""
         found = f"{len(self.pairs):>9,} near-duplicate pairs across splits among {self.papers:,} papers"
         lines = [f"{found} (Jaccard of {SHINGLE_WORDS}-word shingles at least {self.threshold:g})"]
-        lines += [f"{count:>13,} {first} and {second}" for (first, second), count in self.counts().items()]
+        lines += [f"{count:>13,} {splits}" for splits, count in self.counts().items()]
         if self.pairs and show > 0:
             lines += ["", f"{'similarity':>10}  {'paper':<18} {'split':<11} {'near-duplicate of':<18} split"]
             lines += [
@@ -191,21 +163,21 @@ def find_near_duplicates(corpus: Corpus, *, threshold: float = THRESHOLD) -> Nea
     key = hashlib.sha256(json.dumps(method(threshold)).encode()).hexdigest()[:16]
     cache = corpus.cache_dir / f"near_duplicates-{key}.json"
     if cache.is_file():
-        known = json.loads(cache.read_text(encoding="utf-8"))
-        return NearDuplicates(known["papers"], threshold, [NearDuplicate(**pair) for pair in known["pairs"]])
-    ids, texts, splits = [], [], []
+        return TypeAdapter(NearDuplicates).validate_json(cache.read_text(encoding="utf-8"))
+    ids: list[str] = []
+    texts: list[str] = []
+    splits: list[int] = []
     for number, name in enumerate(SPLITS):
-        split = corpus.splits[name]
-        ids += split["arxiv_id"][:]
-        texts += split["text"][:]
-        splits += [number] * len(split)
+        ids += corpus.splits[name]["arxiv_id"][:]
+        texts += corpus.splits[name]["text"][:]
+        splits += [number] * (len(ids) - len(splits))
     pairs = [
         NearDuplicate(ids[first], SPLITS[splits[first]], ids[second], SPLITS[splits[second]], similarity)
         for first, second, similarity in search(texts, np.array(splits), threshold)
     ]
     pairs.sort(key=lambda pair: (-pair.similarity, pair.arxiv_id, pair.same_as))
     result = NearDuplicates(len(texts), threshold, pairs)
-    write_record(dataclasses.asdict(result), cache)
+    write_atomically(cache, json.dumps(dataclasses.asdict(result)))
     return result
 
 
@@ -224,16 +196,15 @@ class DataDiff:
     def warnings(self) -> list[str]:
         """What a person should look at before this is merged; none when there is nothing."""
         found = []
-        before, after = self.old.label_counts(), self.new.label_counts()
-        if before.keys() != after.keys():
-            lost, won = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
-            change = [f"without {', '.join(lost)}"] * bool(lost) + [f"with {', '.join(won)}"] * bool(won)
-            found.append(f"The label set changes: {' and '.join(change)}. Released models do not know it.")
+        before, after = self.old.label_counts().keys(), self.new.label_counts().keys()
+        changes = {"without": sorted(before - after), "with": sorted(after - before)}
+        if changed := [f"{word} {', '.join(labels)}" for word, labels in changes.items() if labels]:
+            found.append(f"The label set changes: {' and '.join(changed)}. Released models do not know it.")
         if left := self.gone.get("test"):
             found.append(f"Papers that leave the test split: {left:,}; older figures do not compare.")
         if self.moved:
             found.append(f"Papers that change their split: {self.moved:,}.")
-        rates = [report.rejected / max(report.rows_read, 1) for report in (self.old, self.new)]
+        rates = [report.rejected / report.rows_read for report in (self.old, self.new)]
         if rates[1] > rates[0]:
             found.append(f"More rows are rejected: {rates[1]:.2%} after {rates[0]:.2%}.")
         distance, chance = self.label_shift()
@@ -244,19 +215,17 @@ class DataDiff:
         return found
 
     def label_shift(self) -> tuple[float, float]:
-        """How far the labels of the added papers are from those of the old ones.
+        """Total variation distance (0 to 1) of the added papers' labels from the old ones', and by chance.
 
-        Returns:
-            The total variation distance (0: the same mix, 1: no label in common), and the one to expect of
-            as many papers drawn from the old mix: half the sum of the mean absolute errors
-            sqrt(2 p (1 - p) / (pi n)) of the shares, by the normal approximation. (0, 0) without new papers.
+        By chance is what as many papers drawn from the old mix give: half the sum of the mean absolute errors
+        sqrt(2 p (1 - p) / (pi n)) of the shares, by the normal approximation. (0, 0) without new papers.
         """
+        if not self.added:
+            return 0.0, 0.0
         before = self.old.label_counts()
         names = sorted(before.keys() | self.added.keys())
         old = np.array([before.get(name, 0) for name in names], dtype=float)
         new = np.array([self.added.get(name, 0) for name in names], dtype=float)
-        if not new.sum() or not old.sum():
-            return 0.0, 0.0
         share = old / old.sum()
         errors = np.sqrt(2 * share * (1 - share) / (np.pi * new.sum()))
         return float(np.abs(new / new.sum() - share).sum() / 2), float(errors.sum() / 2)
@@ -265,17 +234,13 @@ class DataDiff:
         """The report."""
         lines = [f"## Data report, label set {self.new.config}", ""]
         lines += [f"- **{warning}**" for warning in self.warnings()] or ["Nothing that needs a closer look."]
-        rows = [
-            ("rows read", self.old.rows_read, self.new.rows_read),
-            ("rejected", self.old.rejected, self.new.rejected),
-            ("merged into a newer version", self.old.merged, self.new.merged),
-            ("outside the label set", self.old.outside_config, self.new.outside_config),
-            ("duplicates dropped", len(self.old.duplicates), len(self.new.duplicates)),
-        ]
-        sizes = self.old.split_sizes()
-        rows += [(f"papers: {split}", sizes.get(split, 0), n) for split, n in self.new.split_sizes().items()]
         lines += ["", "| | before | after | change |", "| --- | ---: | ---: | ---: |"]
-        lines += [f"| {name} | {a:,} | {b:,} | {b - a:+,} |" for name, a, b in rows]
+        for key, name in ROWS_OF_DIFF.items():
+            a, b = (report.counts()[key] for report in (self.old, self.new))
+            lines.append(f"| {name} | {a:,} | {b:,} | {b - a:+,} |")
+        for split, b in self.new.split_sizes().items():
+            a = self.old.split_sizes()[split]
+            lines.append(f"| papers: {split} | {a:,} | {b:,} | {b - a:+,} |")
         lines += [
             "",
             f"Papers: {sum(self.added.values()):,} new, {sum(self.gone.values()):,} gone, "
@@ -287,15 +252,13 @@ class DataDiff:
         before, after = self.old.label_counts(), self.new.label_counts()
         for name in sorted(before.keys() | after.keys()):
             a, b = before.get(name, 0), after.get(name, 0)
-            shares = a / max(self.old.papers, 1), b / max(self.new.papers, 1)
-            lines.append(
-                f"| {name} | {a:,} | {b:,} | {b - a:+,} | {shares[0]:.2%} | {shares[1]:.2%} "
-                f"| {100 * (shares[1] - shares[0]):+.2f} |"
-            )
+            was, is_now = a / self.old.papers, b / self.new.papers
+            shares = f"{was:.2%} | {is_now:.2%} | {100 * (is_now - was):+.2f}"
+            lines.append(f"| {name} | {a:,} | {b:,} | {b - a:+,} | {shares} |")
         if self.added:
-            distance, chance = self.label_shift()
-            mix = f"Labels of the new papers beside the old mix: total variation distance {distance:.3f}"
-            lines += ["", f"{mix}, by chance {chance:.3f}."]
+            distance, chance = (f"{value:.3f}" for value in self.label_shift())
+            mix = "Labels of the new papers beside the old mix: total variation distance"
+            lines += ["", f"{mix} {distance}, by chance {chance}."]
         return "\n".join(lines) + "\n"
 
 
@@ -327,14 +290,10 @@ def recipe_data(recipe: str | Path) -> dict[str, Any]:
     return {key: value for key, value in group.items() if value is not None}
 
 
-def check_record(corpus: Corpus, near_duplicates: NearDuplicates) -> dict[str, Any]:
+def check_record(corpus: Corpus, found: NearDuplicates) -> dict[str, Any]:
     """What became of each row of the file, as counts, and the near-duplicates found in the corpus."""
-    pairs = {f"{first} and {second}": count for (first, second), count in near_duplicates.counts().items()}
-    return {
-        "md5": corpus.data.md5,
-        **corpus.report.counts(),
-        "near_duplicates": {"threshold": near_duplicates.threshold, "pairs": pairs},
-    }
+    near_duplicates = {"threshold": found.threshold, "pairs": found.counts()}
+    return {"md5": corpus.data.md5, **corpus.report.counts(), "near_duplicates": near_duplicates}
 
 
 def build_record(corpus: Corpus, options: dict[str, Any]) -> dict[str, Any]:
@@ -354,17 +313,3 @@ def _content_sha256(papers: Any) -> str:
     for fields in zip(*columns, strict=True):
         digest.update(b"".join(str(value).encode("utf-8") + _SEPARATOR for value in fields))
     return digest.hexdigest()
-
-
-def write_record(record: dict[str, Any], path: Path) -> None:
-    """Writes a record as JSON, whole or not at all; folders are made.
-
-    Raises:
-        UserError: the file cannot be written there.
-    """
-    try:
-        write_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}", "name another file: --out"
-        ) from None

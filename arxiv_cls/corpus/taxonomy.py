@@ -8,7 +8,8 @@ does not hold carry arXiv's name with the archive in brackets where the bare nam
 from __future__ import annotations
 
 import importlib.resources
-from functools import cache
+import re
+from collections.abc import Collection
 
 ARCHIVES = ("cs", "econ", "eess", "math", "physics", "q-bio", "q-fin", "stat")
 """Labels of the config `archive`: arXiv's eight groups of archives."""
@@ -19,41 +20,49 @@ _PHYSICS_ARCHIVES = (
     "math-ph", "nlin", "nucl-ex", "nucl-th", "quant-ph",
 )  # fmt: skip
 
-# Archives closed by 1998 and the category that took in each: https://arxiv.org/archive (subsumed archives).
-SUBSUMED_ARCHIVES = {
-    "acc-phys": "physics.acc-ph",
-    "adap-org": "nlin.AO",
-    "alg-geom": "math.AG",
-    "ao-sci": "physics.ao-ph",
-    "atom-ph": "physics.atom-ph",
-    "bayes-an": "physics.data-an",
-    "chao-dyn": "nlin.CD",
-    "chem-ph": "physics.chem-ph",
-    "cmp-lg": "cs.CL",
-    "comp-gas": "nlin.CG",
-    "dg-ga": "math.DG",
-    "funct-an": "math.FA",
-    "mtrl-th": "cond-mat.mtrl-sci",
-    "patt-sol": "nlin.PS",
-    "plasm-ph": "physics.plasm-ph",
-    "q-alg": "math.QA",
-    "solv-int": "nlin.SI",
-    "supr-con": "cond-mat.supr-con",
-}
-
 _TABLE = importlib.resources.files("arxiv_cls.corpus").joinpath("taxonomy.tsv").read_text(encoding="utf-8")
-CATEGORY_NAMES: dict[str, str] = dict(line.split("\t") for line in _TABLE.splitlines())
+_ROWS = [line.split("\t") for line in _TABLE.splitlines()]
+CATEGORY_NAMES: dict[str, str] = {code: name for code, name, *_ in _ROWS}
 """Category code to long name; both sides are unique."""
+SUBSUMED_ARCHIVES: dict[str, str] = {row[0]: row[2] for row in _ROWS if len(row) == 3}
+"""Archives closed by 1998, and the category that took in each: https://arxiv.org/archive."""
 
-CATEGORY_NAMES |= {
-    archive: f"{CATEGORY_NAMES[successor]} ({archive})" for archive, successor in SUBSUMED_ARCHIVES.items()
+_CODES = {name.casefold(): code for code, name in CATEGORY_NAMES.items()}
+_CODES |= {code.casefold(): code for code in CATEGORY_NAMES}
+# Names that arXiv gives to two categories: the public file adds the archive in brackets to one of the two.
+_TOLD_APART = {
+    name.casefold(): bare
+    for code, name in CATEGORY_NAMES.items()
+    if code not in SUBSUMED_ARCHIVES
+    and name.endswith(")")
+    and (bare := name.partition(" (")[0].casefold()) in _CODES
 }
+_TWO_CODES = {bare: f"{_CODES[bare]} or {_CODES[name]}" for name, bare in _TOLD_APART.items()}
 
 
-@cache
-def name_to_code() -> dict[str, str]:
-    """Long name to category code, the inverse of `CATEGORY_NAMES`."""
-    return {name: code for code, name in CATEGORY_NAMES.items()}
+def category_code(text: str) -> str | None:
+    """The code that a cell means: a code, the first of a list of codes, or a long name; None when unknown.
+
+    `Name (code)` is read too. For a name of two categories see `ambiguous_names`.
+    """
+    if code := _CODES.get(text.casefold()):
+        return code
+    words = re.split(r"[\s,;|'\"\[\]]+", text.casefold().strip("[]'\" ,;|"))
+    if all(word in _CODES for word in words):
+        return _CODES[words[0]]
+    bracketed = re.search(r"\(([a-z-]+(?:\.[a-z-]+)?)\)", text.casefold())
+    return _CODES.get(bracketed[1]) if bracketed else None
+
+
+def ambiguous_names(cells: Collection[str]) -> dict[str, str]:
+    """Those of a file's category cells that arXiv gives to two categories, with the two codes.
+
+    None where any cell has a name that only the public file uses, since that tells the two apart.
+    """
+    lowered = {cell: cell.casefold() for cell in cells}
+    if not _TOLD_APART.keys().isdisjoint(lowered.values()):
+        return {}
+    return {cell: _TWO_CODES[name] for cell, name in lowered.items() if name in _TWO_CODES}
 
 
 def archive_of(code: str) -> str:

@@ -6,15 +6,15 @@ import importlib.util
 import logging
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.export.handler_file import write_handler
+from arxiv_cls.export.handler import write_handler
 from arxiv_cls.export.quantization import LARGEST_DIFFERENCE, Agreement, agreement, choose, limits
 from arxiv_cls.models.onnx_engine import OnnxEngine
 from arxiv_cls.models.prediction import ONNX_FILES
@@ -33,8 +33,7 @@ BATCHED_PAPERS, BATCHED_TOKENS = 32, 4096
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 
 
-@dataclass(frozen=True)
-class MeasuredPapers:
+class _Measured(NamedTuple):
     """n texts to measure an export on, (n,) true columns where they are known, and the source on record."""
 
     texts: list[str]
@@ -42,7 +41,7 @@ class MeasuredPapers:
     source: dict[str, Any]
 
 
-def _validation_papers(model_dir: Path, data: str | Path | None, limit: int | None) -> MeasuredPapers:
+def _validation_papers(model_dir: Path, data: str | Path | None, limit: int | None) -> _Measured:
     """The first papers of the model's own validation split, whose order is that of a hash."""
     from arxiv_cls.scoring.scored_papers import load_corpus
 
@@ -55,10 +54,10 @@ def _validation_papers(model_dir: Path, data: str | Path | None, limit: int | No
     papers = corpus.splits["validation"][:limit]
     columns = np.asarray([labels.index(name) for name in corpus.labels])[papers["label"]]
     source = {"texts": "validation split", "data_sha256": corpus.data.sha256}
-    return MeasuredPapers(list(papers["text"]), columns, source)
+    return _Measured(list(papers["text"]), columns, source)
 
 
-def _csv_papers(model_dir: Path, csv: str | Path, limit: int | None) -> MeasuredPapers:
+def _csv_papers(model_dir: Path, csv: str | Path, limit: int | None) -> _Measured:
     """The first rows of a file whose category is one of the model's labels."""
     from arxiv_cls.corpus.papers import read_papers
     from arxiv_cls.scoring.scored_papers import REQUIRED, true_columns
@@ -71,7 +70,7 @@ def _csv_papers(model_dir: Path, csv: str | Path, limit: int | None) -> Measured
     table = papers.table.select(["title", "abstract"]).take(rows)
     texts = [f"{row['title']}\n\n{row['abstract']}" for row in table.to_pylist()]
     source = {"texts": "rows of a file", "data_sha256": papers.version.sha256}
-    return MeasuredPapers(texts, columns[rows], source)
+    return _Measured(texts, columns[rows], source)
 
 
 def export_model(
@@ -86,7 +85,8 @@ def export_model(
 ) -> dict[str, Any]:
     """Writes `onnx/`, `handler.py` and `requirements.txt` into a model directory.
 
-    fp32 is compared with torch on up to 500 papers, int8 with fp32 on all of them.
+    fp32 is compared with torch on up to 500 papers, int8 with fp32 on all of them. Returns what
+    `onnx/parity.json` holds.
 
     Args:
         model: a model directory with a transformer.
@@ -96,9 +96,6 @@ def export_model(
         papers: measure on at most so many; None for all.
         search_papers: of these so many tell the int8 candidates apart.
         progress: show bars.
-
-    Returns:
-        What `onnx/parity.json` holds.
 
     Raises:
         UserError: not a transformer's directory, no papers to measure int8 on, a missing package, or an
@@ -137,7 +134,7 @@ def export_model(
 
 def _papers(
     folder: Path, data: str | Path | None, csv: str | Path | None, int8: bool, limit: int | None
-) -> MeasuredPapers:
+) -> _Measured:
     if csv is not None:
         return _csv_papers(folder, csv, limit)
     try:
@@ -150,13 +147,13 @@ def _papers(
                 "FILE, or leave out what needs papers with --no-int8",
             ) from None
         logger.warning("%s: fp32 is compared with torch on the example papers only", error.message)
-    from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS
+    from arxiv_cls.scoring.scored_papers import EXAMPLE_PAPERS
 
-    return MeasuredPapers([paper.text for paper in EXAMPLE_PAPERS], None, {"texts": "example papers"})
+    return _Measured([paper.text for paper in EXAMPLE_PAPERS], None, {"texts": "example papers"})
 
 
 def _export(
-    folder: Path, staging: Path, measured: MeasuredPapers, int8: bool, search_papers: int, progress: bool
+    folder: Path, staging: Path, measured: _Measured, int8: bool, search_papers: int, progress: bool
 ) -> dict[str, Any]:
     """Writes the files into the staging folder; returns the record."""
     from tqdm.auto import tqdm
@@ -207,13 +204,8 @@ def _export(
 
 
 def _entry(file: Path, compared: Agreement, reference: str, tolerance: float) -> dict[str, Any]:
-    return {
-        "sha256": file_sha256(file),
-        "bytes": file.stat().st_size,
-        "reference": reference,
-        **asdict(compared),
-        "tolerance": tolerance,
-    }
+    about = {"sha256": file_sha256(file), "bytes": file.stat().st_size, "reference": reference}
+    return {**about, **asdict(compared), "tolerance": tolerance}
 
 
 def export_report(model: str | Path, record: dict[str, Any]) -> str:

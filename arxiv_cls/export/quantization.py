@@ -101,18 +101,14 @@ def smooth(source: Path, target: Path, ids: Sequence[Sequence[int]]) -> None:
 class Candidate:
     """One way to quantise.
 
-    Attributes:
-        per_channel: a scale for each output channel of a weight instead of one for all of it.
-        reduce_range: 7 bits.
-        smooth: the spread of the activations is moved into the weights before.
-        float32: weights that are left alone: "" (none), "down" (the products that bring the feed-forward
-            width back to the hidden size, whose inputs spread most) or "early down" (those of the first half
-            of the layers, whose error all later layers see).
+    `float32` names the weights that are left alone: "" (none), "down" (the products that bring the
+    feed-forward width back to the hidden size, whose inputs spread most) or "early down" (those of the first
+    half of the layers, whose error all later layers see).
     """
 
-    per_channel: bool
-    reduce_range: bool
-    smooth: bool = False
+    per_channel: bool  # a scale for each output channel of a weight instead of one for all of it
+    reduce_range: bool  # 7 bits
+    smooth: bool = False  # the spread of the activations is moved into the weights before
     float32: str = ""
 
     def __str__(self) -> str:
@@ -134,35 +130,27 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an export compares with a reference on n papers.
-
-    Attributes:
-        papers: n.
-        equal_labels: share of papers with the reference's label.
-        max_difference: largest absolute difference of a score.
-        mean_difference: mean absolute difference of the scores.
-        accuracy: share of right labels; None where the labels of the papers are not known.
-        accuracy_fall: what that is below the reference's.
-    """
+    """How an export compares with a reference on some papers; differences are absolute ones of scores."""
 
     papers: int
-    equal_labels: float
+    equal_labels: float  # share of papers with the reference's label
     max_difference: float
     mean_difference: float
-    accuracy: float | None
-    accuracy_fall: float | None
+    accuracy: float | None  # None where the labels of the papers are not known
+    accuracy_fall: float | None  # below the reference's
 
 
 def agreement(found: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Agreement:
     """Compares (n, k) probabilities with (n, k) others; `labels`, (n,), are the true columns."""
     difference = np.abs(found - reference)
     accuracy = fall = None
+    said, expected = found.argmax(axis=1), reference.argmax(axis=1)
     if labels is not None:
-        accuracy = float((found.argmax(axis=1) == labels).mean())
-        fall = float((reference.argmax(axis=1) == labels).mean()) - accuracy
+        accuracy = float((said == labels).mean())
+        fall = float((expected == labels).mean()) - accuracy
     return Agreement(
         papers=len(found),
-        equal_labels=float((found.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+        equal_labels=float((said == expected).mean()),
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
         accuracy=accuracy,
@@ -184,13 +172,9 @@ def quantize(source: Path, target: Path, candidate: Candidate) -> None:
     # It advises a preprocessing of graphs from older exporters through the root logger.
     with quiet(None):
         quantize_dynamic(
-            str(source),
-            str(target),
-            per_channel=candidate.per_channel,
-            reduce_range=candidate.reduce_range,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=left_alone,
-        )
+            str(source), str(target), weight_type=QuantType.QInt8, nodes_to_exclude=left_alone,
+            per_channel=candidate.per_channel, reduce_range=candidate.reduce_range,
+        )  # fmt: skip
 
 
 def in_float32(products: Mapping[str, tuple[int, ...]], which: str) -> list[str]:
@@ -224,8 +208,8 @@ def choose(
         labels: (n,) their true columns.
 
     Returns:
-        The candidate and how it compares with fp32 on all papers, None and None when none is within the
-        limits (then there is no file); and a record of each measurement.
+        The candidate and how it compares with fp32 on all papers, None and None without a file when none is
+        within the limits; and a record of each measurement.
     """
     from tqdm.auto import tqdm
 
@@ -270,12 +254,9 @@ def choose(
             files[number].replace(target)
             return candidate, compared, records
         logger.warning(
-            "int8, %s: %.2f%% of the labels and %.2f points of accuracy lost on %s papers, not taken",
-            candidate,
-            100 * compared.equal_labels,
-            100 * (compared.accuracy_fall or 0.0),
-            f"{compared.papers:,}",
-        )
+            "int8, %s: %.2f%% of the labels and %.2f points of accuracy lost on %d papers, not taken",
+            candidate, 100 * compared.equal_labels, 100 * (compared.accuracy_fall or 0.0), compared.papers,
+        )  # fmt: skip
     return None, None, records
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,9 @@ _BLANK_LINE = re.compile(r"\n\s*\n\s*$")
 def attribute(predictor: Predictor, text: str, label: str | None = None) -> list[tuple[str, float]]:
     """What each word or phrase of a text adds to a label's log-odds.
 
+    For a linear baseline the weights add up to the label's logit above the mean logit of all labels, less
+    what that is for a text without any known word.
+
     Args:
         predictor: any kind of model.
         text: title, blank line, abstract.
@@ -47,9 +51,6 @@ def attribute(predictor: Predictor, text: str, label: str | None = None) -> list
         (words, weight) in the order of the text; joined, the words are the text without the white space
         around it. Weights are natural logarithms: above 0 is for the label, below 0 against it. What the
         model does not read (the end of a long text) weighs 0.
-
-        For a linear baseline the weights add up to the label's logit above the mean logit of all labels,
-        less what that is for a text without any known word.
 
     Raises:
         UserError: an empty text, or a label that the model does not know.
@@ -61,9 +62,8 @@ def attribute(predictor: Predictor, text: str, label: str | None = None) -> list
         raise UserError(f"no label {label!r}", hint=f"the model knows {', '.join(predictor.labels)}")
     column = predictor.labels.index(label)
     pieces = _PIECE.findall(text.strip())
-    model = getattr(predictor, "model", None) if predictor.kind == "tfidf" else None
-    if model is not None and model.booster is None:
-        return _linear(model, pieces, column)
+    if predictor.kind == "tfidf" and predictor.model.booster is None:
+        return _linear(predictor.model, pieces, column)
     return _occlusion(predictor, pieces, column)
 
 
@@ -93,11 +93,10 @@ def _term_places(terms: TermFeatures, pieces: list[str]) -> dict[int, list[tuple
         blocks.append((terms.title, _words(terms.title, pieces[:end]), terms.text_terms))
     places: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for vectorizer, found, offset in blocks:
-        vocabulary = vectorizer.vocabulary_ if hasattr(vectorizer, "vocabulary_") else vectorizer.vocabulary
         for length in range(1, vectorizer.ngram_range[1] + 1):
             for start in range(len(found) - length + 1):
                 window = found[start : start + length]
-                known = vocabulary.get(" ".join(word for word, _ in window))
+                known = vectorizer.vocabulary_.get(" ".join(word for word, _ in window))
                 if known is not None:
                     places[int(known) + offset].append(tuple(piece for _, piece in window))
     return places
@@ -121,19 +120,14 @@ def _occlusion(predictor: Predictor, pieces: list[str], column: int) -> list[tup
     whole = "".join(pieces[:read])
     # A text of one word has nothing left without it; every label is then as likely as the others.
     variants = [_without(pieces[:read], phrase) for phrase in phrases] if len(phrases) > 1 else []
-    log_odds = _log_odds(predictor.predict_proba([whole, *variants])[:, column])
+    clipped = np.clip(predictor.predict_proba([whole, *variants])[:, column], SMALLEST, 1 - SMALLEST)
+    log_odds = np.log(clipped) - np.log1p(-clipped)
     without = log_odds[1:] if variants else np.asarray([-math.log(len(predictor.labels) - 1)])
-    weights = log_odds[0] - without
     found = [
         ("".join(pieces[phrase.start : phrase.stop]), float(weight))
-        for phrase, weight in zip(phrases, weights, strict=True)
+        for phrase, weight in zip(phrases, log_odds[0] - without, strict=True)
     ]
     return found + ([("".join(pieces[read:]), 0.0)] if read < len(pieces) else [])
-
-
-def _log_odds(probabilities: np.ndarray) -> np.ndarray:
-    clipped = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
-    return np.log(clipped) - np.log1p(-clipped)
 
 
 def _read_by(predictor: Predictor, pieces: list[str]) -> tuple[int, int]:
@@ -141,14 +135,11 @@ def _read_by(predictor: Predictor, pieces: list[str]) -> tuple[int, int]:
     encoded = predictor.encode(["".join(pieces)])[0]
     if not encoded.truncated:
         return len(pieces), encoded.tokens
-    low, high = 1, len(pieces)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if predictor.encode(["".join(pieces[:middle])])[0].truncated:
-            high = middle
-        else:
-            low = middle
-    return low, encoded.tokens
+
+    def is_cut(count: int) -> bool:
+        return predictor.encode(["".join(pieces[:count])])[0].truncated
+
+    return 1 + bisect_left(range(2, len(pieces)), True, key=is_cut), encoded.tokens
 
 
 def _phrases(pieces: list[str], affordable: int) -> list[range]:

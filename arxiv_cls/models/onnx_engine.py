@@ -1,13 +1,13 @@
 """Texts to probabilities with onnxruntime and tokenizers alone: neither torch nor transformers.
 
-This file and `cpu_cores.py` are also the body of the `handler.py` that `arxiv-cls export` writes beside a
-model, so they import nothing of the package but each other.
+This file is also the body of the `handler.py` that `arxiv-cls export` writes beside a model: what it imports
+of the package stands in `export/handler.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,12 +15,15 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from arxiv_cls.models.hardware import available_cores
+from arxiv_cls.models.prediction import text_problem
+from arxiv_cls.record.model_files import token_limit
+from arxiv_cls.record.run_record import available_cores
 
 # Tokens of one forward pass, padding included: about one abstract. Larger batches are slower on a CPU, since
 # their activations fall out of the cache: MiniLM on two cores of a Zen 5 scored 80 papers a second in fp32
 # with 256 tokens, 63 with 2,048 (benchmarks/bench_predict.py, onnx and onnx-batches).
 TOKENS_PER_BATCH = 256
+ENDPOINT_PARAMETERS = {"function_to_apply", "top_k", "truncation"}
 
 
 class OnnxEngine:
@@ -32,27 +35,27 @@ class OnnxEngine:
         threads: texts that are computed at a time; None for as many as this process may use cores.
 
     Raises:
-        OSError: a file is missing.
-        ValueError: `config.json` or `tokenizer_config.json` is damaged, or contradicts the graph.
-        Exception: onnxruntime and tokenizers raise their own for a file that they cannot read.
+        ValueError: `config.json` contradicts the tokenizer or the graph.
+        Exception: a file is missing, or onnxruntime or tokenizers cannot read it.
     """
 
     def __init__(self, directory: Path, file: str = "onnx/model.onnx", threads: int | None = None) -> None:
-        config = _read_object(directory / "config.json")
-        settings = _read_object(directory / "tokenizer_config.json")
-        if not (directory / file).is_file():
-            raise FileNotFoundError(f"{directory / file} is not there")
-        self.labels = _labels(config.get("id2label"))
+        names = ("config.json", "tokenizer_config.json")
+        config, settings = (json.loads((directory / name).read_text(encoding="utf-8")) for name in names)
+        self.labels: list[str] = [config["id2label"][str(at)] for at in range(len(config["id2label"]))]
         self.pad_token_id = config.get("pad_token_id") or 0
-        self.max_length = _max_length(settings.get("model_max_length"), config.get("max_position_embeddings"))
+        self.max_length = token_limit(config, settings.get("model_max_length"))
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         vocabulary = config.get("vocab_size")
         if isinstance(vocabulary, int) and self.tokenizer.get_vocab_size() > vocabulary:
             raise ValueError(f"tokenizer.json has more tokens than config.json says: {vocabulary}")
+        # The token of an unknown word is one of them.
+        added = self.tokenizer.get_added_tokens_decoder()
+        self.special_ids = {number for number, token in added.items() if token.special}
         # The file may carry the truncation and padding of whoever saved it.
         self.tokenizer.no_padding()
         self._truncation_side = settings.get("truncation_side", "right")
-        self.tokenizer.enable_truncation(self.max_length, direction=self._truncation_side)
+        self.limit_tokens(self.max_length)
         self.threads = threads or available_cores()
         options = onnxruntime.SessionOptions()
         # Many texts: a caller on each core. One text: two cores share it. MiniLM in int8 on two cores of a
@@ -87,18 +90,7 @@ class OnnxEngine:
         tokens_per_batch: int = TOKENS_PER_BATCH,
         on_batch: Callable[[int], object] = lambda rows: None,
     ) -> np.ndarray:
-        """Softmax of `logits`, (texts, labels) float64; rows sum to 1."""
-        logits = self.logits(ids, tokens_per_batch, on_batch)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-    def logits(
-        self,
-        ids: Sequence[Sequence[int]],
-        tokens_per_batch: int = TOKENS_PER_BATCH,
-        on_batch: Callable[[int], object] = lambda rows: None,
-    ) -> np.ndarray:
-        """What the network gives for each text, (texts, labels) float64.
+        """Probabilities of the labels for each text, (texts, labels) float64; rows sum to 1.
 
         Texts of one length go together, longest first, so that little is padded and a batch that is too
         large fails at once.
@@ -109,13 +101,19 @@ class OnnxEngine:
             on_batch: gets the number of rows after each batch.
         """
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float64)
-        batches = list(_batches(ids, tokens_per_batch))
+        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+        batches: list[list[int]] = []
+        start = 0
+        while start < len(order):
+            batches.append(order[start : start + max(1, tokens_per_batch // len(ids[order[start]]))])
+            start += len(batches[-1])
         # onnxruntime computes without the interpreter's lock; one batch needs no other thread.
         run = map if len(batches) == 1 or self.threads == 1 else self._pool.map
         for rows, values in zip(batches, run(lambda rows: self._run(ids, rows), batches), strict=True):
             logits[rows] = values
             on_batch(len(rows))
-        return logits
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
 
     def _run(self, ids: Sequence[Sequence[int]], rows: Sequence[int]) -> np.ndarray:
         shape = (len(rows), max(len(ids[row]) for row in rows))
@@ -147,38 +145,56 @@ def open_session(model: bytes, options: onnxruntime.SessionOptions) -> onnxrunti
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _read_object(path: Path) -> dict:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no JSON object")
-    return content
+class EndpointHandler:
+    """Answers requests of Inference Endpoints as the text-classification pipeline of transformers does.
 
+    Args:
+        path: the repository's files; "" for the folder of this file.
+    """
 
-def _labels(id2label: object) -> list[str]:
-    if not isinstance(id2label, dict) or set(id2label) != {str(number) for number in range(len(id2label))}:
-        raise ValueError('config.json: id2label must map "0", "1", ... to labels')
-    labels = [id2label[str(number)] for number in range(len(id2label))]
-    if not labels or not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels):
-        raise ValueError("config.json: the labels in id2label must be strings, each of them once")
-    return labels
+    def __init__(self, path: str = "") -> None:
+        self.engine = OnnxEngine(Path(path) if path else Path(__file__).resolve().parent)
 
+    def __call__(self, data: dict) -> list:
+        """Scores one text or several.
 
-def _max_length(limit: object, positions: object) -> int:
-    """Tokens that a text may have; a tokenizer without a limit of its own writes 1e30."""
-    table = positions if isinstance(positions, int) else 512
-    if limit is None or (isinstance(limit, int | float) and limit >= 1e6):
-        return table
-    # Two special tokens and one of the text.
-    if not isinstance(limit, int | float) or limit < 3 or (positions is not None and limit > table):
-        raise ValueError(f"tokenizer_config.json: model_max_length {limit}, the model has {table} positions")
-    return int(limit)
+        Args:
+            data: {"inputs": text or list of texts, "parameters": {"top_k": labels per text,
+                "function_to_apply": "softmax", "truncation": false refuses a text that is too long}}.
 
+        Returns:
+            [{"label", "score"}, ...]: for one text its labels, for a list the best label of each text; with
+            `top_k` a list of labels for each text of a list.
 
-def _batches(ids: Sequence[Sequence[int]], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Row numbers of each batch, longest first."""
-    order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-    start = 0
-    while start < len(order):
-        rows = order[start : start + max(1, tokens_per_batch // len(ids[order[start]]))]
-        start += len(rows)
-        yield rows
+        Raises:
+            ValueError: no text, a text that cannot be judged, or a parameter that is not understood.
+        """
+        inputs, parameters = data.get("inputs"), data.get("parameters") or {}
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        if not isinstance(texts, list) or not texts:
+            raise ValueError('"inputs" must be a text or a list of texts')
+        for position, text in enumerate(texts, start=1):
+            if problem := text_problem(text):
+                raise ValueError(f'"inputs": text {position} of {len(texts)} {problem}')
+        if not isinstance(parameters, dict) or not set(parameters) <= ENDPOINT_PARAMETERS:
+            raise ValueError(f'"parameters" may hold {", ".join(sorted(ENDPOINT_PARAMETERS))} only')
+        if parameters.get("function_to_apply") not in (None, "softmax"):
+            raise ValueError('"function_to_apply" must be "softmax": scores are calibrated probabilities')
+        top_k, truncation = parameters.get("top_k"), parameters.get("truncation")
+        # JSON's true is not a 1, and 5.0 is a whole number.
+        if top_k is not None and (isinstance(top_k, bool) or top_k not in range(1, 1001)):
+            raise ValueError('"top_k" must be a whole number from 1 to 1000, or null for all labels')
+        if truncation is not None and not isinstance(truncation, bool):
+            raise ValueError('"truncation" must be true or false')
+        tokenized = self.engine.tokenize(texts)
+        if truncation is False and any(cut for _, cut in tokenized):
+            raise ValueError(f"a text has more than the {self.engine.max_length} tokens that the model reads")
+        scores = self.engine.probabilities([ids for ids, _ in tokenized])
+        if "top_k" not in parameters:
+            return [self._labels(row, 1)[0] for row in scores]
+        answers = [self._labels(row, None if top_k is None else int(top_k)) for row in scores]
+        return answers[0] if isinstance(inputs, str) else answers
+
+    def _labels(self, row: np.ndarray, top_k: int | None) -> list:
+        order = np.argsort(-row, kind="stable")[:top_k]
+        return [{"label": self.engine.labels[column], "score": float(row[column])} for column in order]

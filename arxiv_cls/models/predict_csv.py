@@ -10,13 +10,12 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from arxiv_cls.corpus.csv_reader import cell_text, open_csv, records
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import Predictor
 from arxiv_cls.record.files import staged, text_cell
 
 ROWS_AT_A_TIME = 2048
-ABSTRACT_COLUMNS = ("summary", "abstract")
-MAX_FIELD_BYTES = 64 * 1024 * 1024
 
 
 def predict_csv(
@@ -90,67 +89,24 @@ def _yes_or_no(answer: bool | None) -> str:
 
 
 def _read(source: Path) -> Iterator[tuple[str, str, str]]:
-    """Yields (id, text, error) per record."""
-    limit = csv.field_size_limit(MAX_FIELD_BYTES)
-    try:
-        # A byte that is not UTF-8 spoils its row only.
-        with source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            records = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(records, [])]
-            columns = _columns(header, source)
-            position = 1
-            while True:
-                try:
-                    record = next(records)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    raise UserError(f"{source}, line {records.line_num}: {error}") from None
-                if not record:
-                    continue
-                yield _one(record, header, columns, position)
-                position += 1
-    except FileNotFoundError:
-        raise UserError(f"{source}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{source}: is a directory, not a CSV file") from None
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _columns(header: list[str], source: Path) -> list[int]:
-    abstract = next((name for name in ABSTRACT_COLUMNS if name in header), None)
-    if "title" in header and abstract:
-        return [header.index("title"), header.index(abstract)]
-    if "text" in header:
-        return [header.index("text")]
-    found = ", ".join(header[:20]) if header else "nothing"
-    raise UserError(
-        f"{source}: expected the columns title and summary (or abstract), or text; found {found[:300]}"
-    )
-
-
-def _one(record: list[str], header: list[str], columns: list[int], position: int) -> tuple[str, str, str]:
-    identifier = (
-        record[header.index("id")] if "id" in header and len(record) > header.index("id") else str(position)
-    )
-    if len(record) != len(header):
-        return _clean(identifier), "", f"{len(record)} fields, the header has {len(header)}"
-    parts = [record[column].strip() for column in columns]
-    if not all(parts):
-        return (
-            _clean(identifier),
-            "",
-            "empty " + " and ".join(header[c] for c, p in zip(columns, parts, strict=True) if not p),
-        )
-    text = "\n\n".join(parts)
-    if not text.isprintable() and any("\udc80" <= character <= "\udcff" for character in text):
-        return _clean(identifier), "", "not UTF-8"
-    return _clean(identifier), text, ""
-
-
-def _clean(identifier: str) -> str:
-    return text_cell(identifier.encode("utf-8", "replace").decode("utf-8"))
+    """Yields (id, text, error) per record: the rows, and the reasons, of `data build`."""
+    if not source.exists():
+        raise UserError(f"{source}: no such file")
+    file = open_csv(source, ("title", "abstract"), instead="text")
+    whole = {"title", "abstract"} <= file.columns.keys()
+    columns = [file.columns[key] for key in (("title", "abstract") if whole else ("text",))]
+    place_of_id = file.columns.get("id", sys.maxsize)
+    for position, record in enumerate(records(file), start=1):
+        has_id = place_of_id < len(record.fields)
+        identifier = record.fields[place_of_id].decode("utf-8", "replace") if has_id else str(position)
+        parts, reason = [], record.reason
+        for column in () if reason else columns:
+            part, wrong = cell_text(record.fields[column])
+            parts.append(part)
+            if wrong and not reason:
+                reason = f"{file.names[column]}: {wrong}"
+        error = f"line {record.line}: {reason}" if reason else ""
+        yield text_cell(identifier.replace("\0", "")), "\n\n".join(parts), error
 
 
 def _chunks(

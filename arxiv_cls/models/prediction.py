@@ -1,27 +1,36 @@
 """What a predictor answers, and what all predictors share.
 
-`Predictor` is the base class of every kind of model on every engine. Beside the scores, a model directory may
-hold two rules: prediction sets (`eval/prediction_sets.json`: every label whose score reaches a threshold, and
-the highest label in any case) and out-of-scope detection (`eval/scope.json`). `arxiv_cls.scoring` fits both.
+Beside the scores, a model directory may hold two rules: prediction sets (`eval/prediction_sets.json`: every
+label whose score reaches a threshold, and the highest label in any case) and out-of-scope detection
+(`eval/scope.json`). `arxiv_cls.scoring` fits both.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UserError, is_out_of_memory
 from arxiv_cls.record.model_files import Scope, read_model_file
 
+ONNX_FILES = {"onnx": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
 # Coverage of the sets that a predictor answers with.
 SERVED_COVERAGE = "0.9"
+WORD_PATTERN = r"[a-z][a-z]+"
+_WORD = re.compile(WORD_PATTERN)
+# Configuration and tokenizer, and the weights: never a pickle.
+HUB_FILES = ["config.json", "tokenizer*", "vocab*", "special_tokens*"]
+HUB_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 
 
 def set_members(probabilities: np.ndarray, threshold: float) -> np.ndarray:
@@ -32,38 +41,20 @@ def set_members(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def prediction_set(scores: Mapping[str, float], threshold: float) -> list[str]:
-    """The set of one paper, highest score first.
-
-    Args:
-        scores: {label: score} of all labels.
-        threshold: of the wanted coverage, from `eval/prediction_sets.json`.
-    """
+    """The set of one paper, highest score first, from the scores of all its labels."""
     ordered = sorted(scores, key=lambda label: -scores[label])
     return ordered[:1] + [label for label in ordered[1:] if scores[label] >= threshold]
-
-
-def _read_rule(model_dir: str | Path, name: str) -> dict[str, Any] | None:
-    record = read_model_file(model_dir, name)
-    if record is not None and record["schema_version"] != 1:
-        raise UserError(
-            f"{Path(model_dir) / name} is of version {record['schema_version']}, this program reads version 1"
-        )
-    return record
 
 
 def load_set_threshold(model_dir: str | Path, coverage: str = SERVED_COVERAGE) -> float | None:
     """The score from which a label is in a set of this coverage; None when the model has no such sets.
 
     Raises:
-        UserError: when the file is damaged or of a later version.
+        UserError: the file is damaged or of a later version.
     """
-    record = _read_rule(model_dir, "eval/prediction_sets.json")
+    record = read_model_file(model_dir, "eval/prediction_sets.json")
     level = record["levels"].get(coverage) if record else None
     return None if level is None else float(level["threshold"])
-
-
-WORD_PATTERN = r"[a-z][a-z]+"
-_WORD = re.compile(WORD_PATTERN)
 
 
 @dataclass(frozen=True)
@@ -100,22 +91,36 @@ def load_scope(model_dir: str | Path) -> ScopeRule | None:
     """The rule of a model directory; None when it has none.
 
     Raises:
-        UserError: when the file is damaged or of a later version.
+        UserError: the file is damaged or of a later version.
     """
-    record = _read_rule(model_dir, "eval/scope.json")
+    record = read_model_file(model_dir, "eval/scope.json")
     if record is None:
         return None
     if record.get("weights") is None or record.get("intercept") is None:
         path = Path(model_dir) / "eval/scope.json"
         raise UserError(f"{path}: expected `weights` and `intercept`, the rule itself", hint=Scope.hint)
-    return ScopeRule(
-        {word: float(weight) for word, weight in record["weights"].items()},
-        float(record["intercept"]),
-        float(record["threshold"]),
-    )
+    return ScopeRule(record["weights"], record["intercept"], record["threshold"])
 
 
-ONNX_FILES = {"onnx": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
+@dataclass(frozen=True)
+class EncodedText:
+    """A text as one engine reads it, so that a queue can weigh it before it is scored.
+
+    Attributes:
+        tokens: how many the model will read, after truncation; words for a baseline.
+        truncated: whether the text was longer than the model reads.
+        payload: the engine's own, such as token ids.
+        answered: whether it was scored when it was encoded, by the baseline of a cascade: computing the
+            answer costs nothing any more, however many tokens it has.
+        no_known_words: the model knows none of the words: there is nothing to judge the text by.
+    """
+
+    text: str
+    tokens: int
+    truncated: bool
+    payload: Any = None
+    answered: bool = False
+    no_known_words: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,10 +133,11 @@ class Prediction:
         scores: every label (or the top k) with its probability, descending.
         truncated: whether the text was longer than the model reads.
         prediction_set: labels that hold the right one with 90% probability, highest score first; None when
-            the model has no `eval/prediction_sets.json`.
+            the model has no `eval/prediction_sets.json` or knows no word of the text.
         in_scope: whether the text belongs to the model's categories; None without `eval/scope.json`.
         scope_score: 0 (outside) to 1 (inside), what `in_scope` was decided by; None without the rule.
         answered_by: "torch", "onnx", "int8" or "tfidf".
+        no_known_words: the model knows none of the words: the scores are those of an empty text.
     """
 
     label: str
@@ -142,26 +148,7 @@ class Prediction:
     in_scope: bool | None
     scope_score: float | None
     answered_by: str
-
-
-@dataclass(frozen=True)
-class EncodedText:
-    """A text as one engine reads it, so that a queue can weigh it before it is scored.
-
-    Attributes:
-        text: as it was given.
-        tokens: how many the model will read, after truncation; words for a baseline.
-        truncated: whether the text was longer than the model reads.
-        payload: the engine's own: token ids of a transformer; None for a baseline.
-        answered: whether it was scored when it was encoded, by the baseline of a cascade: computing the
-            answer costs nothing any more, however many tokens it has.
-    """
-
-    text: str
-    tokens: int
-    truncated: bool
-    payload: Any = None
-    answered: bool = False
+    no_known_words: bool = False
 
 
 class Predictor(ABC):
@@ -185,12 +172,8 @@ class Predictor(ABC):
     def __init__(
         self, labels: Sequence[str], directory: Path, weights: str, engine: str, max_length: int | None = None
     ) -> None:
-        self.labels, self.directory, self.engine, self.max_length = (
-            list(labels),
-            directory,
-            engine,
-            max_length,
-        )
+        self.labels, self.directory, self.engine = list(labels), directory, engine
+        self.max_length = max_length
         self.weights_path = directory / weights
         self.set_threshold = load_set_threshold(directory)
         self.scope_rule = load_scope(directory)
@@ -200,20 +183,20 @@ class Predictor(ABC):
         """Each text as the engine reads it.
 
         Raises:
-            UserError: an empty or blank text.
+            UserError: as of `check_texts`.
         """
 
     @abstractmethod
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
 
-    @abstractmethod
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """The model's own features of each text, (texts, features) float32.
 
         Raises:
             UserError: the engine gives none.
         """
+        raise UserError(f"the engine {self.engine} gives no embeddings", hint="use the engine torch")
 
     @abstractmethod
     def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
@@ -230,21 +213,33 @@ class Predictor(ABC):
         """One prediction per text, in the same order: `predict_encoded(encode(texts))`.
 
         Raises:
-            UserError: an empty or blank text.
+            UserError: as of `check_texts`.
         """
         return self.predict_encoded(self.encode(texts), top_k)
+
+
+def text_problem(text: object) -> str | None:
+    """Why a text cannot be judged: no string, no visible character, or not writable as UTF-8; else None."""
+    if not isinstance(text, str):
+        return "is not a string"
+    # Format characters, such as zero-width spaces and joiners, show nothing by themselves.
+    if all(character.isspace() or unicodedata.category(character) in {"Cc", "Cf"} for character in text):
+        return "is empty"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "holds characters that are not UTF-8"
+    return None
 
 
 def check_texts(texts: Sequence[str]) -> None:
     """Refuses what no model should guess about.
 
     Raises:
-        UserError: a text that is empty or is not a string, with its position.
+        UserError: a text has a `text_problem`, with its position.
     """
-    for position, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
+    for position, text in enumerate(texts, start=1):
+        if problem := text_problem(text):
             raise UserError(
-                f"text {position + 1} of {len(texts)} is empty", hint="Pass a title and an abstract."
+                f"text {position} of {len(texts)} {problem}", hint="Pass a title and an abstract."
             )
 
 
@@ -258,12 +253,10 @@ def to_predictions(
     set_threshold: float | None = None,
     scope_rule: ScopeRule | None = None,
 ) -> list[Prediction]:
-    """Rows of probabilities as `Prediction`s.
+    """Rows of probabilities, (texts, labels), as `Prediction`s.
 
     Args:
-        probabilities: (texts, labels).
-        labels: codes in the order of the columns.
-        encoded: the texts, in the order of the rows.
+        probabilities: columns as `labels`, rows as `encoded`.
         top_k: how many labels to keep in `scores`; None keeps all.
         answered_by: the engine.
         set_threshold: of prediction sets; None for a model without.
@@ -275,8 +268,13 @@ def to_predictions(
     for row, order, item in zip(probabilities, orders, encoded, strict=True):
         scores = {labels[column]: float(row[column]) for column in order}
         best = labels[order[0]]
-        scope_score = scope_rule.score(item.text) if scope_rule else None
-        members = None if set_threshold is None else tuple(prediction_set(scores, set_threshold))
+        scope_score = in_scope = None
+        if scope_rule is not None:
+            scope_score = scope_rule.score(item.text)
+            in_scope = scope_score >= scope_rule.threshold
+        members = None
+        if set_threshold is not None and not item.no_known_words:
+            members = tuple(prediction_set(scores, set_threshold))
         predictions.append(
             Prediction(
                 label=best,
@@ -284,9 +282,58 @@ def to_predictions(
                 scores=dict(list(scores.items())[:top_k]),
                 truncated=item.truncated,
                 prediction_set=members,
-                in_scope=scope_score >= scope_rule.threshold if scope_rule else None,
+                in_scope=in_scope,
                 scope_score=scope_score,
                 answered_by=answered_by,
+                no_known_words=item.no_known_words,
             )
         )
     return predictions
+
+
+@contextlib.contextmanager
+def one_error(where: Path, problem: str, hint: str | None = None) -> Iterator[None]:
+    """Makes one `UserError` of whatever a library raises for a damaged file, unless memory ran out."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{where}: {problem}: {reason}", hint=hint) from error
+
+
+def download_from_hub(repo_id: str, revision: str | None, allow_patterns: list[str]) -> Path:
+    """The cached snapshot of a Hub model repository, downloaded when it is not there yet.
+
+    Raises:
+        UserError: no such repository or revision, or the Hub cannot be reached and the cache does not
+            hold it (exit code 3).
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    named = f"{repo_id}@{revision}" if revision else repo_id
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=allow_patterns))
+    except HFValidationError:
+        raise UserError(f"{repo_id}: neither a directory nor a Hub id") from None
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        kind = "revision" if isinstance(error, RevisionNotFoundError) else "model"
+        raise UserError(
+            f"{named}: no such {kind} on the Hub, or no access to it",
+            hint="A private model needs a token: `hf auth login`, or HF_TOKEN in the environment.",
+        ) from None
+    except (LocalEntryNotFoundError, OSError) as error:
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        raise UserError(
+            f"the model {named} cannot be reached at {endpoint} and is not in the cache "
+            f"({type(error).__name__}); pass a local one: --model.name_or_path DIRECTORY "
+            "(`arxiv-cls local-distilbert OUT` makes a DistilBERT)",
+            exit_code=3,
+        ) from None

@@ -6,8 +6,8 @@ import importlib.util
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import ONNX_FILES, Predictor
-from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE, ClassifierConfig, read_record
+from arxiv_cls.models.prediction import HUB_FILES, HUB_WEIGHTS, ONNX_FILES, Predictor, download_from_hub
+from arxiv_cls.record.manifest import TFIDF, model_kind
 
 # What can compute a transformer; the baseline is its own engine, "tfidf".
 ENGINES = ("torch", "onnx", "int8")
@@ -34,8 +34,6 @@ def locate_model(model: str | Path, revision: str | None = None, engine: str | N
             f"{model}: no such model directory",
             hint="MODEL is a directory that training wrote, or a Hub id user/name.",
         )
-    from arxiv_cls.models.pretrained import HUB_FILES, HUB_WEIGHTS, download_from_hub
-
     weights = [ONNX_FILES[engine], "onnx/parity.json"] if engine in ONNX_FILES else HUB_WEIGHTS
     own = ["model.skops", "recipe.yaml", "run.json", "eval/*", "monitoring/*", "README.md"]
     files = [*HUB_FILES, *weights, *own]
@@ -61,10 +59,7 @@ def load_predictor(
     if engine is not None and engine not in ENGINES:
         raise UserError(f"no engine {engine!r}", hint=f"name one of {', '.join(ENGINES)}")
     directory = locate_model(model, revision, engine)
-    config_file = directory / "config.json"
-    if not config_file.is_file():
-        raise UserError(f"{model}: no config.json, so this is not a model directory")
-    if read_record(config_file, ClassifierConfig).get("model_type") == TFIDF_MODEL_TYPE:
+    if model_kind(directory) == TFIDF:
         from arxiv_cls.models.tfidf import TfidfPredictor
 
         return TfidfPredictor.load(directory)

@@ -1,24 +1,23 @@
 """The TF-IDF baseline: linear models on tf-idf terms, and gradient-boosted trees that start from their score.
 
 In order: text to sparse rows (words and word pairs of the whole text, then those of its title again, since a
-title says more per word), the weights on disk (a skops file of plain arrays), the model,
-and its predictor.
+title says more per word), the weights on disk (a skops file of plain arrays), the model, its predictor.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import re
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,22 +25,27 @@ import scipy.sparse as sp
 from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from arxiv_cls.errors import UserError, is_out_of_memory
-from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts, one_error
 from arxiv_cls.record.directory import check_directory
 from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of, read_record
 
 if TYPE_CHECKING:
     import xgboost
 
-
-TITLE_PREFIX = "title:"
-_BLANK_LINE = re.compile(r"\n\s*\n")
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.skops"
+FORMAT_VERSION = 1
+TEXTS_AT_A_TIME = 4096
+# Arrays of floats shrink little; 1.9 MB of zeros unpack to 1.6 GB.
+UNPACKED_RATIO, UNPACKED_ALLOWANCE = 20, 64 << 20
+MOST_MEMBERS = 1000
+_SCHEMA = "schema.json"
+_HINT = "train the model again, or download it again"
 
 
 def title_of(text: str) -> str:
     """The part before the first blank line; an empty string when there is none."""
-    parts = _BLANK_LINE.split(text.strip(), maxsplit=1)
+    parts = re.split(r"\n\s*\n", text.strip(), maxsplit=1)
     return parts[0].strip() if len(parts) == 2 else ""
 
 
@@ -63,32 +67,26 @@ class TermFeatures:
     def fit(
         cls, texts: Sequence[str], *, ngram_max: int, min_df: int, title_weight: float
     ) -> tuple[TermFeatures, sp.csr_matrix]:
-        """Learns vocabulary and idf from the training texts.
+        """Learns vocabulary and idf from n training texts; also gives their (n, features) float32 rows.
 
         Args:
-            texts: n training texts.
+            texts: the training texts.
             ngram_max: longest term, in words.
             min_df: a term must occur in this many texts.
             title_weight: see the class; 0 leaves the titles out.
 
-        Returns:
-            The features and the (n, features) float32 rows of the texts.
-
         Raises:
-            ValueError: when no term is frequent enough.
+            ValueError: no term is frequent enough.
         """
-        blocks = []
-        text = _vectorizer(ngram_range=(1, ngram_max), min_df=min_df)
-        blocks.append(text.fit_transform(texts))
-        title = None
+        text, title = _vectorizer((1, ngram_max), min_df=min_df), None
+        blocks = [text.fit_transform(texts)]
         titles = [title_of(text_) for text_ in texts]
-        if title_weight > 0 and any(titles):
-            title = _vectorizer(ngram_range=(1, ngram_max), min_df=min_df)
-            try:
-                blocks.append(title.fit_transform(titles) * np.float32(title_weight))
-            except ValueError:
-                # So few titles that no term repeats: the whole text has to do.
-                title = None
+        # So few titles that no term repeats: the whole text has to do.
+        with contextlib.suppress(ValueError):
+            if title_weight > 0 and any(titles):
+                fitted = _vectorizer((1, ngram_max), min_df=min_df)
+                blocks.append(fitted.fit_transform(titles) * np.float32(title_weight))
+                title = fitted
         return cls(text, title, title_weight), sp.hstack(blocks, format="csr")
 
     def transform(self, texts: Sequence[str]) -> sp.csr_matrix:
@@ -105,15 +103,15 @@ class TermFeatures:
         return len(self.text.idf_)
 
     @property
-    def width(self) -> int:
-        """Number of columns, those of titles among them."""
-        return self.text_terms + (0 if self.title is None else len(self.title.idf_))
+    def idf(self) -> np.ndarray:
+        """(features,) inverse document frequencies."""
+        return np.concatenate([block.idf_ for block in (self.text, self.title) if block is not None])
 
     def names(self) -> list[str]:
         """The term of each column; those of titles start with `title:`."""
         names = list(self.text.get_feature_names_out())
         if self.title is not None:
-            names += [TITLE_PREFIX + name for name in self.title.get_feature_names_out()]
+            names += [f"title:{name}" for name in self.title.get_feature_names_out()]
         return names
 
     def state(self) -> dict[str, Any]:
@@ -131,16 +129,12 @@ class TermFeatures:
         Raises:
             ValueError: the terms are not as many as their idf.
         """
-        title = state["title"]
-        return cls(
-            _vectorizer_from_state(state["text"]),
-            None if title is None else _vectorizer_from_state(title),
-            state["title_weight"],
-        )
+        text, title = (state[name] and _vectorizer_from_state(state[name]) for name in ("text", "title"))
+        return cls(text, title, state["title_weight"])
 
 
-def _vectorizer(**settings: Any) -> TfidfVectorizer:
-    return TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **settings)
+def _vectorizer(ngram_range: tuple[int, int], **settings: Any) -> TfidfVectorizer:
+    return TfidfVectorizer(sublinear_tf=True, dtype=np.float32, ngram_range=ngram_range, **settings)
 
 
 def _vectorizer_state(vectorizer: TfidfVectorizer) -> dict[str, Any]:
@@ -158,73 +152,48 @@ def _vectorizer_from_state(state: dict[str, Any]) -> TfidfVectorizer:
     vocabulary = {term: column for column, term in enumerate(terms)}
     if not len(vocabulary) == len(terms) == len(state["idf"]):
         raise ValueError(f"{len(vocabulary)} different terms among {len(terms)}, {len(state['idf'])} of idf")
-    vectorizer = _vectorizer(ngram_range=(1, state["ngram_max"]), vocabulary=vocabulary)
+    vectorizer = _vectorizer((1, state["ngram_max"]), vocabulary=vocabulary)
     vectorizer.idf_ = state["idf"]
     return vectorizer
 
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.skops"
-_SCHEMA = "schema.json"
-_HINT = "train the model again, or download it again"
-# Arrays of floats shrink little; 1.9 MB of zeros unpack to 1.6 GB.
-UNPACKED_RATIO, UNPACKED_ALLOWANCE = 20, 64 << 20
-MOST_MEMBERS = 1000
-
-
-def write_state(state: dict[str, Any], path: Path) -> None:
-    """Writes a nested dictionary of arrays, lists, strings and numbers."""
-    skops_io = _import_skops_io()
-    source = zipfile.ZipFile(io.BytesIO(skops_io.dumps(state)))
+def _write_state(state: dict[str, Any], path: Path) -> None:
+    """Writes a nested dictionary of arrays, lists, strings and numbers, always as the same bytes."""
+    source = zipfile.ZipFile(io.BytesIO(_import_skops_io().dumps(state)))
     schema = json.loads(source.read(_SCHEMA))
     members: dict[str, str] = {}
     _number(schema, {}, members)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as target:
-        for old, new in [*members.items(), (None, _SCHEMA)]:
-            content = json.dumps(schema, sort_keys=True).encode() if old is None else source.read(old)
-            entry = zipfile.ZipInfo(new, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
+    contents = {new: source.read(old) for old, new in members.items()}
+    contents[_SCHEMA] = json.dumps(schema, sort_keys=True).encode()
+    with zipfile.ZipFile(path, "w") as target:
+        for name, content in contents.items():
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o600 << 16
-            target.writestr(entry, content)
+            target.writestr(entry, content, zipfile.ZIP_DEFLATED, compresslevel=6)
 
 
-def read_state(path: Path, known_version: int) -> dict[str, Any]:
-    """Reads what `write_state` wrote.
-
-    Args:
-        path: the file.
-        known_version: the newest `format_version` that the caller reads.
+def _read_state(path: Path) -> dict[str, Any]:
+    """Reads what `_write_state` wrote.
 
     Raises:
-        UserError: when the file is missing, damaged, far larger unpacked than a baseline is, of a later
-            format, or names types that are not plain.
+        UserError: the file is missing, damaged, far larger unpacked than a baseline is, of a later format, or
+            names types that are not plain.
     """
     _refuse_bomb(path)
     skops_io = _import_skops_io()
-    from skops.io.exceptions import UntrustedTypesFoundException
-
-    try:
-        untrusted = skops_io.get_untrusted_types(file=path)
-        if untrusted:
+    with one_error(path, "cannot be read", _HINT):
+        if untrusted := skops_io.get_untrusted_types(file=path):
             raise UserError(
                 f"{path} holds types that could run code: {', '.join(sorted(untrusted))}; it was not loaded",
                 hint="a baseline's file holds plain arrays only: get it again from a source you trust",
             )
         state = skops_io.load(path, trusted=[])
-    except UntrustedTypesFoundException as error:
-        raise UserError(f"{path} was not loaded: {error}", hint=_HINT) from error
-    # skops builds what the file describes: a damaged description can raise anything.
-    except Exception as error:
-        if isinstance(error, UserError) or is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path} cannot be read: {type(error).__name__}: {reason}", hint=_HINT) from error
     version = state.get("format_version") if isinstance(state, dict) else None
     if not isinstance(version, int):
         raise UserError(f"{path} is not a baseline's file", hint=_HINT)
-    if version > known_version:
+    if version > FORMAT_VERSION:
         raise UserError(
-            f"{path} has format {version}, this version reads up to {known_version}",
+            f"{path} has format {version}, this version reads up to {FORMAT_VERSION}",
             hint="upgrade arxiv_cls",
         )
     return state
@@ -249,56 +218,36 @@ def _refuse_bomb(path: Path) -> None:
         )
 
 
-class _HideTorch:
-    """An import finder that tells one thread that torch is not installed."""
+def _import_skops_io() -> ModuleType:
+    # skops lists scikit-learn's estimators by importing all its submodules; one of them is an adapter for
+    # torch, which would cost seconds and 200 MB in a process that only scores texts. So this thread, and no
+    # other, is told that torch is not installed.
+    thread = threading.get_ident()
 
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> None:
-        """Raises for torch in the thread that made the finder; leaves everything else to other finders."""
-        if name == "torch" and threading.get_ident() == self.thread:
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        if name == "torch" and threading.get_ident() == thread:
             raise ModuleNotFoundError("torch is hidden while skops looks for estimators", name=name)
 
-
-@contextlib.contextmanager
-def _torch_hidden() -> Iterator[None]:
-    finder = _HideTorch()
+    finder: Any = SimpleNamespace(find_spec=find_spec)
     sys.meta_path.insert(0, finder)
     try:
-        yield
+        import skops.io
+
+        return skops.io
     finally:
         sys.meta_path.remove(finder)
 
 
-def _import_skops_io() -> ModuleType:
-    # skops lists scikit-learn's estimators by importing all its submodules; one of them is an adapter for
-    # torch, which would cost seconds and 200 MB in a process that only scores texts.
-    with _torch_hidden() if "torch" not in sys.modules else contextlib.nullcontext():
-        return importlib.import_module("skops.io")
-
-
 def _number(node: Any, numbers: dict[int, int], members: dict[str, str]) -> None:
-    # Walks skops' schema in its own order, which is the order of the state.
-    if isinstance(node, list):
-        for item in node:
-            _number(item, numbers, members)
-    if not isinstance(node, dict):
-        return
-    if "__id__" in node:
-        node["__id__"] = numbers.setdefault(node["__id__"], len(numbers))
-    if isinstance(node.get("file"), str) and "__loader__" in node:
-        old = node["file"]
-        suffix = Path(old).suffix
-        node["file"] = members.setdefault(old, f"{len(members)}{suffix}")
-    for value in node.values():
-        _number(value, numbers, members)
-
-
-FORMAT_VERSION = 1
-TEXTS_AT_A_TIME = 4096
+    """Renames what skops names by address or at random, in the order of the state."""
+    if isinstance(node, dict):
+        if "__id__" in node:
+            node["__id__"] = numbers.setdefault(node["__id__"], len(numbers))
+        if isinstance(node.get("file"), str) and "__loader__" in node:
+            suffix = Path(node["file"]).suffix
+            node["file"] = members.setdefault(node["file"], f"{len(members)}{suffix}")
+    for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _number(item, numbers, members)
 
 
 @dataclass
@@ -306,10 +255,8 @@ class LinearScores:
     """m linear models and how their scores add up to one score per label.
 
     Attributes:
-        weights: (m * k, features) float32, the models one after another.
-        bias: (m * k,) float32.
-        combination: (m * k, k) float32.
-        combination_bias: (k,) float32.
+        weights: (m * k, features) float32, the models one after another; `bias` (m * k,).
+        combination: (m * k, k) float32; `combination_bias` (k,).
     """
 
     weights: np.ndarray
@@ -337,8 +284,6 @@ class TfidfModel:
 
     Attributes:
         labels: the k category codes, in the order of the outputs.
-        terms: text to sparse rows.
-        linear: the linear part.
         component_columns: (c,) int32, the columns of the whole text's terms that the analysis reads.
         components: (d, c) float32; d is 0 when the model has no analysis.
         booster: the trees; None for a linear model.
@@ -398,7 +343,7 @@ class TfidfModel:
             "trees": trees,
             "temperature": float(self.temperature),
         }
-        write_state(state, directory / WEIGHTS_FILE)
+        _write_state(state, directory / WEIGHTS_FILE)
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -406,13 +351,13 @@ class TfidfModel:
         """Reads what `save` wrote.
 
         Raises:
-            UserError: when the file is missing, damaged, of a later format, holds a type that could run code,
-                or contradicts itself or `config.json`.
+            UserError: the file is missing, damaged, of a later format, holds a type that could run code, or
+                contradicts itself or `config.json`.
         """
         path = directory / WEIGHTS_FILE
-        state = read_state(path, FORMAT_VERSION)
+        state = _read_state(path)
         config = read_record(directory / CONFIG_FILE, ClassifierConfig)
-        try:
+        with one_error(path, "does not hold a baseline", _HINT):
             booster = None
             if state["trees"] is not None:
                 import xgboost
@@ -428,58 +373,42 @@ class TfidfModel:
                 temperature=state["temperature"],
             )
             problems = model._contradictions(config)
-        # What a damaged state makes numpy, scikit-learn and xgboost raise is not known beforehand.
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"{path} does not hold a baseline: {type(error).__name__}: {reason}",
-                hint="train the model again, or download it again",
-            ) from error
         if problems:
-            raise UserError(
-                f"{path}: {'; '.join(problems)}", hint="train the model again, or download it again"
-            )
+            raise UserError(f"{path}: {'; '.join(problems)}", hint=_HINT)
         return model
 
     def _contradictions(self, config: dict[str, Any]) -> list[str]:
         """Where the parts do not fit each other or `config.json`; one sentence each."""
-        linear, labels = self.linear, len(self.labels)
+        linear, labels, trees = self.linear, len(self.labels), self.booster
         features, scores = linear.weights.shape[1], len(linear.bias)
-        trees = self.booster
         read_by_trees = scores + len(self.components)
+        recorded = {
+            "features": features,
+            "components": len(self.components),
+            "classifier": "linear" if trees is None else "xgboost",
+        }
         expected: dict[str, tuple[Any, Any]] = {
             "labels, and those of config.json": (list(self.labels), labels_of(config)),
-            "terms, and features of config.json": (features, config.get("features", features)),
-            "components, and those of config.json": (
-                len(self.components),
-                config.get("components", len(self.components)),
-            ),
-            "classifier, and that of config.json": (
-                "linear" if trees is None else "xgboost",
-                config.get("classifier", "linear" if trees is None else "xgboost"),
-            ),
-            "terms of the vocabulary, and of the weights": (self.terms.width, features),
+            **{f"{name} of config.json": (config.get(name, own), own) for name, own in recorded.items()},
+            "terms of the vocabulary, and of the weights": (len(self.terms.idf), features),
             "shape of `weights`": (linear.weights.shape, (scores, features)),
             "shape of `bias`": (linear.bias.shape, (scores,)),
             "shape of `combination`": (linear.combination.shape, (scores, labels)),
             "shape of `combination_bias`": (linear.combination_bias.shape, (labels,)),
-            "columns of the components": (
-                self.components.shape[1:],
-                (len(self.component_columns),) if len(self.components) else self.components.shape[1:],
-            ),
             "columns that the components read lie among the terms": (
                 bool(np.isin(self.component_columns, np.arange(self.terms.text_terms)).all()),
                 True,
             ),
             "a temperature above 0": (bool(0 < self.temperature < np.inf), True),
-            "columns that the trees read": (
-                read_by_trees if trees is None else trees.num_features(),
-                read_by_trees,
-            ),
-            "classes of the trees": (_classes(trees) if trees is not None and labels > 2 else labels, labels),
         }
+        if len(self.components):
+            columns = (len(self.component_columns),)
+            expected["columns of the components"] = (self.components.shape[1:], columns)
+        if trees is not None:
+            expected["columns that the trees read"] = (trees.num_features(), read_by_trees)
+            if labels > 2:
+                model = json.loads(trees.save_config())["learner"]["learner_model_param"]
+                expected["classes of the trees"] = (int(model["num_class"]), labels)
         return [
             f"{what}: found {str(found)[:80]}, expected {str(wanted)[:80]}"
             for what, (found, wanted) in expected.items()
@@ -487,18 +416,8 @@ class TfidfModel:
         ]
 
 
-def _classes(booster: xgboost.Booster) -> int:
-    settings = json.loads(booster.save_config())
-    return int(settings["learner"]["learner_model_param"]["num_class"])
-
-
 class TfidfPredictor(Predictor):
-    """A baseline as a predictor; it reads a text of any length.
-
-    Args:
-        model: the fitted model.
-        directory: the model directory that it was read from.
-    """
+    """A baseline as a predictor; it reads a text of any length."""
 
     kind = "tfidf"
 
@@ -511,35 +430,45 @@ class TfidfPredictor(Predictor):
         """Reads a model directory that `train_tfidf.py` wrote.
 
         Raises:
-            UserError: when its weights cannot be read, or something in the directory could run code.
+            UserError: its weights cannot be read, or something in the directory could run code.
         """
         check_directory(directory)
         return cls(TfidfModel.load(Path(directory)), Path(directory))
 
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Calibrated probabilities.
-
-        Args:
-            texts: n texts; a title, a blank line and an abstract do best.
-            progress: show a bar.
-
-        Returns:
-            (n, k) float64 in the order of `labels`; rows add up to 1.
-        """
+        """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
         logits = self._per_chunk(texts, self.model.logits, len(self.labels), progress)
         return softmax(logits / self.model.temperature, axis=1)
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
-        """Each text with the number of its words; a baseline reads a text of any length.
+        """Each text with its row of terms and the number of its words.
 
         Raises:
-            UserError: when a text is empty or blank.
+            UserError: as of `check_texts`.
         """
         check_texts(texts)
-        return [EncodedText(text, len(text.split()), truncated=False) for text in texts]
+        if not len(texts):
+            return []
+        rows = self.model.terms.transform(texts)
+        return [
+            EncodedText(
+                text,
+                tokens=len(text.split()),
+                truncated=False,
+                payload=(rows.data[start:stop], rows.indices[start:stop]),
+                no_known_words=bool(start == stop),
+            )
+            for text, (start, stop) in zip(texts, pairwise(rows.indptr), strict=True)
+        ]
 
     def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
-        return self.predict_proba([item.text for item in encoded])
+        if not encoded:
+            return np.empty((0, len(self.labels)))
+        values, columns = zip(*(item.payload for item in encoded), strict=True)
+        starts = np.cumsum([0, *map(len, values)])
+        shape = (len(encoded), self.model.linear.weights.shape[1])
+        rows = sp.csr_matrix((np.concatenate(values), np.concatenate(columns), starts), shape=shape)
+        return softmax(self.model.logits(rows) / self.model.temperature, axis=1)
 
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """(n, d) float32: what the trees read, the linear scores and the latent semantic analysis."""
@@ -556,7 +485,7 @@ class TfidfPredictor(Predictor):
         titles start with `title:`.
 
         Raises:
-            UserError: when the model has no such label.
+            UserError: the model has no such label.
         """
         if label not in self.labels:
             raise UserError(f"no label {label!r}", hint=f"the model knows {', '.join(self.labels)}")
@@ -564,15 +493,10 @@ class TfidfPredictor(Predictor):
         centred = linear.combination - linear.combination.mean(axis=1, keepdims=True)
         effect = centred[:, self.labels.index(label)] @ linear.weights
         # idf = 1 + ln((1 + n) / (1 + df)), scikit-learn's smooth form: exp(1 - idf) is the share.
-        rank = effect * np.exp((1 - self._idf()) / 4)
+        rank = effect * np.exp((1 - self.model.terms.idf) / 4)
         best = np.argsort(-rank, kind="stable")[:n]
         names = self.model.terms.names()
         return [(names[column], float(effect[column])) for column in best]
-
-    def _idf(self) -> np.ndarray:
-        terms = self.model.terms
-        vectorizers = [terms.text] if terms.title is None else [terms.text, terms.title]
-        return np.concatenate([vectorizer.idf_ for vectorizer in vectorizers])
 
     def _per_chunk(self, texts: Sequence[str], function: Any, width: int, progress: bool) -> np.ndarray:
         from tqdm import tqdm

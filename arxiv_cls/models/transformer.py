@@ -10,9 +10,11 @@ import torch
 from scipy.special import softmax
 from torch import nn
 from tqdm.auto import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 from arxiv_cls.models.loading import load_classifier
 from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts
+from arxiv_cls.record.model_files import token_limit
 
 # Tokens of a batch, padding included: bounds the memory whatever the lengths of the texts. On a CPU larger
 # batches fall out of the cache: MiniLM on two cores of a Xeon scored 50 to 59 papers a second with 1,024
@@ -21,30 +23,21 @@ TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 8192}
 
 
 class TransformerPredictor(Predictor):
-    """Scores texts with a sequence classifier of transformers.
-
-    Args:
-        model: the classifier, with `id2label`.
-        tokenizer: with the training's `model_max_length`.
-        directory: where both came from.
-    """
+    """Scores texts with a sequence classifier of transformers, on the device where that is."""
 
     kind = "transformer"
 
     def __init__(self, model, tokenizer, directory: Path) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        # A tokenizer without a limit of its own says 1e30; then the position table is the limit.
-        limit = tokenizer.model_max_length
-        max_length = int(limit if limit < 1e6 else model.config.max_position_embeddings)
+        # The token of an unknown word is one of them.
+        self._special_ids = set(tokenizer.all_special_ids)
+        max_length = token_limit(model.config.to_dict(), tokenizer.model_max_length)
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         super().__init__(labels, directory, "model.safetensors", "torch", max_length)
 
     @classmethod
     def load(
-        cls,
-        directory: str | Path,
-        device: str | torch.device | None = None,
-        threads: int | None = None,
+        cls, directory: str | Path, device: str | torch.device | None = None, threads: int | None = None
     ) -> TransformerPredictor:
         """Loads a model directory onto a device; None: a GPU where there is one, else the CPU.
 
@@ -53,8 +46,6 @@ class TransformerPredictor(Predictor):
         Raises:
             UserError: the directory holds no sequence classifier; see `load_classifier`.
         """
-        from transformers.utils.logging import disable_progress_bar
-
         # A bar for files that are read in a tenth of a second only tears the output apart.
         disable_progress_bar()
         directory = Path(directory)
@@ -72,11 +63,13 @@ class TransformerPredictor(Predictor):
         """Each text with its token ids.
 
         Raises:
-            UserError: an empty or blank text.
+            UserError: as of `check_texts`.
         """
         check_texts(texts)
-        tokenized = zip(texts, *self._tokenize(texts), strict=True)
-        return [EncodedText(text, len(ids), truncated, ids) for text, ids, truncated in tokenized]
+        return [
+            EncodedText(text, len(ids), truncated, ids, no_known_words=self._special_ids.issuperset(ids))
+            for text, ids, truncated in zip(texts, *self._tokenize(texts), strict=True)
+        ]
 
     def _encoded_proba(self, encoded: Sequence[EncodedText]) -> np.ndarray:
         return self._probabilities([item.payload for item in encoded], progress=False)
@@ -102,15 +95,14 @@ class TransformerPredictor(Predictor):
             return [], []
         limit = self.max_length
         # One pass without truncation tells which texts are cut; the cut then keeps the closing token.
-        whole = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        truncated = [len(ids) > limit for ids in whole]
+        ids = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        truncated = [len(tokens) > limit for tokens in ids]
         if any(truncated):
             cut = [position for position, is_cut in enumerate(truncated) if is_cut]
-            long_texts = [texts[position] for position in cut]
-            shortened = self.tokenizer(long_texts, truncation=True, max_length=limit)["input_ids"]
-            for position, ids in zip(cut, shortened, strict=True):
-                whole[position] = ids
-        return whole, truncated
+            shortened = self.tokenizer([texts[at] for at in cut], truncation=True, max_length=limit)
+            for position, tokens in zip(cut, shortened["input_ids"], strict=True):
+                ids[position] = tokens
+        return ids, truncated
 
     def _batches(self, ids: list[list[int]], progress: bool) -> Iterator[tuple[list[int], dict]]:
         """Rows and padded inputs, longest first, so that a batch that is too large fails at once."""
@@ -130,14 +122,7 @@ class TransformerPredictor(Predictor):
 
 
 def fold_temperature(model: nn.Module, temperature: float) -> None:
-    """Divides the last layer's weight and bias by the temperature, in place.
-
-    softmax(logits / T) is then what the model computes by itself. The order of the scores, and so
-    every label, stays as it was.
-
-    Args:
-        model: a sequence classifier whose logits come from one `nn.Linear` with `num_labels` outputs.
-        temperature: above 0.
+    """Divides weight and bias of the last layer by the temperature, in place: softmax(logits / T) in one.
 
     Raises:
         ValueError: a temperature that is not above 0, or no such layer.
@@ -157,11 +142,8 @@ def output_layer(model: nn.Module) -> nn.Linear:
     Raises:
         ValueError: no linear layer has `num_labels` outputs.
     """
-    layers = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear) and layer.out_features == model.config.num_labels
-    ]
+    linear = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
+    layers = [layer for layer in linear if layer.out_features == model.config.num_labels]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer with num_labels outputs")
     return layers[-1]

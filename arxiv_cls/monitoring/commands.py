@@ -60,9 +60,9 @@ def reference(
     if cascade and csv:
         raise UserError("--cascade takes the test split: leave out --csv")
     if cascade:
-        print(make_cascade_reference(model, cascade, data=data, progress=True))
+        print(make_cascade_reference(model, cascade, data=data))
     else:
-        print(make_reference(model, data=data, csv=csv, progress=True))
+        print(make_reference(model, data=data, csv=csv))
 
 
 @app.command()
@@ -174,7 +174,6 @@ def robustness(
         data=data,
         engine=engine,
         out=out,
-        progress=True,
     )
     print(robustness_table(record))
 

@@ -24,7 +24,7 @@ from arxiv_cls.scoring.intervals import paired_bootstrap
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.scoring.plots import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from arxiv_cls.scoring.reference import Reference, Rows, tokens_per_word
-from arxiv_cls.scoring.scored_papers import load_model_and_corpus, score_papers
+from arxiv_cls.scoring.scored_papers import load_model_and_corpus, score_papers, texts_of
 
 SCHEMA_VERSION = 1
 SEVERITIES = (0.1, 0.3, 0.5)
@@ -56,7 +56,6 @@ def measure_robustness(
     data: str | Path | None = None,
     engine: str | None = None,
     out: Path | None = None,
-    progress: bool = False,
 ) -> dict[str, Any]:
     """Scores the test split after each change and compares with the split as it is.
 
@@ -68,7 +67,6 @@ def measure_robustness(
         data: the file that the splits come from; None for the path that the recipe names.
         engine: what computes a transformer.
         out: folder for robustness.json and robustness.png; by default `monitoring/` of a local directory.
-        progress: show bars.
 
     Returns:
         What robustness.json holds: `changes`, one per change and severity: {change, severity, accuracy,
@@ -85,7 +83,7 @@ def measure_robustness(
     predictor, corpus = loaded.predictor, loaded.corpus
     test = corpus.splits["test"]
     test = test.select(range(min(papers or len(test), len(test))))
-    scored = score_papers(predictor, test, corpus.labels, progress=progress)
+    scored = score_papers(predictor, test, corpus.labels)
     texts, labels, names = list(test["text"]), scored.labels, list(predictor.labels)
     scope = predictor.scope_rule
     before = rows_of(predictor, texts, scored.probabilities, scope)
@@ -96,7 +94,7 @@ def measure_robustness(
     for name, change in changes.items():
         for severity in severities:
             after_texts = perturbed(texts, change, severity, seed)
-            after = np.asarray(predictor.predict_proba(after_texts, progress=progress))
+            after = np.asarray(predictor.predict_proba(after_texts))
             metrics = compute_metrics(labels, after, names)
             differences = paired_bootstrap(labels, scored.probabilities, after, names)
             rows = rows_of(predictor, after_texts, after, scope)
@@ -153,9 +151,7 @@ def _near_texts(corpus: Any, names: list[str]) -> list[str]:
         row for row, code in enumerate(table["category"].to_pylist())
         if archive_of(code) in NEAR_ARCHIVES and archive_of(code) not in names
     ][:NEAR_PAPERS]  # fmt: skip
-    part = table.take(near) if near else table.slice(0, 0)
-    pairs = zip(part["title"].to_pylist(), part["abstract"].to_pylist(), strict=True)
-    return [f"{title}\n\n{abstract}" for title, abstract in pairs]
+    return texts_of(table.take(near)) if near else []
 
 
 def alarm_rate(before: Rows, after: Rows, labels: np.ndarray, names: list[str], seed: int) -> float | None:

@@ -1,10 +1,10 @@
-"""What a model directory may not hold: links that lead out of it, pickles, and secrets in what is published.
+"""A model directory: its records, and what it may not hold: links that lead out, pickles, secrets.
 
 Loading a pickle runs its author's code. What counts is the content, under any name: the opcodes of a pickle
 of any protocol, an array of objects in a `.npy` file, a member of a zip, also of a zip in a zip, and each of
-them compressed. A suffix that is used for pickles alone counts as well. Secrets are the token formats of the
-services that users of this project log in to, and a long random value assigned to a telling name; what is
-found is never printed whole.
+them compressed; another archive counts as one. A suffix that is used for pickles alone counts as well.
+Secrets are the token formats of the services that users of this project log in to, and a long random value
+assigned to a telling name; what is found is never printed whole.
 """
 
 from __future__ import annotations
@@ -15,19 +15,24 @@ import io
 import lzma
 import pickletools
 import re
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+import yaml
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.recipe import ReleaseConfig, load_group
+from arxiv_cls.record.files import file_sha256, with_checksum_line, write_atomically
+from arxiv_cls.record.manifest import METRICS, ONNX_PARITY, RECIPE, RELEASE, RUN_RECORD, WEIGHTS, model_kind
+from arxiv_cls.record.model_files import labels_of, read_model_file
 
-ADAPTER = "adapter_config.json"
 PICKLE_SUFFIXES = frozenset({".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill"})
 PICKLE_MEMBER_SUFFIXES = frozenset({".pkl", ".pickle"})
 ZIP_START = b"PK\x03\x04"
@@ -40,11 +45,11 @@ MOST_MEMBERS = 20_000
 _NAMES_CODE = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 _MODULE_AND_NAME = re.compile(r"[\w.]+ [\w.]+")
 _PROTOCOL_START = re.compile(rb"\x80[\x02-\x05]")
-_COMPRESSED: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
-    (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
-    (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\x00", lzma.LZMAFile),
-)
+_COMPRESSED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
+    b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open,
+}  # fmt: skip
+# 7z, RAR, Zstandard.
+_OTHER_ARCHIVES = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd")
 TEXT_SUFFIXES = frozenset({".json", ".yaml", ".yml", ".md", ".txt", ".py", ".log", ".toml", ".cfg", ".csv"})
 
 SECRET_PATTERNS: dict[str, re.Pattern[str]] = {
@@ -66,21 +71,108 @@ SECRET_PATTERNS: dict[str, re.Pattern[str]] = {
 }
 
 
+@dataclass(frozen=True)
+class ModelDirectory:
+    """The records of one model directory, as they were written."""
+
+    model_dir: Path
+    kind: str  # "transformer" or "tfidf"
+    config: dict[str, Any]
+    recipe: dict[str, Any]  # its release group is that of `release.yaml` where there is one
+    run: dict[str, Any]
+    evaluation: dict[str, Any] | None  # `eval/metrics.json`; None when the model was not evaluated
+
+    @property
+    def labels(self) -> list[str]:
+        """Category codes in the order of the model's outputs."""
+        return labels_of(self.config)
+
+    def require_evaluation(self) -> dict[str, Any]:
+        """`eval/metrics.json`.
+
+        Raises:
+            UserError: it is missing.
+        """
+        if self.evaluation is None:
+            raise UserError(
+                f"{self.model_dir} has no {METRICS}", hint=f"run `arxiv-cls evaluate {self.model_dir}` first"
+            )
+        return self.evaluation
+
+    def weights_sha256(self) -> str:
+        """The sha256 of the weights as they are on disk now.
+
+        Raises:
+            UserError: when they are missing.
+        """
+        path = self.model_dir / WEIGHTS[self.kind]
+        if not path.is_file():
+            raise UserError(f"{path} is missing", hint="train the model again, or restore the file")
+        return file_sha256(path)
+
+    @property
+    def exports(self) -> dict[str, dict[str, Any]]:
+        """What `onnx/parity.json` records of each export, by its path; empty before an export."""
+        return (self.optional_json(ONNX_PARITY) or {}).get("exports", {})
+
+    def optional_json(self, path: str) -> dict[str, Any] | None:
+        """An optional JSON file of the directory; None when it is not there.
+
+        Raises:
+            UserError: it is malformed.
+        """
+        return read_model_file(self.model_dir, path, released=True)
+
+
+def read_model_directory(model_dir: str | Path) -> ModelDirectory:
+    """Reads the records of a model directory.
+
+    Raises:
+        UserError: when it is no model directory, a record is missing or malformed, or a link leads out of it.
+    """
+    folder = Path(model_dir)
+    kind = model_kind(folder)
+    refuse_outside_links(folder)
+    records = {}
+    for path in (RECIPE, "config.json", RUN_RECORD):
+        content = read_model_file(folder, path, released=True)
+        if content is None:
+            hint = "it is written by training; an unfinished run lacks it"
+            raise UserError(f"{folder} has no {path}", hint=hint)
+        records[path] = content
+    if release := read_model_file(folder, RELEASE):
+        records[RECIPE]["release"] = release
+    evaluation = read_model_file(folder, METRICS, released=True)
+    return ModelDirectory(
+        folder, kind, records["config.json"], records[RECIPE], records[RUN_RECORD], evaluation
+    )
+
+
+def write_release_group(model_dir: str | Path, recipe: str | Path) -> Path:
+    """Writes a recipe's release group as `release.yaml`: a new licence or tag needs no new training.
+
+    Raises:
+        UserError: it is no model directory, or the file is no recipe.
+    """
+    model_kind(model_dir)
+    path = Path(model_dir) / RELEASE
+    group = asdict(load_group(recipe, "release", ReleaseConfig))
+    write_atomically(path, with_checksum_line(yaml.safe_dump(group, sort_keys=False, allow_unicode=True)))
+    return path
+
+
 def refuse_outside_links(directory: str | Path) -> None:
     """Makes sure that every link of a model directory stays in it, or in its repository of the Hub's cache.
-
-    The cache keeps a snapshot as `models--user--name/snapshots/COMMIT`, whose files link to `blobs` beside
-    `snapshots`.
 
     Raises:
         UserError: a link leads elsewhere, with its name.
     """
     root = Path(directory).resolve()
     allowed = [root]
+    # models--user--name/snapshots/COMMIT: its files link to `blobs` beside `snapshots`.
     if root.parent.name == "snapshots":
         allowed.append(root.parent.parent / "blobs")
     for path in sorted(root.rglob("*")):
-        # Resolved without `strict`, which would fail at a loop of links.
         if path.is_symlink() and not any(_resolved(path).is_relative_to(place) for place in allowed):
             shown = Path(directory) / path.relative_to(root)
             raise UserError(
@@ -96,19 +188,17 @@ def check_directory(directory: str | Path) -> None:
     """
     refuse_outside_links(directory)
     root = Path(directory)
-    if (root / ADAPTER).is_file():
+    if (adapter := root / "adapter_config.json").is_file():
         raise UserError(
-            f"{root / ADAPTER}: an adapter names another model to load; only whole models are loaded",
+            f"{adapter}: an adapter names another model to load; only whole models are loaded",
             hint="merge the adapter into its model and save that",
         )
-    for path in sorted(root.rglob("*")):
-        if not path.is_file():
-            continue
-        if (reason := unreadable(path)) is not None:
+    for path in filter(Path.is_file, sorted(root.rglob("*"))):
+        if reason := unreadable(path):
             raise UserError(f"{path}: cannot be read: {reason}", hint="get the model again")
         if is_pickle(path):
             raise UserError(
-                f"{path}: is a pickle, which could run code; nothing of this directory was loaded",
+                f"{path}: is a pickle, which could run code, or an archive; nothing of it was loaded",
                 hint="delete the file: weights are read from model.safetensors or model.skops alone",
             )
 
@@ -148,12 +238,14 @@ def is_pickle(path: Path) -> bool:
 
 def _holds_pickle(file: IO[bytes], levels: int) -> bool:
     head = file.read(HEAD_BYTES)
+    if _is_other_archive(head):
+        return True
     if head.startswith(ZIP_START):
         file.seek(0)
         return _zip_holds_pickle(file, levels)
     if head.startswith(b"\x93NUMPY"):
         return _is_object_array(head)
-    for start, opened in _COMPRESSED:
+    for start, opened in _COMPRESSED.items():
         if head.startswith(start):
             file.seek(0)
             try:
@@ -162,6 +254,15 @@ def _holds_pickle(file: IO[bytes], levels: int) -> bool:
                 return False
             return levels == 0 or _holds_pickle(io.BytesIO(inner), levels - 1)
     return _is_pickle_start(head)
+
+
+def _is_other_archive(head: bytes) -> bool:
+    """Whether it is an archive, or packed in a way, that is not looked into: it counts as a pickle."""
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return head.startswith(_OTHER_ARCHIVES)
+    return True
 
 
 def _is_pickle_start(head: bytes) -> bool:
@@ -251,16 +352,11 @@ def find_secrets(text: str, path: str) -> list[SecretFinding]:
 
 
 def secrets_in_files(root: Path, paths: list[str]) -> list[SecretFinding]:
-    """Secrets in the text files among `paths` (POSIX paths below `root`).
-
-    Left out are a tokenizer's vocabulary, a list of words that nobody types into, and a file that is
-    `unreadable`.
-    """
-    findings = []
-    for path in paths:
-        file = root / path
-        if file.suffix not in TEXT_SUFFIXES or path in {"tokenizer.json", "vocab.txt", "vocab.json"}:
-            continue
-        if unreadable(file) is None:
-            findings += find_secrets(file.read_text(encoding="utf-8", errors="replace"), path)
-    return findings
+    """Secrets in the text files among `paths` (POSIX paths below `root`), a tokenizer's words left out."""
+    vocabularies = {"tokenizer.json", "vocab.txt", "vocab.json"}
+    return [
+        finding
+        for path in paths
+        if Path(path).suffix in TEXT_SUFFIXES and path not in vocabularies and not unreadable(root / path)
+        for finding in find_secrets((root / path).read_text(encoding="utf-8", errors="replace"), path)
+    ]

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import METRICS, RECORD_COMMANDS, RECORD_OF, RELEASE
 
 CHECKSUM_LINE = "# sha256 of the lines above: "
@@ -32,14 +33,14 @@ def text_cell(text: str) -> str:
 
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A path in the same folder to write to; on leaving it takes the place of `path`, after an error it goes.
-
-    Args:
-        path: the file that is to appear or to be replaced; its folder is made.
+    """A path beside `path` to write to, which takes its place, or goes after an error; the folder is made.
 
     Raises:
+        UserError: `path` is a directory or a device.
         OSError: the file cannot be written or renamed.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is a directory or a device, not a file to replace", "name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -50,11 +51,7 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a whole file, text as UTF-8.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Writes a whole file, text as UTF-8; errors as of `staged`."""
     with staged(path) as partial:
         partial.write_bytes(content if isinstance(content, bytes) else content.encode())
 
@@ -64,17 +61,12 @@ def write_json(content: dict[str, Any], path: Path) -> None:
 
     Raises:
         ValueError: a number is not finite.
-        OSError: the file cannot be written.
     """
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def file_sha256(path: str | Path) -> str:
-    """The sha256 of a file, in hexadecimal; a process reads a file once, and again after it changed.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """The sha256 of a file, in hexadecimal; a process reads a file once, and again after it changed."""
     state = Path(path).stat()
     changed = max(state.st_mtime_ns, state.st_ctime_ns)
     read = _sha256 if abs(time.time_ns() - changed) > CLOCK_TICK_NS else _sha256.__wrapped__
@@ -97,16 +89,13 @@ def write_record(content: dict[str, Any], path: Path) -> dict[str, Any]:
 def write_step_record(
     content: dict[str, Any], model_dir: Path, record: str, known: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Writes the record of a step with the checksums of the files that it names, as they are now.
+    """Writes the record of a step with the checksums of its files, as they are now, and returns it so.
 
     Args:
-        content: of the record, without `files`.
+        content: of the record, without `files` (path to sha256) and `record_sha256`.
         model_dir: the model directory.
         record: path of the record in it, a key of `RECORD_COMMANDS`.
         known: checksums that the step has already, by path.
-
-    Returns:
-        What was written: the content with `files` (path to sha256) and `record_sha256`.
     """
     known = known or {}
     files = {
@@ -139,15 +128,7 @@ def _with_checksum(content: dict[str, Any]) -> str:
 
 
 def changed_files(model_dir: Path, paths: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Compares files with their records.
-
-    Args:
-        model_dir: the model directory.
-        paths: of the files, as in `RECORD_OF`; others are left out.
-
-    Returns:
-        The files that are not as recorded, and those that no record names.
-    """
+    """The files of `RECORD_OF` that are not as recorded, and those that no record names."""
     changed, unrecorded = [], []
     named: dict[str, dict[str, str]] = {}
     for record in RECORD_COMMANDS:

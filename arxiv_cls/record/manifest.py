@@ -51,21 +51,15 @@ RECORD_COMMANDS = {
 class ManifestFile:
     """One file of a model directory.
 
-    Attributes:
-        path: POSIX path inside the directory.
-        what: one line on what the file holds, for messages and the documentation.
-        kinds: kinds of model that may have it.
-        required: a finished run has it.
-        pushed: it goes to the Hub with a release.
-        record: the file that carries its sha256, itself for a key of `RECORD_COMMANDS`; None where no file
-            does, because it is not pushed or the release writes it.
+    `record` is the file that carries its sha256, itself for a key of `RECORD_COMMANDS`; None where no file
+    does, because it is not pushed or the release writes it.
     """
 
-    path: str
-    what: str
-    kinds: frozenset[str] = BOTH
-    required: bool = True
-    pushed: bool = True
+    path: str  # POSIX, inside the directory
+    what: str  # one line on what it holds, for messages and the documentation
+    kinds: frozenset[str] = BOTH  # of model that may have it
+    required: bool = True  # a finished run has it
+    pushed: bool = True  # it goes to the Hub with a release
     record: str | None = METRICS
 
     @property
@@ -133,8 +127,6 @@ RECORD_OF = {entry.path: entry.record for entry in MANIFEST if entry.record is n
 RENDERED = frozenset({CARD, GATE_RECORD})
 """Files that the release itself writes: they name its version, so two pushes of one model differ in them."""
 
-_BY_PATH = {entry.path: entry for entry in MANIFEST}
-
 
 def model_kind(model_dir: str | Path) -> str:
     """The kind of model in a directory, "transformer" or "tfidf", read from its `config.json`.
@@ -153,11 +145,7 @@ def model_kind(model_dir: str | Path) -> str:
 
 
 def model_labels(model_dir: str | Path) -> list[str]:
-    """Category codes in the order of the model's outputs, read from its `config.json`.
-
-    Raises:
-        UserError: when it is missing or malformed.
-    """
+    """Category codes in the order of the model's outputs, read from its `config.json`."""
     return labels_of(read_record(Path(model_dir) / "config.json", ClassifierConfig))
 
 
@@ -196,5 +184,4 @@ def release_files(model_dir: str | Path, kind: str) -> list[str]:
 
 def describe(path: str) -> str:
     """What a listed file holds, in one line; an empty string for a file outside the manifest."""
-    entry = _BY_PATH.get(path)
-    return entry.what if entry else ""
+    return next((entry.what for entry in MANIFEST if entry.path == path), "")

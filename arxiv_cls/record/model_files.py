@@ -1,8 +1,8 @@
 """Typed reading of the JSON and YAML files of a model directory: their schemas, and the one reader.
 
-What a schema describes is checked for type and bounds, and a message names file, field and what was expected.
-A field that no schema describes is kept as it is, so that files of older and newer versions load. A model
-needs few fields to answer; what its card, the gate and `verify` cannot do without is checked for a release.
+What a schema describes is checked for type and bounds; a field that none describes is kept as it is, so that
+files of older and newer versions load. A model needs few fields to answer; what its card, the gate and
+`verify` cannot do without is checked for a release.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ TFIDF_MODEL_TYPE = "arxiv_cls-tfidf"
 """`model_type` in `config.json` of a baseline: what tells the two kinds apart on disk and on the Hub."""
 # Tokenizers without a limit of their own write 1e30.
 NO_LIMIT = 1_000_000
+# Model types that number positions from the padding's on: they read fewer tokens than they have positions.
+OFFSET_POSITIONS = {
+    "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
 # Two special tokens and one of the text.
 FEWEST_TOKENS = 3
 # A label becomes a file name, a cell of a table, a part of a page: no separators, markup or formulas.
@@ -45,7 +50,6 @@ _CODE_KEYS = {
 }
 _KERNEL_KEYS = ("attn_implementation", "experts_implementation")
 _EVALUATE = "run `arxiv-cls evaluate` again"
-_VISUALIZE = "run `arxiv-cls visualize` again"
 _TRAIN = "train the model again, or restore the file"
 
 
@@ -74,6 +78,13 @@ def _own_code(content: Any, inside: str = "") -> Iterator[str]:
             yield from _own_code(value, f"{named}.")
 
 
+def _first_version(version: int) -> int:
+    if version != 1:
+        raise ValueError("this program reads version 1")
+    return version
+
+
+Version = Annotated[int, AfterValidator(_first_version)]
 Label = Annotated[str, AfterValidator(_label)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
 WideSize = Annotated[int, Field(ge=1, le=1 << 18)]
@@ -85,7 +96,7 @@ Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Record(BaseModel):
-    """A JSON object; types are not converted, what is not described is kept.
+    """A JSON object; types are not converted.
 
     `released` names the fields that a file of a release must have; a default stands for a field that others
     may lack, and None is a number that could not be measured.
@@ -168,9 +179,7 @@ class TokenizerConfig(_WithoutCode):
     tokenizer_class: str | None = None
 
 
-class ShardIndex(Record):
-    """`model.safetensors.index.json`: which file holds which tensor."""
-
+class _ShardIndex(Record):
     weight_map: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$")]]
 
 
@@ -327,11 +336,9 @@ class _SetLevel(Record):
     mean_size: float | None = None
 
 
-class PredictionSets(Record):
-    """`eval/prediction_sets.json`."""
-
+class _PredictionSets(Record):
     hint: ClassVar[str] = _EVALUATE
-    schema_version: int
+    schema_version: Version
     weights_sha256: str | None = None
     levels: dict[Annotated[str, Field(pattern=r"^0\.[0-9]{1,6}$")], _SetLevel]
 
@@ -346,7 +353,7 @@ class Scope(Record):
 
     hint: ClassVar[str] = _EVALUATE
     released = "rule auroc auroc_interval in_scope_kept out_of_scope_caught out_of_scope_papers"
-    schema_version: int
+    schema_version: Version
     weights_sha256: str | None = None
     threshold: Finite
     intercept: Finite | None = None
@@ -360,11 +367,9 @@ class Scope(Record):
     caught_by_archive: dict[str, _ArchiveCaught] | None = None
 
 
-class Cascade(Record):
-    """`eval/cascade.json`."""
-
+class _Cascade(Record):
     hint: ClassVar[str] = "`arxiv-cls cascade` fits it on the validation split"
-    schema_version: int
+    schema_version: Version
     engine: str
     transformer_sha256: str
     baseline_sha256: str
@@ -382,9 +387,7 @@ class _ExportEntry(Record):
     accuracy_fall: float | None = None
 
 
-class Parity(Record):
-    """`onnx/parity.json`."""
-
+class _Parity(Record):
     hint: ClassVar[str] = "run `arxiv-cls export` again"
     weights_sha256: str | None = None
     exports: dict[str, _ExportEntry] = Field(default_factory=dict)
@@ -396,27 +399,19 @@ class _Example(Record):
     scores: Annotated[dict[Label, float], Field(min_length=1)]
 
 
-class Examples(Record):
-    """`eval/examples.json`."""
-
+class _Examples(Record):
     hint: ClassVar[str] = "delete the file: the card writes it again"
     weights_sha256: str | None = None
     examples: list[_Example]
 
 
-class Terms(Record):
-    """`eval/terms.json`."""
-
-    hint: ClassVar[str] = _VISUALIZE
+class _Embeddings(Record):
+    hint: ClassVar[str] = "run `arxiv-cls visualize` again"
     weights_sha256: str | None = None
+
+
+class _Terms(_Embeddings):
     terms: dict[Label, dict[str, float]]
-
-
-class Embeddings(Record):
-    """`eval/embeddings.json`."""
-
-    hint: ClassVar[str] = _VISUALIZE
-    weights_sha256: str | None = None
 
 
 class _Change(Record):
@@ -429,9 +424,7 @@ class _Change(Record):
     noticed: float | None = None
 
 
-class Robustness(Record):
-    """`monitoring/robustness.json`."""
-
+class _Robustness(Record):
     hint: ClassVar[str] = "run `arxiv-cls monitor robustness` again"
     schema_version: int
     weights_sha256: str
@@ -447,16 +440,12 @@ class _Override(Record):
     reason: str
 
 
-class GateRecord(Record):
-    """`eval/gate.json`."""
-
+class _GateRecord(Record):
     hint: ClassVar[str] = "`arxiv-cls push-model` writes it"
     overridden: list[_Override]
 
 
-class ReleaseGroup(Record):
-    """`release.yaml`: the release group of a recipe."""
-
+class _ReleaseGroup(Record):
     hint: ClassVar[str] = _TRAIN
     base_model: str | None = None
     license: str | None = None
@@ -470,34 +459,34 @@ class RecipeRecord(Record):
     model: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
     trainer: dict[str, Any] = Field(default_factory=dict)
-    release: ReleaseGroup | None = None
+    release: _ReleaseGroup | None = None
 
 
 SCHEMAS: dict[str, type[Record]] = {
     "config.json": ClassifierConfig,
     "tokenizer_config.json": TokenizerConfig,
-    "model.safetensors.index.json": ShardIndex,
+    "model.safetensors.index.json": _ShardIndex,
     "run.json": RunRecord,
     "recipe.yaml": RecipeRecord,
-    "release.yaml": ReleaseGroup,
+    "release.yaml": _ReleaseGroup,
     "eval/metrics.json": Evaluation,
-    "eval/prediction_sets.json": PredictionSets,
+    "eval/prediction_sets.json": _PredictionSets,
     "eval/scope.json": Scope,
-    "eval/cascade.json": Cascade,
-    "eval/examples.json": Examples,
-    "eval/terms.json": Terms,
-    "eval/embeddings.json": Embeddings,
-    "eval/gate.json": GateRecord,
-    "monitoring/robustness.json": Robustness,
-    "onnx/parity.json": Parity,
+    "eval/cascade.json": _Cascade,
+    "eval/examples.json": _Examples,
+    "eval/terms.json": _Terms,
+    "eval/embeddings.json": _Embeddings,
+    "eval/gate.json": _GateRecord,
+    "monitoring/robustness.json": _Robustness,
+    "onnx/parity.json": _Parity,
 }
 
 
 def read_record(path: str | Path, schema: type[Record], *, released: bool = False) -> dict[str, Any]:
-    """The content of a file, as it was written, once it fits its schema.
+    """The content of a JSON or YAML file, as it was written, once it fits its schema.
 
     Args:
-        path: a JSON file, or YAML by its suffix.
+        path: the file; its suffix tells which it is.
         schema: what it has to fit.
         released: also ask for the fields that card, gate and `verify` need.
 
@@ -507,11 +496,9 @@ def read_record(path: str | Path, schema: type[Record], *, released: bool = Fals
     """
     path = Path(path)
     kind = "YAML" if path.suffix in {".yaml", ".yml"} else "JSON"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file", hint=schema.hint)
-    if (size := path.stat().st_size) > MAX_RECORD_BYTES:
-        raise UserError(f"{path}: has {size:,} bytes, at most {MAX_RECORD_BYTES:,} are read", schema.hint)
     try:
+        if (size := path.stat().st_size) > MAX_RECORD_BYTES:
+            raise UserError(f"{path}: has {size:,} bytes, at most {MAX_RECORD_BYTES:,} are read", schema.hint)
         text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text) if kind == "YAML" else json.loads(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
@@ -524,20 +511,14 @@ def read_record(path: str | Path, schema: type[Record], *, released: bool = Fals
     try:
         schema.model_validate(content, context="release" if released else None)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        shown = "; ".join(_problem(problem) for problem in problems[:3])
+        problems = [_problem(problem) for problem in error.errors(include_url=False)]
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{path}: {shown}{more}", hint=schema.hint) from None
+        raise UserError(f"{path}: {'; '.join(problems[:3])}{more}", hint=schema.hint) from None
     return content
 
 
 def read_model_file(model_dir: str | Path, name: str, *, released: bool = False) -> dict[str, Any] | None:
-    """A file of a model directory; None where the directory does not have it.
-
-    Args:
-        model_dir: the directory.
-        name: POSIX path in it, a key of `SCHEMAS`.
-        released: as of `read_record`.
+    """A file of a model directory, named by its key of `SCHEMAS`; None where the directory does not have it.
 
     Raises:
         UserError: as `read_record`.
@@ -551,15 +532,27 @@ def labels_of(config: dict[str, Any]) -> list[str]:
     return [config["id2label"][str(number)] for number in range(len(config["id2label"]))]
 
 
-def check_length(model_dir: str | Path, config: dict[str, Any]) -> None:
-    """Makes sure that a tokenizer's limit lies within the model's position table.
+def token_limit(config: dict[str, Any], limit: float | None, unlimited: int = 512) -> int:
+    """Tokens that a model reads of a text: at most its tokenizer's limit and its table of positions.
 
     Args:
-        model_dir: with `tokenizer_config.json`.
-        config: the checked `config.json`.
+        config: a checked `config.json`.
+        limit: the tokenizer's `model_max_length`.
+        unlimited: the answer where there is neither.
+    """
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or NO_LIMIT
+    if config.get("model_type") in OFFSET_POSITIONS:
+        padding = config.get("pad_token_id")
+        positions -= 2 if padding is None else padding + 1
+    known = [number for number in (limit or NO_LIMIT, positions) if 0 < number < NO_LIMIT]
+    return int(min(known, default=unlimited))
+
+
+def check_length(model_dir: str | Path, config: dict[str, Any]) -> None:
+    """Makes sure that a tokenizer's limit lies within the position table of the model's `config.json`.
 
     Raises:
-        UserError: the limit is longer than the table, or a file does not fit its schema.
+        UserError: it does not, or `tokenizer_config.json` does not fit its schema.
     """
     path = Path(model_dir) / "tokenizer_config.json"
     limit = read_record(path, TokenizerConfig).get("model_max_length") or NO_LIMIT

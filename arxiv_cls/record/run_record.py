@@ -1,12 +1,14 @@
-"""`run.json`: what a run was made of, and the commit of its code, from git or from the image."""
+"""`run.json`: what a run was made of: the commit of its code, the data, the machine."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,7 @@ def run_git(*arguments: str, directory: Path | None = None) -> str | None:
 
 
 def commit_exists(commit: str, directory: Path | None = None) -> bool | None:
-    """Whether a commit is one of this project; None where its history is not at hand.
-
-    Args:
-        commit: 40 hexadecimal digits.
-        directory: as of `git_state`.
-    """
+    """Whether a commit is one of this project; None where its history is not at hand."""
     if git_state(directory)["commit"] == commit:
         return True
     if run_git("ls-files", "--error-unmatch", "__init__.py", directory=directory) is None:
@@ -57,39 +54,65 @@ def git_state(directory: Path | None = None) -> dict[str, Any]:
     the image was built from: 40 hexadecimal digits. `dvc.lock` and the data's `.dvc` files do not count: the
     pipeline notes there what its stages made, while it runs.
 
-    Args:
-        directory: the package's; None for the one that this module is in.
-
     Returns:
         `{"commit": 40 hex digits or None, "dirty": bool or None}`; None where it is not known.
     """
-
-    def git(*arguments: str) -> str | None:
-        return run_git(*arguments, directory=directory)
-
-    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+    if run_git("ls-files", "--error-unmatch", "__init__.py", directory=directory) is None:
         named = os.environ.get(COMMIT_VARIABLE, "")
         known = re.fullmatch(r"[0-9a-f]{40}", named) is not None
         return {"commit": named if known else None, "dirty": False if known else None}
-    commit = git("rev-parse", "HEAD")
-    status = git(
-        "status",
-        "--porcelain",
-        "--untracked-files=no",
-        "--",
-        ":(top)",
-        ":(top,exclude)dvc.lock",
-        ":(top,exclude)data/raw/*.dvc",
-    )
-    return {"commit": commit, "dirty": None if status is None else bool(status)}
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that shape the numbers, as installed."""
-    installed = {found.name: found.version for found in importlib.metadata.distributions()}
-    return {"python": platform.python_version()} | {
-        name: installed[name] for name in RECORDED_LIBRARIES if name in installed
+    files = ("--", ":(top)", ":(top,exclude)dvc.lock", ":(top,exclude)data/raw/*.dvc")
+    status = run_git("status", "--porcelain", "--untracked-files=no", *files, directory=directory)
+    return {
+        "commit": run_git("rev-parse", "HEAD", directory=directory),
+        "dirty": None if status is None else bool(status),
     }
+
+
+def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: its CPU affinity, and the CPU quota of its container, at least 1.
+
+    A container with a limit of 2 CPUs on a host of 64 still sees 64 cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
+            # "max" in version 2 and -1 in version 1 mean no limit.
+            if quota != "max" and int(quota) > 0:
+                return max(1, min(cores, math.ceil(int(quota) / int(period))))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return cores
+
+
+def peak_resident_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """Largest resident memory of this process since its program started, in bytes.
+
+    Linux's `ru_maxrss` will not do: a new program inherits it from the process that started it. `VmHWM`
+    begins anew with each program.
+    """
+    if status.exists():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def processor_name() -> str:
+    """The processor's model name, as it goes on record."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as processors:
+            return next(line.split(":", 1)[1].strip() for line in processors if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def data_record(corpus: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -142,26 +165,25 @@ def build_run_record(
 
     Args:
         recipe: its file name without folder and suffix.
-        data: from `data_record`.
         git: `git_state` before the training; the record is dirty where anything changed since: Python reads
             a module when it is first needed, so an edit meanwhile can be part of a run.
         started: ISO time, UTC.
         duration_seconds: of the training, without loading data and without the final evaluation.
         papers_per_second: papers seen in training, over that duration.
         peak_memory_bytes: of the device for a GPU, of the process for a CPU.
-        calibration: temperature, expected_calibration_error_before and _after, on validation.
-        metrics: by split.
         overrides: words of the command line that changed the recipe; the names of the keys are recorded.
         training: what else the kind of model records, such as steps and the best epoch.
     """
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
+    versions = {name: installed[name] for name in RECORDED_LIBRARIES if name in installed}
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "recipe": recipe,
         "overrides": [word[2:].partition("=")[0] for word in overrides if word.startswith("--")],
         "data": data,
-        "git": git if git == git_state() else {"commit": git["commit"], "dirty": True},
-        "versions": library_versions(),
+        "git": git if git == git_state() else git | {"dirty": True},
+        "versions": {"python": platform.python_version()} | versions,
         "seed": seed,
         "device": device,
         "started": started,

@@ -1,8 +1,6 @@
-"""The model card: `templates/model_card.md.j2` filled with one `CardContent`, and its front matter.
+"""The model card: the words of `templates/model_card.md.j2`, the numbers of the records, the front matter.
 
-The words are in the template, with the name and the meaning of each metric; the numbers are those of the
-records, formatted by the filters below. A card names the template that wrote it by its digest, so `verify`
-compares its text only with the same template.
+A card names the template that wrote it by its digest: `verify` compares its text only with the same one.
 """
 
 from __future__ import annotations
@@ -11,49 +9,33 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, UndefinedError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
+from arxiv_cls.record import manifest
+from arxiv_cls.record.directory import ModelDirectory, read_model_directory
 from arxiv_cls.record.files import write_atomically
-from arxiv_cls.record.manifest import (
-    CARD,
-    HANDLER,
-    MAP_PLOT,
-    ONNX_INT8,
-    PREDICTION_SETS,
-    ROBUSTNESS,
-    SCOPE,
-    SCOPE_PLOT,
-    TERMS,
-    TRANSFORMER,
-    describe,
-)
-from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
-from arxiv_cls.scoring.example_papers import EXAMPLE_PAPERS, ExamplePaper, ensure_examples
+from arxiv_cls.release.hub import check_repo_id
 from arxiv_cls.scoring.metrics import METRICS
+from arxiv_cls.scoring.scored_papers import EXAMPLE_PAPERS, ensure_examples
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODEL_CARD = "model_card.md.j2"
 TASK = "text-classification"
 DATASET_NAME = "arXiv papers"
-# Name in the results index, our metric, the Hub's metric id.
-INDEX_METRICS = (
-    ("Accuracy", "accuracy", "accuracy"),
-    ("Macro F1", "macro_f1", "f1"),
-    ("Weighted F1", "weighted_f1", "f1"),
-    ("Top-2 accuracy", "top_2_accuracy", "accuracy"),
-    ("Log-loss", "log_loss", "log_loss"),
-    ("Brier score", "brier_score", "brier_score"),
-    ("Expected calibration error", "expected_calibration_error", "expected_calibration_error"),
-)
+# What goes into the results index: our metric to the Hub's metric id.
+INDEX_METRICS = {
+    "accuracy": "accuracy", "macro_f1": "f1", "weighted_f1": "f1", "top_2_accuracy": "accuracy",
+    "log_loss": "log_loss", "brier_score": "brier_score",
+    "expected_calibration_error": "expected_calibration_error",
+}  # fmt: skip
 WIDGET_LABELS = 3
 TERMS_SHOWN = 8
 ARCHIVES_SHOWN = 4
@@ -64,15 +46,13 @@ SYNTHETIC_FILE = "arxiv_sample.csv"
 """The project's own generated papers; a card must not pass its numbers off as numbers on arXiv."""
 
 
-def duration(seconds: float) -> str:
-    """A duration in the unit that a person would use."""
+def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} seconds" if seconds < 10 else f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def size(number_of_bytes: int) -> str:
-    """A size in GB (10^9 bytes), or MB below one."""
+def _size(number_of_bytes: int) -> str:
     if number_of_bytes >= 1e9:
         return f"{number_of_bytes / 1e9:.1f} GB"
     return f"{number_of_bytes / 1e6:.0f} MB"
@@ -84,8 +64,8 @@ FILTERS: dict[str, Callable[..., str]] = {
     "count": lambda value: f"{value:,}",
     "percent": lambda value, digits=1: f"{value:.{digits}%}",
     "interval": lambda ends: f"{ends[0]:.3f} to {ends[1]:.3f}",
-    "duration": duration,
-    "size": size,
+    "duration": _duration,
+    "size": _size,
 }
 
 
@@ -111,123 +91,20 @@ def template_digest() -> str:
     return hashlib.sha256((TEMPLATES / MODEL_CARD).read_bytes() + words.encode()).hexdigest()[:8]
 
 
-def is_synthetic(data: Mapping[str, Any]) -> bool:
-    """Whether a data record is of the project's generated sample."""
-    return PurePosixPath(str(data["csv"])).name == SYNTHETIC_FILE
-
-
-@dataclass(frozen=True)
-class SliceFinding:
-    """The slices of one kind where accuracy is lowest and highest, and whether their intervals are apart."""
-
-    header: str
-    worst: str
-    worst_accuracy: float
-    best: str
-    best_accuracy: float
-    apart: bool
-
-
-@dataclass(frozen=True)
-class CardContent:
-    """Everything that the template shows, as the records hold it; None or empty for what a model lacks.
-
-    Attributes:
-        metadata: the front matter, YAML.
-        title: of the card.
-        kind: "transformer" or "tfidf".
-        model_type: the architecture, as in `config.json`.
-        model_id: `user/name`, or the local directory before there is one.
-        version: the release's tag, once it is known.
-        template_digest: of the template.
-        overrides: the gate's failed checks that were overridden, a sentence each.
-        example: the paper of the snippet.
-        max_length: tokens that a transformer reads.
-        categories: label to its name, in the order of the model's outputs.
-        split: the evaluated one.
-        papers: of it.
-        resamples: of the bootstrap.
-        metrics: name to value, and `per_class`.
-        intervals: metric to its two ends; `f1/LABEL` for the categories.
-        calibration: what chance gives a perfectly calibrated model.
-        temperature: the temperature, and the calibration error before and after it.
-        prediction_sets: asked coverage to threshold, coverage and mean size.
-        scope: the rule for papers of other categories, with its figures.
-        robustness: accuracy on changed texts; None where it was not measured.
-        scope_plot: whether there is a plot of its scores.
-        worst_archives: (archive, papers, share caught) of those that the rule catches badly.
-        slices: header to slice to its figures.
-        slice_findings: the lowest and the highest accuracy of each kind of slice.
-        smallest_slice: fewest papers of a slice that is compared.
-        exports: the ONNX files with their agreement, from `onnx/parity.json`.
-        engine: the fastest engine among them.
-        handler: whether the handler of Inference Endpoints is there.
-        map_plot: whether there is a map of the embeddings.
-        terms: label to its terms with the largest weights.
-        data: the data version of `run.json`.
-        data_file: the file's name; a path would tell about the machine.
-        synthetic: whether the data is the generated sample.
-        run: `run.json`.
-        recipe: the whole recipe, YAML.
-        release: its release group.
-        url: of the release on the Hub, once it is known.
-        author: for the citation.
-        citation_key: for BibTeX.
-    """
-
-    metadata: str
-    title: str
-    kind: str
-    model_type: str
-    model_id: str
-    version: str | None
-    template_digest: str
-    overrides: Sequence[str]
-    example: ExamplePaper
-    max_length: int | None
-    categories: Mapping[str, str]
-    split: str
-    papers: int
-    resamples: int
-    metrics: Mapping[str, Any]
-    intervals: Mapping[str, Sequence[float]]
-    calibration: Mapping[str, float]
-    temperature: Mapping[str, float] | None
-    prediction_sets: Mapping[str, Mapping[str, float]]
-    scope: Mapping[str, Any] | None
-    scope_plot: bool
-    worst_archives: Sequence[tuple[str, int, float]]
-    robustness: Mapping[str, Any] | None
-    slices: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    slice_findings: Sequence[SliceFinding]
-    smallest_slice: int
-    exports: Sequence[Mapping[str, Any]]
-    engine: str
-    handler: bool
-    map_plot: bool
-    terms: Mapping[str, str]
-    data: Mapping[str, Any]
-    data_file: str
-    synthetic: bool
-    run: Mapping[str, Any]
-    recipe: str
-    release: Mapping[str, Any]
-    url: str | None
-    author: str
-    citation_key: str
+def is_synthetic(csv: str | Path) -> bool:
+    """Whether a data file is the project's generated sample."""
+    return PurePosixPath(csv).name == SYNTHETIC_FILE
 
 
 def eval_results(model: ModelDirectory) -> list[EvalResult]:
     """The results index of the front matter: each metric of `INDEX_METRICS`, rounded to six decimals.
 
-    Args:
-        model: the records of an evaluated model.
-
     Raises:
         UserError: when the model was not evaluated, or a metric has no value.
     """
     evaluation, data = model.require_evaluation(), model.run["data"]
-    _check_complete("metrics", {metric: evaluation["metrics"][metric] for _, metric, _ in INDEX_METRICS})
+    metrics = {metric: evaluation["metrics"][metric] for metric in INDEX_METRICS}
+    _check_complete("metrics", metrics)
     return [
         EvalResult(
             task_type=TASK,
@@ -236,24 +113,18 @@ def eval_results(model: ModelDirectory) -> list[EvalResult]:
             dataset_config=data["config"],
             dataset_split=evaluation["split"],
             dataset_args={"md5": data["md5"], "split_by": data["split"], "seed": data["seed"]},
-            metric_type=hub_metric,
-            metric_name=name,
-            metric_value=round(evaluation["metrics"][metric], 6),
+            metric_type=INDEX_METRICS[metric],
+            metric_name=METRICS[metric].title,
+            metric_value=round(value, 6),
         )
-        for name, metric, hub_metric in INDEX_METRICS
+        for metric, value in metrics.items()
     ]
 
 
-def card_data(model: ModelDirectory, examples: Sequence[Mapping[str, Any]], model_name: str) -> ModelCardData:
-    """The front matter.
-
-    Args:
-        model: the records.
-        examples: example texts with their scores, for the widget.
-        model_name: the name in the results index.
-    """
-    release = model.recipe.get("release") or {}
-    transformer = model.kind == TRANSFORMER
+def _front_matter(
+    model: ModelDirectory, release: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], model_name: str
+) -> ModelCardData:
+    transformer = model.kind == manifest.TRANSFORMER
     own_tags = ["arxiv", "scientific-papers"] + ([] if transformer else ["tfidf", "skops"])
     return ModelCardData(
         language=release.get("language", "en"),
@@ -279,86 +150,6 @@ def card_data(model: ModelDirectory, examples: Sequence[Mapping[str, Any]], mode
         model_name=model_name,
         eval_results=eval_results(model),
     )
-
-
-def card_content(
-    model: ModelDirectory,
-    examples: Sequence[Mapping[str, Any]],
-    *,
-    repo_id: str | None = None,
-    version: str | None = None,
-    overrides: Sequence[str] = (),
-) -> CardContent:
-    """Fills the card from the records of a model directory; arguments as of `render_model_card`.
-
-    Raises:
-        UserError: when a record lacks what the card must show.
-    """
-    evaluation, run, folder = model.require_evaluation(), model.run, model.model_dir
-    release, data = model.recipe.get("release") or {}, run["data"]
-    # Before it has a name on the Hub a model goes by its recipe's: the directory may still be a staging one.
-    recipe_name = PurePosixPath(run["recipe"]).stem
-    title = repo_id.split("/")[1] if repo_id else recipe_name
-    url = f"https://huggingface.co/{repo_id}" if repo_id else None
-    calibrated = run.get("calibration") or {}
-    scope = model.optional_json(SCOPE)
-    exports = _exports(model)
-    content = CardContent(
-        metadata=card_data(model, examples, title).to_yaml(),
-        title=title,
-        kind=model.kind,
-        model_type=model.config.get("model_type", ""),
-        model_id=repo_id or f"outputs/{recipe_name}",
-        version=version,
-        template_digest=template_digest(),
-        overrides=overrides,
-        example=EXAMPLE_PAPERS[1],
-        max_length=(model.optional_json("tokenizer_config.json") or {}).get("model_max_length"),
-        categories={label: CATEGORY_NAMES.get(label, label) for label in model.labels},
-        split=evaluation["split"],
-        papers=evaluation["papers"],
-        resamples=evaluation["resamples"],
-        metrics=evaluation["metrics"],
-        intervals=evaluation["intervals"],
-        calibration=evaluation["calibration"],
-        temperature=calibrated if calibrated.get("temperature") is not None else None,
-        prediction_sets=(model.optional_json(PREDICTION_SETS) or {}).get("levels", {}),
-        scope=scope,
-        scope_plot=(folder / SCOPE_PLOT).is_file(),
-        worst_archives=_worst_archives(scope or {}),
-        robustness=model.optional_json(ROBUSTNESS),
-        slices=_slices(evaluation),
-        slice_findings=_slice_findings(evaluation),
-        smallest_slice=ENOUGH_PAPERS,
-        exports=exports,
-        engine="int8" if any(export["path"] == ONNX_INT8 for export in exports) else "onnx",
-        handler=(folder / HANDLER).is_file(),
-        map_plot=(folder / MAP_PLOT).is_file(),
-        terms=_terms(model),
-        data=data,
-        data_file=PurePosixPath(str(data["csv"])).name,
-        synthetic=is_synthetic(data),
-        run=run,
-        recipe=yaml.safe_dump(model.recipe, sort_keys=False, allow_unicode=True).rstrip(),
-        release=release,
-        url=f"{url}/tree/{version}" if url and version else url,
-        author=repo_id.split("/")[0] if repo_id else "arxiv_cls",
-        citation_key=f"arxiv_cls_{title}".replace("-", "_").replace(".", "_"),
-    )
-    for label in content.categories:
-        if label not in content.metrics["per_class"]:
-            raise UserError(
-                f"the model's category {label} is not in eval/metrics.json",
-                hint=f"run `arxiv-cls evaluate {folder}` again",
-            )
-    for name in ("papers", "metrics", "intervals", "calibration", "temperature", "prediction_sets", "slices"):
-        _check_complete(name, getattr(content, name))
-    _check_complete("scope", {name: part for name, part in (scope or {}).items() if isinstance(part, float)})
-    _check_complete("run.duration_seconds", run["duration_seconds"])
-    _check_complete("run.data.rows", data["rows"])
-    if content.kind == TRANSFORMER:
-        _check_complete("tokenizer_config.model_max_length", content.max_length)
-    return content
 
 
 def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -387,22 +178,22 @@ def _slices(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The slices that hold papers, by the header of their table."""
     tables = {
         SLICE_HEADERS.get(kind, kind): {name: part for name, part in slices.items() if part["n"] > 0}
-        for kind, slices in (evaluation.get("slices") or {}).items()
+        for kind, slices in evaluation.get("slices", {}).items()
     }
     return {header: rows for header, rows in tables.items() if rows}
 
 
-def _slice_findings(evaluation: Mapping[str, Any]) -> list[SliceFinding]:
-    """Where accuracy is highest and lowest, of the kinds with two large slices to compare."""
+def _slice_findings(tables: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where accuracy is highest and lowest, of the tables with two large slices to compare."""
     found = []
-    for header, slices in _slices(evaluation).items():
-        large = {name: part for name, part in slices.items() if part["n"] >= ENOUGH_PAPERS}
+    for header, rows in tables.items():
+        large = {name: part for name, part in rows.items() if part["n"] >= ENOUGH_PAPERS}
         if len(large) >= 2:
-            worst = min(large, key=lambda name: large[name]["accuracy"])
-            best = max(large, key=lambda name: large[name]["accuracy"])
+            worst, best = (extreme(large, key=lambda name: large[name]["accuracy"]) for extreme in (min, max))
+            finding = {"header": header, "worst": worst, "best": best}
+            finding |= {f"{name}_accuracy": large[finding[name]]["accuracy"] for name in ("worst", "best")}
             apart = large[worst]["accuracy_interval"][1] < large[best]["accuracy_interval"][0]
-            accuracies = large[worst]["accuracy"], large[best]["accuracy"]
-            found.append(SliceFinding(header, worst, accuracies[0], best, accuracies[1], apart))
+            found.append(finding | {"apart": apart})
     return found
 
 
@@ -422,7 +213,7 @@ def _exports(model: ModelDirectory) -> list[dict[str, Any]]:
     found = [
         measured
         | record
-        | {"path": path, "what": describe(path), "bytes": (model.model_dir / path).stat().st_size}
+        | {"path": path, "what": manifest.describe(path), "bytes": (model.model_dir / path).stat().st_size}
         for path, record in model.exports.items()
         if (model.model_dir / path).is_file()
     ]
@@ -434,7 +225,7 @@ def _exports(model: ModelDirectory) -> list[dict[str, Any]]:
 
 def _terms(model: ModelDirectory) -> dict[str, str]:
     """The first terms of each category in `eval/terms.json`; empty when it is missing or of other weights."""
-    record = model.optional_json(TERMS)
+    record = model.optional_json(manifest.TERMS)
     if record is None or record.get("weights_sha256") != model.weights_sha256():
         return {}
     return {
@@ -453,32 +244,79 @@ def render_model_card(
 ) -> str:
     """The card as Markdown with its front matter; the same records give the same text.
 
-    Args:
-        model: a model directory, or its records.
-        repo_id: `user/name` once it is known; the recipe's name until then.
-        version: the release's tag, once it is known.
-        overrides: the gate's failed checks that were overridden, a sentence each.
-        examples: example texts with their scores; None to measure them where they are not on record.
+    `overrides` are the gate's failed checks that were overridden, a sentence each; `examples` are texts with
+    their scores, measured where they are neither given nor on record.
 
     Raises:
-        UserError: when the model was not evaluated, or a record lacks what the card must show.
+        UserError: the model was not evaluated, or a record lacks what the card must show.
     """
-    records = model if isinstance(model, ModelDirectory) else read_model_directory(model)
-    records.require_evaluation()
-    if examples is None:
-        examples = ensure_examples(records)
-    content = card_content(records, examples, repo_id=repo_id, version=version, overrides=overrides)
-    try:
-        return template(MODEL_CARD).render(vars(content))
-    except UndefinedError as error:
-        raise UserError(
-            f"the card needs a field that the records lack: {error.message}",
-            hint="run `arxiv-cls evaluate` on the model again",
-        ) from None
+    model = model if isinstance(model, ModelDirectory) else read_model_directory(model)
+    evaluation, run, folder = model.require_evaluation(), model.run, model.model_dir
+    examples = ensure_examples(model) if examples is None else examples
+    release, data = model.recipe.get("release") or {}, run["data"]
+    # Before it has a name on the Hub a model goes by its recipe's: the directory may still be a staging one.
+    recipe_name = PurePosixPath(run["recipe"]).stem
+    author, title = repo_id.split("/") if repo_id else ("arxiv_cls", recipe_name)
+    url = f"https://huggingface.co/{repo_id}" if repo_id else None
+    calibrated = run.get("calibration") or {}
+    scope, slices, exports = model.optional_json(manifest.SCOPE), _slices(evaluation), _exports(model)
+    max_length = (model.optional_json("tokenizer_config.json") or {}).get("model_max_length")
+    # Numbers without which there is no card: their names are those of the records.
+    checked = {name: evaluation[name] for name in ("papers", "metrics", "intervals", "calibration")} | {
+        "temperature": calibrated if calibrated.get("temperature") is not None else {},
+        "prediction_sets": (model.optional_json(manifest.PREDICTION_SETS) or {}).get("levels", {}),
+        "metrics.per_class": {label: evaluation["metrics"]["per_class"].get(label) for label in model.labels},
+        "slices": slices,
+        "scope": {name: part for name, part in (scope or {}).items() if isinstance(part, float)},
+        "run.duration_seconds": run["duration_seconds"],
+        "run.data.rows": data["rows"],
+        "tokenizer_config.model_max_length": max_length if model.kind == manifest.TRANSFORMER else 0,
+    }
+    for name, value in checked.items():
+        _check_complete(name, value)
+    return template(MODEL_CARD).render(
+        checked,
+        metadata=_front_matter(model, release, examples, title).to_yaml(),
+        title=title,
+        kind=model.kind,
+        model_type=model.config.get("model_type", ""),
+        model_id=repo_id or f"outputs/{recipe_name}",
+        version=version,
+        template_digest=template_digest(),
+        overrides=overrides,
+        example=EXAMPLE_PAPERS[1],
+        max_length=max_length,
+        categories={label: CATEGORY_NAMES.get(label, label) for label in model.labels},
+        split=evaluation["split"],
+        resamples=evaluation["resamples"],
+        scope=scope,
+        scope_plot=(folder / manifest.SCOPE_PLOT).is_file(),
+        worst_archives=_worst_archives(scope or {}),
+        robustness=model.optional_json(manifest.ROBUSTNESS),
+        slice_findings=_slice_findings(slices),
+        smallest_slice=ENOUGH_PAPERS,
+        exports=exports,
+        engine="int8" if any(export["path"] == manifest.ONNX_INT8 for export in exports) else "onnx",
+        handler=(folder / manifest.HANDLER).is_file(),
+        map_plot=(folder / manifest.MAP_PLOT).is_file(),
+        terms=_terms(model),
+        data=data,
+        # A path would tell about the machine.
+        data_file=PurePosixPath(data["csv"]).name,
+        synthetic=is_synthetic(data["csv"]),
+        run=run,
+        recipe=yaml.safe_dump(model.recipe, sort_keys=False, allow_unicode=True).rstrip(),
+        release=release,
+        url=f"{url}/tree/{version}" if url and version else url,
+        author=author,
+        citation_key=f"arxiv_cls_{title}".replace("-", "_").replace(".", "_"),
+    )
 
 
 def write_model_card(model_dir: str | Path, *, repo_id: str | None = None) -> Path:
     """Writes `README.md` into a model directory; arguments and errors as of `render_model_card`."""
-    path = Path(model_dir) / CARD
+    if repo_id is not None:
+        check_repo_id(repo_id)
+    path = Path(model_dir) / manifest.CARD
     write_atomically(path, render_model_card(model_dir, repo_id=repo_id))
     return path

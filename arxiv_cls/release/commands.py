@@ -32,7 +32,7 @@ def card(
     from arxiv_cls.release.card import write_model_card
 
     if recipe:
-        from arxiv_cls.record.model_directory import write_release_group
+        from arxiv_cls.record.directory import write_release_group
 
         write_release_group(model, recipe)
     print(write_model_card(model, repo_id=repo))

@@ -4,52 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
-from arxiv_cls.export.handler_file import HANDLER, REQUIREMENTS, REQUIREMENTS_TEXT, handler_source
+from arxiv_cls.export.handler import HANDLER, REQUIREMENTS, REQUIREMENTS_TEXT, handler_source
 from arxiv_cls.recipe import portable_path
-from arxiv_cls.record.directory import is_pickle, secrets_in_files, unreadable
+from arxiv_cls.record import manifest
+from arxiv_cls.record.directory import ModelDirectory, is_pickle, secrets_in_files, unreadable
 from arxiv_cls.record.files import changed_files, file_sha256
-from arxiv_cls.record.manifest import (
-    CARD,
-    CASCADE,
-    MAP_RECORD,
-    METRICS,
-    ONNX_PARITY,
-    PREDICTION_SETS,
-    PREDICTIONS,
-    RECORD_COMMANDS,
-    RECORD_OF,
-    RENDERED,
-    ROBUSTNESS,
-    RUN_RECORD,
-    SCOPE,
-    TERMS,
-    files_in,
-    foreign_files,
-    missing_files,
-    release_files,
-)
-from arxiv_cls.record.model_directory import ModelDirectory
 from arxiv_cls.record.run_record import commit_exists, run_git
-from arxiv_cls.scoring.metrics import SCALAR_METRICS, compute_metrics
+from arxiv_cls.release.card import leaves
+from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.scoring.scored_papers import read_predictions
 
 LISTED_AT_MOST = 5
-NO_EXPORT = "no export"
+# `schema_version` of the evaluation from which on every record carries its checksum.
+CHECKSUMS_SINCE = 2
 # What is measured or fitted for one set of weights: file, where it names them, what makes it anew.
 MADE_FOR_WEIGHTS = (
-    (PREDICTION_SETS, "weights_sha256", "evaluate"),
-    (SCOPE, "weights_sha256", "evaluate"),
-    (CASCADE, "transformer_sha256", "cascade"),
-    (TERMS, "weights_sha256", "visualize"),
-    (MAP_RECORD, "weights_sha256", "visualize"),
-    (ROBUSTNESS, "weights_sha256", "monitor robustness"),
+    (manifest.PREDICTION_SETS, "weights_sha256", "evaluate"),
+    (manifest.SCOPE, "weights_sha256", "evaluate"),
+    (manifest.CASCADE, "transformer_sha256", "cascade"),
+    (manifest.TERMS, "weights_sha256", "visualize"),
+    (manifest.MAP_RECORD, "weights_sha256", "visualize"),
+    (manifest.ROBUSTNESS, "weights_sha256", "monitor robustness"),
 )
 
 
@@ -85,144 +67,162 @@ def listed(items: Sequence[object]) -> str:
     return f"{shown} and {len(items) - LISTED_AT_MOST} more" if len(items) > LISTED_AT_MOST else shown
 
 
+@dataclass(frozen=True)
+class NumberCheck:
+    """One number of the records, and what measuring again gives; None where it gives none."""
+
+    field: str
+    recorded: float
+    rescored: float | None
+    reproduced: bool
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Every finite number of a record by its path."""
+    return {
+        path: float(value)
+        for name, part in record.items()
+        for path, value in leaves(part, name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def compare_numbers(
+    recorded: Mapping[str, float], measured: Mapping[str, float], tolerance: float
+) -> list[NumberCheck]:
+    """Every recorded number and the one measured now; `tolerance` is the largest difference that passes."""
+    return [
+        NumberCheck(
+            path, value, measured.get(path), path in measured and abs(measured[path] - value) <= tolerance
+        )
+        for path, value in recorded.items()
+    ]
+
+
+def _faults(check: str, kinds: Mapping[str, Sequence[object]], otherwise: str, **more: bool) -> CheckResult:
+    """A verdict by the faults that were found, by kind; `otherwise` is the reason where there are none."""
+    reason = "; ".join(f"{kind}: {listed(items)}" for kind, items in kinds.items() if items)
+    return CheckResult(
+        check, not reason, str(sum(map(len, kinds.values()))), "0", reason or otherwise, **more
+    )
+
+
 def check_files(model: ModelDirectory) -> CheckResult:
     """Only files of the manifest, and all that it requires."""
-    foreign = foreign_files(model.model_dir, model.kind)
     # The card is rendered by the release itself.
-    missing = [path for path in missing_files(model.model_dir, model.kind) if path != CARD]
-    problems = [f"outside the manifest: {listed(foreign)}"] if foreign else []
-    problems += [f"missing: {listed(missing)}"] if missing else []
-    found, reason = f"{len(foreign)} foreign and {len(missing)} missing", "; ".join(problems)
-    reason = reason or "exactly the files of the manifest"
-    return CheckResult("files", not problems, found, "0 and 0", reason, overridable=METRICS not in missing)
+    missing = [path for path in manifest.missing_files(model.model_dir, model.kind) if path != manifest.CARD]
+    kinds = {"outside the manifest": manifest.foreign_files(model.model_dir, model.kind), "missing": missing}
+    return _faults(
+        "files", kinds, "exactly the files of the manifest", overridable=manifest.METRICS not in missing
+    )
 
 
 def check_checksums(model: ModelDirectory) -> CheckResult:
     """Every file is as the step recorded it that wrote it, or measured the model with it."""
-    paths = [path for path in release_files(model.model_dir, model.kind) if path not in RENDERED]
-    changed, unrecorded = changed_files(model.model_dir, paths)
-
-    def with_commands(paths: list[str]) -> str:
-        commands = sorted({RECORD_COMMANDS[RECORD_OF[path]] for path in paths})
-        return f"{listed(paths)} (run {', '.join(f'`arxiv-cls {name}`' for name in commands)})"
-
-    problems = [f"not as recorded: {with_commands(changed)}, or restore the file"] if changed else []
-    problems += [f"no checksum on record: {with_commands(unrecorded)}"] if unrecorded else []
-    found = f"{len(changed)} changed and {len(unrecorded)} not recorded of {len(paths)}"
-    reason = "; ".join(problems) or "every file is as recorded"
-    checked = bool(changed) or not unrecorded
-    return CheckResult("checksums", not problems, found, "0 and 0", reason, METRICS in paths, checked)
+    paths = [
+        path for path in manifest.release_files(model.model_dir, model.kind) if path not in manifest.RENDERED
+    ]
+    changed, unrecorded = (
+        [f"{path} (run `arxiv-cls {manifest.RECORD_COMMANDS[manifest.RECORD_OF[path]]}`)" for path in found]
+        for found in changed_files(model.model_dir, paths)
+    )
+    kinds = {"not as recorded, to be restored or made again": changed, "no checksum on record": unrecorded}
+    # Releases before checksums have none; in a later one they may not be missing.
+    evaluation = model.evaluation or {}
+    dated = "files" not in evaluation and evaluation.get("schema_version", 1) < CHECKSUMS_SINCE
+    checked = bool(changed) or not unrecorded or not dated
+    why = "every file is as recorded"
+    return _faults("checksums", kinds, why, overridable=manifest.METRICS in paths, checked=checked)
 
 
 def check_pickles(model: ModelDirectory) -> CheckResult:
     """No Python pickle under any name: loading one runs its author's code. What cannot be read may be one."""
-    files = {path: model.model_dir / path for path in files_in(model.model_dir)}
+    files = {path: model.model_dir / path for path in manifest.files_in(model.model_dir)}
     damaged = [f"{path} ({why})" for path, file in files.items() if (why := unreadable(file)) is not None]
     found = [path for path, file in files.items() if is_pickle(file)]
-    problems = [f"a pickle runs code when it is loaded: {listed(found)}"] if found else []
-    problems += [f"cannot be read, so it could be one: {listed(damaged)}"] if damaged else []
-    shown = f"{len(found)} and {len(damaged)} unreadable" if damaged else str(len(found))
-    return CheckResult("pickles", not problems, shown, "0", "; ".join(problems) or "no pickles")
+    kinds = {
+        "a pickle runs code when it is loaded, and an archive may hold one": found,
+        "cannot be read, so it could be one": damaged,
+    }
+    return _faults("pickles", kinds, "no pickles")
 
 
 def check_secrets(model: ModelDirectory) -> CheckResult:
     """No token, key or password in any text file that would be pushed."""
-    found = secrets_in_files(model.model_dir, release_files(model.model_dir, model.kind))
-    reason = f"looks like a secret: {listed(found)}" if found else "no secrets"
-    return CheckResult("secrets", not found, str(len(found)), "0", reason)
+    return secrets_result(
+        secrets_in_files(model.model_dir, manifest.release_files(model.model_dir, model.kind))
+    )
+
+
+def secrets_result(found: Sequence[object]) -> CheckResult:
+    """The verdict on the secrets that were found."""
+    return _faults("secrets", {"looks like a secret": found}, "no secrets")
 
 
 def check_weights_evaluated(model: ModelDirectory) -> CheckResult:
     """Run record, evaluation and the rules stored with it all belong to the weights on disk."""
-    on_disk = model.weights_sha256()
-
-    def result(found: Any, reason: str, overridable: bool = True) -> CheckResult:
-        return CheckResult("weights", found == on_disk, str(found)[:12], on_disk[:12], reason, overridable)
-
-    if (trained := model.run.get("weights_sha256")) != on_disk:
-        reason = f"{RUN_RECORD} describes the training of other weights: train again, or restore the file"
-        return result(trained, reason)
+    on_disk, evaluation = model.weights_sha256(), model.evaluation or {}
+    reason = f"{manifest.RUN_RECORD} is of the training of other weights: train again, or restore the file"
+    made = [(model.run.get("weights_sha256"), reason)]
     for path, key, command in MADE_FOR_WEIGHTS:
-        record = model.optional_json(path)
-        if record is not None and record.get(key) != on_disk:
+        if record := model.optional_json(path):
             reason = f"{path} was made with other weights: run `arxiv-cls {command}` again"
-            return result(record.get(key), reason)
-    evaluated = (model.evaluation or {}).get("weights_sha256")
-    reason = f"{METRICS} was measured with other weights"
-    if not evaluated:
-        reason = f"not evaluated: no weights_sha256 in {METRICS}"
-    elif evaluated == on_disk:
-        reason = "evaluated with these weights"
-    return result(evaluated, reason, model.evaluation is not None)
+            made.append((record.get(key), reason))
+    reason = f"{manifest.METRICS} was measured with other weights"
+    if not (evaluated := evaluation.get("weights_sha256")):
+        reason = f"not evaluated: no weights_sha256 in {manifest.METRICS}"
+    made.append((evaluated, reason))
+    right = (on_disk, "evaluated with these weights")
+    found, reason = next((each for each in made if each[0] != on_disk), right)
+    found = str(found)[:12]
+    return CheckResult("weights", found == on_disk[:12], found, on_disk[:12], reason, bool(evaluation))
 
 
 def check_data_evaluated(model: ModelDirectory) -> CheckResult:
     """The evaluation is of the test split of the data that the model was trained on."""
-    evaluation, sha256 = model.evaluation or {}, model.run.get("data", {}).get("sha256")
-    passed = sha256 is not None and (evaluation.get("data_sha256"), evaluation.get("split")) == (
-        sha256,
-        "test",
-    )
-    reason = f"{METRICS} belongs to another split or other data" if model.evaluation else "not evaluated"
-    if passed:
+    evaluation, sha256 = model.evaluation or {}, model.run["data"]["sha256"]
+    measured = evaluation.get("data_sha256"), evaluation.get("split")
+    reason = f"{manifest.METRICS} belongs to another split or other data" if evaluation else "not evaluated"
+    if passed := measured == (sha256, "test"):
         reason = "evaluated on the test split of its own data"
-    found = f"{str(evaluation.get('data_sha256'))[:12]} {evaluation.get('split')}"
-    wanted = f"{str(sha256)[:12]} test"
-    return CheckResult("data", passed, found, wanted, reason, overridable=model.evaluation is not None)
+    found = f"{str(measured[0])[:12]} {measured[1]}"
+    return CheckResult("data", passed, found, f"{sha256[:12]} test", reason, overridable=bool(evaluation))
 
 
 def check_predictions(model: ModelDirectory) -> CheckResult:
     """The recorded metrics are those of the recorded predictions: each of them, and the number of papers."""
-    path, evaluation = model.model_dir / PREDICTIONS, model.evaluation
+    path, evaluation = model.model_dir / manifest.PREDICTIONS, model.evaluation
     if evaluation is None or not path.is_file():
-        reason = f"{METRICS} or {PREDICTIONS} is missing"
+        reason = f"{manifest.METRICS} or {manifest.PREDICTIONS} is missing"
         return CheckResult("predictions", False, "nothing", "both files", reason, evaluation is not None)
     predictions = read_predictions(path)
     metrics = compute_metrics(predictions.labels, predictions.probabilities, predictions.label_names)
-    measured = dict(_figures(metrics, len(predictions.labels)))
-    recorded = dict(_figures(evaluation.get("metrics") or {}, evaluation.get("papers")))
-    wrong = [name for name in measured | recorded if not _same(recorded.get(name), measured.get(name))]
-    name = wrong[0] if wrong else "macro_f1"
-    found, wanted = _shown(recorded.get(name)), _shown(measured.get(name))
-    reason = f"all {len(measured)} figures of {METRICS} are those of {PREDICTIONS}"
+    recorded = numbers({"papers": evaluation["papers"], "metrics": evaluation["metrics"]})
+    measured = numbers({"papers": len(predictions), "metrics": metrics})
+    checks = compare_numbers(measured, recorded, 1e-9)
+    wrong = [check for check in checks if not check.reproduced]
+    shown = wrong[0] if wrong else next(check for check in checks if check.field == "metrics.macro_f1")
+    reason = f"all {len(checks)} figures of {manifest.METRICS} are those of {manifest.PREDICTIONS}"
     if wrong:
-        reason = f"not the figures of {PREDICTIONS} in {METRICS}: {listed(wrong)}"
+        names = listed([check.field for check in wrong])
+        reason = f"not the figures of {manifest.PREDICTIONS} in {manifest.METRICS}: {names}"
     # A card that lacks a figure is not written.
-    complete = all(_is_number(recorded.get(name)) for name in measured)
-    return CheckResult("predictions", not wrong, f"{name} {found}", wanted, reason, complete)
-
-
-def _figures(metrics: Mapping[str, Any], papers: Any) -> Iterator[tuple[str, Any]]:
-    """Name and value of each figure that follows from the predictions alone."""
-    yield from ((name, metrics.get(name)) for name in SCALAR_METRICS)
-    yield "papers", papers
-    for label, scores in (metrics.get("per_class") or {}).items():
-        yield from ((f"{name} of {label}", value) for name, value in scores.items())
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _same(recorded: Any, measured: Any) -> bool:
-    return _is_number(recorded) and _is_number(measured) and math.isclose(recorded, measured, abs_tol=1e-9)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6f}" if isinstance(value, float) else str(value)
+    complete = measured.keys() <= recorded.keys()
+    found = f"{shown.field} {'none' if shown.rescored is None else format(shown.rescored, '.6f')}"
+    return CheckResult("predictions", not wrong, found, f"{shown.recorded:.6f}", reason, complete)
 
 
 def check_commit(model: ModelDirectory) -> CheckResult:
     """The code that trained it is a commit."""
     commit = model.run.get("git", {}).get("commit")
     exists = commit_exists(str(commit)) if commit else False
-    reason = "no such commit in this repository: `git fetch`, or train again if the record was changed"
+    reason = "trained from a commit of this repository"
     if not commit:
         reason = "trained outside a git repository, or before its first commit"
     elif exists is None:
         reason = "its history is not here to look the commit up in: run from a full clone of the project"
-    elif exists:
-        reason = "trained from a commit of this repository"
+    elif not exists:
+        reason = "no such commit in this repository: `git fetch`, or train again if the record was changed"
     return CheckResult("commit", bool(exists), str(commit), "a commit", reason, checked=exists is not None)
 
 
@@ -235,14 +235,12 @@ def check_clean_tree(model: ModelDirectory) -> CheckResult:
 
 def check_recipe(model: ModelDirectory) -> CheckResult:
     """The recorded recipe is the file of its name in that commit, but for the keys that were overridden."""
-    commit, name = model.run.get("git", {}).get("commit"), str(model.run.get("recipe"))
+    commit, name = model.run.get("git", {}).get("commit"), f"{model.run['recipe']}.yaml"
     overridden = model.run.get("overrides")
-    listing = (
-        run_git("ls-tree", "-r", "--name-only", "--full-tree", str(commit), "recipes/") if commit else None
-    )
-    paths = [path for path in (listing or "").splitlines() if PurePosixPath(path).name == f"{name}.yaml"]
+    listing = commit and run_git("ls-tree", "-r", "--name-only", "--full-tree", str(commit), "recipes/")
+    paths = [path for path in (listing or "").splitlines() if PurePosixPath(path).name == name]
     if overridden is None or len(paths) != 1:
-        reason = f"whether the recipe follows from {name}.yaml of its commit: "
+        reason = f"whether the recipe follows from {name} of its commit: "
         reason += "its overrides are not on record" if paths else "there is no such file"
         return CheckResult("recipe", True, name, "a recipe of the commit", reason, checked=False)
     original = yaml.safe_load(run_git("show", f"{commit}:{paths[0]}") or "") or {}
@@ -270,68 +268,51 @@ def _same_value(recorded: Any, original: Any) -> bool:
         return False
 
 
-def check_onnx(model: ModelDirectory) -> CheckResult:
-    """`check_exports`, and the handler beside an export is the one that `arxiv-cls export` writes now."""
-    result = check_exports(model)
-    if not result.passed or result.found == NO_EXPORT:
-        return result
-    for name, text in ((HANDLER, handler_source()), (REQUIREMENTS, REQUIREMENTS_TEXT)):
-        path, wanted = model.model_dir / name, hashlib.sha256(text.encode()).hexdigest()
-        found = file_sha256(path) if path.is_file() else "no file"
-        if found != wanted:
-            reason = f"{name} is not the one that belongs to the export: run `arxiv-cls export` again"
-            return CheckResult("onnx", False, found[:12], wanted[:12], reason)
-    return result
+def check_onnx(model: ModelDirectory, *, handler: bool = True) -> CheckResult:
+    """Every ONNX export was checked as it is, and agrees with the weights; nothing to check before one.
 
-
-def check_exports(model: ModelDirectory) -> CheckResult:
-    """Every ONNX export was checked as it is, and agrees with the weights; nothing to check before one."""
+    With `handler` the endpoint's files beside it are those that `arxiv-cls export` writes now.
+    """
 
     def failed(found: str, wanted: str, reason: str, overridable: bool = True) -> CheckResult:
         return CheckResult("onnx", False, found, wanted, reason, overridable)
 
-    paths = [path for path in files_in(model.model_dir) if path.endswith(".onnx")]
+    again = "run `arxiv-cls export` again"
+    paths = [path for path in manifest.files_in(model.model_dir) if path.endswith(".onnx")]
     if not paths:
-        return CheckResult("onnx", True, NO_EXPORT, "agreement of every export", "nothing exported")
+        return CheckResult("onnx", True, "no export", "agreement of every export", "nothing exported")
     weights, records = model.weights_sha256(), model.exports
-    recorded = (model.optional_json(ONNX_PARITY) or {}).get("weights_sha256")
+    recorded = (model.optional_json(manifest.ONNX_PARITY) or {}).get("weights_sha256")
     for path in paths:
-        if path in records and _excess(records[path]) == math.inf:
-            reason = f"how far {path} lies from the weights was not measured: run `arxiv-cls export` again"
-            return failed(str(records[path].get("max_difference")), "a finite difference", reason, False)
+        measured = [records.get(path, {}).get(name) for name in ("max_difference", "tolerance")]
+        if path in records and (None in measured or not math.isfinite(measured[0])):
+            reason = f"how far {path} lies from the weights was not measured: {again}"
+            return failed(str(measured[0]), "a finite difference", reason, False)
     if recorded != weights:
-        reason = "the export was not checked against these weights: run `arxiv-cls export` again"
+        reason = f"the export was not checked against these weights: {again}"
         return failed(str(recorded)[:12], weights[:12], reason)
+    files = [(path, records.get(path, {}).get("sha256"), "file that was checked") for path in paths]
+    if handler:
+        for name, text in ((HANDLER, handler_source()), (REQUIREMENTS, REQUIREMENTS_TEXT)):
+            files.append((name, hashlib.sha256(text.encode()).hexdigest(), "one that belongs to the export"))
+    for path, wanted, which in files:
+        file = model.model_dir / path
+        found = file_sha256(file) if file.is_file() else "no file"
+        if found != wanted:
+            return failed(found[:12], str(wanted)[:12], f"{path} is not the {which}: {again}")
     for path in paths:
-        checked, found = records.get(path, {}).get("sha256"), file_sha256(model.model_dir / path)
-        if checked != found:
-            reason = f"{path} is not the file that was checked: run `arxiv-cls export` again"
-            return failed(found[:12], str(checked)[:12], reason)
-        if lost := _labels_lost(records[path]):
-            return failed(*lost, f"{path} loses too much of the model")
-    excess, path = max((_excess(records[path]), path) for path in paths)
-    found, wanted = str(records[path].get("max_difference")), f"at most {records[path].get('tolerance')}"
-    if excess > 0:
-        return failed(found, wanted, f"{path} differs from the weights")
-    return CheckResult("onnx", True, found, wanted, f"{path} agrees")
-
-
-def _labels_lost(record: dict[str, Any]) -> tuple[str, str] | None:
-    """What an export keeps and what it had to keep, where that is less; limits that it does not name hold."""
-    equal, least = record.get("equal_labels"), record.get("least_equal_labels", 0.0)
-    fall, largest = record.get("accuracy_fall"), record.get("largest_accuracy_fall", math.inf)
-    if least > 0 and (equal is None or equal < least):
-        return f"{equal} of the labels", f"at least {least}"
-    if fall is not None and fall > largest:
-        return f"{fall:.4f} of accuracy lost", f"at most {largest}"
-    return None
-
-
-def _excess(record: dict[str, Any]) -> float:
-    difference, tolerance = record.get("max_difference"), record.get("tolerance")
-    if difference is None or tolerance is None or not math.isfinite(difference):
-        return math.inf
-    return difference - tolerance
+        record, reason = records[path], f"{path} loses too much of the model"
+        # Limits that a record does not name hold.
+        equal, least = record.get("equal_labels"), record.get("least_equal_labels", 0.0)
+        fall, largest = record.get("accuracy_fall"), record.get("largest_accuracy_fall", math.inf)
+        if least > 0 and (equal is None or equal < least):
+            return failed(f"{equal} of the labels", f"at least {least}", reason)
+        if fall is not None and fall > largest:
+            return failed(f"{fall:.4f} of accuracy lost", f"at most {largest}", reason)
+    path = max(paths, key=lambda path: records[path]["max_difference"] - records[path]["tolerance"])
+    found, limit = records[path]["max_difference"], records[path]["tolerance"]
+    reason = f"{path} {'agrees' if found <= limit else 'differs from the weights'}"
+    return CheckResult("onnx", found <= limit, str(found), f"at most {limit}", reason)
 
 
 LOCAL_CHECKS: dict[str, Callable[[ModelDirectory], CheckResult]] = {

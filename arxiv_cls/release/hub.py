@@ -1,4 +1,4 @@
-"""The Hub's client: checked before any work, repeated where the Hub is busy, one line for each failure.
+"""The Hub's client and its repositories: calls are repeated where the Hub is busy, a failure is one line.
 
 The token comes from the environment (`HF_TOKEN`) or from the Hub's own login, and is never printed.
 """
@@ -10,28 +10,20 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_token, snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    OIDCError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, constants, errors, get_token, snapshot_download
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.directory import redact
 from arxiv_cls.record.files import file_sha256
+from arxiv_cls.record.manifest import RENDERED
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +35,16 @@ ROLLBACK_TITLE = re.compile(r"Roll back to (v\d+\.\d+\.\d+)(?: \(#\d+\))?")
 # What the Hub itself puts into a repository; a release neither writes nor removes it.
 HUB_OWN_FILE = ".gitattributes"
 UNREACHABLE = 3
-NETWORK_ERRORS = (httpx2.TransportError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError)
+DROPPED = (httpx2.TransportError, ConnectionError)
+NETWORK_ERRORS = (*DROPPED, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)
 STATUS_MESSAGES = {
-    401: (
-        "the token is not valid",
-        "make a new one at the Hub's settings, then set HF_TOKEN or `hf auth login`",
-    ),
+    401: ("the token is not valid", "set HF_TOKEN to a new one of the Hub's settings, or `hf auth login`"),
     403: ("the token may not do this", "use a token that has write access to the repository"),
-    409: ("it conflicts with what is there", "`arxiv-cls releases REPO` shows what is there"),
+    409: ("it conflicts with what is there", "look at the repository on the Hub"),
     412: ("somebody else changed the repository meanwhile", ""),
     429: ("too many requests", "wait a few minutes"),
 }
+CHECK_NAME = "check the name; a private repository needs HF_TOKEN or `hf auth login`"
 AGAIN = "run the same command again"
 RERUN = f"{AGAIN}: it finishes what was begun, and nothing is sent twice"
 # Attempts in all at a busy Hub, and the longest wait in seconds that it may ask for between two.
@@ -70,8 +61,7 @@ def parse_version(version: str) -> tuple[int, int, int]:
     match = VERSION_PATTERN.fullmatch(version)
     if match is None:
         raise UserError(f"{version!r} is not a version", hint="versions look like v1.2.0")
-    major, minor, patch = (int(part) for part in match.groups())
-    return major, minor, patch
+    return int(match[1]), int(match[2]), int(match[3])
 
 
 def check_repo_id(repo_id: str) -> str:
@@ -82,104 +72,76 @@ def check_repo_id(repo_id: str) -> str:
     """
     try:
         validate_repo_id(repo_id)
-        valid = repo_id.count("/") == 1
-    except HFValidationError:
-        valid = False
-    if not valid:
-        raise UserError(f"{repo_id!r} is not a repository id", hint="it looks like user/name")
+        _, _ = repo_id.split("/")
+    except ValueError:
+        raise UserError(f"{repo_id!r} is not a repository id", hint="it looks like user/name") from None
     return repo_id
 
 
-def hub_call(doing: str, call: Callable[[], T], *, unless_done: str = "", attempts: int = ATTEMPTS) -> T:
+def hub_call(doing: str, call: Callable[[], T], *, unless_done: str = AGAIN, attempts: int = ATTEMPTS) -> T:
     """Calls the Hub, and again where it is busy, fails or drops the connection; waits as it asks.
 
-    Args:
-        doing: what is going on, as in "reading user/name".
-        call: something that may be repeated.
-        unless_done: what the state is after a failure and what to do next, added to the hint.
-        attempts: how often in all.
+    `doing` is what is going on, as in "reading user/name", `unless_done` what to do next after a failure.
 
     Raises:
         UserError: exit code 3 when the Hub cannot be reached or fails, 2 when it refuses.
     """
-    attempt = 1
-    while True:
+    for attempt in range(1, attempts + 1):
         try:
             return call()
         except UserError:
             raise
         except Exception as error:
-            wait, why = _wait_before_retry(error, attempt)
-            if wait is None or attempt >= attempts:
+            failure, wait = _explained(error, doing, unless_done, 2.0 ** (attempt - 1))
+            if wait is None or attempt == attempts:
                 # `from None`: the client's own exception holds the request with its headers.
-                raise _explained(error, doing, unless_done or AGAIN) from None
-        logger.info("%s: %s, waiting %.0f s (attempt %d of %d)", doing, why, wait, attempt, attempts)
+                raise failure from None
+        logger.info("%s, waiting %.0f s (attempt %d of %d)", failure.args[0], wait, attempt, attempts)
         time.sleep(wait)
-        attempt += 1
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _wait_before_retry(error: Exception, attempt: int) -> tuple[float | None, str]:
-    """Seconds to wait before the next attempt and why; None where another one would not help."""
-    answered = _cause(error, (HfHubHTTPError,))
-    wait = 2.0 ** (attempt - 1)
-    if isinstance(answered, HfHubHTTPError):
-        status, asked = answered.response.status_code, _retry_after(answered)
-        wait = wait if asked is None else asked
-        busy = status == 429 or status >= 500
-        return (wait if busy and wait <= LONGEST_WAIT else None), f"the Hub answered {status}"
-    if _arrived_short(error):
-        return wait, "a file arrived incomplete"
-    dropped = _cause(error, (httpx2.TransportError, ConnectionError))
-    # Nobody listens, or no such address: that does not pass in seconds.
-    if dropped is None or isinstance(dropped, httpx2.ConnectError):
-        return None, ""
-    return wait, "the connection was lost"
+def _explained(error: Exception, doing: str, next_step: str, wait: float) -> tuple[Exception, float | None]:
+    """The `UserError` for a failure of Hub or network, any other error as it is; and how long to wait.
 
-
-def _explained(error: Exception, doing: str, next_step: str) -> Exception:
-    """The `UserError` for a failure of the Hub or the network; any other error as it is."""
-    answered = _cause(error, (HfHubHTTPError,))
-    if isinstance(answered, RevisionNotFoundError):
+    The wait before another attempt is `wait` or what the Hub asks for, in seconds; None where none helps.
+    """
+    answered = _cause(error, errors.HfHubHTTPError)
+    if isinstance(answered, errors.RevisionNotFoundError):
         hint = "run `arxiv-cls releases REPO` to see the versions there are"
-        return UserError(f"the Hub knows no such version while {doing}", hint)
-    if isinstance(answered, RepositoryNotFoundError):
-        hint = "check the name; a private repository needs HF_TOKEN or `hf auth login`"
-        return UserError(f"the Hub knows no such repository while {doing}", hint)
-    if isinstance(answered, HfHubHTTPError):
-        status = answered.response.status_code
+        return UserError(f"the Hub knows no such version while {doing}", hint), None
+    if isinstance(answered, errors.RepositoryNotFoundError):
+        return UserError(f"the Hub knows no such repository while {doing}", CHECK_NAME), None
+    if answered:
+        status, asked = answered.response.status_code, answered.response.headers.get("Retry-After", "")
         reason = redact(str(answered.server_message or "")) or "no reason given"
         message, hint = STATUS_MESSAGES.get(status, (reason, "wait a little"))
-        if asked := _retry_after(answered):
-            hint = f"the Hub asks to wait {asked:.0f} s"
-        exit_code = UNREACHABLE if status >= 500 or status == 429 else 2
-        hint = f"{hint}; {next_step}" if hint else next_step
-        return UserError(f"the Hub answered {status} while {doing}: {message}", hint, exit_code)
-    if _arrived_short(error):
-        return UserError(f"a file arrived incomplete while {doing}", AGAIN, UNREACHABLE)
+        if asked.isdigit():
+            wait, hint = float(asked), f"the Hub asks to wait {asked} s"
+        busy = status == 429 or status >= 500
+        failure = UserError(
+            f"the Hub answered {status} while {doing}: {message}",
+            f"{hint}; {next_step}" if hint else next_step,
+            UNREACHABLE if busy else 2,
+        )
+        return failure, wait if busy and wait <= LONGEST_WAIT else None
+    if isinstance(error, OSError) and "Consistency check failed" in str(error):
+        return UserError(f"a file arrived incomplete while {doing}", AGAIN, UNREACHABLE), wait
     if _cause(error, NETWORK_ERRORS) is None:
-        return error
-    reason = "HF_HUB_OFFLINE is set" if _cause(error, (OfflineModeIsEnabled,)) else "no connection"
+        return error, None
+    offline = _cause(error, errors.OfflineModeIsEnabled) is not None
+    reason = "HF_HUB_OFFLINE is set" if offline else "no connection"
     message = f"cannot reach the Hub at {constants.ENDPOINT} while {doing} ({reason})"
-    return UserError(message, f"check the network; {next_step}", UNREACHABLE)
+    # Nobody listens, or no such address: that does not pass in seconds.
+    passes = not isinstance(_cause(error, DROPPED), httpx2.ConnectError | None)
+    return UserError(message, f"check the network; {next_step}", UNREACHABLE), wait if passes else None
 
 
-def _cause(error: BaseException, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+def _cause(error: BaseException | None, kinds: Any) -> Any:
     """The error, or what caused it, when it is one of these kinds."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, kinds):
-        seen = seen.__cause__ or seen.__context__
-    return seen
-
-
-def _arrived_short(error: Exception) -> bool:
-    """Whether the client found fewer bytes than were announced."""
-    return isinstance(error, OSError) and "Consistency check failed" in str(error)
-
-
-def _retry_after(error: HfHubHTTPError) -> float | None:
-    """The seconds that the Hub asks to wait; None where it names none."""
-    value = error.response.headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else None
+    while error is not None and not isinstance(error, kinds):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def connect(*, write: bool) -> HfApi:
@@ -196,7 +158,7 @@ def connect(*, write: bool) -> HfApi:
         return api
     try:
         token = hub_call("getting a token", get_token, attempts=1)
-    except OIDCError as error:
+    except errors.OIDCError as error:
         raise UserError(
             f"no token from trusted publishing: {error}",
             hint="the job needs `permissions: id-token: write`, and the repository on the Hub must trust it",
@@ -221,11 +183,9 @@ def download_release(api: HfApi, repo_id: str, revision: str, *, only: list[str]
 
 @dataclass(frozen=True)
 class RepositoryState:
-    """A repository at one moment.
+    """A repository at one moment: release tags to commit ids, oldest version first, and main's commits.
 
-    Attributes:
-        versions: release tags to commit ids, oldest version first.
-        history: main's commits (id and title), newest first.
+    `history` holds id and title of each commit, newest first.
     """
 
     versions: dict[str, str]
@@ -239,7 +199,7 @@ class RepositoryState:
     @property
     def latest_version(self) -> str | None:
         """The highest version there is."""
-        return list(self.versions)[-1] if self.versions else None
+        return next(reversed(self.versions), None)
 
     @property
     def current_version(self) -> str | None:
@@ -248,8 +208,7 @@ class RepositoryState:
         for oid, title in self.history:
             if oid in by_commit:
                 return by_commit[oid]
-            rolled_back = ROLLBACK_TITLE.fullmatch(title)
-            if rolled_back and rolled_back[1] in self.versions:
+            if (rolled_back := ROLLBACK_TITLE.fullmatch(title)) and rolled_back[1] in self.versions:
                 return rolled_back[1]
         return None
 
@@ -259,47 +218,83 @@ class RepositoryState:
         return f"v{major}.{minor + 1}.0"
 
 
-def read_state(api: HfApi, repo_id: str, repo_type: str = "model") -> RepositoryState | None:
-    """The repository's state; None when there is no such repository (or none that the token may see).
+@dataclass(frozen=True)
+class Repository:
+    """A repository that releases go to: `user/name`, and "model", "dataset" or "space".
 
-    Raises:
-        UserError: when the Hub cannot be reached or refuses.
+    Its methods raise a `UserError` when the Hub refuses or cannot be reached.
     """
 
-    def read() -> tuple[Any, Any] | None:
-        try:
-            refs = api.list_repo_refs(repo_id, repo_type=repo_type)
-        except RepositoryNotFoundError:
-            return None
-        return refs, api.list_repo_commits(repo_id, repo_type=repo_type)
+    api: HfApi
+    repo_id: str
+    repo_type: str = "model"
 
-    found = hub_call(f"reading {repo_id}", read)
-    if found is None:
-        return None
-    tags = {tag.name: tag.target_commit for tag in found[0].tags if VERSION_PATTERN.fullmatch(tag.name)}
-    versions = {version: tags[version] for version in sorted(tags, key=parse_version)}
-    return RepositoryState(versions, [(commit.commit_id, commit.title) for commit in found[1]])
+    @property
+    def address(self) -> dict[str, str]:
+        """What the client's methods take for the repository."""
+        return {"repo_id": self.repo_id, "repo_type": self.repo_type}
 
+    @property
+    def url(self) -> str:
+        """Where a person looks at it."""
+        prefix = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        return f"{self.api.endpoint}/{prefix}{self.repo_id}"
 
-def remote_files(api: HfApi, repo_id: str, revision: str, repo_type: str = "model") -> dict[str, str]:
-    """Path to identity of every file at a revision: the sha256 of a large file, git's blob id of another.
+    def state(self, *, required: bool = False) -> RepositoryState | None:
+        """The repository now; None, or an error where it is required, when the token sees none."""
 
-    Raises:
-        UserError: when the revision does not exist or the Hub cannot be reached.
-    """
-    entries = hub_call(
-        f"reading {repo_id}@{revision}",
-        lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type)),
-    )
-    return {
-        entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
-        for entry in entries
-        if isinstance(entry, RepoFile) and entry.path != HUB_OWN_FILE
-    }
+        def read() -> RepositoryState | None:
+            try:
+                refs = self.api.list_repo_refs(**self.address)
+            except errors.RepositoryNotFoundError:
+                if required:
+                    raise
+                return None
+            tags = {tag.name: tag.target_commit for tag in refs.tags if VERSION_PATTERN.fullmatch(tag.name)}
+            return RepositoryState(
+                {version: tags[version] for version in sorted(tags, key=parse_version)},
+                [(commit.commit_id, commit.title) for commit in self.api.list_repo_commits(**self.address)],
+            )
+
+        return hub_call(f"reading {self.repo_id}", read)
+
+    def files(self, revision: str) -> dict[str, str]:
+        """Path to identity of every file at a revision: a large file's sha256, git's blob id of another."""
+        entries = hub_call(
+            f"reading {self.repo_id}@{revision}",
+            lambda: list(self.api.list_repo_tree(**self.address, recursive=True, revision=revision)),
+        )
+        return {
+            entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
+            for entry in entries
+            if isinstance(entry, RepoFile) and entry.path != HUB_OWN_FILE
+        }
+
+    def holds(self, revision: str, files: Mapping[str, Content]) -> bool:
+        """Whether a revision has exactly these files, but for those that name the version (`RENDERED`)."""
+        remote, paths = self.files(revision), set(files) - RENDERED
+        return set(remote) - RENDERED == paths and all(
+            same_content(remote[path], files[path]) for path in paths
+        )
+
+    def create(self, *, private: bool) -> RepositoryState:
+        """Creates it, and returns its state; an error where somebody else was faster."""
+        options = {"private": private, "space_sdk": "gradio" if self.repo_type == "space" else None}
+        hub_call(
+            f"creating {self.repo_id}",
+            lambda: self.api.create_repo(**self.address, exist_ok=True, **options),
+            unless_done=RERUN,
+        )
+        if (created := self.state()) is None:
+            message = f"{self.repo_id} was created, and the Hub does not show it yet"
+            raise UserError(message, RERUN, UNREACHABLE)
+        if created.versions or len(created.history) > 1:
+            raise UserError(f"somebody else created {self.repo_id} meanwhile and wrote to it", RERUN)
+        return created
 
 
 def same_content(identity: str | None, content: Content) -> bool:
-    """Whether a file of `remote_files` has this content; a file that is not there has none."""
+    """Whether a file of `Repository.files` has this content; a file that is not there has none."""
     if identity is not None and len(identity) == 64:
         found = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
         return found == identity

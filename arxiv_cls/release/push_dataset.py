@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from huggingface_hub import DatasetCardData
 from tqdm import tqdm
 
+from arxiv_cls.errors import UserError
 from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
+from arxiv_cls.recipe import DataConfig
 from arxiv_cls.record.manifest import CARD
 from arxiv_cls.release.card import is_synthetic, template
-from arxiv_cls.release.hub import Content, check_repo_id, connect, parse_version
-from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, publish
+from arxiv_cls.release.hub import Content
+from arxiv_cls.release.releases import ReleaseResult, begin_release, plan_release, publish
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus import Corpus
@@ -45,8 +47,7 @@ class ConfigFiles:
     files: dict[str, Path]
 
 
-def write_config(corpus: Corpus, name: str, folder: Path) -> ConfigFiles:
-    """Writes the splits of one label set as `<name>/<split>-00000-of-00001.parquet` below a folder."""
+def _write_config(corpus: Corpus, name: str, folder: Path) -> ConfigFiles:
     files, sizes = {}, {}
     for split, papers in corpus.splits.items():
         path = f"{name}/{split}-00000-of-00001.parquet"
@@ -54,57 +55,46 @@ def write_config(corpus: Corpus, name: str, folder: Path) -> ConfigFiles:
         # The features travel in the Parquet schema: label names and dates come back as they are here.
         papers.to_parquet(folder / path)
         files[path], sizes[str(split)] = folder / path, len(papers)
-    features = next(iter(corpus.splits.values())).features._to_yaml_list()
+    features = corpus.splits["train"].features._to_yaml_list()
     return ConfigFiles(name, list(corpus.labels), sizes, features, files)
 
 
-def render_dataset_card(
-    repo_id: str, version: str | None, configs: Sequence[ConfigFiles], data: Any, seed: int
-) -> str:
+def render_dataset_card(repo_id: str, version: str | None, configs: Sequence[ConfigFiles], data: Any) -> str:
     """The dataset's card; the default label set is the first of `configs`, `data` the `DataVersion`."""
     papers = max(sum(config.sizes.values()) for config in configs)
-    synthetic = is_synthetic({"csv": data.csv})
-    metadata: dict[str, Any] = {
-        "language": ["en"],
-        # The sample was written for this project and is under its licence.
-        "license": "apache-2.0" if synthetic else "cc0-1.0",
-        "pretty_name": f"{'Synthetic' if synthetic else 'arXiv'} papers by category",
-        "task_categories": ["text-classification"],
-        "task_ids": ["multi-class-classification"],
-        "tags": ["arxiv", "scientific-papers", *(["synthetic"] if synthetic else [])],
-        "size_categories": [
-            next((name for limit, name in SIZE_CATEGORIES.items() if papers < limit), "100K<n<1M")
-        ],
-        "configs": [],
-        "dataset_info": [],
-    }
+    synthetic = is_synthetic(data.csv)
+    files, information = [], []
     for config in configs:
         splits = [{"split": Path(path).name.split("-")[0], "path": path} for path in config.files]
         default = {"default": True} if config is configs[0] else {}
-        metadata["configs"].append({"config_name": config.name, **default, "data_files": splits})
+        files.append({"config_name": config.name, **default, "data_files": splits})
         sizes = [{"name": split, "num_examples": size} for split, size in config.sizes.items()]
-        info = {"config_name": config.name, "features": config.features, "splits": sizes}
-        metadata["dataset_info"].append(info)
-    rows = [
-        {"name": config.name, "what": LABEL_SETS[config.name].description, "labels": len(config.labels)}
-        | {split: f"{size:,}" for split, size in config.sizes.items()}
-        for config in configs
-    ]
+        information.append({"config_name": config.name, "features": config.features, "splits": sizes})
+    metadata = DatasetCardData(
+        language=["en"],
+        # The sample was written for this project and is under its licence.
+        license="apache-2.0" if synthetic else "cc0-1.0",
+        pretty_name=f"{'Synthetic' if synthetic else 'arXiv'} papers by category",
+        task_categories=["text-classification"],
+        task_ids=["multi-class-classification"],
+        tags=["arxiv", "scientific-papers", *(["synthetic"] if synthetic else [])],
+        size_categories=[next((n for most, n in SIZE_CATEGORIES.items() if papers < most), "100K<n<1M")],
+        configs=files,
+        dataset_info=information,
+    )
     author, title = repo_id.split("/")
     return template("dataset_card.md.j2").render(
-        metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(),
+        metadata=metadata.to_yaml(),
         title=title,
         repo_id=repo_id,
         version=version,
-        papers=f"{papers:,}",
+        papers=papers,
         synthetic=synthetic,
-        configs=rows,
-        columns=[{"name": name, "type": kind, "what": what} for name, kind, what in COLUMNS],
+        configs=configs,
+        label_sets=LABEL_SETS,
+        columns=COLUMNS,
         csv=Path(data.csv).name,
-        rows=f"{data.rows:,}",
-        md5=data.md5,
-        sha256=data.sha256,
-        seed=seed,
+        data=data,
         author=author,
         citation_key=title.replace("-", "_").replace(".", "_"),
     )
@@ -117,38 +107,30 @@ def push_dataset(
     configs: Sequence[str] = tuple(LABEL_SETS),
     version: str | None = None,
     private: bool = False,
-    seed: int = 42,
 ) -> ReleaseResult:
-    """Builds the label sets and releases them.
+    """Builds the label sets and releases them to `user/name`, which is created when it does not exist.
 
-    Args:
-        repo_id: `user/name`; created when it does not exist.
-        csv: the CSV file; None for the corpus's default.
-        configs: the label sets; `top5`, where it is among them, is the default configuration.
-        version: the tag, such as v1.2.0; None for v0.1.0, then the next minor version.
-        private: create the repository private.
-        seed: of the split.
+    Without a version it is v0.1.0, then the next minor one; `top5`, where asked for, is the default
+    configuration.
 
     Raises:
-        UserError: when the CSV is missing or malformed, the version exists with other content, the token is
+        UserError: the CSV is missing or malformed, the version exists with other content, the token is
             missing or refused, or the Hub cannot be reached (before any work, with exit code 3).
     """
-    check_repo_id(repo_id)
-    if version is not None:
-        parse_version(version)
-    repository = Repository(connect(write=True), repo_id, "dataset")
-    state = repository.state()
+    repository, state = begin_release(repo_id, version, "dataset")
     from arxiv_cls.corpus import build_corpus
 
+    path = csv or DataConfig().csv
+    if not Path(path).is_file():
+        hint = "`make data` gets it, or name another with --csv FILE (with make CSV=FILE)"
+        raise UserError(f"{path}: no such file", hint)
     names = sorted(dict.fromkeys(configs), key=lambda name: name != DEFAULT_LABEL_SET)
     with tempfile.TemporaryDirectory(prefix="arxiv-papers-") as folder:
         written = []
         for name in tqdm(names, desc="label sets", unit="set", disable=None):
-            corpus = build_corpus(name, csv=csv, seed=seed)
-            written.append(write_config(corpus, name, Path(folder)))
+            corpus = build_corpus(name, csv=csv)
+            written.append(_write_config(corpus, name, Path(folder)))
         files: dict[str, Content] = {path: file for config in written for path, file in config.files.items()}
         plan = plan_release(repository, state, version, files)
-        files[CARD] = render_dataset_card(repo_id, plan.version, written, corpus.data, seed).encode()
-        created = state is None
-        state = state or repository.create(private=private)
-        return publish(repository, plan, files, parent=state.head, created=created)
+        files[CARD] = render_dataset_card(repo_id, plan.version, written, corpus.data).encode()
+        return publish(repository, plan, files, private=private)

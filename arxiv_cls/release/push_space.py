@@ -6,17 +6,14 @@ import importlib.util
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, SpaceCard
 
 import arxiv_cls
 from arxiv_cls.errors import UserError
@@ -31,16 +28,8 @@ from arxiv_cls.record.manifest import (
     TRANSFORMER,
     WEIGHTS,
 )
-from arxiv_cls.release.hub import (
-    Content,
-    check_repo_id,
-    connect,
-    hub_call,
-    read_state,
-    remote_files,
-    same_content,
-)
-from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, publish
+from arxiv_cls.release.hub import Content, Repository, check_repo_id, hub_call, same_content
+from arxiv_cls.release.releases import ReleaseResult, begin_release, plan_release, publish
 
 logger = logging.getLogger(__name__)
 
@@ -57,40 +46,28 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
-class HubModel:
-    """The model that a Space is for, as the Hub has it.
-
-    Attributes:
-        version: its release; None when it has none.
-        files: those of its files that the Space reads: they are downloaded when it is built.
-        torch: the Space computes with torch, because there is no ONNX file or for ZeroGPU.
-        datasets: Hub ids that its card names.
-    """
+class _HubModel:
+    """The model that a Space is for, as the Hub has it."""
 
     repo_id: str
     version: str | None
     commit: str
-    files: list[str]
-    torch: bool
-    datasets: list[str]
+    files: list[str]  # that the Space reads and downloads when it is built
+    torch: bool  # whether it computes with torch
+    datasets: list[str]  # that the model's card names
 
 
-def find_model(api: HfApi, model: str, *, torch: bool = False) -> HubModel:
-    """Looks up a model, `user/name` or `user/name@v1.2.0`: that version, or the one that is current.
-
-    Raises:
-        UserError: no such model or version, or its files are not those of a model; exit code 3 when the Hub
-            cannot be reached.
-    """
+def _find_model(api: HfApi, model: str, *, torch: bool = False) -> _HubModel:
+    """A model of the Hub, `user/name` or `user/name@v1.2.0`: that version, or the one that is current."""
     repo_id, _, asked = model.partition("@")
     check_repo_id(repo_id)
-    state = read_state(api, repo_id)
-    if state is None:
+    repository = Repository(api, repo_id)
+    if (state := repository.state()) is None:
         hint = f"release it first: make push-model MODEL=... REPO={repo_id}"
         raise UserError(f"the Hub has no model {repo_id}", hint)
     version = asked or state.current_version
     info = hub_call(f"reading {repo_id}", lambda: api.model_info(repo_id, revision=version or state.head))
-    present = set(remote_files(api, repo_id, str(info.sha)))
+    present = set(repository.files(str(info.sha)))
     if WEIGHTS[TFIDF] in present:
         wanted, torch = [WEIGHTS[TFIDF]], False
     elif ONNX_FILE in present and not torch:
@@ -102,7 +79,7 @@ def find_model(api: HfApi, model: str, *, torch: bool = False) -> HubModel:
     named = (info.card_data.to_dict() if info.card_data else {}).get("datasets") or []
     datasets = [name for name in ([named] if isinstance(named, str) else named) if str(name).count("/") == 1]
     files = [path for path in (*READ_BY_ALL, *wanted) if path in present]
-    return HubModel(repo_id, version, str(info.sha), files, torch, datasets)
+    return _HubModel(repo_id, version, str(info.sha), files, torch, datasets)
 
 
 def project_root() -> Path:
@@ -141,114 +118,71 @@ def build_wheel(root: Path, folder: Path) -> Path:
         # With setuptools installed here nothing has to be downloaded to build with.
         isolated = importlib.util.find_spec("setuptools") is None
         options = ["--no-deps", "--wheel-dir", str(folder), *([] if isolated else ["--no-build-isolation"])]
-        environment = os.environ | {"SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH}
         run = subprocess.run(
             [*pip, "wheel", *options, str(copy)],
             capture_output=True,
             text=True,
             check=False,
             timeout=BUILD_TIMEOUT,
-            env=environment,
+            env=os.environ | {"SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH},
         )
     wheels = sorted(folder.glob("*.whl"))
     if run.returncode or len(wheels) != 1:
         last = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(
-            f"the wheel could not be built: {last[:300]}", hint="`make build` shows the whole output"
-        )
+        raise UserError(f"the wheel could not be built: {last[:300]}", "`make build` shows the whole output")
     return wheels[0]
 
 
-def split_front_matter(readme: str) -> tuple[dict[str, Any], str]:
-    """The metadata and the text of a README.
-
-    Raises:
-        UserError: it has no front matter.
-    """
-    parts = re.split(r"^---\s*$", readme, maxsplit=2, flags=re.MULTILINE)
-    if len(parts) != 3 or parts[0].strip():
-        raise UserError("spaces_app/README.md has no front matter between two lines of ---")
-    return yaml.safe_load(parts[1]), parts[2].lstrip("\n")
-
-
-def render_readme(readme: str, repo_id: str, model: HubModel) -> str:
+def _render_readme(readme: str, repo_id: str, model: _HubModel) -> str:
     """The README of one Space, from spaces_app/README.md."""
-    metadata, text = split_front_matter(readme)
-    metadata["models"] = [model.repo_id]
-    if model.datasets:
-        metadata["datasets"] = model.datasets
-    metadata["preload_from_hub"] = [f"{model.repo_id} {','.join(model.files)} {model.commit}"]
-    front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000)
-    return f"---\n{front}---\n\n" + text.replace('Client("user/space")', f'Client("{repo_id}")')
+    card = SpaceCard(readme)
+    card.data.models, card.data.datasets = [model.repo_id], model.datasets or None
+    card.data.preload_from_hub = [f"{model.repo_id} {','.join(model.files)} {model.commit}"]
+    card.text = card.text.replace('Client("user/space")', f'Client("{repo_id}")')
+    return card.content
 
 
-def render_requirements(root: Path, *, torch: bool) -> str:
-    """The requirements of the Space, with torch where it computes with it.
-
-    Raises:
-        UserError: constraints.txt does not pin what torch needs.
-    """
-    lines = (root / "spaces_app" / REQUIREMENTS).read_text(encoding="utf-8").splitlines()
-    pins = (root / "constraints.txt").read_text(encoding="utf-8").splitlines() if torch else []
-    for name in TORCH_REQUIREMENTS if torch else ():
-        pinned = [pin for pin in pins if pin.startswith(f"{name}==")]
-        if not pinned:
-            raise UserError(f"constraints.txt does not pin {name}", hint="run `make lock`")
-        lines += pinned
-    return "\n".join(lines) + "\n"
-
-
-def space_files(root: Path, folder: Path, repo_id: str, model: HubModel) -> dict[str, Content]:
-    """Every file of the Space, path to content; a model without a release is named by its commit.
-
-    Raises:
-        UserError: when the wheel cannot be built.
-    """
+def _space_files(root: Path, folder: Path, repo_id: str, model: _HubModel) -> dict[str, Content]:
+    """Every file of the Space, path to content; a model without a release is named by its commit."""
+    requirements = (root / "spaces_app" / REQUIREMENTS).read_text(encoding="utf-8")
+    if model.torch:
+        pins = (root / "constraints.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+        requirements += "".join(pin for pin in pins if pin.partition("==")[0] in TORCH_REQUIREMENTS)
     wheel = build_wheel(root, folder)
-    config = {
-        "model": f"{model.repo_id}@{model.version or model.commit}",
-        "engine": "torch" if model.torch else None,
-    }
+    shown = f"{model.repo_id}@{model.version or model.commit}"
+    config = {"model": shown, "engine": "torch" if model.torch else None}
     readme = (root / "spaces_app" / CARD).read_text(encoding="utf-8")
     return {
         APP: root / "spaces_app" / APP,
-        CARD: render_readme(readme, repo_id, model).encode(),
-        REQUIREMENTS: render_requirements(root, torch=model.torch).encode(),
+        CARD: _render_readme(readme, repo_id, model).encode(),
+        REQUIREMENTS: requirements.encode(),
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
         wheel.name: wheel,
     }
 
 
 def push_space(repo_id: str, model: str, *, torch: bool = False, private: bool = False) -> ReleaseResult:
-    """Pushes the Space for a model; created when it does not exist.
+    """Pushes the Space `user/space` for a model, `user/name` or `user/name@v1.2.0`.
 
-    Args:
-        repo_id: `user/space`.
-        model: Hub id, also `user/name@v1.2.0`; without a version the current one is taken and named.
-        torch: compute with torch (ZeroGPU); else only a model without an ONNX file gets torch.
-        private: create the Space private.
+    With `torch` it computes with torch (ZeroGPU); else only a model without an ONNX file gets it.
 
     Raises:
         UserError: no such model, not a checkout, the wheel cannot be built, the token is missing or refused,
             or the Hub cannot be reached (before any work, with exit code 3).
     """
-    check_repo_id(repo_id)
     root = project_root()
-    repository = Repository(connect(write=True), repo_id, "space")
-    state = repository.state()
-    found = find_model(repository.api, model, torch=torch)
+    repository, state = begin_release(repo_id, None, "space")
+    found = _find_model(repository.api, model, torch=torch)
     if found.torch and not torch:
         logger.warning(
             "%s has no %s: the Space will install torch, which is large and slow to start", model, ONNX_FILE
         )
     with tempfile.TemporaryDirectory(prefix="arxiv_cls-space-") as folder:
-        files = space_files(root, Path(folder), repo_id, found)
+        files = _space_files(root, Path(folder), repo_id, found)
         plan = plan_release(repository, state, None, files)
         # The README of a Space is its configuration: a change of it alone is a new version too.
         readme = repository.files(plan.commit).get(CARD) if plan.commit else None
         if state is not None and plan.commit and not same_content(readme, files[CARD]):
             plan = replace(plan, version=state.next_version(), commit=None, tagged=False)
-        created = state is None
-        state = state or repository.create(private=private, space_sdk="gradio")
         shown = f"Shows {found.repo_id} {found.version or found.commit}."
-        return publish(repository, plan, files, parent=state.head, description=shown, created=created)
+        return publish(repository, plan, files, private=private, description=shown)

@@ -8,83 +8,20 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 from huggingface_hub.errors import HfHubHTTPError
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.manifest import METRICS, RENDERED, RUN_RECORD
+from arxiv_cls.record.manifest import METRICS, RUN_RECORD
 from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.release.hub import (
-    ATTEMPTS,
-    RELEASE_TITLE,
-    RERUN,
-    ROLLBACK_TITLE,
-    Content,
-    RepositoryState,
-    check_repo_id,
-    connect,
-    download_release,
-    hub_call,
-    parse_version,
-    read_state,
-    remote_files,
-    same_content,
-)
+from arxiv_cls.release import hub
+from arxiv_cls.release.hub import Content, Repository, RepositoryState, hub_call
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Repository:
-    """A repository that releases go to: `user/name`, and "model", "dataset" or "space"."""
-
-    api: HfApi
-    repo_id: str
-    repo_type: str = "model"
-
-    @property
-    def url(self) -> str:
-        """Where a person looks at it."""
-        prefix = "" if self.repo_type == "model" else f"{self.repo_type}s/"
-        return f"{self.api.endpoint}/{prefix}{self.repo_id}"
-
-    def state(self) -> RepositoryState | None:
-        """As `read_state`."""
-        return read_state(self.api, self.repo_id, self.repo_type)
-
-    def files(self, revision: str) -> dict[str, str]:
-        """As `remote_files`."""
-        return remote_files(self.api, self.repo_id, revision, self.repo_type)
-
-    def holds(self, revision: str, files: Mapping[str, Content]) -> bool:
-        """Whether a revision has exactly these files, but for those that name the version (`RENDERED`)."""
-        remote, paths = self.files(revision), set(files) - RENDERED
-        return set(remote) - RENDERED == paths and all(
-            same_content(remote[path], files[path]) for path in paths
-        )
-
-    def create(self, *, private: bool, space_sdk: str | None = None) -> RepositoryState:
-        """Creates it, and returns its state; a Space needs its SDK for that.
-
-        Raises:
-            UserError: when the Hub refuses or cannot be reached, or somebody else was faster.
-        """
-        options = {"repo_type": self.repo_type, "private": private, "space_sdk": space_sdk}
-        hub_call(
-            f"creating {self.repo_id}",
-            lambda: self.api.create_repo(self.repo_id, exist_ok=True, **options),
-            unless_done=RERUN,
-        )
-        created = self.state()
-        if created is None:
-            raise UserError(f"{self.repo_id} was created, and the Hub does not show it yet", RERUN, 3)
-        if created.versions or len(created.history) > 1:
-            raise UserError(f"somebody else created {self.repo_id} meanwhile and wrote to it", RERUN)
-        return created
 
 
 @dataclass(frozen=True)
@@ -113,57 +50,71 @@ class ReleaseResult:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done: a version, and the commit that already holds it when there is one."""
+    """What is to be done: a version, the commit that already holds it, if any, and whether that has its tag.
+
+    `state` is the repository's when the plan was made; None when there was none.
+    """
 
     version: str
     commit: str | None
     tagged: bool
+    state: RepositoryState | None
+
+    @property
+    def title(self) -> str:
+        """Of the commit."""
+        return f"Release {self.version}"
+
+
+def begin_release(
+    repo_id: str, version: str | None, repo_type: str = "model", *, required: bool = False
+) -> tuple[Repository, RepositoryState | None]:
+    """The repository to write to, and its state (None: there is none): what can fail before any work.
+
+    Raises:
+        UserError: a name is malformed, the token is missing or refused, a required repository is not there,
+            or the Hub cannot be reached.
+    """
+    hub.check_repo_id(repo_id)
+    if version is not None:
+        hub.parse_version(version)
+    repository = Repository(hub.connect(write=True), repo_id, repo_type)
+    return repository, repository.state(required=required)
 
 
 def plan_release(
-    repository: Repository, state: RepositoryState | None, version: str | None, files: Mapping[str, Content]
+    repository: Repository,
+    state: RepositoryState | None,
+    version: str | None,
+    files: Mapping[str, Content],
 ) -> Plan:
     """Decides the version, and whether these files are on the Hub already.
 
-    Args:
-        repository: where the release goes.
-        state: of the repository; None when it does not exist yet.
-        version: the version asked for; None for the next one.
-        files: path to content of everything but what the release itself writes.
+    `files` is path to content of everything but what the release itself writes.
 
     Raises:
-        UserError: when the version exists and holds something else.
+        UserError: the version exists and holds something else.
     """
-    if version is not None:
-        parse_version(version)
     if state is None:
-        return Plan(version or "v0.1.0", None, False)
-    existing = version if version in state.versions else state.latest_version if version is None else None
-    if existing is not None and repository.holds(state.versions[existing], files):
-        return Plan(existing, state.versions[existing], True)
+        return Plan(version or "v0.1.0", None, False, None)
+    existing = state.versions.get(version or state.latest_version or "")
+    if existing is not None and repository.holds(existing, files):
+        return Plan(version or str(state.latest_version), existing, True, state)
     if version in state.versions:
         raise UserError(
             f"{repository.repo_id} has a release {version} with other files; a version is never overwritten",
-            hint=f"leave VERSION out for {state.next_version()}, or name a new one",
+            hint=f"leave the version out for {state.next_version()}, or name a new one",
         )
-    wanted = version or state.next_version()
-    begun = next((oid for oid in _untagged(state, wanted) if repository.holds(oid, files)), None)
-    return Plan(wanted, begun, False)
-
-
-def _untagged(state: RepositoryState, version: str) -> Iterator[str]:
-    """Commits that are titled as a version and are not tagged, newest first.
-
-    Not only the head: others may have changed main since the request was merged or the tag failed. What lies
-    below a tag or a roll-back was superseded, and is no longer to be finished.
-    """
-    tagged = set(state.versions.values())
+    plan = Plan(version or state.next_version(), None, False, state)
+    # Not only the head: others may have changed main since the request was merged or the tag failed. What
+    # lies below a tag or a roll-back was superseded, and is no longer to be finished.
     for oid, title in state.history:
-        if oid in tagged or ROLLBACK_TITLE.fullmatch(title):
-            return
-        release = RELEASE_TITLE.fullmatch(title)
-        if release and release[1] == version:
-            yield oid
+        if oid in state.versions.values() or hub.ROLLBACK_TITLE.fullmatch(title):
+            break
+        release = hub.RELEASE_TITLE.fullmatch(title)
+        if release and release[1] == plan.version and repository.holds(oid, files):
+            return replace(plan, commit=oid)
+    return plan
 
 
 def publish(
@@ -171,74 +122,66 @@ def publish(
     plan: Plan,
     files: Mapping[str, Content],
     *,
-    parent: str,
+    private: bool = False,
     create_pr: bool = False,
     description: str = "",
-    created: bool = False,
 ) -> ReleaseResult:
-    """Makes the commit and the tag that the plan still lacks.
+    """Makes the repository, the commit and the tag that the plan still lacks.
 
-    Args:
-        repository: where the release goes; it exists.
-        plan: from `plan_release`.
-        files: path to content of the whole release, the card too.
-        parent: main's head as it was when the plan was made.
-        create_pr: open a pull request instead; the same command tags it once it is merged.
-        description: the commit's body.
-        created: the repository was made for this release and holds nothing yet.
+    `files` is path to content of the whole release, the card too. With `create_pr` a pull request is opened
+    instead; the same call tags it once it is merged.
 
     Raises:
-        UserError: when the Hub refuses, fails or cannot be reached, or main has moved since.
+        UserError: the Hub refuses, fails or cannot be reached, or main has moved since the plan.
     """
     commit, url = plan.commit, f"{repository.url}/tree/{plan.version}"
-    title = f"Release {plan.version}"
-    state = "present" if plan.tagged else "finished"
-    if commit is None and create_pr:
-        request = _open_request(repository, title, files)
-        request = request or _commit(repository, title, files, parent, True, description, created)
-        return ReleaseResult(repository.repo_id, plan.version, None, "proposed", request)
+    outcome = "present" if plan.tagged else "finished"
     if commit is None:
-        commit = _commit(repository, title, files, parent, False, description, created)
-        state = "released"
+        parent = (plan.state or repository.create(private=private)).head
+        if create_pr:
+            request = _open_request(repository, plan, files)
+            request = request or _commit(repository, plan, files, parent, description, create_pr=True)
+            return ReleaseResult(repository.repo_id, plan.version, None, "proposed", request)
+        commit, outcome = _commit(repository, plan, files, parent, description), "released"
     if not plan.tagged:
         _tag(repository, plan.version, commit)
-    return ReleaseResult(repository.repo_id, plan.version, commit, state, url)
+    return ReleaseResult(repository.repo_id, plan.version, commit, outcome, url)
 
 
 def _commit(
     repository: Repository,
-    title: str,
+    plan: Plan,
     files: Mapping[str, Content],
     parent: str,
-    create_pr: bool,
     description: str,
-    created: bool,
+    *,
+    create_pr: bool = False,
 ) -> str:
     """Sends the commit; returns its id, or the URL of the pull request."""
+    repo_id = repository.repo_id
     operations: list[Any] = [CommitOperationAdd(path, content) for path, content in files.items()]
     operations += [CommitOperationDelete(path) for path in repository.files(parent) if path not in files]
 
     def commit() -> str:
         try:
             info = repository.api.create_commit(
-                repository.repo_id,
-                operations,
-                commit_message=title,
+                **repository.address,
+                operations=operations,
+                commit_message=plan.title,
                 commit_description=description,
-                repo_type=repository.repo_type,
                 parent_commit=parent,
                 create_pr=create_pr,
             )
         except Exception as error:
-            committed = None if create_pr else _lost_commit(repository, title, files, parent)
+            committed = None if create_pr else _lost_commit(repository, plan, files, parent)
             if committed is None:
                 raise
             logger.info("the commit is on the Hub although its answer was lost (%s)", type(error).__name__)
             return committed
         return info.pr_url if create_pr else info.oid
 
-    repo_id, again = repository.repo_id, RERUN
-    if created:
+    again = hub.RERUN
+    if plan.state is None:
         kind = "" if repository.repo_type == "model" else f" --type {repository.repo_type}"
         again += (
             f"\n  {repo_id} was created for it and is empty: `hf repos delete {repo_id}{kind}` removes it"
@@ -247,32 +190,30 @@ def _commit(
         # The predictions belong to the evaluation that the model carries.
         warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
         # A second commit on the same parent is refused; a second pull request would be opened.
-        attempts = 1 if create_pr else ATTEMPTS
+        attempts = 1 if create_pr else hub.ATTEMPTS
         return hub_call(f"committing to {repo_id}", commit, unless_done=again, attempts=attempts)
 
 
-def _lost_commit(repository: Repository, title: str, files: Mapping[str, Content], parent: str) -> str | None:
+def _lost_commit(repository: Repository, plan: Plan, files: Mapping[str, Content], parent: str) -> str | None:
     """The head, when it is the commit whose answer was lost."""
     try:
         state = repository.state()
-        if state is None or state.head == parent or state.history[0][1] != title:
-            return None
-        return state.head if repository.holds(state.head, files) else None
+        lost = state is not None and state.head != parent and state.history[0][1] == plan.title
+        return state.head if state and lost and repository.holds(state.head, files) else None
     except UserError:
+        # The failure of the commit is what the person is told.
         return None
 
 
-def _open_request(repository: Repository, title: str, files: Mapping[str, Content]) -> str | None:
+def _open_request(repository: Repository, plan: Plan, files: Mapping[str, Content]) -> str | None:
     """The URL of an open pull request that proposes exactly these files under this title."""
     wanted = {"discussion_type": "pull_request", "discussion_status": "open"}
     found = hub_call(
         f"reading the pull requests of {repository.repo_id}",
-        lambda: list(
-            repository.api.get_repo_discussions(repository.repo_id, repo_type=repository.repo_type, **wanted)
-        ),
+        lambda: list(repository.api.get_repo_discussions(**repository.address, **wanted)),
     )
     for request in found:
-        if request.title == title and repository.holds(f"refs/pr/{request.num}", files):
+        if request.title == plan.title and repository.holds(f"refs/pr/{request.num}", files):
             return request.url
     return None
 
@@ -280,28 +221,14 @@ def _open_request(repository: Repository, title: str, files: Mapping[str, Conten
 def _tag(repository: Repository, version: str, commit: str) -> None:
     def tag() -> None:
         try:
-            repository.api.create_tag(
-                repository.repo_id, tag=version, revision=commit, repo_type=repository.repo_type
-            )
+            repository.api.create_tag(**repository.address, tag=version, revision=commit)
         except HfHubHTTPError as error:
             # A tag whose answer was lost is there at the second attempt; somebody else's is not ours.
-            if error.response.status_code != 409:
-                raise
-            state = repository.state()
+            state = repository.state() if error.response.status_code == 409 else None
             if state is None or state.versions.get(version) != commit:
                 raise
 
-    hub_call(f"tagging {version}", tag, unless_done=RERUN)
-
-
-def _existing(repository: Repository) -> RepositoryState:
-    state = repository.state()
-    if state is None:
-        raise UserError(
-            f"the Hub knows no repository {repository.repo_id}",
-            hint="check the name; a private repository needs HF_TOKEN or `hf auth login`",
-        )
-    return state
+    hub_call(f"tagging {version}", tag, unless_done=hub.RERUN)
 
 
 def list_releases(repo_id: str) -> str:
@@ -310,47 +237,41 @@ def list_releases(repo_id: str) -> str:
     Raises:
         UserError: when there is no such repository or the Hub cannot be reached.
     """
-    api = connect(write=False)
-    state = _existing(Repository(api, check_repo_id(repo_id)))
-    if not state.versions:
+    hub.check_repo_id(repo_id)
+    api = hub.connect(write=False)
+    state = Repository(api, repo_id).state(required=True)
+    if state is None or not state.versions:
         return f"{repo_id} has no releases"
-    rows = [("", "version", "kind", "accuracy", "macro_f1", "calibration", "papers", "data", "weights")]
+    rows = [["", "version", "kind", "accuracy", "macro_f1", "calibration", "papers", "data", "weights"]]
     for version, commit in reversed(state.versions.items()):
-        folder = download_release(api, repo_id, commit, only=[METRICS, RUN_RECORD])
+        folder = hub.download_release(api, repo_id, commit, only=[METRICS, RUN_RECORD])
         evaluation, run = read_model_file(folder, METRICS) or {}, read_model_file(folder, RUN_RECORD) or {}
         metrics = evaluation.get("metrics", {})
         numbers = [metrics.get(name) for name in ("accuracy", "macro_f1", "expected_calibration_error")]
         rows.append(
-            (
+            [
                 "*" if version == state.current_version else "",
                 version,
                 run.get("kind") or "?",
                 *("?" if number is None else f"{number:.4f}" for number in numbers),
-                "?" if evaluation.get("papers") is None else str(evaluation["papers"]),
+                str(evaluation.get("papers", "?")),
                 (run.get("data", {}).get("md5") or "?")[:8],
                 (run.get("weights_sha256") or "?")[:8],
-            )
+            ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def rollback(repo_id: str, version: str) -> str:
-    """Makes an older version current: a new commit on main with exactly that version's files.
-
-    Returns:
-        The id of main's head afterwards; the same as before when main held these files already.
+    """Makes an older version current, by a commit on main with exactly its files; returns the id of the head.
 
     Raises:
-        UserError: when the version does not exist, main moves meanwhile, or the Hub cannot be reached.
+        UserError: the version does not exist, main moves meanwhile, or the Hub cannot be reached.
     """
-    check_repo_id(repo_id)
-    parse_version(version)
-    repository = Repository(connect(write=True), repo_id)
-    state = _existing(repository)
-    if version not in state.versions:
-        known = ", ".join(state.versions) or "none"
+    repository, state = begin_release(repo_id, version, required=True)
+    if state is None or version not in state.versions:
+        known = ", ".join(state.versions if state else ()) or "none"
         raise UserError(f"{repo_id} has no version {version}", hint=f"versions there: {known}")
     wanted, present = repository.files(version), repository.files(state.head)
     operations: list[Any] = [
@@ -362,9 +283,10 @@ def rollback(repo_id: str, version: str) -> str:
     if not operations:
         return state.head
 
-    def commit() -> str:
-        return repository.api.create_commit(
-            repo_id, operations, commit_message=f"Roll back to {version}", parent_commit=state.head
-        ).oid
-
-    return hub_call(f"rolling {repo_id} back to {version}", commit, unless_done=RERUN, attempts=1)
+    commit = {"commit_message": f"Roll back to {version}", "parent_commit": state.head}
+    return hub_call(
+        f"rolling {repo_id} back to {version}",
+        lambda: repository.api.create_commit(repo_id, operations, **commit).oid,
+        unless_done=hub.RERUN,
+        attempts=1,
+    )

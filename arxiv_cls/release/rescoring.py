@@ -9,25 +9,22 @@ from __future__ import annotations
 import importlib.util
 import runpy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.export.handler_file import handler_source
-from arxiv_cls.models.prediction import ONNX_FILES, load_scope
+from arxiv_cls.export.handler import handler_source
+from arxiv_cls.models.prediction import ONNX_FILES
 from arxiv_cls.recipe import portable_path
-from arxiv_cls.record.manifest import HANDLER, PREDICTIONS, TFIDF
-from arxiv_cls.record.model_directory import ModelDirectory, read_model_directory
+from arxiv_cls.record.directory import ModelDirectory, read_model_directory
+from arxiv_cls.record.manifest import HANDLER, PREDICTIONS, TFIDF, model_kind
+from arxiv_cls.record.run_record import data_record
 from arxiv_cls.release.gate_checks import CheckResult, listed
-from arxiv_cls.scoring.evaluation import measure_prediction_sets
 from arxiv_cls.scoring.intervals import paired_bootstrap
 from arxiv_cls.scoring.metrics import compute_metrics
-from arxiv_cls.scoring.out_of_scope import measure_scope, outside_papers
 from arxiv_cls.scoring.scored_papers import (
-    DEFAULT_CSV,
     Predictions,
     ScoredPapers,
     data_options,
@@ -35,6 +32,9 @@ from arxiv_cls.scoring.scored_papers import (
     score_papers,
     training_papers,
 )
+
+if TYPE_CHECKING:
+    from arxiv_cls.corpus import Corpus
 
 SAMPLE_PAPERS = 64
 # Another processor or number of threads moves a float32 score by 1e-5, half precision on a GPU by 5e-4.
@@ -45,105 +45,67 @@ COMPARED = {"quality": ("macro_f1", 1), "calibration": ("expected_calibration_er
 BY_CHANCE = 1e-3
 
 
-@dataclass(frozen=True)
-class RebuiltData:
-    """The corpus that a recipe names, and the arguments of `build_corpus` that made it, with `config`."""
-
-    corpus: Any
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RescoredSplit(RebuiltData):
-    """A test split with a model's scores of it."""
-
-    scored: ScoredPapers
-
-
-def _build(options: dict[str, Any]) -> RebuiltData:
-    from arxiv_cls.corpus import build_corpus
-
-    options = {"config": "top5", "csv": DEFAULT_CSV} | options
-    return RebuiltData(build_corpus(**options), options)
-
-
-def rebuild_data(model: ModelDirectory, csv: str | Path | None = None) -> RebuiltData:
-    """The corpus of a model, from the data version that its records name.
-
-    Args:
-        model: its records.
-        csv: the data file, where it is not at the path that the recipe names.
+def rebuild_corpus(model: ModelDirectory, csv: str | Path | None = None) -> Corpus:
+    """The corpus of a model, from the data version that its records name; `csv` where it lies elsewhere.
 
     Raises:
-        UserError: when the file is missing or is another version, with how to get the right one.
+        UserError: the file is missing or is another version, with how to get the right one.
     """
-    record, options = model.run.get("data", {}), data_options(model.model_dir)
-    options["csv"] = str(csv or options.get("csv", DEFAULT_CSV))
+    from arxiv_cls.corpus import build_corpus
+
+    record, options = model.run["data"], data_options(model.model_dir)
+    path = str(csv or options["csv"])
     how = (
-        f"get the file with md5 {record.get('md5')}: check out data/raw/arxiv.csv.dvc of the commit that "
+        f"get the file with md5 {record['md5']}: check out data/raw/arxiv.csv.dvc of the commit that "
         "names it and run `make data`, or name the file with --csv FILE (with make CSV=FILE)"
     )
     # An override puts the sentence on the card.
-    shown = portable_path(options["csv"])
-    if not Path(options["csv"]).is_file():
+    shown = portable_path(path)
+    if not Path(path).is_file():
         raise UserError(f"{shown} is not there", hint=how)
-    data = _build(options)
-    if (found := data.corpus.data.sha256) != record.get("sha256"):
-        raise UserError(
-            f"{shown} is not the data of this release: its sha256 is {found[:12]}, "
-            f"the release names {str(record.get('sha256'))[:12]}",
-            hint=how,
-        )
-    return data
+    corpus = build_corpus(**options | {"csv": path})
+    if (found := corpus.data.sha256) != (named := record["sha256"]):
+        what = f"its sha256 is {found[:12]}, the release names {named[:12]}"
+        raise UserError(f"{shown} is not the data of this release: {what}", hint=how)
+    return corpus
 
 
-def score_test_split(model_dir: Path, data: RebuiltData, *, progress: bool = False) -> RescoredSplit:
+def score_test_split(model_dir: Path, corpus: Corpus) -> ScoredPapers:
     """A model's scores on a test split.
 
     Raises:
-        UserError: when the model cannot be loaded, or has other labels than the data.
+        UserError: the model cannot be loaded, or has other labels than the data.
     """
     from arxiv_cls.models.predictor import load_predictor
 
-    corpus, model = data.corpus, load_predictor(model_dir)
-    scored = score_papers(model, corpus.splits["test"], corpus.labels, progress=progress)
-    return RescoredSplit(corpus, data.options, scored)
-
-
-@dataclass(frozen=True)
-class EngineResult:
-    """Whether one engine gives the recorded scores of a sample.
-
-    Attributes:
-        engine: "pipeline()", "onnx", "int8", "handler.py" or "tfidf".
-        problem: what is wrong, or why it could not be tried; empty where the scores are as recorded.
-        checked: False where it could not be tried here.
-    """
-
-    engine: str
-    problem: str = ""
-    checked: bool = True
+    if model_kind(model_dir) != TFIDF and importlib.util.find_spec("torch") is None:
+        message = "scoring a transformer again needs torch, which is not installed"
+        raise UserError(message, 'pip install "arxiv_cls[train]"')
+    return score_papers(load_predictor(model_dir), corpus.splits["test"], corpus.labels, progress=True)
 
 
 def score_with_engines(
-    model: ModelDirectory, data: RebuiltData, predictions: Predictions | None = None
-) -> list[EngineResult]:
+    model: ModelDirectory, corpus: Corpus, predictions: Predictions | None = None
+) -> list[CheckResult]:
     """Scores a sample of the test split with everything that a user of the release may score with.
 
-    Args:
-        model: its records.
-        data: its corpus.
-        predictions: what the scores are compared with; None for the recorded ones.
+    A verdict for each engine ("pipeline()", "onnx", "int8", "handler.py" or "tfidf"), compared with the
+    recorded predictions where none are given.
 
     Raises:
-        UserError: when the recorded predictions are missing or unreadable.
+        UserError: the recorded predictions are missing or unreadable.
     """
+
+    def verdict(engine: str, problem: str, checked: bool = True) -> CheckResult:
+        found = problem or "as recorded"
+        return CheckResult(engine, not problem, found, "the recorded scores", found, checked=checked)
+
     predictions = predictions or read_predictions(model.model_dir / PREDICTIONS)
-    papers = data.corpus.splits["test"]
+    papers = corpus.splits["test"]
     row_of = {name: row for row, name in enumerate(predictions.arxiv_ids)}
     known = [number for number, name in enumerate(papers["arxiv_id"]) if name in row_of]
     if not known:
-        return [EngineResult("no engine", "was tried: the recorded predictions are of other papers")]
+        return [verdict("no engine", "was tried: the recorded predictions are of other papers")]
     chosen = papers.select(known[:: max(1, len(known) // SAMPLE_PAPERS)][:SAMPLE_PAPERS])
     texts = list(chosen["text"])
     recorded = predictions.probabilities[[row_of[name] for name in chosen["arxiv_id"]]]
@@ -152,28 +114,28 @@ def score_with_engines(
         try:
             labels, found, ids = score(texts)
         except _NotTriedError as reason:
-            results.append(EngineResult(engine, str(reason), checked=False))
+            results.append(verdict(engine, str(reason), checked=False))
             continue
         # Whatever a broken file makes a library raise is the verdict on that file.
         except Exception as error:
             reason = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             reason = " ".join(reason.replace(f"{model.model_dir}/", "").split())
-            results.append(EngineResult(engine, f"cannot score: {reason[:300]}"))
+            results.append(verdict(engine, f"cannot score: {reason[:300]}"))
             continue
         problem = f"has the labels {', '.join(labels)}, the record {', '.join(predictions.label_names)}"
         if set(labels) == set(predictions.label_names):
             scores[engine] = found[:, [labels.index(name) for name in predictions.label_names]]
             entry = model.exports.get(ONNX_FILES["int8"], {}) if engine == "int8" else None
             reference = recorded if entry is None else scores.get("onnx", recorded)
-            problem = _difference(scores[engine], reference, entry)
+            problem = score_difference(scores[engine], reference, entry)
             if ids is not None and ids != (tokens := tokens or ids):
                 problem = "reads other tokens than pipeline(): tokenizer.json is not what the settings say"
-        results.append(EngineResult(engine, problem))
+        results.append(verdict(engine, problem))
     return results
 
 
-def _difference(found: np.ndarray, recorded: np.ndarray, int8: Mapping[str, Any] | None) -> str:
-    """Why scores are not those on record; empty where they are. int8 has the limits of its own record."""
+def score_difference(found: np.ndarray, recorded: np.ndarray, int8: Mapping[str, Any] | None = None) -> str:
+    """Why (papers, labels) scores are not those on record; empty where they are. int8 has its own limits."""
     difference = float(np.abs(found - recorded).max())
     tolerance = SCORE_TOLERANCE if int8 is None else float(int8.get("tolerance", 0))
     equal = int((found.argmax(axis=1) == recorded.argmax(axis=1)).sum())
@@ -202,11 +164,15 @@ def _engines(model: ModelDirectory) -> Iterator[tuple[str, Callable[[Sequence[st
     """Each engine of the release, and what gives its labels, (texts, labels) probabilities, token ids."""
     folder = model.model_dir
 
-    def baseline(texts: Sequence[str]) -> Scores:
-        from arxiv_cls.models.predictor import load_predictor
+    def ours(engine: str | None = None) -> Callable[[Sequence[str]], Scores]:
+        def score(texts: Sequence[str]) -> Scores:
+            from arxiv_cls.models.predictor import load_predictor
 
-        predictor = load_predictor(folder)
-        return predictor.labels, predictor.predict_proba(texts), None
+            predictor = load_predictor(folder, engine=engine)
+            ids = [text.payload for text in predictor.encode(texts)] if engine else None
+            return predictor.labels, predictor.predict_proba(texts), ids
+
+        return score
 
     def pipe(texts: Sequence[str]) -> Scores:
         if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
@@ -217,17 +183,6 @@ def _engines(model: ModelDirectory) -> Iterator[tuple[str, Callable[[Sequence[st
         answers = classify(list(texts), truncation=True, top_k=None)
         return _columns(answers, classify.tokenizer(list(texts), truncation=True)["input_ids"])
 
-    def onnx(engine: str) -> Callable[[Sequence[str]], Scores]:
-        def score(texts: Sequence[str]) -> Scores:
-            from arxiv_cls.models.onnx_engine import TOKENS_PER_BATCH, OnnxEngine
-
-            session = OnnxEngine(folder, ONNX_FILES[engine])
-            ids = [tokens for tokens, _ in session.tokenize(texts)]
-            per_batch = 1 if engine == "int8" else TOKENS_PER_BATCH
-            return session.labels, session.probabilities(ids, per_batch), ids
-
-        return score
-
     def handler(texts: Sequence[str]) -> Scores:
         if (folder / HANDLER).read_bytes() != handler_source().encode():
             raise _NotTriedError("it is not the one that this version writes, and foreign code is not run")
@@ -235,12 +190,12 @@ def _engines(model: ModelDirectory) -> Iterator[tuple[str, Callable[[Sequence[st
         return _columns(answer({"inputs": list(texts), "parameters": {"top_k": None}}))
 
     if model.kind == TFIDF:
-        yield TFIDF, baseline
+        yield TFIDF, ours()
         return
     yield "pipeline()", pipe
     for engine, file in ONNX_FILES.items():
         if (folder / file).is_file():
-            yield engine, onnx(engine)
+            yield engine, ours(engine)
     if (folder / HANDLER).is_file():
         yield HANDLER, handler
 
@@ -252,49 +207,18 @@ def _columns(answers: list[list[dict[str, Any]]], ids: list[list[int]] | None = 
     return labels, np.asarray([[row[label] for label in labels] for row in rows], dtype=np.float64), ids
 
 
-def remeasure_prediction_sets(record: Mapping[str, Any], scored: ScoredPapers) -> dict[str, Any]:
-    """Coverage and mean size of the recorded thresholds on the papers, in the form of the record."""
-    return {
-        "levels": {
-            level: measure_prediction_sets(scored, part["threshold"])
-            for level, part in record["levels"].items()
-        }
-    }
-
-
-def remeasure_scope(model_dir: Path, split: RebuiltData) -> dict[str, Any]:
-    """What the recorded out-of-scope rule does on the test papers inside and outside the labels.
-
-    Raises:
-        UserError: when the rule or the data cannot be read.
-    """
-    rule = load_scope(model_dir)
-    if rule is None:
-        return {}
-    measured, _ = measure_scope(rule, list(split.corpus.splits["test"]["text"]), outside_papers(split.corpus))
-    del measured["in_scope_papers"]
-    return measured
-
-
-def check_corpus(model: ModelDirectory, data: RebuiltData | None, problem: str = "") -> CheckResult:
+def check_corpus(model: ModelDirectory, corpus: Corpus | None, problem: str = "") -> CheckResult:
     """What `run.json` and the predictions record of the data is what its CSV file gives.
 
-    Args:
-        model: its records.
-        data: its corpus, rebuilt.
-        problem: why it could not be.
+    `corpus` is the data, rebuilt; None where it could not be, for the reason in `problem`.
     """
-    if data is None:
+    if corpus is None:
         return CheckResult("corpus", False, "no data", "the data of its recipe", problem, checked=False)
-    record, corpus = model.run.get("data", {}), data.corpus
-    wanted = {name: getattr(corpus.data, name) for name in ("sha256", "md5", "bytes", "rows")}
-    wanted |= {"split": "paper", "seed": 42, "max_samples": None, "time_boundaries": None}
-    wanted |= {name: value for name, value in data.options.items() if name in wanted}
-    wanted |= {"config": data.options["config"], "labels": list(corpus.labels)}
-    wanted["splits"] = {name: len(papers) for name, papers in corpus.splits.items()}
-    wrong = {
-        f"data.{key}": (record.get(key), value) for key, value in wanted.items() if record.get(key) != value
-    }
+    record, wrong = model.run["data"], {}
+    for key, value in data_record(corpus, data_options(model.model_dir)).items():
+        # The name of the file may be another, and what was counted while reading changes with the reader.
+        if key not in {"csv", "report", "newest_training_paper"} and record.get(key) != value:
+            wrong[f"data.{key}"] = (record.get(key), value)
     if set(model.labels) != set(corpus.labels):
         wrong["id2label of config.json"] = (listed(model.labels), listed(corpus.labels))
     path, test = model.model_dir / PREDICTIONS, corpus.splits["test"]
@@ -306,7 +230,7 @@ def check_corpus(model: ModelDirectory, data: RebuiltData | None, problem: str =
         if found != true or len(found) != len(names):
             same = len(found.items() & true.items())
             wrong[f"papers and categories of {PREDICTIONS}"] = (f"{same} of {len(true)}", len(true))
-    csv = portable_path(data.options["csv"])
+    csv = portable_path(str(corpus.data.csv))
     if not wrong:
         reason = f"data, splits and labels on record follow from {csv}"
         return CheckResult("corpus", True, f"{len(test)} test papers", f"{len(test)}", reason)
@@ -315,58 +239,40 @@ def check_corpus(model: ModelDirectory, data: RebuiltData | None, problem: str =
     return CheckResult("corpus", False, str(found)[:80], str(expected)[:80], reason)
 
 
-def check_answers(model: ModelDirectory, data: RebuiltData | None, problem: str = "") -> CheckResult:
+def check_answers(model: ModelDirectory, corpus: Corpus | None, problem: str = "") -> CheckResult:
     """Every engine of the release gives the recorded predictions, on a sample of the test papers."""
-    if data is None:
+    if corpus is None:
         return CheckResult("answers", False, "not scored", "the recorded scores", problem, checked=False)
-    results = score_with_engines(model, data)
-    wrong = [f"{result.engine} {result.problem}" for result in results if result.problem]
-    names = ", ".join(result.engine for result in results)
+    results = score_with_engines(model, corpus)
+    wrong = [f"{result.check} {result.reason}" for result in results if not result.passed]
+    names = ", ".join(result.check for result in results)
     reason = "; ".join(wrong) or f"{names} give the recorded scores"
     right = len(results) - len(wrong)
     return CheckResult("answers", not wrong, f"{right} of {len(results)} engines", f"{len(results)}", reason)
 
 
-class _NotComparableError(Exception):
-    """Candidate and release cannot be compared: why, what the candidate has, what the release has."""
-
-    def __init__(self, reason: str, found: str, wanted: str) -> None:
-        super().__init__(reason)
-        self.found, self.wanted = found, wanted
-
-
 def compare_with_release(
-    model: ModelDirectory, release_dir: Path, version: str, csv: str | Path | None, data: RebuiltData | None
+    model: ModelDirectory, release_dir: Path, version: str, corpus: Corpus | None, problem: str = ""
 ) -> list[CheckResult]:
     """Macro-F1 and calibration are not significantly worse than those of the release now on the Hub.
 
     The predictions recorded with both are paired when they are of the same papers; otherwise the release is
     scored again on the candidate's test split, less the papers that it was trained on. Both checks fail where
     the two cannot be compared: the release is none of this project, has other labels, or the data is missing.
-
-    Args:
-        model: records of an evaluated model.
-        release_dir: the files of the release.
-        version: the release's, for messages.
-        csv: data to score the release again with, when that is needed; None for the candidate's own.
-        data: the candidate's corpus, where it is built already.
-
-    Raises:
-        UserError: when the candidate's predictions are missing or unreadable.
+    `corpus` is the candidate's; None where it could not be rebuilt, for the reason in `problem`.
     """
     new = read_predictions(model.model_dir / PREDICTIONS)
     try:
-        old, known = _predictions_of_release(model, new, release_dir, version, csv, data)
+        old, known = _predictions_of_release(model, new, release_dir, version, corpus, problem)
         row_of = {arxiv_id: row for row, arxiv_id in enumerate(old.arxiv_ids)}
         common = np.asarray([arxiv_id in row_of for arxiv_id in new.arxiv_ids]) & ~known
         if not common.any():
-            reason = f"no test paper in common with {version}"
-            if known.any():
-                reason += f", less those that it was trained on ({int(known.sum()):,} of {len(known):,})"
-            found = f"{len(new.labels):,} test papers"
-            raise _NotComparableError(reason, found, f"{len(old.labels):,} papers of {version}")
-    except _NotComparableError as error:
-        return [CheckResult(check, False, error.found, error.wanted, str(error)) for check in COMPARED]
+            left = f", less the {int(known.sum()):,} that it was trained on" if known.any() else ""
+            raise UserError(f"no test paper in common with {version}{left}")
+    except UserError as error:
+        reason = error.message.replace(f"{release_dir}/", "").replace(str(release_dir), "it")
+        wanted = f"a comparison with {version}"
+        return [CheckResult(check, False, "none", wanted, reason) for check in COMPARED]
     labels, after = new.labels[common], new.probabilities[common]
     rows = [row_of[arxiv_id] for arxiv_id in new.arxiv_ids[common]]
     before = old.probabilities[rows][:, [old.label_names.index(label) for label in new.label_names]]
@@ -388,48 +294,25 @@ def compare_with_release(
 
 
 def _predictions_of_release(
-    model: ModelDirectory,
-    new: Predictions,
-    release_dir: Path,
-    version: str,
-    csv: str | Path | None,
-    data: RebuiltData | None,
+    model: ModelDirectory, new: Predictions, folder: Path, version: str, corpus: Corpus | None, problem: str
 ) -> tuple[Predictions | ScoredPapers, np.ndarray]:
     """The release's predictions, and which of the candidate's test papers, (n,), it was trained on."""
-
-    def without_place(error: UserError) -> str:
-        return error.message.replace(f"{release_dir}/", "").replace(str(release_dir), "it")
-
-    old = None
+    old, said = None, f"{version} is no release of this project that can be read"
     try:
-        labels = read_model_directory(release_dir).labels
-        if (release_dir / PREDICTIONS).is_file():
-            old = read_predictions(release_dir / PREDICTIONS)
+        labels = read_model_directory(folder).labels
+        if (folder / PREDICTIONS).is_file():
+            old = read_predictions(folder / PREDICTIONS)
+        if set(labels) == set(model.labels):
+            if old is not None and set(old.arxiv_ids) == set(new.arxiv_ids):
+                return old, np.zeros(len(new), dtype=bool)
+            shared = 0 if old is None else len(set(old.arxiv_ids) & set(new.arxiv_ids))
+            said = f"{version} was tested on other papers ({shared:,} of the {len(new):,} here)"
+            if corpus is None:
+                raise UserError(f"it cannot be scored again: {problem}")
+            scored = score_test_split(folder, corpus)
+            known = training_papers(folder, scored.arxiv_ids, scored.published, corpus.data.csv)
+            seen = set() if known is None else set(scored.arxiv_ids[known.seen])
+            return scored, np.asarray([name in seen for name in new.arxiv_ids], dtype=bool)
     except UserError as error:
-        reason = f"{version} is no release of this project that can be read: {without_place(error)}"
-        raise _NotComparableError(reason, "a release", "a release to compare with") from None
-    if set(labels) != set(model.labels):
-        reason = f"its categories are not those of {version}: its users would be surprised"
-        raise _NotComparableError(reason, listed(model.labels), listed(labels))
-    if old is not None and set(old.arxiv_ids) == set(new.arxiv_ids):
-        return old, np.zeros(len(new.labels), dtype=bool)
-    shared = 0 if old is None else len(set(old.arxiv_ids) & set(new.arxiv_ids))
-    tested = "no recorded papers" if old is None else f"{len(old.labels):,} papers of {version}"
-    found = f"{len(new.labels):,} test papers, {shared:,} of them shared"
-    path = Path(csv or (model.recipe.get("data") or {}).get("csv", ""))
-    if not path.is_file():
-        reason = (
-            f"{version} was tested on other papers, and {path}, to score it again with, is not there: "
-            "name the file with --csv FILE (with make CSV=FILE), or get it with `make data`"
-        )
-        raise _NotComparableError(reason, found, tested)
-    try:
-        if data is None:
-            data = _build(data_options(model.model_dir) | {"csv": str(path)})
-        scored = score_test_split(release_dir, data, progress=True).scored
-        trained_on = training_papers(release_dir, scored.arxiv_ids, scored.published, path)
-    except UserError as error:
-        reason = f"{version} was tested on other papers, and cannot be scored again: {without_place(error)}"
-        raise _NotComparableError(reason, found, tested) from None
-    known = set() if trained_on is None else set(scored.arxiv_ids[trained_on[0]])
-    return scored, np.fromiter((name in known for name in new.arxiv_ids), bool, len(new.arxiv_ids))
+        raise UserError(f"{said}: {error.message}") from None
+    raise UserError(f"its categories {listed(model.labels)} are not those of {version}: {listed(labels)}")

@@ -8,6 +8,7 @@ best that any threshold reaches or from the transformer in float32, whichever is
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +26,7 @@ from arxiv_cls.scoring.scored_papers import data_options, load_model_and_corpus
 # Below even odds a baseline is not sure of anything; above 1 it never answers.
 NEVER = 1.01
 THRESHOLDS = (*np.round(np.arange(0.5, 0.976, 0.025), 3).tolist(), 0.99, NEVER)
-TOKEN_BUDGETS = (64, 96, 128, 160, 192, 224, 256, 320)
-DEFAULT_MAX_ACCURACY_LOSS = 0.002
+TOKEN_BUDGETS = (320, 256, 224, 192, 160, 128, 96, 64)
 
 
 def fit_cascade(
@@ -34,23 +34,17 @@ def fit_cascade(
     baseline: str | Path,
     *,
     engine: str = DEFAULT_ENGINE,
-    max_accuracy_loss: float = DEFAULT_MAX_ACCURACY_LOSS,
+    max_accuracy_loss: float = 0.002,
     data: str | Path | None = None,
-    progress: bool = False,
 ) -> dict[str, Any]:
-    """Chooses threshold and token budget and writes `eval/cascade.json` into the transformer's directory.
+    """Chooses threshold and token budget; writes `eval/cascade.json` of the transformer and returns it.
 
     Args:
-        model: transformer with its export; a directory.
+        model: directory of a transformer with its export.
         baseline: TF-IDF baseline of the same labels; directory or Hub id.
         engine: "int8" or "onnx", what the transformer will answer with.
         max_accuracy_loss: share of papers, 0 to 1, that each of the two choices may lose; see above.
-        data: the file that the splits come from; None for the path that the model's recipe names.
-        progress: show bars.
-
-    Returns:
-        What the file holds: `threshold`, `max_tokens`, `set_threshold`, both sha256, and under `validation`
-        what the choice was made from.
+        data: as `csv` of `load_model_and_corpus`.
 
     Raises:
         UserError: a model or the data cannot be had, they do not fit together, the baseline was trained on
@@ -65,28 +59,31 @@ def fit_cascade(
         )
     first, second = load_pair(model, baseline, engine)
     columns = baseline_columns(first, second)
-    full_model = load_model_and_corpus(model, data, "onnx")
-    corpus = full_model.corpus
-    _refuse_other_splits(first.directory, second.directory)
-    papers = corpus.splits["validation"]
-    texts = list(papers["text"])
-    labels = np.asarray([second.labels.index(corpus.labels[label]) for label in papers["label"]])
-    full = full_model.predictor.predict_proba(texts, progress=progress)
-    cheap, cheap_seconds = _timed(first, texts, progress)
+    splits = [data_options(predictor.directory) for predictor in (first, second)]
+    different = [key for key in ("split", "seed", "time_boundaries") if splits[0][key] != splits[1][key]]
+    if different:
+        shown = ", ".join(f"data.{key} {splits[0][key]} and {splits[1][key]}" for key in different)
+        raise UserError(
+            f"{first.directory} and {second.directory} divide the papers differently: {shown}",
+            hint="the baseline may have learned the model's validation papers: train it on the same splits",
+        )
+    loaded = load_model_and_corpus(model, data, "onnx")
+    full = loaded.score("validation")
+    labels, texts = full.labels, list(loaded.corpus.splits["validation"]["text"])
+    cheap, cheap_seconds = _timed(first, texts)
     cheap = cheap[:, columns]
-    of_full = accuracy(full, labels)
+    of_full = _accuracy(full.probabilities, labels)
     alone: list[dict[str, float]] = []
-    scores, seconds, kept = full, 0.0, second.max_length
+    scores, seconds, kept = full.probabilities, 0.0, second.max_length
     # Descending, since a limit on tokens cannot be lifted again; the first that loses too much is the last.
-    smaller = [budget for budget in TOKEN_BUDGETS if budget < second.max_length]
-    for budget in (second.max_length, *reversed(smaller)):
+    for budget in (second.max_length, *(budget for budget in TOKEN_BUDGETS if budget < second.max_length)):
         second.limit_tokens(budget)
-        shorter, taken = _timed(second, texts, progress)
-        alone += table(labels, cheap, shorter, cheap_seconds, taken, max_tokens=budget, thresholds=[NEVER])
+        shorter, taken = _timed(second, texts)
+        alone += threshold_rows(labels, cheap, shorter, (cheap_seconds, taken), budget, [NEVER])
         if seconds and alone[-1]["accuracy"] < of_full - max_accuracy_loss:
             break
         scores, seconds, kept = shorter, taken, budget
-    rows = table(labels, cheap, scores, cheap_seconds, seconds, max_tokens=kept)
+    rows = threshold_rows(labels, cheap, scores, (cheap_seconds, seconds), kept)
     least = max(of_full, *(row["accuracy"] for row in rows)) - max_accuracy_loss
     chosen = fastest(rows, least)
     joined = cascade_scores(cheap, scores, chosen["threshold"])
@@ -99,12 +96,12 @@ def fit_cascade(
         "transformer_sha256": file_sha256(second.weights_path),
         "baseline_sha256": file_sha256(first.weights_path),
         "baseline": first.directory.resolve().name,
-        "data_sha256": corpus.data.sha256,
+        "data_sha256": loaded.corpus.data.sha256,
         "max_accuracy_loss": max_accuracy_loss,
         "validation": {
             "papers": len(labels),
             "accuracy_of_the_transformer": of_full,
-            "accuracy_of_the_baseline": accuracy(cheap, labels),
+            "accuracy_of_the_baseline": _accuracy(cheap, labels),
             "least_accuracy": least,
             "baseline_papers_per_second": 1 / cheap_seconds,
             "chosen": chosen,
@@ -115,28 +112,15 @@ def fit_cascade(
     return write_record(record, second.directory / RULE_FILE)
 
 
-def _refuse_other_splits(baseline: Path, model: Path) -> None:
-    """The validation papers of the model must be none that the baseline was trained on."""
-    usual = {"split": "paper", "seed": 42, "time_boundaries": None}
-    first, second = ({**usual, **data_options(directory)} for directory in (baseline, model))
-    other = [f"data.{key} {first[key]} and {second[key]}" for key in usual if first[key] != second[key]]
-    if other:
-        raise UserError(
-            f"{baseline} and {model} divide the papers differently: {', '.join(other)}",
-            hint="the baseline may have learned the model's validation papers: train it on the same splits",
-        )
-
-
-def _timed(predictor: Any, texts: Sequence[str], progress: bool) -> tuple[np.ndarray, float]:
+def _timed(predictor: Any, texts: Sequence[str]) -> tuple[np.ndarray, float]:
     """Scores and seconds a paper; a first call on a few papers is not counted."""
     predictor.predict_proba(texts[:8])
     start = time.perf_counter()
-    scores = predictor.predict_proba(texts, progress=progress)
+    scores = predictor.predict_proba(texts, progress=sys.stderr.isatty())
     return scores, (time.perf_counter() - start) / len(texts)
 
 
-def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Share of papers whose highest score is the right label's."""
+def _accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((scores.argmax(axis=1) == labels).mean())
 
 
@@ -145,13 +129,11 @@ def cascade_scores(baseline: np.ndarray, transformer: np.ndarray, threshold: flo
     return np.where(baseline.max(axis=1, keepdims=True) >= threshold, baseline, transformer)
 
 
-def table(
+def threshold_rows(
     labels: np.ndarray,
     baseline: np.ndarray,
     transformer: np.ndarray,
-    baseline_seconds: float,
-    transformer_seconds: float,
-    *,
+    seconds: tuple[float, float],
     max_tokens: int,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> list[dict[str, float]]:
@@ -168,25 +150,20 @@ def table(
                 "max_tokens": max_tokens,
                 "threshold": threshold,
                 "answered_by_baseline": answered,
-                "accuracy": accuracy(cascade_scores(baseline, transformer, threshold), labels),
-                "papers_per_second": 1 / (baseline_seconds + (1 - answered) * transformer_seconds),
+                "accuracy": _accuracy(cascade_scores(baseline, transformer, threshold), labels),
+                "papers_per_second": 1 / (seconds[0] + (1 - answered) * seconds[1]),
             }
         )
     return rows
 
 
 def fastest(rows: Sequence[dict[str, float]], least_accuracy: float) -> dict[str, float]:
-    """The row with the most papers per second among those that are accurate enough.
-
-    Raises:
-        UserError: no row is.
-    """
+    """The row with the most papers per second among those that are accurate enough; a `UserError` if none."""
     enough = [row for row in rows if row["accuracy"] >= least_accuracy]
     if not enough:
-        best = max(row["accuracy"] for row in rows)
         raise UserError(
             f"no cascade of these reaches an accuracy of {least_accuracy:.4f} on the validation split; "
-            f"the best has {best:.4f}",
+            f"the best has {max(row['accuracy'] for row in rows):.4f}",
             hint="allow a larger --max-accuracy-loss, or take --engine onnx",
         )
     return max(enough, key=lambda row: row["papers_per_second"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -41,12 +41,17 @@ def predict(
         raise UserError("predict: --csv FILE goes with --out FILE, and without texts")
     if top_k < 1:
         raise UserError(f"predict: --top-k {top_k} is below 1")
+    if not csv and not texts and sys.stdin.isatty():
+        raise UserError("predict: no text", hint='arxiv-cls predict MODEL "title and abstract"')
+    try:
+        texts = texts or ([] if csv else [line.strip() for line in sys.stdin if line.strip()])
+        "".join(texts).encode()
+    except UnicodeError:
+        raise UserError(
+            "predict: a text is not UTF-8", hint="convert it first, for example with iconv"
+        ) from None
     if not csv and not texts:
-        if sys.stdin.isatty():
-            raise UserError("predict: no text", hint='arxiv-cls predict MODEL "title and abstract"')
-        texts = [line.strip() for line in sys.stdin if line.strip()]
-        if not texts:
-            raise UserError("predict: standard input is empty")
+        raise UserError("predict: standard input is empty")
     from arxiv_cls.models.predictor import load_predictor
 
     predictor = load_predictor(model, engine=engine)
@@ -56,13 +61,15 @@ def predict(
         scored, failed = predict_csv(predictor, csv, out, progress=sys.stderr.isatty())
         print(f"{out}: {scored:,} rows scored, {failed:,} with an error")
         return
-    for text, prediction in zip(texts or [], predictor.predict(texts or [], top_k=top_k), strict=True):
+    for text, prediction in zip(texts, predictor.predict(texts, top_k=top_k), strict=True):
         first_line = text.splitlines()[0]
         print(first_line if len(first_line) <= 80 else first_line[:77] + "...")
         for label, score in prediction.scores.items():
             print(f"  {score:6.3f}  {label:<16} {CATEGORY_NAMES.get(label, '')}".rstrip())
         if prediction.prediction_set is not None:
             print(f"  with 90% probability one of: {', '.join(prediction.prediction_set)}")
+        if prediction.no_known_words:
+            print("  nothing to judge by: the model knows none of the words")
         if prediction.in_scope is False:
             print(
                 f"  out of scope: likely none of the model's categories (scope {prediction.scope_score:.3f})"
@@ -75,28 +82,18 @@ def predict(
 def evaluate(
     model: ModelArgument,
     split: Annotated[Split | None, typer.Option(help="Split of the model's own data. Default: test.")] = None,
-    csv: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Score the papers of this file instead.")
-    ] = None,
+    csv: Annotated[str | None, typer.Option(metavar="FILE", help="Score this file's papers instead.")] = None,
     data: DataOption = None,
     out: Annotated[
         str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for metrics and plots. Default: MODEL/eval for the test split, else none.",
-        ),
+        typer.Option(metavar="DIR", help="For all files. Default: MODEL/eval for the test split, else none."),
     ] = None,
     engine: EngineOption = None,
     no_rules: Annotated[
-        bool,
-        typer.Option(
-            "--no-rules",
-            help="Leave out prediction sets and the out-of-scope threshold, which score more papers.",
-        ),
+        bool, typer.Option("--no-rules", help="Fit no prediction sets and no out-of-scope rule.")
     ] = False,
     dvc: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Also write what `dvc metrics` and `dvc plots` read."),
+        Path | None, typer.Option(metavar="DIR", help="Also write what `dvc metrics` and `dvc plots` read.")
     ] = None,
 ) -> None:
     """Measure a model on a split or a CSV.
@@ -110,43 +107,34 @@ def evaluate(
       arxiv-cls evaluate outputs/minilm
       arxiv-cls evaluate user/name --csv papers.csv --out outputs/check
     """
-    given = {"--split": split, "--data": data, "--dvc": dvc}
-    if csv and (beside := [name for name, value in given.items() if value is not None]):
-        raise UserError(
-            f"--csv scores a file, no split of the model's own data: {', '.join(beside)} cannot apply",
-            hint=f"leave out --csv, or {' and '.join(beside)}",
-        )
-    elsewhere = {
-        f"--split {split}": split not in (None, "test"),
-        "--out": out is not None,
-        f"--engine {engine}": engine in ("onnx", "int8"),
-    }
-    if dvc and (beside := [name for name, is_given in elsewhere.items() if is_given]):
-        raise UserError(
-            f"--dvc writes what MODEL/eval holds, the test split by the weights: {', '.join(beside)} "
-            "is something else",
-            hint=f"leave out --dvc, or {' and '.join(beside)}",
-        )
-    from arxiv_cls.scoring.evaluation import evaluate_model
-    from arxiv_cls.scoring.report import evaluation_table, write_dvc_files
+    if csv:
+        given = {"--split": split, "--data": data, "--dvc": dvc}
+        _refuse("--csv scores a file, no split of the model's own data", given)
+    if dvc:
+        other = {
+            f"--split {split}": split not in (None, "test"),
+            "--out": out,
+            f"--engine {engine}": engine in ("onnx", "int8"),
+        }
+        _refuse("--dvc writes what MODEL/eval holds, the test split by the weights", other)
+    from arxiv_cls.scoring.evaluation import evaluate_model, evaluation_table, write_dvc_files
 
     evaluation = evaluate_model(
-        model,
-        split=split or "test",
-        csv=csv,
-        data=data,
-        out=out,
-        engine=engine,
-        rules=not no_rules,
-        progress=True,
+        model, split=split or "test", csv=csv, data=data, out=out, engine=engine, rules=not no_rules
     )
     print(evaluation_table(evaluation))
     if dvc:
         write_dvc_files(evaluation, model, dvc)
-    own = csv is None and split in (None, "test") and Path(model).is_dir()
-    own = own and evaluation["engine"] in ("torch", "tfidf")
-    if folder := out or (Path(model) / "eval" if own else None):
+    own = evaluation["split"] == "test" and evaluation["engine"] in ("torch", "tfidf")
+    if folder := out or (Path(model) / "eval" if own and Path(model).is_dir() else None):
         print(f"\nwritten to {folder}")
+
+
+def _refuse(why: str, options: dict[str, Any]) -> None:
+    """Options that another one would leave without effect."""
+    if given := [name for name, value in options.items() if value]:
+        names = " and ".join(given)
+        raise UserError(f"{why}: {names} cannot apply", f"leave out {why.split()[0]}, or {names}")
 
 
 @app.command()
@@ -155,18 +143,16 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="The model that A is compared with, likewise.")],
     papers: Annotated[int, typer.Option(metavar="N", help="Papers to show.")] = 5,
     data: DataOption = None,
-    json: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Also write everything to this file.")
-    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all to this file.")] = None,
 ) -> None:
     """Compare two models on the same papers."""
     from arxiv_cls.record.files import write_json
     from arxiv_cls.scoring.comparison import compare_models, comparison_table
 
-    comparison = compare_models(a, b, papers=papers, data=data, progress=True)
+    comparison = compare_models(a, b, papers=papers, data=data)
     print(comparison_table(comparison))
     if json:
-        write_json(comparison, Path(json))
+        write_json(comparison, json)
 
 
 @app.command()
@@ -183,10 +169,8 @@ def visualize(
     """Map the embeddings; list a baseline's terms."""
     from arxiv_cls.scoring.plots import visualize_model
 
-    for line in visualize_model(
-        model, split=split, method=method, max_papers=max_papers, data=data, out=out, progress=True
-    ):
-        print(line)
+    lines = visualize_model(model, split=split, method=method, max_papers=max_papers, data=data, out=out)
+    print("\n".join(lines))
 
 
 @app.command()
@@ -198,10 +182,7 @@ def cascade(
     engine: Annotated[Literal["int8", "onnx"], typer.Option(help="What computes the transformer.")] = "int8",
     max_accuracy_loss: Annotated[
         float,
-        typer.Option(
-            metavar="SHARE",
-            help="Accuracy that may be lost against the best of the pair, and against the transformer alone.",
-        ),
+        typer.Option(metavar="SHARE", help="Accuracy to lose to the best of the pair, or the transformer."),
     ] = 0.002,
     data: DataOption = None,
 ) -> None:
@@ -213,10 +194,8 @@ def cascade(
     from arxiv_cls.scoring.cascade_fitting import cascade_table, fit_cascade
     from arxiv_cls.scoring.reference import make_cascade_reference
 
-    record = fit_cascade(
-        model, baseline, engine=engine, max_accuracy_loss=max_accuracy_loss, data=data, progress=True
-    )
-    make_cascade_reference(model, baseline, data=data, progress=True)
+    record = fit_cascade(model, baseline, engine=engine, max_accuracy_loss=max_accuracy_loss, data=data)
+    make_cascade_reference(model, baseline, data=data)
     print(cascade_table(record))
     print(f"\nwritten to {Path(model) / 'eval' / 'cascade.json'}")
 
@@ -233,7 +212,7 @@ def local_distilbert(
 
     Works without the Hub; --source names the weights of another BERT.
     """
-    from arxiv_cls.models.pretrained import DEFAULT_SOURCE, write_local_distilbert
+    from arxiv_cls.models.loading import DEFAULT_SOURCE, write_local_distilbert
 
     written = write_local_distilbert(out, source or DEFAULT_SOURCE, overwrite=overwrite)
     print(f"{written}: a DistilBERT; train it with --model.name_or_path {written}")

@@ -11,22 +11,22 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.files import file_sha256
-from arxiv_cls.record.model_files import Evaluation, read_record
+from arxiv_cls.record.manifest import METRICS as METRICS_FILE
+from arxiv_cls.record.manifest import PREDICTIONS, WEIGHTS
+from arxiv_cls.record.model_files import read_model_file
+from arxiv_cls.scoring.evaluation import aligned
 from arxiv_cls.scoring.intervals import RESAMPLES, mcnemar, paired_bootstrap
-from arxiv_cls.scoring.metrics import METRICS, compute_metrics
-from arxiv_cls.scoring.report import aligned
-from arxiv_cls.scoring.scored_papers import Predictions, load_model_and_corpus, read_predictions, score_papers
+from arxiv_cls.scoring.metrics import METRICS, compute_metrics, true_scores
+from arxiv_cls.scoring.scored_papers import Predictions, load_model_and_corpus, read_predictions
 
 logger = logging.getLogger(__name__)
 
 
-def predictions_of(
-    model: str | Path, *, data: str | Path | None = None, progress: bool = False
-) -> Predictions:
+def predictions_of(model: str | Path, data: str | Path | None = None) -> Predictions:
     """A model's scores of its test split: those on record when they are of these weights, else new ones.
 
-    `model` is a `predictions.parquet`, a model directory or a Hub id; `data` the file to rebuild the split
-    from where it must be scored, None for the recipe's.
+    `model` is a `predictions.parquet`, a model directory or a Hub id; `data` as `csv` of
+    `load_model_and_corpus`.
 
     Raises:
         UserError: when there is nothing to read and nothing to score with.
@@ -34,35 +34,24 @@ def predictions_of(
     path = Path(model)
     if path.suffix == ".parquet":
         return read_predictions(path)
-    record = path / "eval" / "metrics.json"
-    if record.is_file():
-        evaluation = read_record(record, Evaluation)
-        weights = [path / name for name in ("model.safetensors", "model.skops") if (path / name).is_file()]
-        if (
-            weights
-            and evaluation.get("split") == "test"
-            and file_sha256(weights[0]) == evaluation.get("weights_sha256")
-        ):
-            return read_predictions(path / "eval" / "predictions.parquet")
-        logger.info("eval/metrics.json is not of the weights in %s: scoring the test split again", path)
-    loaded = load_model_and_corpus(model, data)
-    corpus = loaded.corpus
-    return score_papers(loaded.predictor, corpus.splits["test"], corpus.labels, progress=progress)
+    if evaluation := read_model_file(path, METRICS_FILE):
+        weights = [path / name for name in WEIGHTS.values() if (path / name).is_file()]
+        of_these = weights and file_sha256(weights[0]) == evaluation.get("weights_sha256")
+        if of_these and evaluation.get("split") == "test":
+            return read_predictions(path / PREDICTIONS)
+        logger.info("%s is not of the weights in %s: scoring the test split again", METRICS_FILE, path)
+    return load_model_and_corpus(model, data).score("test")
 
 
 def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dict[str, int]]:
-    """The papers that both scored, in A's order and with A's order of labels.
+    """Both parts of the papers that both scored, in A's order and with A's order of labels, and counts.
 
     Rows with the same ids in the same order are paired as they stand: a file of `evaluate --csv` may hold a
     paper twice, or papers without an id. Otherwise the ids pair them, and have to tell the papers apart.
-
-    Returns:
-        A's part, B's part, and counts: `papers`, `only_in_a`, `only_in_b`, `relabelled` (left out, because
-        the two data versions give them different categories).
+    Left out are `relabelled` papers, to which B's data gives another category.
 
     Raises:
-        UserError: when the labels differ, no paper is in both, or the ids do not tell which rows belong
-            together.
+        UserError: the labels differ, no paper is in both, or the ids do not tell which rows belong together.
     """
     if set(a.label_names) != set(b.label_names):
         in_one = sorted(set(a.label_names) ^ set(b.label_names))
@@ -71,10 +60,8 @@ def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dic
             hint="compare models of the same data.config",
         )
     columns = [b.label_names.index(name) for name in a.label_names]
-    number_in_a = np.empty(len(columns), dtype=np.int64)
-    number_in_a[columns] = np.arange(len(columns))
     rows_a, rows_b = _paired_rows(a.arxiv_ids, b.arxiv_ids)
-    same = a.labels[rows_a] == number_in_a[b.labels[rows_b]]
+    same = a.labels[rows_a] == np.argsort(columns)[b.labels[rows_b]]
     counts = {
         "papers": int(same.sum()),
         "only_in_a": len(a.labels) - len(rows_a),
@@ -107,30 +94,29 @@ def _paired_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(in_both), np.asarray([place_in_b[name] for name in a[in_both]])
 
 
-def compare_predictions(
-    a: Predictions, b: Predictions, *, papers: int = 5, seed: int = 0, resamples: int = RESAMPLES
-) -> dict[str, Any]:
-    """B less A on the papers that both scored; errors as `align`.
+def compare_predictions(a: Predictions, b: Predictions, papers: int = 5) -> dict[str, Any]:
+    """The counts of `align`, metrics and F1 of B less A, McNemar's test; errors as `align`.
 
-    Args:
-        a: the first model's scores.
-        b: the second model's.
-        papers: how many papers to name on each side, those where the score of the true category differs most.
-        seed: of the paired bootstrap.
-        resamples: of the paired bootstrap.
-
-    Returns:
-        `papers` and the other counts of `align`; `metrics` and `per_class` with {a, b, difference, low,
-        high, p_value}; `mcnemar` with {only_a_right, only_b_right, p_value}; `b_ahead` and `a_ahead`, lists
-        of {arxiv_id, label, predicted_a, predicted_b, score_a, score_b} with the scores of the true category.
+    `b_ahead` and `a_ahead` list at most `papers` each, those where the score of the true category differs
+    most.
     """
     a, b, counts = align(a, b)
-    in_a, in_b = (compute_metrics(a.labels, part.probabilities, a.label_names) for part in (a, b))
-    found = paired_bootstrap(a.labels, a.probabilities, b.probabilities, a.label_names, seed, resamples)
-    only_a, only_b, p_value = mcnemar(a.predicted == a.labels, b.predicted == a.labels)
+    in_a, in_b = (compute_metrics(part.labels, part.probabilities, part.label_names) for part in (a, b))
+    found = paired_bootstrap(a.labels, a.probabilities, b.probabilities, a.label_names)
+    only_a, only_b, p_value = mcnemar(a.predicted == a.labels, b.predicted == b.labels)
+    given_a, given_b = (true_scores(part.labels, part.probabilities) for part in (a, b))
+    order = np.argsort(given_b - given_a, kind="stable")
+    names = np.asarray(a.label_names)
+    keys = ("arxiv_id", "label", "predicted_a", "predicted_b", "score_a", "score_b")
+    columns = (a.arxiv_ids, names[a.labels], names[a.predicted], names[b.predicted], given_a, given_b)
+
+    def shown(rows: np.ndarray) -> list[dict[str, Any]]:
+        listed = zip(*(column[rows[:papers]].tolist() for column in columns), strict=True)
+        return [dict(zip(keys, values, strict=True)) for values in listed]
+
     return {
         **counts,
-        "resamples": resamples,
+        "resamples": RESAMPLES,
         "metrics": {name: {"a": in_a[name], "b": in_b[name], **found[name]._asdict()} for name in METRICS},
         "per_class": {
             name: {
@@ -142,48 +128,19 @@ def compare_predictions(
             for name in a.label_names
         },
         "mcnemar": {"only_a_right": only_a, "only_b_right": only_b, "p_value": p_value},
-        **_furthest_apart(a, b, papers),
-    }
-
-
-def _furthest_apart(a: Predictions, b: Predictions, papers: int) -> dict[str, list[dict[str, Any]]]:
-    rows = np.arange(len(a))
-    given_a, given_b = (part.probabilities[rows, a.labels] for part in (a, b))
-    predicted_a, predicted_b = a.predicted, b.predicted
-    order = np.argsort(given_b - given_a, kind="stable")
-
-    def shown(row: int) -> dict[str, Any]:
-        return {
-            "arxiv_id": str(a.arxiv_ids[row]),
-            "label": a.label_names[a.labels[row]],
-            "predicted_a": a.label_names[predicted_a[row]],
-            "predicted_b": a.label_names[predicted_b[row]],
-            "score_a": float(given_a[row]),
-            "score_b": float(given_b[row]),
-        }
-
-    return {
-        "b_ahead": [shown(row) for row in order[::-1][:papers] if given_b[row] > given_a[row]],
-        "a_ahead": [shown(row) for row in order[:papers] if given_a[row] > given_b[row]],
+        "b_ahead": shown(order[::-1][: (given_b > given_a).sum()]),
+        "a_ahead": shown(order[: (given_a > given_b).sum()]),
     }
 
 
 def compare_models(
-    a: str | Path,
-    b: str | Path,
-    *,
-    papers: int = 5,
-    data: str | Path | None = None,
-    progress: bool = False,
+    a: str | Path, b: str | Path, *, papers: int = 5, data: str | Path | None = None
 ) -> dict[str, Any]:
-    """`compare_predictions` of two models' test splits, with their names as `a` and `b`.
-
-    Each is a model directory, a Hub id or a predictions.parquet; errors as `predictions_of` and `align`.
-    """
+    """`compare_predictions` of the `predictions_of` two models, with their names as `a` and `b`."""
     if papers < 0:
         raise UserError(f"--papers {papers}: a number of papers is 0 or more")
-    first, second = (predictions_of(model, data=data, progress=progress) for model in (a, b))
-    return {"a": str(a), "b": str(b), **compare_predictions(first, second, papers=papers)}
+    first, second = (predictions_of(model, data) for model in (a, b))
+    return {"a": str(a), "b": str(b), **compare_predictions(first, second, papers)}
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import itertools
 import logging
 import platform
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,34 +16,35 @@ import numpy as np
 from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import set_members
-from arxiv_cls.record.files import file_sha256, write_json, write_step_record
+from arxiv_cls.record.files import file_sha256, write_atomically, write_json, write_step_record
 from arxiv_cls.record.manifest import METRICS as METRICS_FILE
-from arxiv_cls.record.model_files import Record, read_record
-from arxiv_cls.scoring import out_of_scope
+from arxiv_cls.record.manifest import PREDICTION_SETS, PREDICTIONS, SCOPE, SCOPE_PLOT
+from arxiv_cls.record.model_files import read_model_file
+from arxiv_cls.scoring import out_of_scope, plots
 from arxiv_cls.scoring.calibration import ECE_BINS, chance_calibration_errors, coverage_threshold
 from arxiv_cls.scoring.intervals import CONFIDENCE, RESAMPLES, bootstrap_intervals, wilson_interval
-from arxiv_cls.scoring.metrics import METRICS, compute_metrics, confusion_matrix, counts_of, macro_f1
-from arxiv_cls.scoring.out_of_scope import MOST_TRAINING_PAPERS, outside_papers
-from arxiv_cls.scoring.plots import (
-    plot_accuracy_by_year,
-    plot_confusion_matrix,
-    plot_out_of_scope,
-    plot_reliability,
+from arxiv_cls.scoring.metrics import (
+    METRICS,
+    class_counts,
+    compute_metrics,
+    macro_f1,
+    true_scores,
 )
 from arxiv_cls.scoring.reference import write_model_reference
 from arxiv_cls.scoring.scored_papers import (
     LoadedModel,
     Predictions,
     ScoredPapers,
-    data_record,
+    TrainedOn,
+    evaluated_data,
     load_model_and_corpus,
+    read_predictions,
     score_csv,
-    score_papers,
     training_papers,
     write_predictions,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no checksums
 BOOTSTRAP_SEED = 0
 _CHANCE_SIMULATIONS = 1000
 # Below this many papers an accuracy says little (its 95% interval is over 0.3 wide): years are pooled.
@@ -50,16 +52,15 @@ SMALLEST_SLICE = 30
 WORD_EDGES = (100, 150, 200, 250)
 COVERAGES = (0.8, 0.9, 0.95)
 NAMED_AT_MOST = 5
-# What is fitted on the validation split, each record with the plot that shows it.
-FITTED_FILES = (("prediction_sets.json",), ("scope.json", "out_of_scope.png"))
+HEADLINES = ("accuracy", "macro_f1", "log_loss", "expected_calibration_error")
 
 logger = logging.getLogger(__name__)
 
 
-def slice_metrics(scored: ScoredPapers, chosen: np.ndarray) -> dict[str, Any]:
+def _slice_metrics(scored: ScoredPapers, chosen: np.ndarray) -> dict[str, Any]:
     """{n, accuracy, accuracy_interval (Wilson, 95%), macro_f1} of the papers of a mask, at least one."""
     labels, predicted = scored.labels[chosen], scored.predicted[chosen]
-    counts = counts_of(confusion_matrix(labels, predicted, len(scored.label_names)))
+    counts = class_counts(labels, predicted, len(scored.label_names))
     hits = int(counts[0].sum())
     return {
         "n": len(labels),
@@ -69,14 +70,16 @@ def slice_metrics(scored: ScoredPapers, chosen: np.ndarray) -> dict[str, Any]:
     }
 
 
-def slices_by_year(scored: ScoredPapers) -> dict[str, dict[str, Any]]:
-    """`slice_metrics` of each run of years, earliest first; keys such as `1993-2001` and `2015`.
+def _slices_by_year(scored: ScoredPapers) -> dict[str, dict[str, Any]]:
+    """The slice of each run of years, earliest first; keys such as `1993-2001` and `2015`.
 
     A run has at least `SMALLEST_SLICE` papers where there are so many; a rest that is too small joins the
     run before it. Papers without a date are in none.
     """
-    found, counts = np.unique(scored.years[scored.years > 0], return_counts=True)
-    runs: list[list[int]] = []  # years of each run
+    years = scored.published.astype("datetime64[Y]").astype(np.int64) + 1970
+    years[np.isnat(scored.published)] = 0
+    found, counts = np.unique(years[years > 0], return_counts=True)
+    runs: list[list[int]] = []
     papers = SMALLEST_SLICE
     for year, count in zip(found.tolist(), counts.tolist(), strict=True):
         if papers >= SMALLEST_SLICE:
@@ -85,26 +88,20 @@ def slices_by_year(scored: ScoredPapers) -> dict[str, dict[str, Any]]:
         runs[-1].append(year)
         papers += count
     if papers < SMALLEST_SLICE and len(runs) > 1:
-        last = runs.pop()
-        runs[-1] += last
-    return {
-        f"{years[0]}-{years[-1]}" if len(years) > 1 else str(years[0]): slice_metrics(
-            scored, (scored.years >= years[0]) & (scored.years <= years[-1])
-        )
-        for years in runs
-    }
+        runs[-2:] = [runs[-2] + runs[-1]]
+    slices = {}
+    for run in runs:
+        name = f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0])
+        slices[name] = _slice_metrics(scored, (years >= run[0]) & (years <= run[-1]))
+    return slices
 
 
-def slices_by_words(scored: ScoredPapers) -> dict[str, dict[str, Any]]:
-    """`slice_metrics` by the number of words of title and abstract; lengths without papers are left out."""
+def _slices_by_words(scored: ScoredPapers) -> dict[str, dict[str, Any]]:
+    """The slices by the number of words of title and abstract; lengths without papers are left out."""
     place = np.searchsorted(WORD_EDGES, scored.words, side="right")
     between = (f"{low} to {high - 1}" for low, high in itertools.pairwise(WORD_EDGES))
     names = [f"under {WORD_EDGES[0]}", *between, f"{WORD_EDGES[-1]} and more"]
-    return {
-        name: slice_metrics(scored, place == number)
-        for number, name in enumerate(names)
-        if (place == number).any()
-    }
+    return {names[number]: _slice_metrics(scored, place == number) for number in np.unique(place)}
 
 
 def evaluation_of(
@@ -128,11 +125,11 @@ def evaluation_of(
             "chance_upper": float(np.quantile(by_chance, 0.95)),
             "p_value": (as_large + 1) / (len(by_chance) + 1),
         },
-        "slices": {"year": slices_by_year(scored), "words": slices_by_words(scored)},
+        "slices": {"year": _slices_by_year(scored), "words": _slices_by_words(scored)},
     }
 
 
-def library_versions() -> dict[str, str]:
+def loaded_versions() -> dict[str, str]:
     """What computed the figures; libraries that this process did not load are left out."""
     libraries = ("numpy", "sklearn", "xgboost", "torch", "transformers", "onnxruntime")
     return {
@@ -143,54 +140,16 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def write_plots(scored: ScoredPapers, slices: dict[str, Any], folder: Path) -> list[Path]:
-    """Confusion matrix, reliability diagram and accuracy by year where dates are known; their paths."""
-    matrix = confusion_matrix(scored.labels, scored.predicted, len(scored.label_names))
-    paths = [folder / "confusion_matrix.png", folder / "reliability.png"]
-    plot_confusion_matrix(matrix, scored.label_names, paths[0])
-    plot_reliability(scored.probabilities, scored.labels, paths[1])
-    if slices["year"]:
-        paths.append(folder / "accuracy_by_year.png")
-        plot_accuracy_by_year(slices["year"], paths[2])
-    return paths
-
-
-def log_to_wandb(evaluation: dict[str, Any], plots: list[Path]) -> None:
-    """Adds figures and plots to the open W&B run; does nothing, and imports nothing, when there is none."""
-    run = getattr(sys.modules.get("wandb"), "run", None)
-    if run is None:
-        return
-    name = evaluation["split"] or "csv"
-    for metric in METRICS:
-        run.summary[f"{name}/{metric}"] = evaluation["metrics"][metric]
-    for label, scores in evaluation["metrics"]["per_class"].items():
-        run.summary[f"{name}/f1/{label}"] = scores["f1"]
-    if plots:
-        run.log({f"{name}/{path.stem}": sys.modules["wandb"].Image(str(path)) for path in plots})
-
-
-def write_files(
-    evaluation: dict[str, Any], scored: ScoredPapers, folder: Path | None, *, record: bool = True
-) -> None:
-    """Writes an evaluation to a folder, where there is one, and logs it to the open W&B run, if any.
-
-    Predictions and plots are written first and `metrics.json` last: when it is there, the rest is. With
-    `record=False` the caller writes it, after more files.
-    """
-    plots = []
-    if folder is not None:
-        write_predictions(scored, folder / "predictions.parquet")
-        plots = write_plots(scored, evaluation["slices"], folder)
-        if record:
-            write_json(evaluation, folder / "metrics.json")
-    log_to_wandb(evaluation, plots)
-
-
-def evaluation_record(
-    predictor: Any, weights_sha256: str, split: str | None, data: dict[str, Any], scored: ScoredPapers
+def _evaluate(
+    predictor: Any,
+    weights_sha256: str,
+    scored: ScoredPapers,
+    data: dict[str, Any],
+    folder: Path | None,
+    split: str | None = None,
 ) -> dict[str, Any]:
-    """What `metrics.json` holds of every evaluation; see `evaluate_model`."""
-    return {
+    """What `metrics.json` holds; writes predictions and plots, and logs to the open W&B run, if any."""
+    evaluation = {
         "schema_version": SCHEMA_VERSION,
         "kind": predictor.kind,
         "engine": predictor.engine,
@@ -200,16 +159,28 @@ def evaluation_record(
         "data_sha256": data["sha256"],
         "weights_sha256": weights_sha256,
         **evaluation_of(scored),
-        "versions": library_versions(),
+        "versions": loaded_versions(),
     }
-
-
-def refuse_own_folder(model: str | Path, out: str | Path | None) -> None:
-    """Raises a `UserError` when another evaluation would overwrite that of the weights' test split."""
-    if out is not None and Path(out).resolve() == (Path(model) / "eval").resolve():
-        raise UserError(
-            f"{out} holds the evaluation of the model's test split", hint="name another folder with --out"
-        )
+    images = {}
+    if folder is not None:
+        write_predictions(scored, folder / "predictions.parquet")
+        path = folder / "confusion_matrix.png"
+        plots.plot_confusion_matrix(scored.labels, scored.predicted, scored.label_names, path)
+        plots.plot_reliability(scored.probabilities, scored.labels, folder / "reliability.png")
+        if years := evaluation["slices"]["year"]:
+            plots.plot_accuracy_by_year(years, folder / "accuracy_by_year.png")
+        images = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    # Nothing is imported where no run is open.
+    if (run := getattr(sys.modules.get("wandb"), "run", None)) is not None:
+        name, metrics = split or "csv", evaluation["metrics"]
+        for metric in METRICS:
+            run.summary[f"{name}/{metric}"] = metrics[metric]
+        for label, scores in metrics["per_class"].items():
+            run.summary[f"{name}/f1/{label}"] = scores["f1"]
+        if images:
+            image = sys.modules["wandb"].Image
+            run.log({f"{name}/{stem}": image(str(path)) for stem, path in images.items()})
+    return evaluation
 
 
 def evaluate_model(
@@ -221,130 +192,146 @@ def evaluate_model(
     out: str | Path | None = None,
     engine: str | None = None,
     rules: bool = True,
-    progress: bool = False,
 ) -> dict[str, Any]:
     """Scores a split of the model's own data, or every paper of a file.
 
     Args:
-        model: directory or Hub id; both kinds of model.
-        split: `train`, `validation` or `test`; not used with `csv`.
+        model: directory or Hub id.
+        split: not used with `csv`.
         csv: a file in the schema of the data; its papers are scored instead of a split.
-        data: the file that the model's splits are rebuilt from; None for the path that its recipe names.
+        data: as `csv` of `load_model_and_corpus`.
         out: folder for metrics.json, predictions.parquet and the plots. By default the test split goes to
             `eval/` of a local model directory; nothing else is written unless a folder is named.
-        engine: what computes a transformer, "torch", "onnx" or "int8"; None for torch. `eval/` belongs to the
-            weights, so an evaluation by an ONNX engine goes only to the folder that `out` names.
-        rules: with the test split and the default folder, also fit prediction sets and the out-of-scope rule
-            on the validation split and write them beside the metrics.
-        progress: show bars.
+        engine: as of `load_model_and_corpus`. `eval/` belongs to the weights, so an evaluation by an ONNX
+            engine, which computes with an export of them, goes only to the folder that `out` names.
+        rules: with `eval/`, also fit prediction sets and the out-of-scope rule and write them there.
 
     Returns:
-        What `metrics.json` holds: `papers`, `metrics`, `intervals`, `calibration`, `slices`, `data`,
-        `weights_sha256`, `data_sha256` and the rest; with `csv` also `csv` (rows not scored, papers that
-        were trained on). What was fitted stands under `rules`, which is not in the file.
+        What `metrics.json` holds; what was fitted stands under `rules`, which is not in the file. With `csv`,
+        `split` is null and `csv` holds {rows_read, rows_scored, rejected, other_labels, in_training_split,
+        in_training_split_exact, training_split_not_known}. `in_training_split` is null where nothing is
+        known, and else counts the papers that can be judged; it is an upper bound unless exact.
 
     Raises:
         UserError: when model, recipe or data cannot be had or do not fit together.
     """
-    if csv is not None:
-        return evaluate_csv(model, csv, out=out, engine=engine, progress=progress)
-    if split != "test":
-        refuse_own_folder(model, out)
-    loaded = load_model_and_corpus(model, data, engine)
-    # An ONNX engine computes with an export of the weights.
-    of_the_weights = loaded.predictor.engine in ("torch", "tfidf")
-    if not of_the_weights:
-        refuse_own_folder(model, out)
-    folder = None if out is None else Path(out)
-    if out is None and split == "test" and Path(model).is_dir() and of_the_weights:
-        folder = Path(model) / "eval"
-    return evaluate_loaded(loaded, split, folder, rules=rules, progress=progress)
+    from arxiv_cls.models.predictor import load_predictor
+
+    loaded = load_model_and_corpus(model, data, engine) if csv is None else None
+    predictor = loaded.predictor if loaded else load_predictor(model, engine=engine)
+    own = Path(model) / "eval"
+    is_own = loaded is not None and split == "test" and predictor.engine in ("torch", "tfidf")
+    folder = own if is_own and own.parent.is_dir() else None
+    if out is not None:
+        folder, problem = Path(out), ""
+        if folder.exists() and not folder.is_dir():
+            problem = "is no folder"
+        elif not is_own and folder.resolve() == own.resolve():
+            problem = "holds the evaluation of the model's test split"
+        if problem:
+            raise UserError(f"{out} {problem}", hint="name another folder with --out")
+    if loaded:
+        return evaluate_loaded(loaded, split, folder, rules=rules)
+    scored, counts, data_version = score_csv(predictor, str(csv))
+    found = training_papers(Path(predictor.directory), scored.arxiv_ids, scored.published, str(csv))
+    seen, unknown = (0, len(scored)) if found is None else (int(found.seen.sum()), int(found.unknown.sum()))
+    known = found is not None and (seen > 0 or unknown == 0)
+    counts["in_training_split"] = seen if known else None
+    counts["in_training_split_exact"] = found.exact and not unknown if found and known else None
+    counts["training_split_not_known"] = unknown
+    _warn(counts, found)
+    described = evaluated_data(data_version, {"csv": str(csv)})
+    evaluation = _evaluate(predictor, file_sha256(predictor.weights_path), scored, described, folder)
+    evaluation["csv"] = counts
+    if folder is not None:
+        write_json(evaluation, folder / "metrics.json")
+    return evaluation
+
+
+def _warn(counts: dict[str, Any], found: TrainedOn | None) -> None:
+    scored = f"of the {counts['rows_scored']:,} scored papers"
+    if found is None:
+        logger.warning("the model has no recipe.yaml: whether it was trained on these papers is not known")
+    elif unknown := counts["training_split_not_known"]:
+        logger.warning(
+            "%s %s have no arXiv id that can be read, or lack the date of a split by time: whether the model "
+            "was trained on them is not known", f"{unknown:,}", scored,
+        )  # fmt: skip
+    if seen := counts["in_training_split"]:
+        up_to, are = ("", "are") if found and found.exact else ("up to ", "may be")
+        logger.warning(
+            "%s%s %s belong to the model's own training split: the figures %s too good",
+            up_to, f"{seen:,}", scored, are,
+        )  # fmt: skip
+    for key, what in (
+        ("rejected", "%s rows cannot be used: %s"),
+        ("other_labels", "%s rows have a label that the model does not have (%s): not scored"),
+    ):
+        if rows := counts[key]:
+            shown = ", ".join(f"{name} {count:,}" for name, count in list(rows.items())[:NAMED_AT_MOST])
+            more = f" and {len(rows) - NAMED_AT_MOST} more" if len(rows) > NAMED_AT_MOST else ""
+            logger.warning(what, f"{sum(rows.values()):,}", shown + more)
 
 
 def evaluate_loaded(
-    loaded: LoadedModel,
-    split: str = "test",
-    folder: Path | None = None,
-    *,
-    rules: bool = True,
-    progress: bool = False,
+    loaded: LoadedModel, split: str = "test", folder: Path | None = None, *, rules: bool = True
 ) -> dict[str, Any]:
-    """Scores a split of the corpus that a model was loaded with; reads neither the CSV nor the weights again.
+    """`evaluate_model` of a split with what is in memory; reads neither the CSV nor the weights again.
 
-    Args:
-        loaded: the model with its corpus.
-        split: `train`, `validation` or `test`.
-        folder: where metrics.json, predictions.parquet and the plots go; None writes nothing. With `eval/` of
-            `loaded.directory` the reference for monitoring is written too, and metrics.json also records the
-            checksums of the model's files.
-        rules: with `eval/`, also fit prediction sets and the out-of-scope rule and write them there.
-        progress: show bars.
-
-    Returns:
-        As `evaluate_model`.
-
-    Raises:
-        UserError: model and corpus have other labels, or the split has no papers.
+    `folder` is where the files go; None writes none. With `eval/` of `loaded.directory` the reference
+    for monitoring is written too, and metrics.json records the checksums of the model's files.
     """
-    corpus = loaded.corpus
-    scored = score_papers(loaded.predictor, corpus.splits[split], corpus.labels, progress=progress)
-    data = data_record(corpus.data, loaded.options)
-    evaluation = evaluation_record(loaded.predictor, loaded.weights_sha256, split, data, scored)
-    if folder is None or folder.resolve() != (loaded.directory / "eval").resolve():
-        write_files(evaluation, scored, folder)
+    scored = loaded.score(split)
+    data = evaluated_data(loaded.corpus.data, loaded.options)
+    evaluation = _evaluate(loaded.predictor, loaded.weights_sha256, scored, data, folder, split)
+    if folder is None:
         return evaluation
-    write_files(evaluation, scored, folder, record=False)
-    _drop_files_of_other_weights(folder, loaded.weights_sha256)
-    fitted = {"rules": fit_rules(loaded, scored, folder, progress=progress)} if rules else {}
-    write_model_reference(loaded, scored, corpus.splits[split], split)
+    # `metrics.json` last: when it is there, the rest is.
+    if folder.resolve() != (loaded.directory / "eval").resolve():
+        write_json(evaluation, folder / "metrics.json")
+        return evaluation
+    _drop_files_of_other_weights(folder.parent, loaded.weights_sha256)
+    fitted = {"rules": _fit_rules(loaded, scored, folder.parent)} if rules else {}
+    write_model_reference(loaded, scored, loaded.corpus.splits[split], split)
     known = {Path(loaded.predictor.weights_path).name: loaded.weights_sha256}
     return write_step_record(evaluation, folder.parent, METRICS_FILE, known) | fitted
 
 
-def _drop_files_of_other_weights(folder: Path, weights_sha256: str) -> None:
+def _drop_files_of_other_weights(model_dir: Path, weights_sha256: str) -> None:
     """Takes away what was fitted for other weights, so that no card shows it for these."""
-    for names in FITTED_FILES:
-        if not (folder / names[0]).is_file():
-            continue
+    for record, *plot in ((PREDICTION_SETS,), (SCOPE, SCOPE_PLOT)):
         try:
-            fitted_for = read_record(folder / names[0], Record).get("weights_sha256")
+            content = read_model_file(model_dir, record)
         except UserError:
             # Whatever a damaged one was fitted for, it is of no use.
-            fitted_for = None
-        if fitted_for != weights_sha256:
-            for name in names:
-                (folder / name).unlink(missing_ok=True)
+            content = {}
+        if content is not None and content.get("weights_sha256") != weights_sha256:
+            for name in (record, *plot):
+                (model_dir / name).unlink(missing_ok=True)
 
 
-def fit_rules(
-    loaded: LoadedModel, tested: ScoredPapers, folder: Path, *, progress: bool = False
-) -> dict[str, Any]:
+def _fit_rules(loaded: LoadedModel, tested: ScoredPapers, model_dir: Path) -> dict[str, Any]:
     """Fits on the validation split and writes `prediction_sets.json` and `scope.json` into `eval/`.
 
-    `tested` are the scores of the test split, for the figures on record. Returns {"prediction_sets": ...,
-    "scope": ... or None} as written; there is no out-of-scope rule when the label set leaves out too few
-    papers of the file, and an older one is taken away.
+    Figures are of the `tested` papers. `scope` is None, and an older rule is taken away, when the label set
+    leaves out too few papers of the file.
     """
-    corpus, weights = loaded.corpus, {"weights_sha256": loaded.weights_sha256}
-    held_out = score_papers(loaded.predictor, corpus.splits["validation"], corpus.labels, progress=progress)
-    sets = fit_prediction_sets(held_out, tested) | weights
-    write_json(sets, folder / "prediction_sets.json")
-    texts = {
-        name: list(papers.select(range(min(MOST_TRAINING_PAPERS, len(papers))))["text"])
-        for name, papers in corpus.splits.items()
-    }
-    found = out_of_scope.fit_scope(texts["train"], texts["validation"], texts["test"], outside_papers(corpus))
+    weights = {"weights_sha256": loaded.weights_sha256}
+    sets = fit_prediction_sets(loaded.score("validation"), tested) | weights
+    write_json(sets, model_dir / PREDICTION_SETS)
+    splits, limit = loaded.corpus.splits, out_of_scope.MOST_TRAINING_PAPERS
+    train, validation, test = (splits[name][:limit]["text"] for name in ("train", "validation", "test"))
+    outside = out_of_scope.outside_papers(loaded.corpus)
+    found = out_of_scope.fit_scope(train, validation, test, outside)
     if found is None:
-        logger.info(
-            "no out-of-scope rule: fewer than %s papers inside or outside the labels",
-            out_of_scope.FEWEST_PAPERS,
-        )
-        for name in FITTED_FILES[1]:
-            (folder / name).unlink(missing_ok=True)
+        few = out_of_scope.FEWEST_PAPERS
+        logger.info("no out-of-scope rule: fewer than %s papers inside or outside the labels", few)
+        for name in (SCOPE, SCOPE_PLOT):
+            (model_dir / name).unlink(missing_ok=True)
         return {"prediction_sets": sets, "scope": None}
     scope = found[0] | weights
-    write_json(scope, folder / "scope.json")
-    plot_out_of_scope(*found[1], scope["threshold"], folder / "out_of_scope.png")
+    write_json(scope, model_dir / SCOPE)
+    plots.plot_out_of_scope(*found[1], scope["threshold"], model_dir / SCOPE_PLOT)
     return {"prediction_sets": sets, "scope": scope}
 
 
@@ -352,7 +339,7 @@ def measure_prediction_sets(scored: Predictions, threshold: float) -> dict[str, 
     """{coverage, mean_size} of the sets that a threshold gives: share of true labels in them, and labels."""
     members = set_members(scored.probabilities, threshold)
     return {
-        "coverage": float(members[np.arange(len(scored)), scored.labels].mean()),
+        "coverage": float(true_scores(scored.labels, members).mean()),
         "mean_size": float(members.sum(axis=1).mean()),
     }
 
@@ -360,8 +347,7 @@ def measure_prediction_sets(scored: Predictions, threshold: float) -> dict[str, 
 def fit_prediction_sets(validation: Predictions, test: Predictions) -> dict[str, Any]:
     """The content of `eval/prediction_sets.json` less the sha256 of the weights.
 
-    Thresholds come from the validation split, coverage and size from the test split: `levels` maps each
-    coverage, as text, to {threshold, coverage, mean_size}.
+    Thresholds come from the validation split, coverage and size from the test split.
     """
     levels = {}
     for coverage in COVERAGES:
@@ -377,52 +363,73 @@ def fit_prediction_sets(validation: Predictions, test: Predictions) -> dict[str,
     }
 
 
-def evaluate_csv(
-    model: str | Path,
-    csv: str | Path,
-    *,
-    out: str | Path | None = None,
-    engine: str | None = None,
-    progress: bool = False,
-) -> dict[str, Any]:
-    """Evaluates a model on a file; arguments and errors as `evaluate_model`.
-
-    Returns what that does, with `split` null and `csv`: {rows_read, rows_scored, rejected, other_labels,
-    in_training_split, in_training_split_exact}; the last two are null when the model has no recipe, and the
-    number is an upper bound unless the last is true.
-    """
-    from arxiv_cls.models.predictor import load_predictor
-
-    refuse_own_folder(model, out)
-    predictor = load_predictor(model, engine=engine)
-    scored, counts, data_version = score_csv(predictor, csv, progress=progress)
-    seen = training_papers(Path(predictor.directory), scored.arxiv_ids, scored.published, csv)
-    counts["in_training_split"] = None if seen is None else int(seen[0].sum())
-    counts["in_training_split_exact"] = None if seen is None else seen[1]
-    data = data_record(data_version, {"csv": str(csv), "config": None, "split": None, "seed": None})
-    evaluation = evaluation_record(predictor, file_sha256(predictor.weights_path), None, data, scored)
-    evaluation["csv"] = counts
-    _warn(counts)
-    write_files(evaluation, scored, None if out is None else Path(out))
-    return evaluation
+def aligned(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """A table: the first column to the left, the others to the right, two blanks between."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+        for line in lines
+    )
 
 
-def _warn(counts: dict[str, Any]) -> None:
-    if (seen := counts["in_training_split"]) is None:
-        logger.warning("the model has no recipe.yaml: whether it was trained on these papers is not known")
-    elif seen:
-        logger.warning(
-            "%s%s of the %s scored papers belong to the model's own training split: the figures %s too good",
-            "" if counts["in_training_split_exact"] else "up to ",
-            f"{seen:,}",
-            f"{counts['rows_scored']:,}",
-            "are" if counts["in_training_split_exact"] else "may be",
-        )
-    for key, what in (
-        ("rejected", "%s rows cannot be used: %s"),
-        ("other_labels", "%s rows have a label that the model does not have (%s): not scored"),
-    ):
-        if found := counts[key]:
-            shown = ", ".join(f"{name} {count:,}" for name, count in list(found.items())[:NAMED_AT_MOST])
-            more = f" and {len(found) - NAMED_AT_MOST} more" if len(found) > NAMED_AT_MOST else ""
-            logger.warning(what, f"{sum(found.values()):,}", shown + more)
+def _span(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def evaluation_table(evaluation: Mapping[str, Any]) -> str:
+    """What `evaluate_model` returns, as tables: metrics with intervals, classes, slices, what was fitted."""
+    metrics, intervals = evaluation["metrics"], evaluation["intervals"]
+    of = f"{evaluation['split']} split" if evaluation["split"] else evaluation["data"]["csv"]
+    chance = evaluation["calibration"]
+    parts = [
+        f"{evaluation['papers']:,} papers, {of}; 95% intervals from {evaluation['resamples']:,} resamples",
+        aligned(
+            [[name, f"{metrics[name]:.4f}", _span(intervals[name])] for name in METRICS],
+            ["metric", "value", "95% interval"],
+        ),
+        f"calibration error by chance, perfectly calibrated: {chance['chance_mean']:.4f} "
+        f"(95% below {chance['chance_upper']:.4f}); p = {chance['p_value']:.3f}",
+    ]
+    rows = []
+    for name, scores in metrics["per_class"].items():
+        shown = [f"{scores[key]:.3f}" for key in ("precision", "recall", "f1")]
+        rows.append([name, *shown, _span(intervals[f"f1/{name}"]), f"{scores['support']:,}"])
+    parts.append(aligned(rows, ["category", "precision", "recall", "F1", "95% interval", "papers"]))
+    for key, title in (("year", "year"), ("words", "words in the text")):
+        rows = []
+        for name, part in evaluation["slices"][key].items():
+            accuracy = [f"{part['accuracy']:.3f}", _span(part["accuracy_interval"])]
+            rows.append([name, *accuracy, f"{part['macro_f1']:.3f}", f"{part['n']:,}"])
+        if rows:
+            parts.append(aligned(rows, [title, "accuracy", "95% interval", "macro-F1", "papers"]))
+    if fitted := evaluation.get("rules"):
+        rows = []
+        for level, part in fitted["prediction_sets"]["levels"].items():
+            measured = [f"{part['coverage']:.3f}", f"{part['mean_size']:.2f}"]
+            rows.append([f"{float(level):.0%}", *measured, f"{part['threshold']:.4f}"])
+        parts.append(aligned(rows, ["prediction sets", "coverage", "mean size", "threshold"]))
+        if scope := fitted["scope"]:
+            parts.append(
+                f"papers outside the labels: AUROC {scope['auroc']:.3f} ({_span(scope['auroc_interval'])}); "
+                f"the threshold catches {scope['out_of_scope_caught']:.1%} of "
+                f"{scope['out_of_scope_papers']:,} and keeps {scope['in_scope_kept']:.1%} of "
+                f"{scope['in_scope_papers']:,} papers inside"
+            )
+    return "\n\n".join(parts)
+
+
+def write_dvc_files(evaluation: Mapping[str, Any], model: str | Path, folder: Path) -> None:
+    """Writes `metrics.json` (the headline metrics, F1 by category) and `predictions.csv` of `eval/`."""
+    recorded = read_predictions(Path(model) / PREDICTIONS)
+    names = np.asarray(recorded.label_names)
+    pairs = zip(names[recorded.labels], names[recorded.predicted], strict=True)
+    lines = ["actual,predicted", *(f"{actual},{predicted}" for actual, predicted in pairs), ""]
+    write_atomically(folder / "predictions.csv", "\n".join(lines))
+    metrics = evaluation["metrics"]
+    headlines = {
+        "papers": evaluation["papers"],
+        **{name: metrics[name] for name in HEADLINES},
+        "f1": {label: scores["f1"] for label, scores in metrics["per_class"].items()},
+    }
+    write_json(headlines, folder / "metrics.json")

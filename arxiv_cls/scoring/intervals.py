@@ -45,20 +45,22 @@ def resample_weights(count: int, resamples: int = RESAMPLES, seed: int = 0) -> I
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
 
 
-class _Resampler:
-    """Turns weights into metrics for one model's predictions."""
+class Resampler:
+    """The metrics of (n,) labels and (n, k) probabilities of k classes, named or not, as `check_scores`."""
 
-    def __init__(self, labels: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]) -> None:
+    def __init__(
+        self, labels: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str] = ()
+    ) -> None:
         labels, probabilities = check_scores(labels, probabilities)
         self.label_names = label_names
         count, self.classes = probabilities.shape
-        predicted = probabilities.argmax(axis=1)
         is_right = true_label_ranks(labels, probabilities) == 0
         # Three counts a class: right, there, predicted. Sparse, since a paper is in three at most, and many
         # papers of many classes would not fit otherwise.
         papers = np.arange(count)
         right = papers[is_right]
-        rows = np.concatenate([labels[right], self.classes + labels, 2 * self.classes + predicted])
+        predicted = 2 * self.classes + probabilities.argmax(axis=1)
+        rows = np.concatenate([labels[right], self.classes + labels, predicted])
         places = np.concatenate([right, papers, papers])
         self.counts = csr_array((np.ones(len(rows)), (rows, places)), shape=(3 * self.classes, count))
         of_papers = {name: metric.of_papers for name, metric in METRICS.items() if metric.of_papers}
@@ -71,16 +73,23 @@ class _Resampler:
         self.first_of_tie = np.searchsorted(confidence, confidence, side="left")
         self.cuts = equal_mass_cuts(count, ECE_BINS)
 
-    def metrics(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+    def measured(self) -> dict[str, float]:
+        """{metric: value} of the papers as they are."""
+        once = self._metrics(np.ones((1, len(self.order)), dtype=np.int64))
+        return {name: float(values[0]) for name, values in once.items()}
+
+    def drawn(self, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, np.ndarray]:
+        """{metric: (resamples,)} of all `METRICS`, and of `f1/<name>` of named classes."""
+        blocks = [self._metrics(weights) for weights in resample_weights(len(self.order), resamples, seed)]
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+    def _metrics(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """{metric: (rows,)} of (rows, n) weights."""
-        count = weights.shape[1]
         weights_as_float = weights.astype(np.float64)
         sums = (self.counts @ weights_as_float.T).T
-        hits, actual, predicted = (
-            sums[:, part * self.classes : (part + 1) * self.classes] for part in range(3)
-        )
+        hits, actual, predicted = np.split(sums, 3, axis=1)
         counts = hits, actual, predicted
-        means = dict(zip(self.mean_names, (weights_as_float @ self.means).T / count, strict=True))
+        means = dict(zip(self.mean_names, (weights_as_float @ self.means).T / len(self.order), strict=True))
         found = {}
         for name, metric in METRICS.items():
             if metric.of_counts is not None:
@@ -89,11 +98,6 @@ class _Resampler:
                 found[name] = means[name] if name in means else self._calibration_errors(weights)
         per_class = f1_per_class(counts)
         return found | {f"f1/{name}": per_class[:, index] for index, name in enumerate(self.label_names)}
-
-    def measured(self) -> dict[str, float]:
-        """{metric: value} of the papers as they are."""
-        once = self.metrics(np.ones((1, len(self.order)), dtype=np.int64))
-        return {name: float(values[0]) for name, values in once.items()}
 
     def _calibration_errors(self, weights: np.ndarray) -> np.ndarray:
         rows, count = weights.shape
@@ -107,23 +111,6 @@ class _Resampler:
         starts = np.append(self.first_of_tie[at_cut], np.full((rows, 1), count), axis=1)
         bin_sums = np.diff(np.take_along_axis(gap_sums, starts, axis=1), axis=1)
         return np.abs(bin_sums).sum(axis=1) / count
-
-
-def bootstrap_metrics(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    label_names: Sequence[str] = (),
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> dict[str, np.ndarray]:
-    """{metric: (resamples,)} for all `METRICS`; arguments and errors as `bootstrap_intervals`."""
-    return _drawn(_Resampler(labels, probabilities, label_names), seed, resamples)
-
-
-def _drawn(resampler: _Resampler, seed: int, resamples: int) -> dict[str, np.ndarray]:
-    weights = resample_weights(len(resampler.order), resamples, seed)
-    blocks = [resampler.metrics(block) for block in weights]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _centred(name: str, values: np.ndarray, estimate: float) -> np.ndarray:
@@ -141,24 +128,11 @@ def bootstrap_intervals(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, tuple[float, float]]:
-    """{metric: (low, high)}: 95% percentile intervals of all `METRICS`, and of `f1/<name>` of named classes.
-
-    The calibration error's is centred on the measured value (never below 0).
-
-    Args:
-        labels: (n,) true class numbers.
-        probabilities: (n, k).
-        label_names: the k class names, or none.
-        seed: of the resampling.
-        resamples: how many.
-
-    Raises:
-        ValueError: as `compute_metrics`.
-    """
-    resampler = _Resampler(labels, probabilities, label_names)
+    """{metric: (low, high)}: 95% percentile intervals of what the `Resampler` of these arguments draws."""
+    resampler = Resampler(labels, probabilities, label_names)
     measured = resampler.measured()
     intervals = {}
-    for name, values in _drawn(resampler, seed, resamples).items():
+    for name, values in resampler.drawn(seed, resamples).items():
         low, high = np.quantile(_centred(name, values, measured[name]), _ENDS)
         intervals[name] = (max(0.0, float(low)), float(high))
     return intervals
@@ -169,24 +143,22 @@ def paired_bootstrap(
     probabilities_a: np.ndarray,
     probabilities_b: np.ndarray,
     label_names: Sequence[str] = (),
-    seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> dict[str, Difference]:
     """{metric: Difference}: B less A on the same papers and the same resamples, with 95% intervals.
 
-    Arguments as of `bootstrap_intervals`; p-values are never below 2 / (resamples + 1).
+    Arguments as of `Resampler`; p-values are never below 2 / (`RESAMPLES` + 1).
     """
-    models = [_Resampler(labels, given, label_names) for given in (probabilities_a, probabilities_b)]
+    models = [Resampler(labels, given, label_names) for given in (probabilities_a, probabilities_b)]
     before, after = (model.measured() for model in models)
     # The seed alone decides the weights: both models are drawn on the same resamples.
-    drawn_a, drawn_b = (_drawn(model, seed, resamples) for model in models)
+    drawn_a, drawn_b = (model.drawn() for model in models)
     found = {}
     for name in before:
         estimate = after[name] - before[name]
         drawn = _centred(name, drawn_b[name] - drawn_a[name], estimate)
         low, high = np.quantile(drawn, _ENDS)
         on_one_side = min((drawn <= 0).sum(), (drawn >= 0).sum())
-        p_value = min(1.0, 2 * (on_one_side + 1) / (resamples + 1))
+        p_value = min(1.0, 2 * (on_one_side + 1) / (RESAMPLES + 1))
         found[name] = Difference(estimate, float(low), float(high), float(p_value))
     return found
 
@@ -200,9 +172,9 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, int, float]:
-    """Exact McNemar test (McNemar, 1947): do two models err equally often on the same papers?
+    """Exact McNemar test (McNemar, 1947) of two (n,) masks of right answers.
 
-    From two (n,) masks of right answers: papers only A has right, only B, and the two-sided p-value.
+    Papers that only A has right, only B, and the two-sided p-value of both erring equally often.
     """
     from scipy.stats import binomtest
 

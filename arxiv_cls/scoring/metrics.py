@@ -51,25 +51,29 @@ def _weighted_f1(counts: Counts) -> np.ndarray:
     return (f1_per_class(counts) * counts[1]).sum(axis=-1) / counts[1].sum(axis=-1)
 
 
+def true_scores(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(n,) probability of each paper's true class."""
+    return probabilities[np.arange(len(labels)), labels]
+
+
 def _log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    given = probabilities[np.arange(len(labels)), labels]
     epsilon = np.finfo(np.float64).eps
-    return -np.log(np.clip(given, epsilon, 1 - epsilon))
+    return -np.log(np.clip(true_scores(labels, probabilities), epsilon, 1 - epsilon))
 
 
 def _brier_scores(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    given = probabilities[np.arange(len(labels)), labels]
-    return (probabilities**2).sum(axis=1) - 2 * given + 1
+    return (probabilities**2).sum(axis=1) - 2 * true_scores(labels, probabilities) + 1
 
 
 def true_label_ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """(n,) number of classes ahead of the true one; 0 is a right answer.
-
-    Of two equal probabilities the lower class number is ahead, which is how argmax decides.
-    """
-    given = probabilities[np.arange(len(labels)), labels][:, None]
-    before = np.arange(probabilities.shape[1]) < np.asarray(labels)[:, None]
+    """(n,) number of classes ahead of the true one; of two equal ones the lower, as argmax decides."""
+    given = true_scores(labels, probabilities)[:, None]
+    before = np.arange(probabilities.shape[1]) < labels[:, None]
     return ((probabilities > given) | ((probabilities == given) & before)).sum(axis=1)
+
+
+def _top(k: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    return lambda labels, probabilities: true_label_ranks(labels, probabilities) < k
 
 
 # In the order in which they are printed: reports, intervals, card, gate and `verify` read this table.
@@ -85,22 +89,16 @@ METRICS: dict[str, Metric] = {
         "Weighted F1", "mean F1 of the labels, weighted by their papers", True, _weighted_f1
     ),
     "top_2_accuracy": Metric(
-        "Top-2 accuracy",
-        "share of papers whose label is among the two highest scores",
-        True,
-        of_papers=lambda labels, probabilities: true_label_ranks(labels, probabilities) < 2,
+        "Top-2 accuracy", "share of papers whose label is among the two highest scores", True, None, _top(2)
     ),
     "top_3_accuracy": Metric(
-        "Top-3 accuracy",
-        "share of papers whose label is among the three highest scores",
-        True,
-        of_papers=lambda labels, probabilities: true_label_ranks(labels, probabilities) < 3,
+        "Top-3 accuracy", "share of papers whose label is among the three highest scores", True, None, _top(3)
     ),
     "log_loss": Metric(
-        "Log-loss", "mean negative log-probability of the right label, in nats", False, of_papers=_log_losses
+        "Log-loss", "mean negative log-probability of the right label, in nats", False, None, _log_losses
     ),
     "brier_score": Metric(
-        "Brier score", "mean squared distance from the one-hot label, 0 to 2", False, of_papers=_brier_scores
+        "Brier score", "mean squared distance from the one-hot label, 0 to 2", False, None, _brier_scores
     ),
     "expected_calibration_error": Metric(
         "Expected calibration error", "mean distance between score and accuracy, 0 to 1", False
@@ -113,30 +111,24 @@ LOWER_IS_BETTER = frozenset({"loss", "expected_calibration_error_chance"}) | {
 }
 
 
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(classes, classes) counts: rows are true classes, columns predicted ones."""
-    cells = np.asarray(labels) * classes + np.asarray(predicted)
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
-
-
-def counts_of(matrix: np.ndarray) -> Counts:
-    """The counts of a confusion matrix."""
-    return np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+def class_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Counts:
+    """The counts of (n,) true and (n,) predicted class numbers."""
+    hits, actual, given = (
+        np.bincount(of, minlength=classes) for of in (labels[labels == predicted], labels, predicted)
+    )
+    return hits, actual, given
 
 
 def check_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels as int64 (n,) and probabilities as float64 (n, k).
 
     Raises:
-        ValueError: when shapes disagree, nothing is there, a label is out of range, a probability is not
-            finite or negative, or a row does not add up to 1 within 1e-3.
+        ValueError: they are not that, or a row does not add up to 1 within 1e-3.
     """
     labels = np.asarray(labels)
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
-        raise ValueError(
-            f"labels {labels.shape}, probabilities {probabilities.shape}: not (n,), (n, k), n > 0"
-        )
+        raise ValueError(f"shapes {labels.shape}, {probabilities.shape}: not (n,), (n, k) with n > 0")
     if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
         raise ValueError(f"a label lies outside 0..{probabilities.shape[1] - 1}")
     if not np.isfinite(probabilities).all() or probabilities.min() < 0:
@@ -149,29 +141,20 @@ def check_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndar
 def compute_metrics(
     labels: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Every metric of the project for one set of predictions; some milliseconds for a few thousand papers.
+    """The `METRICS` of (n,) true class numbers and (n, k) probabilities of the k named classes, as floats.
 
-    Args:
-        labels: (n,) true class numbers.
-        probabilities: (n, k) scores whose rows add up to 1.
-        label_names: the k class names, in the order of the columns.
-
-    Returns:
-        The `METRICS` and `expected_calibration_error_chance` (the mean of a perfectly calibrated model of
-        this size) as floats; and `per_class`: {name: {precision, recall, f1, support}}.
+    With `expected_calibration_error_chance` (the mean of a perfectly calibrated model of this size) and
+    `per_class`: {name: {precision, recall, f1, support}}.
 
     Raises:
-        ValueError: for arrays that are not as above.
+        ValueError: as `check_scores`, or there are not k names.
     """
     labels, probabilities = check_scores(labels, probabilities)
     classes = probabilities.shape[1]
     if len(label_names) != classes:
         raise ValueError(f"{len(label_names)} label names for {classes} columns of probabilities")
-    counts = counts_of(confusion_matrix(labels, probabilities.argmax(axis=1), classes))
-    hits, actual, predicted = counts
-    precision = np.divide(hits, predicted, out=np.zeros(classes), where=predicted > 0)
-    recall = np.divide(hits, actual, out=np.zeros(classes), where=actual > 0)
-    f1 = f1_per_class(counts)
+    counts = class_counts(labels, probabilities.argmax(axis=1), classes)
+    recall, precision = (np.divide(counts[0], of, out=np.zeros(classes), where=of > 0) for of in counts[1:])
     found: dict[str, Any] = {}
     for name, metric in METRICS.items():
         if metric.of_counts is not None:
@@ -180,43 +163,26 @@ def compute_metrics(
             found[name] = float(metric.of_papers(labels, probabilities).mean())
         else:
             found[name] = expected_calibration_error(probabilities, labels)
-    return {
-        **found,
-        "expected_calibration_error_chance": float(chance_calibration_errors(probabilities).mean()),
-        "per_class": {
-            name: {
-                "precision": float(precision[index]),
-                "recall": float(recall[index]),
-                "f1": float(f1[index]),
-                "support": int(actual[index]),
-            }
-            for index, name in enumerate(label_names)
-        },
+    found["expected_calibration_error_chance"] = float(chance_calibration_errors(probabilities).mean())
+    columns = {"precision": precision, "recall": recall, "f1": f1_per_class(counts), "support": counts[1]}
+    found["per_class"] = {
+        name: {key: column[index].item() for key, column in columns.items()}
+        for index, name in enumerate(label_names)
     }
+    return found
 
 
 def arxiv_metric(label_names: Sequence[str]) -> evaluate.Metric:
-    """`compute_metrics` as a metric of the library `evaluate`, which a training computes its curves with.
-
-    `arxiv_metric(names).compute(predictions=probabilities, references=labels)` returns the same figures. The
-    library loads here, since scoring a text does without it; nothing is written or downloaded.
-    """
+    """`compute_metrics` as a metric of the library `evaluate`: predictions (n, k), references (n,)."""
+    # Only a training needs these two; scoring a text does without.
     import datasets
     import evaluate
 
     class ArxivMetric(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
-            return evaluate.MetricInfo(
-                description="Accuracy, F1, log-loss, Brier score and calibration error of a classifier.",
-                citation="",
-                inputs_description="predictions: (n, k) probabilities; references: (n,) class numbers.",
-                features=datasets.Features(
-                    {
-                        "predictions": datasets.Sequence(datasets.Value("float64")),
-                        "references": datasets.Value("int64"),
-                    }
-                ),
-            )
+            scores, labels = datasets.Sequence(datasets.Value("float64")), datasets.Value("int64")
+            features = datasets.Features({"predictions": scores, "references": labels})
+            return evaluate.MetricInfo(description="", citation="", features=features)
 
         def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
             return compute_metrics(np.asarray(references), np.asarray(predictions), label_names)

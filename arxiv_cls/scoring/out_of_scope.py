@@ -13,6 +13,7 @@ import numpy as np
 
 from arxiv_cls.corpus.taxonomy import archive_of
 from arxiv_cls.models.prediction import WORD_PATTERN, ScopeRule
+from arxiv_cls.scoring.scored_papers import split_numbers, texts_of
 
 if TYPE_CHECKING:
     from arxiv_cls.corpus.builder import Corpus
@@ -26,13 +27,7 @@ MOST_TRAINING_PAPERS = 20_000  # twice as many give the rule 0.002 more AUROC
 
 @dataclass(frozen=True)
 class OutsidePapers:
-    """Papers of the file without a label of the model.
-
-    Attributes:
-        train: texts of training papers, at most `MOST_TRAINING_PAPERS`, in hash order.
-        test: texts of test papers.
-        test_archives: (n,) archive of each test paper.
-    """
+    """Texts of the papers without a label of the model, and the (n,) archives of those of the test split."""
 
     train: list[str]
     test: list[str]
@@ -41,33 +36,22 @@ class OutsidePapers:
 
 def outside_papers(corpus: Corpus) -> OutsidePapers:
     """The papers of a corpus's file that its label set leaves out, split as the corpus is."""
-    from arxiv_cls.corpus.splits import parse_time_boundaries, split_by_paper, split_by_time, split_positions
-
     table, report = corpus.outside_papers(), corpus.report
-    positions = split_positions(table["arxiv_id"].to_pylist(), report.seed)
-    if report.split == "time":
-        days = np.asarray(table["published"]).astype("datetime64[D]")
-        numbers = split_by_time(days, parse_time_boundaries(report.time_boundaries))
-    else:
-        numbers = split_by_paper(positions)
+    days = np.asarray(table["published"]).astype("datetime64[D]")
+    how = {"split": report.split, "seed": report.seed, "time_boundaries": report.time_boundaries}
+    numbers, positions = split_numbers(table["arxiv_id"].to_pylist(), days, how)
     order = np.argsort(positions, kind="stable")
-    train = order[numbers[order] == 0][:MOST_TRAINING_PAPERS]
-    test = order[numbers[order] == 2]
-
-    def texts(rows: np.ndarray) -> list[str]:
-        part = table.take(rows)
-        pairs = zip(part["title"].to_pylist(), part["abstract"].to_pylist(), strict=True)
-        return [f"{title}\n\n{abstract}" for title, abstract in pairs]
-
-    archives = [archive_of(code) for code in table["category"].take(test).to_pylist()]
-    return OutsidePapers(texts(train), texts(test), np.asarray(archives))
+    train = table.take(order[numbers[order] == 0][:MOST_TRAINING_PAPERS])
+    test = table.take(order[numbers[order] == 2])
+    archives = [archive_of(code) for code in test["category"].to_pylist()]
+    return OutsidePapers(texts_of(train), texts_of(test), np.asarray(archives))
 
 
-def fit_words(inside: list[str], outside: list[str], words: int = WORDS) -> tuple[dict[str, float], float]:
+def _fit_words(inside: list[str], outside: list[str]) -> tuple[dict[str, float], float]:
     """Weights of words and the intercept of a balanced, L2-regularised logistic regression.
 
     Fitted twice, on the texts of training papers inside and outside: on all words that 10 papers have (2 in a
-    set of under 2,000), then on the `words` that matter most: large weight, in many papers.
+    set of under 2,000), then on the `WORDS` that matter most: large weight, in many papers.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -84,18 +68,16 @@ def fit_words(inside: list[str], outside: list[str], words: int = WORDS) -> tupl
 
     everything = fitted(np.arange(present.shape[1]))
     shares = np.asarray(present.mean(axis=0)).ravel()
-    chosen = np.sort(np.argsort(-np.abs(everything.coef_[0]) * np.sqrt(shares), kind="stable")[:words])
+    chosen = np.sort(np.argsort(-np.abs(everything.coef_[0]) * np.sqrt(shares), kind="stable")[:WORDS])
     final = fitted(chosen)
-    names = vectorizer.get_feature_names_out()[chosen]
-    weights = {str(name): round(float(weight), 4) for name, weight in zip(names, final.coef_[0], strict=True)}
-    return weights, round(float(final.intercept_[0]), 4)
+    names, weights = vectorizer.get_feature_names_out()[chosen].tolist(), final.coef_[0].round(4).tolist()
+    return dict(zip(names, weights, strict=True)), round(float(final.intercept_[0]), 4)
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float, float]:
     """Area under the ROC curve with its 95% interval (DeLong, DeLong and Clarke-Pearson, 1988).
 
-    From the (n,) scores of in-scope papers and the (m,) scores of the others, both of at least 2: the share
-    of pairs in which the in-scope paper scores higher (ties count half), and the ends of the interval.
+    From the scores of n papers in scope and of m others, both at least 2; ties count half.
     """
     from scipy.stats import rankdata
 
@@ -111,18 +93,14 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float, float]
 def measure_scope(
     rule: ScopeRule, test: list[str], outside: OutsidePapers
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """What a rule does on the test papers, of which at most `MOST_TRAINING_PAPERS` in scope are scored.
+    """Figures of a rule on test papers, as shares of 1, and its scores of them inside and outside.
 
-    Returns:
-        {auroc, auroc_interval, in_scope_kept, out_of_scope_caught, in_scope_papers, out_of_scope_papers,
-        caught_by_archive: {archive: {n, caught}}} with shares of 1; and the scores, inside and outside.
+    At most `MOST_TRAINING_PAPERS` in scope are scored.
     """
     scores = rule.scores(test[:MOST_TRAINING_PAPERS]), rule.scores(outside.test)
     area, low, high = auroc(*scores)
     caught = scores[1] < rule.threshold
-    by_archive = {
-        str(name): caught[outside.test_archives == name] for name in np.unique(outside.test_archives)
-    }
+    by_archive = {name: caught[outside.test_archives == name] for name in sorted({*outside.test_archives})}
     return {
         "auroc": area,
         "auroc_interval": [low, high],
@@ -131,7 +109,7 @@ def measure_scope(
         "in_scope_papers": len(scores[0]),
         "out_of_scope_papers": len(caught),
         "caught_by_archive": {
-            name: {"n": len(part), "caught": float(part.mean())} for name, part in by_archive.items()
+            str(name): {"n": len(part), "caught": float(part.mean())} for name, part in by_archive.items()
         },
     }, scores
 
@@ -139,15 +117,13 @@ def measure_scope(
 def fit_scope(
     train: list[str], validation: list[str], test: list[str], outside: OutsidePapers
 ) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]] | None:
-    """The rule with its figures, from in-scope texts of each split and the other papers of the file.
+    """The content of `eval/scope.json` less the sha256 of the weights, and the scores of `measure_scope`.
 
-    Returns:
-        The content of `eval/scope.json` less the sha256 of the weights, and the scores of `measure_scope`;
-        None when there are fewer than `FEWEST_PAPERS` on a side.
+    From in-scope texts of each split and the other papers; None with under `FEWEST_PAPERS` on a side.
     """
     if min(len(train), len(validation), len(test), len(outside.train), len(outside.test)) < FEWEST_PAPERS:
         return None
-    weights, intercept = fit_words(train[:MOST_TRAINING_PAPERS], outside.train)
+    weights, intercept = _fit_words(train[:MOST_TRAINING_PAPERS], outside.train)
     validation_scores = ScopeRule(weights, intercept, 0.0).scores(validation)
     threshold = float(np.quantile(validation_scores, 1 - KEPT_IN_SCOPE, method="lower"))
     measured, scores = measure_scope(ScopeRule(weights, intercept, threshold), test, outside)

@@ -35,6 +35,7 @@ from arxiv_cls.scoring.scored_papers import (
     load_corpus,
     load_model_and_corpus,
     score_papers,
+    texts_of,
     true_columns,
 )
 
@@ -273,7 +274,6 @@ def make_reference(
     *,
     data: str | Path | None = None,
     csv: str | Path | None = None,
-    progress: bool = False,
 ) -> Path:
     """Makes the reference of a model that was evaluated before there were references.
 
@@ -281,7 +281,6 @@ def make_reference(
         model: a directory.
         data: the file that the test split is rebuilt from; None for the path that the recipe names.
         csv: papers that the model was not trained on, to take instead of the test split.
-        progress: show a bar.
 
     Raises:
         UserError: no such directory, or model or papers cannot be had.
@@ -289,17 +288,15 @@ def make_reference(
     _need_directory(model)
     if csv is None:
         loaded = load_model_and_corpus(model, data)
-        papers = loaded.corpus.splits["test"]
-        scored = score_papers(loaded.predictor, papers, loaded.corpus.labels, progress=progress)
-        path = write_model_reference(loaded, scored, papers, "test")
+        path = write_model_reference(loaded, loaded.score("test"), loaded.corpus.splits["test"], "test")
     else:
-        path = _reference_of_csv(model, csv, progress)
+        path = _reference_of_csv(model, csv)
     if "files" in (read_model_file(model, METRICS) or {}):
         update_file(Path(model), REFERENCE)
     return path
 
 
-def _reference_of_csv(model: str | Path, csv: str | Path, progress: bool) -> Path:
+def _reference_of_csv(model: str | Path, csv: str | Path) -> Path:
     from arxiv_cls.corpus.papers import read_papers
     from arxiv_cls.models.predictor import load_predictor
 
@@ -309,8 +306,7 @@ def _reference_of_csv(model: str | Path, csv: str | Path, progress: bool) -> Pat
     rows = papers.table.take(np.flatnonzero(truth >= 0))
     if not len(rows):
         raise UserError(f"{csv}: no row has a label of the model", hint=f"it knows {predictor.labels}")
-    pairs = zip(rows["title"].to_pylist(), rows["abstract"].to_pylist(), strict=True)
-    texts = [f"{title}\n\n{abstract}" for title, abstract in pairs]
+    texts = texts_of(rows)
     identity = {
         "kind": predictor.kind,
         "engine": predictor.engine,
@@ -320,14 +316,14 @@ def _reference_of_csv(model: str | Path, csv: str | Path, progress: bool) -> Pat
     }
     path = Path(model) / REFERENCE
     write_reference(
-        path, predictor.labels, predictor.predict_proba(texts, progress=progress), truth[truth >= 0],
+        path, predictor.labels, predictor.predict_proba(texts), truth[truth >= 0],
         predictor.encode(texts), load_scope(Path(model)), [predictor.engine] * len(texts), identity,
     )  # fmt: skip
     return path
 
 
 def make_cascade_reference(
-    model: str | Path, baseline: str | Path, *, data: str | Path | None = None, progress: bool = False
+    model: str | Path, baseline: str | Path, *, data: str | Path | None = None
 ) -> Path:
     """Writes `monitoring/cascade.parquet`: each test paper as the half that answers it scores it.
 
@@ -335,7 +331,6 @@ def make_cascade_reference(
         model: directory of a transformer with a fitted cascade, whose record then names the file.
         baseline: directory or Hub id.
         data: as of `make_reference`.
-        progress: show a bar.
 
     Raises:
         UserError: the pair was not fitted, or model or data cannot be had.
@@ -344,7 +339,7 @@ def make_cascade_reference(
     predictor = load_cascade(model, baseline, engine=fitted_engine(model))
     corpus, _ = load_corpus(predictor.directory, data)
     papers = corpus.splits["test"]
-    scored = score_papers(predictor, papers, corpus.labels, progress=progress)
+    scored = score_papers(predictor, papers, corpus.labels)
     encoded = predictor.encode(list(papers["text"]))
     record = read_model_file(model, CASCADE) or {}
     evaluation = read_model_file(model, METRICS) or {}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from dataclasses import dataclass
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe import portable_path
-from arxiv_cls.record.files import file_sha256, staged
-from arxiv_cls.record.model_files import RecipeRecord, RunRecord, read_model_file
+from arxiv_cls.recipe import DataConfig, portable_path
+from arxiv_cls.record.directory import ModelDirectory
+from arxiv_cls.record.files import file_sha256, staged, write_record
+from arxiv_cls.record.manifest import EXAMPLES, RECIPE, RUN_RECORD
+from arxiv_cls.record.model_files import SCHEMAS, read_model_file
 
-DEFAULT_CSV = "data/raw/arxiv.csv"
 # Rows of a CSV whose texts are held at once.
 ROWS_AT_A_TIME = 4096
 # A row needs a text to be scored and a category to be right or wrong; id and date are used where given.
@@ -25,19 +30,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Predictions:
-    """One model's scores of n papers, as `eval/predictions.parquet` holds them.
+    """One model's scores of n papers, as `eval/predictions.parquet` holds them."""
 
-    Attributes:
-        label_names: the k categories, in the order of the columns of `probabilities`.
-        arxiv_ids: (n,) base ids, "" where unknown.
-        labels: (n,) int64, true category as a column number.
-        probabilities: (n, k) float64, rows add up to 1.
-    """
-
-    label_names: list[str]
-    arxiv_ids: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
+    label_names: list[str]  # the k categories, in the order of the columns of `probabilities`
+    arxiv_ids: np.ndarray  # (n,) base ids, "" where unknown
+    labels: np.ndarray  # (n,) int64, true category as a column number
+    probabilities: np.ndarray  # (n, k) float64, rows add up to 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,47 +48,30 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ScoredPapers(Predictions):
-    """`Predictions` with what the papers are sliced by.
+    """`Predictions` with what the papers are sliced by."""
 
-    Attributes:
-        published: (n,) datetime64[D], NaT where it is not known.
-        words: (n,) int64, words of the text (title and abstract).
-    """
-
-    published: np.ndarray
-    words: np.ndarray
-
-    @property
-    def years(self) -> np.ndarray:
-        """(n,) int64 year of publication; 0 where it is not known."""
-        years = self.published.astype("datetime64[Y]").astype(np.int64) + 1970
-        return np.where(np.isnat(self.published), 0, years)
+    published: np.ndarray  # (n,) datetime64[D], NaT where it is not known
+    words: np.ndarray  # (n,) int64, words of the text (title and abstract)
 
 
-def word_counts(texts: list[str]) -> np.ndarray:
-    """(n,) number of words, divided at white space."""
-    return np.fromiter((len(text.split()) for text in texts), dtype=np.int64, count=len(texts))
+def texts_of(table: Any) -> list[str]:
+    """The texts of a table of papers, in the form of the training texts: title, blank line, abstract."""
+    pairs = zip(table["title"].to_pylist(), table["abstract"].to_pylist(), strict=True)
+    return [f"{title}\n\n{abstract}" for title, abstract in pairs]
 
 
 def score_papers(
     predictor: Any, papers: Any, label_names: list[str], *, progress: bool = False
 ) -> ScoredPapers:
-    """Scores a split of the corpus (a `datasets.Dataset`); columns are in the order of the model's labels.
-
-    Args:
-        predictor: any `Predictor` whose labels are those of the split, in any order.
-        papers: with text, label, arxiv_id and published.
-        label_names: the corpus's category codes, in the order of its `label` feature.
-        progress: show a bar.
+    """Scores a split of a corpus with these labels; columns are in the order of the model's labels.
 
     Raises:
         UserError: when model and corpus have different labels, or the split has no papers.
     """
     if set(predictor.labels) != set(label_names):
-        only_model = sorted(set(predictor.labels) - set(label_names))
-        only_corpus = sorted(set(label_names) - set(predictor.labels))
+        only = [sorted({*a} - {*b}) for a, b in itertools.permutations((predictor.labels, label_names))]
         raise UserError(
-            f"model and data differ in labels: only the model has {only_model}, only the data {only_corpus}",
+            f"model and data differ in labels: only the model has {only[0]}, only the data {only[1]}",
             hint="evaluate with the data the model was trained on, or score a file with --csv",
         )
     if len(papers) == 0:
@@ -103,36 +84,27 @@ def score_papers(
         labels=np.asarray(column_of)[np.asarray(papers["label"])],
         probabilities=np.asarray(predictor.predict_proba(texts, progress=progress), dtype=np.float64),
         published=np.asarray(papers["published"], dtype="datetime64[D]"),
-        words=word_counts(texts),
+        words=np.asarray([len(text.split()) for text in texts]),
     )
 
 
 def true_columns(categories: list[str], label_names: list[str]) -> np.ndarray:
-    """The model's column of each category, -1 where it has none.
-
-    A model whose labels are archives (`cs`, `physics`) gets the archive of the category.
-    """
+    """The model's column of each category or, with labels such as `cs`, of its archive; -1: it has none."""
     from arxiv_cls.corpus.taxonomy import archive_of
 
     column_of = {name: column for column, name in enumerate(label_names)}
-    known = {
-        category: column_of.get(category, column_of.get(archive_of(category), -1))
-        for category in set(categories)
-    }
-    return np.fromiter((known[category] for category in categories), dtype=np.int64, count=len(categories))
+    known = {code: column_of.get(code, column_of.get(archive_of(code), -1)) for code in {*categories}}
+    return np.asarray([known[code] for code in categories], dtype=np.int64)
 
 
-def score_csv(
-    predictor: Any, csv: str | Path, *, progress: bool = False
-) -> tuple[ScoredPapers, dict[str, Any], Any]:
+def score_csv(predictor: Any, csv: str | Path) -> tuple[ScoredPapers, dict[str, Any], Any]:
     """Scores the rows of a file in the schema of the data whose category is one of the model's labels.
 
-    Versions of a paper are rows of their own here: the file is scored as it stands. Beside the file's own
-    text only one batch of texts is held, so a file of 136,000 rows stays far below 2 GB.
+    Versions of a paper are rows of their own here: the file is scored as it stands.
 
     Returns:
-        The scored rows (no date and id "" where the file gives none); {rows_read, rows_scored, rejected (by
-        reason), other_labels (by category)}; and the file's `DataVersion`.
+        The scored rows; {rows_read, rows_scored, rejected (by reason), other_labels (by category)}; and the
+        file's `DataVersion`.
 
     Raises:
         UserError: when the file cannot be read or no row has a label of the model.
@@ -147,34 +119,29 @@ def score_csv(
     categories = papers.table["category"].to_pylist()
     columns = true_columns(categories, predictor.labels)
     rows = np.flatnonzero(columns >= 0)
-    unknown, counts = np.unique(
-        np.asarray(categories, dtype=object)[columns < 0].astype(str), return_counts=True
-    )
-    order = np.lexsort((unknown, -counts))
+    others = Counter(itertools.compress(categories, columns < 0))
     found = {
         "rows_read": papers.rows_read,
         "rows_scored": len(rows),
         "rejected": papers.rejected_by_reason(),
-        "other_labels": {str(unknown[place]): int(counts[place]) for place in order},
+        "other_labels": dict(sorted(others.items(), key=lambda item: (-item[1], item[0]))),
     }
     if len(rows) == 0:
         raise UserError(
             f"{csv}: none of its {papers.rows_read:,} rows has a label of the model",
             hint=f"the model knows {', '.join(predictor.labels[:20])}",
         )
-    # Only the rows to score, and only the columns that scoring needs, stay in memory.
+    # Only the rows to score, only the columns that scoring needs, and one batch of texts stay in memory.
     table = papers.table.select(["arxiv_id", "title", "abstract", "published"]).take(rows)
     data_version = papers.version
     del papers, categories
     probabilities = np.empty((len(rows), len(predictor.labels)))
-    words = np.empty(len(rows), dtype=np.int64)
-    with tqdm(total=len(rows), desc="scoring", unit=" papers", disable=not progress) as bar:
+    words: list[int] = []
+    with tqdm(total=len(rows), desc="scoring", unit=" papers", disable=None) as bar:
         for first in range(0, len(rows), ROWS_AT_A_TIME):
-            part = table.slice(first, ROWS_AT_A_TIME)
-            pairs = zip(part["title"].to_pylist(), part["abstract"].to_pylist(), strict=True)
-            texts = [f"{title}\n\n{abstract}" for title, abstract in pairs]
+            texts = texts_of(table.slice(first, ROWS_AT_A_TIME))
             probabilities[first : first + len(texts)] = predictor.predict_proba(texts)
-            words[first : first + len(texts)] = word_counts(texts)
+            words += [len(text.split()) for text in texts]
             bar.update(len(texts))
     scored = ScoredPapers(
         label_names=list(predictor.labels),
@@ -182,7 +149,7 @@ def score_csv(
         labels=columns[rows],
         probabilities=probabilities,
         published=np.asarray(table["published"].to_pylist(), dtype="datetime64[D]"),
-        words=words,
+        words=np.asarray(words),
     )
     return scored, found, data_version
 
@@ -199,7 +166,7 @@ def write_predictions(scored: ScoredPapers, path: Path) -> None:
             "label": pa.array(names[scored.labels], pa.string()),
             "predicted": pa.array(names[scored.predicted], pa.string()),
             "score": scored.probabilities.max(axis=1),
-            **{name: scored.probabilities[:, column] for column, name in enumerate(scored.label_names)},
+            **dict(zip(scored.label_names, scored.probabilities.T, strict=True)),
         }
     )
     with staged(path) as partial:
@@ -215,12 +182,11 @@ def read_predictions(path: Path) -> Predictions:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    hint = "`arxiv-cls evaluate` on the model writes it"
     try:
         table = pq.read_table(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing", hint="run `arxiv-cls evaluate` on the model first") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}", hint="run `arxiv-cls evaluate` again") from None
+        raise UserError(f"{path} is missing or cannot be read: {error}", hint) from None
     names = table.column_names[4:]
     number_of = {name: number for number, name in enumerate(names)}
     if (
@@ -232,7 +198,7 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(
             f"{path} is no table of predictions with a column of scores for each label: its columns are "
             f"{table.column_names}",
-            hint="run `arxiv-cls evaluate` again",
+            hint,
         )
     return Predictions(
         label_names=names,
@@ -242,37 +208,38 @@ def read_predictions(path: Path) -> Predictions:
     )
 
 
+def _data_group(model_dir: Path, file: str) -> dict[str, Any] | None:
+    record = read_model_file(model_dir, file)
+    if record is not None and not record.get("data"):
+        raise UserError(
+            f"{model_dir / file}: data: not there, so that what the model was trained on is not known",
+            hint=SCHEMAS[file].hint,
+        )
+    return None if record is None else record["data"]
+
+
 def data_options(model_dir: Path) -> dict[str, Any]:
-    """The arguments of `build_corpus` that rebuild a model's splits, from its `recipe.yaml`.
+    """The arguments of `build_corpus` that rebuild a model's splits, all of them, from its `recipe.yaml`.
 
     Raises:
         UserError: when the recipe is missing or has no `data` group.
     """
-    recipe = read_model_file(model_dir, "recipe.yaml")
-    if recipe is None:
+    group = _data_group(model_dir, RECIPE)
+    if group is None:
         raise UserError(
             f"{model_dir} has no recipe.yaml: which papers it was trained on is not known",
             hint="score a file of your own with --csv FILE",
         )
-    data = recipe.get("data")
-    if data is None:
-        raise UserError(f"{model_dir / 'recipe.yaml'} has no group `data`", hint=RecipeRecord.hint)
-    known = ("config", "csv", "split", "seed", "time_boundaries", "near_duplicates", "max_samples")
-    return {key: data[key] for key in known if data.get(key) is not None}
+    usual = asdict(DataConfig())
+    return usual | {key: value for key, value in group.items() if key in usual and value is not None}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory with the corpus of its recipe: what a run hands from step to step.
+    """A `Predictor` with the corpus of its recipe, and the arguments of `build_corpus` that made it.
 
-    `load_model_and_corpus` reads one from disk; the end of a training run builds one from what it holds.
-
-    Attributes:
-        directory: the model directory; recipe, run record and `eval/` are looked for there.
-        predictor: any `Predictor`, whose `weights_path` is the file of the weights.
-        corpus: the `Corpus`.
-        options: the arguments of `build_corpus` that made it, with `config`.
-        weights_sha256: of the file of the weights; hashed here where the caller does not know it.
+    Recipe, run record and `eval/` are looked for in `directory`. The weights are hashed here where the caller
+    does not know their sha256.
     """
 
     directory: Path
@@ -285,14 +252,18 @@ class LoadedModel:
         if not self.weights_sha256:
             object.__setattr__(self, "weights_sha256", file_sha256(Path(self.predictor.weights_path)))
 
+    def score(self, split: str) -> ScoredPapers:
+        """The model's scores of a split of its corpus; errors as `score_papers`."""
+        papers, progress = self.corpus.splits[split], sys.stderr.isatty()
+        return score_papers(self.predictor, papers, self.corpus.labels, progress=progress)
+
 
 def load_model_and_corpus(
     model: str | Path, csv: str | Path | None = None, engine: str | None = None
 ) -> LoadedModel:
     """A model (directory or Hub id) with the corpus that its recipe names.
 
-    `csv` is the data file, None for the one at the path that the recipe names; `engine` computes a
-    transformer, None for torch.
+    `csv` is the data file where it is not at the recipe's path; `engine` computes a transformer, None: torch.
 
     Raises:
         UserError: when model, recipe or data cannot be had.
@@ -311,111 +282,139 @@ def load_corpus(model_dir: Path, csv: str | Path | None = None) -> tuple[Any, di
     options = data_options(model_dir)
     if csv is not None:
         options["csv"] = str(csv)
-    path = Path(options.get("csv", DEFAULT_CSV))
-    if not path.is_file():
+    if not Path(options["csv"]).is_file():
         named = "" if csv is not None else ", which the recipe of the model names,"
         raise UserError(
-            f"{path}{named} is not there", hint="name the data file with --data FILE, or `make data` gets it"
+            f"{options['csv']}{named} is not there",
+            hint="name the data file with --data FILE, or `make data` gets it",
         )
-    config = options.pop("config", "top5")
-    corpus = build_corpus(config, **options)
-    trained_on_sha256 = _data_of_run(model_dir).get("sha256")
-    if trained_on_sha256 not in (None, corpus.data.sha256):
-        logger.warning(
-            "the data is not the version the model was trained on (sha256 %s, now %s)",
-            trained_on_sha256[:12],
-            corpus.data.sha256[:12],
-        )
-    return corpus, {"config": config, **options}
+    corpus = build_corpus(**options)
+    trained_on, found = (_data_group(model_dir, RUN_RECORD) or {}).get("sha256"), corpus.data.sha256
+    if trained_on not in (None, found):
+        changed = f"sha256 {trained_on[:12]}, now {found[:12]}"
+        logger.warning("the data is not the version the model was trained on (%s)", changed)
+    return corpus, options
 
 
-def _data_of_run(model_dir: Path) -> dict[str, Any]:
-    """The data that a model was trained on, as `run.json` says; nothing where there is no such file.
-
-    Raises:
-        UserError: `run.json` is there and names no data.
-    """
-    record = read_model_file(model_dir, "run.json")
-    if record is not None and not record.get("data"):
-        raise UserError(
-            f"{model_dir / 'run.json'}: data: not there, so that what the model was trained on is not known",
-            hint=RunRecord.hint,
-        )
-    return {} if record is None else record["data"]
+def evaluated_data(data: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """A `DataVersion` and how it was split, as `metrics.json` records them."""
+    keys = ("config", "split", "seed", "time_boundaries", "max_samples")
+    how = {key: options.get(key) for key in keys}
+    return asdict(data) | {"csv": portable_path(options["csv"])} | how
 
 
-def data_record(data: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """The data version and how it was split, as JSON."""
-    return {
-        "csv": portable_path(str(options.get("csv", DEFAULT_CSV))),
-        "md5": data.md5,
-        "sha256": data.sha256,
-        "bytes": data.bytes,
-        "rows": data.rows,
-        "config": options["config"],
-        "split": options.get("split", "paper"),
-        "seed": options.get("seed", 42),
-        "time_boundaries": options.get("time_boundaries"),
-        "max_samples": options.get("max_samples"),
-    }
+def split_numbers(
+    arxiv_ids: Sequence[str], published: np.ndarray, options: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) number of each paper's split (0 trains, 2 tests) by the rule of these options; (n,) positions."""
+    from arxiv_cls.corpus import splits
+
+    positions = splits.split_positions(arxiv_ids, options["seed"])
+    if options["split"] == "paper":
+        return splits.split_by_paper(positions), positions
+    return splits.split_by_time(
+        published, splits.parse_time_boundaries(options["time_boundaries"])
+    ), positions
 
 
-def trained_on(
-    arxiv_ids: np.ndarray,
-    published: np.ndarray,
-    options: dict[str, Any],
-    newest: np.datetime64 | None = None,
-) -> np.ndarray:
-    """Which papers the training split of a recipe's data group can hold, by the rule of the split.
+class TrainedOn(NamedTuple):
+    """Which of n papers a model was trained on."""
 
-    The rule knows nothing of what the file held: it also takes in papers that came later, unless `newest`
-    excludes them, and with `max_samples` only the first papers in hash order were used.
-
-    Args:
-        arxiv_ids: (n,) base ids, "" where unknown (counted as not trained on).
-        published: (n,) datetime64[D], NaT where unknown (counted as not trained on in a split by time).
-        options: as `data_options` returns them.
-        newest: when the newest training paper was published; None where that is not known.
-    """
-    from arxiv_cls.corpus.splits import parse_time_boundaries, split_by_paper, split_by_time, split_positions
-
-    possible = arxiv_ids != ""
-    if newest is not None:
-        possible &= np.isnat(published) | (published <= newest)
-    if options.get("split", "paper") == "time":
-        numbers = split_by_time(published, parse_time_boundaries(options.get("time_boundaries")))
-        return possible & ~np.isnat(published) & (numbers == 0)
-    return possible & (split_by_paper(split_positions(arxiv_ids, options.get("seed", 42))) == 0)
+    seen: np.ndarray  # (n,) bool
+    unknown: np.ndarray  # (n,) bool: without a readable id, or without the date that a split by time needs
+    exact: bool  # looked up in the training data; else `seen` marks all that can have been in it
 
 
 def training_papers(
     model_dir: Path, arxiv_ids: np.ndarray, published: np.ndarray, csv: str | Path
-) -> tuple[np.ndarray, bool] | None:
-    """Which of the papers of a file a model was trained on.
+) -> TrainedOn | None:
+    """Which of the papers of a file a model was trained on; None when the model has no recipe.
 
-    Args:
-        model_dir: the model's files.
-        arxiv_ids: (n,) base ids, "" where unknown.
-        published: (n,) datetime64[D], NaT where unknown.
-        csv: the file they come from; it may be the one the model was trained on.
-
-    Returns:
-        (n,) bool, and whether that is exact: the training data is at hand and each paper was looked up in it.
-        Else it marks every paper that can have been one. None when the model has no recipe.
+    `arxiv_ids` and `published` are as of `ScoredPapers`; `csv`, the file that the papers come from, may be
+    the training data. Where that is not at hand the rule of the split decides. It knows nothing of what the
+    data held: it also marks papers that came later, unless the run record has the date of the newest.
 
     Raises:
         UserError: when the recipe cannot be read, or the training data is there and cannot be built.
     """
-    if not (model_dir / "recipe.yaml").is_file():
+    if not (model_dir / RECIPE).is_file():
         return None
     from arxiv_cls.corpus import build_corpus
 
-    options, data = data_options(model_dir), _data_of_run(model_dir)
-    for path in (Path(options.get("csv", DEFAULT_CSV)), Path(csv)):
+    options, data = data_options(model_dir), _data_group(model_dir, RUN_RECORD) or {}
+    unknown = arxiv_ids == ""
+    for path in (Path(options["csv"]), Path(csv)):
         if path.is_file() and file_sha256(path) == data.get("sha256"):
             # From the cache, where this data was built before.
             corpus = build_corpus(**options | {"csv": str(path)})
             ids = set(corpus.splits["train"]["arxiv_id"][:])
-            return np.fromiter((name in ids for name in arxiv_ids), bool, len(arxiv_ids)), True
-    newest = data.get("newest_training_paper")
-    return trained_on(arxiv_ids, published, options, np.datetime64(newest, "D") if newest else None), False
+            return TrainedOn(np.asarray([name in ids for name in arxiv_ids]), unknown, True)
+    if options["split"] == "time":
+        unknown |= np.isnat(published)
+    seen = ~unknown & (split_numbers(arxiv_ids, published, options)[0] == 0)
+    if newest := data.get("newest_training_paper"):
+        seen &= ~(published > np.datetime64(newest, "D"))
+    return TrainedOn(seen, unknown, False)
+
+
+@dataclass(frozen=True)
+class ExamplePaper:
+    """A made-up paper on a card: no test paper is singled out and nobody's text is copied."""
+
+    title: str
+    abstract: str
+
+    @property
+    def text(self) -> str:
+        """In the form of the training texts."""
+        return f"{self.title}\n\n{self.abstract}"
+
+    @property
+    def opening(self) -> str:
+        """Title and first sentence as they stand in a Python string, for a snippet of one line."""
+        return f"{self.title}\\n\\n{self.abstract.split('. ')[0]}. ..."
+
+
+EXAMPLE_PAPERS = (
+    ExamplePaper(
+        "Sparse attention for translating long documents",
+        "We study machine translation of whole documents. A sparse attention pattern links every sentence to "
+        "its neighbours and to the headings, and keeps pronouns consistent across paragraphs.",
+    ),
+    ExamplePaper(
+        "Segmenting road scenes in rain",
+        "Cameras lose contrast in heavy rain. We train a convolutional network on paired dry and wet images "
+        "and improve the segmentation of lanes and pedestrians without extra sensors.",
+    ),
+    ExamplePaper(
+        "Posterior contraction for deep Gaussian processes",
+        "We prove rates at which the posterior of a deep Gaussian process concentrates around a composite "
+        "regression function, and derive priors that adapt to unknown smoothness.",
+    ),
+)
+
+
+def ensure_examples(model: ModelDirectory) -> list[dict[str, Any]]:
+    """The examples on record, {title, text, scores ({label: score}, descending)} each.
+
+    They are scored again, and `eval/examples.json` is written, when they belong to other weights.
+    """
+    weights = model.weights_sha256()
+    recorded = model.optional_json(EXAMPLES)
+    if recorded and recorded.get("weights_sha256") == weights and "record_sha256" in recorded:
+        return recorded["examples"]
+    from arxiv_cls.models.predictor import load_predictor
+
+    return write_examples(load_predictor(model.model_dir), weights)
+
+
+def write_examples(predictor: Any, weights_sha256: str) -> list[dict[str, Any]]:
+    """Scores the examples, writes `eval/examples.json` of the predictor's directory, and returns them."""
+    predictions = predictor.predict([paper.text for paper in EXAMPLE_PAPERS])
+    examples = [
+        {"title": paper.title, "text": paper.text, "scores": prediction.scores}
+        for paper, prediction in zip(EXAMPLE_PAPERS, predictions, strict=True)
+    ]
+    record = {"weights_sha256": weights_sha256, "examples": examples}
+    write_record(record, Path(predictor.directory) / EXAMPLES)
+    return examples

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import re
 from collections.abc import AsyncIterator, Callable
@@ -20,17 +19,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving import schemas
-from arxiv_cls.serving.endpoint import Endpoint
-from arxiv_cls.serving.http_errors import Refused, documented, explain, install_error_handlers
-from arxiv_cls.serving.model_slot import allowed_model, load_model
+from arxiv_cls.serving.endpoint import Endpoint, allowed_model, load_model
+from arxiv_cls.serving.http_requests import (
+    BodyLimits,
+    BoundedRoute,
+    Refused,
+    documented,
+    explain,
+    install_error_handlers,
+    parse_json,
+)
 from arxiv_cls.serving.observability import RequestLines
-from arxiv_cls.serving.request_body import BodyLimits, BoundedRoute, parse_json
 from arxiv_cls.serving.settings import ServingSettings
 
-DESCRIPTION = """Names the arXiv category of a paper from its title and abstract.
+WHAT = "Names the arXiv category of a paper from its title and abstract."
+DESCRIPTION = f"""{WHAT}
 
 `POST /predict` answers in the schema that the keys of the request name; `POST /` has Hugging Face's
-inference schema. Every error has the shape `{"error", "error_type"}`."""
+inference schema. Every error has the shape `{{"error", "error_type"}}`."""
 # The script and the style of /docs are inline; it may call this server and no other.
 SECURITY_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -38,47 +44,39 @@ SECURITY_POLICY = (
 )
 DOCS_PAGE = Path(__file__).parent / "templates" / "docs.html"
 LINKS = {
-    "predict": "POST /predict",
-    "hugging_face": "POST /",
-    "health": "/health",
-    "live": "/health/live",
-    "info": "/info",
-    "metrics": "/metrics",
-    "docs": "/docs",
-    "openapi": "/openapi.json",
-}
+    "predict": "POST /predict", "hugging_face": "POST /", "health": "/health", "live": "/health/live",
+    "info": "/info", "metrics": "/metrics", "docs": "/docs", "openapi": "/openapi.json",
+}  # fmt: skip
 # The directories of an absolute path; no part of an address.
 _DIRECTORIES = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\",;()]+/)+")
 
 
 class LoadRequest(BaseModel):
-    """Which model shall answer from now on."""
+    """Which model shall answer from now on: a name in the models directory, or an allowed Hub id."""
 
     model_config = ConfigDict(extra="forbid")
-    model: str = Field(
-        min_length=1, max_length=256, description="a name in the models directory, or an allowed Hub id"
-    )
+    model: str = Field(min_length=1, max_length=256)
 
 
 LOAD_SCHEMA = {"schema": LoadRequest.model_json_schema()}
 
 
 class LoadReply(BaseModel):
-    """What answers now."""
+    """What answers now, the seconds that loading took, and the name of the model before."""
 
     model: str
     model_version: str
     engine: str
-    seconds: float = Field(description="that loading took")
-    previous: str | None = Field(description="name of the model before")
+    seconds: float
+    previous: str | None
 
 
 class Welcome(BaseModel):
     """What this server is."""
 
-    name: str
-    version: str = Field(description="of the program")
-    what: str
+    name: str = "arxiv_cls"
+    version: str = Field(default=__version__, description="of the program")
+    what: str = WHAT
     model: str | None = Field(description="name of the model; null before it is loaded")
     links: dict[str, str]
 
@@ -105,16 +103,12 @@ def _endpoint(request: Request) -> Endpoint:
     return request.app.state.endpoint
 
 
-async def _answer(request: Request, body: schemas.AnyRequest) -> Response:
-    return JSONResponse(await _endpoint(request).answer(request, body))
-
-
 @classify.post(
     "/predict", summary="Classify texts", **_replies(schemas.Paper | schemas.TeiReply | schemas.VertexReply)
 )
 async def predict(request: Request, body: schemas.PredictRequest) -> Response:
     """The reply follows the request: `text` or `title` and `abstract`, `inputs`, `instances`."""
-    return await _answer(request, body)
+    return await _endpoint(request).answer(request, body)
 
 
 @classify.post(
@@ -122,36 +116,39 @@ async def predict(request: Request, body: schemas.PredictRequest) -> Response:
 )
 async def hugging_face(request: Request, body: schemas.HuggingFaceRequest) -> Response:
     """What `InferenceClient(model=url).text_classification(text)` calls."""
-    return await _answer(request, body)
+    return await _endpoint(request).answer(request, body)
 
 
 async def vertex(request: Request, body: schemas.VertexRequest) -> Response:
     """The address that `AIP_PREDICT_ROUTE` names."""
-    return await _answer(request, body)
+    return await _endpoint(request).answer(request, body)
 
 
 @operate.post(
     "/load",
     summary="Switch the model",
-    response_model=LoadReply,
     responses=documented(401, 403, 404, 408, 409, 413, 415, 422, 424),
     # The body is read by hand, so that a client without the token learns nothing from how it is judged.
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": LOAD_SCHEMA}}},
 )
 async def load(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> dict[str, Any]:
+) -> LoadReply:
     """Requests that came before are answered by the old model, later ones by the new; none is dropped."""
     endpoint = _endpoint(request)
     settings = endpoint.settings
-    _check_token(credentials, settings.token)
+    if not settings.token:
+        raise Refused(403, "switching is off: the server was started without ARXIV_CLS_TOKEN")
+    given = credentials.credentials if credentials else ""
+    # compare_digest takes the same time wherever the first difference is.
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), settings.token.encode("utf-8", "replace")):
+        raise Refused(401, "send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
     try:
         name = LoadRequest.model_validate(await parse_json(await request.body(), max_texts=1)).model
     except ValidationError as error:
         raise Refused(422, explain(error.errors())) from None
-    # In a thread: it reads the head of every file of the model.
-    model = await asyncio.to_thread(allowed_model, name, settings.models_directory, settings.allow_hub)
-    previous = endpoint.slot.current
+    model = allowed_model(name, settings.models_directory, settings.allow_hub)
+    previous = endpoint.model.name if endpoint.model else None
     try:
         loaded = await endpoint.switch(model)
     except UserError as error:
@@ -159,13 +156,8 @@ async def load(
         raise Refused(424, f"not loaded, the old model stays: {reason}") from None
     if loaded is None:
         raise Refused(409, "another model is being loaded")
-    return {
-        "model": loaded.name,
-        "model_version": loaded.version,
-        "engine": loaded.predictor.engine,
-        "seconds": round(loaded.loaded_in, 3),
-        "previous": previous.name if previous else None,
-    }
+    about = {"model": loaded.name, "model_version": loaded.version, "engine": loaded.predictor.engine}
+    return LoadReply(**about, seconds=round(loaded.loaded_in, 3), previous=previous)
 
 
 def without_paths(message: str, models_directory: Path | None) -> str:
@@ -176,37 +168,23 @@ def without_paths(message: str, models_directory: Path | None) -> str:
     return _DIRECTORIES.sub("", message)
 
 
-def _check_token(credentials: HTTPAuthorizationCredentials | None, token: str | None) -> None:
-    if not token:
-        raise Refused(403, "switching is off: the server was started without ARXIV_CLS_TOKEN")
-    given = credentials.credentials if credentials else ""
-    # compare_digest takes the same time wherever the first difference is.
-    if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode("utf-8", "replace")):
-        raise Refused(401, "send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
-
-
-@operate.get("/", summary="What this is", response_model=Welcome)
-async def welcome(request: Request) -> dict[str, Any]:
+@operate.get("/", summary="What this is")
+async def welcome(request: Request) -> Welcome:
     """Name, model and links."""
-    model = _endpoint(request).slot.current
-    return {
-        "name": "arxiv_cls",
-        "version": __version__,
-        "what": "Names the arXiv category of a paper from its title and abstract.",
-        "model": model.name if model else None,
-        "links": LINKS,
-    }
+    model, prefix = _endpoint(request).model, request.scope["root_path"]
+    links = {name: address.replace("/", f"{prefix}/", 1) for name, address in LINKS.items()}
+    return Welcome(model=model.name if model else None, links=links)
 
 
-HEALTH: dict[str, Any] = {"summary": "Ready", "response_model": Health, "responses": documented(503)}
+HEALTH: dict[str, Any] = {"summary": "Ready", "responses": documented(503)}
 
 
 @operate.get("/health", **HEALTH)
-async def health(request: Request) -> dict[str, Any]:
+async def health(request: Request) -> Health:
     """200 when a request would be answered; 503 before the model is loaded and while the server ends."""
-    model = _ready(request)
+    model = _endpoint(request).ready_model()
     _check_thread(request)
-    return {"status": "ready", "model": model.name, "model_version": model.version}
+    return Health(status="ready", model=model.name, model_version=model.version)
 
 
 @operate.get("/health/live", summary="Alive", responses=documented(503))
@@ -216,10 +194,16 @@ async def live(request: Request) -> dict[str, str]:
     return {"status": "alive"}
 
 
-@operate.get("/info", summary="Model and limits", response_model=schemas.Info, responses=documented(503))
-async def info(request: Request) -> dict[str, Any]:
+def _check_thread(request: Request) -> None:
+    endpoint = _endpoint(request)
+    if not endpoint.batcher.alive and not endpoint.ending:
+        raise Refused(503, "the thread that computes has ended")
+
+
+@operate.get("/info", summary="Model and limits", responses=documented(503))
+async def info(request: Request) -> schemas.Info:
     """The model, its data and the limits of requests."""
-    return schemas.describe(_ready(request), _endpoint(request).settings)
+    return schemas.describe(_endpoint(request).ready_model(), _endpoint(request).settings)
 
 
 @operate.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
@@ -240,19 +224,6 @@ async def docs() -> HTMLResponse:
     """The documentation, without anything from another server."""
     page = DOCS_PAGE.read_text(encoding="utf-8")
     return HTMLResponse(page, headers={"Content-Security-Policy": SECURITY_POLICY})
-
-
-def _ready(request: Request) -> schemas.ServedModel:
-    endpoint = _endpoint(request)
-    if endpoint.slot.current is None and endpoint.failure is not None:
-        raise Refused(503, "the model could not be loaded; the server's log says why")
-    return endpoint.ready_model()
-
-
-def _check_thread(request: Request) -> None:
-    endpoint = _endpoint(request)
-    if not endpoint.batcher.alive and not endpoint.ending:
-        raise Refused(503, "the thread that computes has ended")
 
 
 def create_app(
@@ -281,13 +252,12 @@ def create_app(
         redoc_url=None,
     )
     app.state.endpoint = endpoint
+    app.router.route_class = BoundedRoute
     app.include_router(classify)
     app.include_router(operate)
     if settings.predict_route != "/predict":
-        router = APIRouter(tags=["classify"], route_class=BoundedRoute)
-        about = {"summary": "Classify texts, Vertex AI's schema", **_replies(schemas.VertexReply)}
-        router.post(settings.predict_route, **about)(vertex)
-        app.include_router(router)
+        summary, replies = "Classify texts, Vertex AI's schema", _replies(schemas.VertexReply)
+        app.post(settings.predict_route, tags=["classify"], summary=summary, **replies)(vertex)
     if settings.health_route != "/health":
         app.get(settings.health_route, tags=["operate"], **HEALTH)(health)
     install_error_handlers(app)
@@ -303,5 +273,5 @@ def create_app(
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     probes = {"/health", "/health/live", "/metrics", settings.health_route}
-    app.add_middleware(RequestLines, quiet=frozenset(probes))
+    app.add_middleware(RequestLines, quiet=frozenset(probes), root_path=settings.root_path)
     return app

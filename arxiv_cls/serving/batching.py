@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText, Prediction, Predictor
-from arxiv_cls.serving.http_errors import Refused, ending
+from arxiv_cls.serving.http_requests import Refused, ending
+from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -23,25 +23,20 @@ ENCODED_TOGETHER = 64
 # Weight of the newest batch in the moving average of the speed.
 SPEED_MEMORY = 0.2
 
-Check = Callable[[Sequence[EncodedText]], None]
-
 
 @dataclass(eq=False)
 class Job:
-    """A request in the queue; its answer when the future gets it.
+    """A request in the queue, and its answer when `predictions` is whole; times are of the monotonic clock.
 
     Attributes:
-        accepted: when it came, on the monotonic clock.
         cancelled: nobody waits for it, or it has failed.
         started: when the first of its texts came into a batch.
         encoding: seconds that one of its texts took to be encoded; None before that.
-        predictions: of its first texts.
     """
 
     texts: list[str]
     predictor: Predictor
     future: asyncio.Future[Job]
-    check: Check | None
     accepted: float = field(default_factory=time.monotonic)
     cancelled: bool = False
     started: float | None = None
@@ -56,26 +51,18 @@ class Job:
 
 
 class Batcher:
-    """The queue and its thread.
+    """The queue and its thread, under the limits of the settings; one text may exceed `max_batch_tokens`.
 
     Args:
-        max_batch_tokens: tokens that are computed together; a single text may exceed it.
-        max_queue: texts that may wait or be computed at a time.
-        max_wait: seconds after which a waiting request is refused instead of computed.
         on_batch: called in the thread with (texts, tokens, seconds) of each batch.
+
+    Attributes:
+        depth: texts that wait or are computed now.
     """
 
-    def __init__(
-        self,
-        *,
-        max_batch_tokens: int,
-        max_queue: int,
-        max_wait: float,
-        on_batch: Callable[[int, int, float], Any] = lambda texts, tokens, seconds: None,
-    ) -> None:
-        self.max_batch_tokens, self.max_queue, self.max_wait = max_batch_tokens, max_queue, max_wait
-        # Texts that wait or are computed now.
+    def __init__(self, settings: ServingSettings, on_batch: Callable[[int, int, float], Any]) -> None:
         self.depth = 0
+        self._settings = settings
         self._on_batch = on_batch
         self._jobs: deque[Job] = deque()
         self._accepted: set[Job] = set()
@@ -94,27 +81,21 @@ class Batcher:
         """Whether the thread is there to compute."""
         return self._thread.is_alive()
 
-    @property
-    def seconds_per_text(self) -> float:
-        """Moving average of what a text costs, encoding included; 0 before the first batch."""
-        return self._recent_seconds / self._recent_texts if self._recent_texts else 0.0
-
-    async def answer(self, texts: Sequence[str], predictor: Predictor, check: Check | None = None) -> Job:
+    async def answer(self, texts: Sequence[str], predictor: Predictor) -> Job:
         """Queues a request of texts, none blank, and waits; cancelling the call frees its places.
 
-        A request keeps its predictor when the model is switched meanwhile. What `check` raises on the encoded
-        texts is the answer.
+        A request keeps its predictor when the model is switched meanwhile.
 
         Raises:
             Refused: 429 when too many texts wait, or would wait longer than `max_wait`; 503 at the end.
             UserError: the predictor refuses a text.
         """
-        job = Job(list(texts), predictor, asyncio.get_running_loop().create_future(), check)
+        job = Job(list(texts), predictor, asyncio.get_running_loop().create_future())
         with self._changed:
             if self._closing:
                 raise ending()
-            expected = self.depth * self.seconds_per_text
-            if self.depth + len(job.texts) > self.max_queue or expected > self.max_wait:
+            full = self.depth + len(job.texts) > self._settings.max_queue
+            if full or self._expected_wait() > self._settings.max_wait:
                 raise self._queue_full()
             self.depth += len(job.texts)
             self._jobs.append(job)
@@ -130,15 +111,19 @@ class Batcher:
                 if not job.future.done() or job.future.cancelled():
                     job.cancelled = True
 
+    def _expected_wait(self) -> float:
+        """Seconds that the texts in the queue will take, by a moving average of what one costs."""
+        return self.depth * self._recent_seconds / self._recent_texts if self._recent_texts else 0.0
+
     def _queue_full(self) -> Refused:
-        seconds = max(1, math.ceil(self.depth * self.seconds_per_text))
-        return Refused(429, "the queue is full", {"Retry-After": str(seconds)}, reason="queue_full")
+        headers = {"Retry-After": str(max(1, math.ceil(self._expected_wait())))}
+        return Refused(429, "the queue is full", headers, reason="queue_full")
 
     def refuse_accepted(self) -> None:
         """Refuses every request that still waits or is computed, and takes no more."""
         self._begin_close()
         for job in list(self._accepted):
-            self._fail(job, ending())
+            self._resolve(job, ending())
 
     async def close(self, timeout: float) -> bool:
         """Takes no more requests; whether those that were accepted were answered within `timeout` seconds."""
@@ -183,7 +168,7 @@ class Batcher:
             # A job that was too long for the batch before goes on where that one ended.
             for position in range(len(job.predictions), len(job.encoded)):
                 weight = 1 if job.encoded[position].answered else job.encoded[position].tokens
-                if batch and tokens + weight > self.max_batch_tokens:
+                if batch and tokens + weight > self._settings.max_batch_tokens:
                     return batch
                 job.started = job.started or time.monotonic()
                 batch.append((job, position))
@@ -195,8 +180,13 @@ class Batcher:
         """Whether the job whose turn it is needs computing; refuses one that has waited for too long."""
         # While the server ends, no accepted request is given up: the end itself bounds the wait.
         waited = time.monotonic() - job.accepted
-        if job.started is None and not job.cancelled and waited > self.max_wait and not self._closing:
-            self._fail(job, self._queue_full())
+        if (
+            job.started is None
+            and not job.cancelled
+            and waited > self._settings.max_wait
+            and not self._closing
+        ):
+            self._resolve(job, self._queue_full())
         return not job.cancelled
 
     def _encoded_together(self, first: Job) -> list[Job]:
@@ -213,7 +203,7 @@ class Batcher:
         return jobs
 
     def _encode(self, jobs: list[Job]) -> None:
-        """Encodes jobs in one call of their predictor, and lets each check its own texts."""
+        """Encodes jobs in one call of their predictor."""
         before = time.monotonic()
         try:
             encoded = iter(jobs[0].predictor.encode([text for job in jobs for text in job.texts]))
@@ -223,11 +213,6 @@ class Batcher:
         seconds = (time.monotonic() - before) / sum(len(job.texts) for job in jobs)
         for job in jobs:
             job.encoded, job.encoding = [next(encoded) for _ in job.texts], seconds
-            try:
-                if job.check:
-                    job.check(job.encoded)
-            except Exception as error:
-                self._fail(job, error)
 
     def _compute(self, batch: list[tuple[Job, int]]) -> None:
         jobs = list(dict.fromkeys(job for job, _ in batch))
@@ -235,8 +220,6 @@ class Batcher:
         try:
             predictions = jobs[0].predictor.predict_encoded([job.encoded[at] for job, at in batch])
         except Exception as error:
-            if len(jobs) == 1 and not isinstance(error, UserError):
-                logger.exception("a batch of %d texts failed", len(batch))
             self._fail_one(jobs, error, lambda job: self._compute([item for item in batch if item[0] is job]))
             return
         seconds = time.monotonic() - before
@@ -246,7 +229,7 @@ class Batcher:
         self._on_batch(len(batch), sum(job.encoded[at].tokens for job, at in batch), seconds)
         for job in jobs:
             if len(job.predictions) == len(job.texts):
-                self._resolve(job, job)
+                self._resolve(job)
 
     def _note_speed(self, texts: int, seconds: float) -> None:
         self._recent_texts += texts - SPEED_MEMORY * self._recent_texts
@@ -255,24 +238,23 @@ class Batcher:
     def _fail_one(self, jobs: list[Job], error: Exception, retry: Callable[[Job], None]) -> None:
         """A failed call is repeated for each of its requests, so that only the one at fault fails."""
         if len(jobs) == 1:
-            self._fail(jobs[0], error)
+            self._resolve(jobs[0], error)
             return
         for job in jobs:
             retry(job)
 
-    def _fail(self, job: Job, error: Exception) -> None:
-        job.cancelled = True
-        self._resolve(job, error)
+    def _resolve(self, job: Job, error: Exception | None = None) -> None:
+        job.cancelled = job.cancelled or error is not None
 
-    def _resolve(self, job: Job, outcome: Job | Exception) -> None:
         def if_awaited() -> None:
-            if isinstance(outcome, Exception) and not job.future.done():
-                job.future.set_exception(outcome)
-            elif isinstance(outcome, Job) and not job.future.done():
-                job.future.set_result(outcome)
+            if job.future.done():
+                return
+            if error is None:
+                job.future.set_result(job)
+            else:
+                job.future.set_exception(error)
 
         try:
             job.future.get_loop().call_soon_threadsafe(if_awaited)
         except RuntimeError:
-            # The loop has ended without waiting for the answer.
             logger.debug("an answer came after the end of the loop")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from inspect import Parameter, Signature
 from typing import Annotated, Any
 
 import typer
@@ -33,27 +33,20 @@ def serve(**options: Any) -> int:
     return run(settings)
 
 
-def _parameters() -> list[inspect.Parameter]:
-    """An option for each setting. All are strings, so that the settings report every wrong one at once."""
-    parameters = []
-    for name, field in ServingSettings.model_fields.items():
-        if name in NOT_OPTIONS:
-            continue
-        option, kind = "--" + name.replace("_", "-"), bool if field.annotation is bool else str
-        shown = "" if field.default in (None, ()) or name == "model" else str(field.default)
-        about = f"{field.description} (default {shown})" if shown not in ("", "False") else field.description
-        if name == "model":
-            made: Any = typer.Argument(metavar="MODEL", help=about, show_default=False)
-        else:
-            made = typer.Option(option, metavar=None if kind is bool else name.upper(), help=about)
-        annotation = Annotated[kind | None, made]
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        )
-    return parameters
+def _parameter(name: str) -> Parameter:
+    """The option of a setting: a string, so that the settings report every wrong one at once."""
+    field = ServingSettings.model_fields[name]
+    kind = bool if field.annotation is bool else str
+    made: Any = typer.Argument(metavar="MODEL", help=field.description, show_default=False)
+    if name != "model":
+        about = f"{field.description} (default {field.default})" if field.default else field.description
+        option, metavar = "--" + name.replace("_", "-"), None if kind is bool else name.upper()
+        made = typer.Option(option, metavar=metavar, help=about)
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, made])
 
 
 # typer reads an option from each parameter: those of `serve` are the fields of the settings.
-serve.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]
-serve.__annotations__ = {parameter.name: parameter.annotation for parameter in _parameters()}
+_PARAMETERS = [_parameter(name) for name in ServingSettings.model_fields if name not in NOT_OPTIONS]
+serve.__signature__ = Signature(_PARAMETERS)  # type: ignore[attr-defined]
+serve.__annotations__ = {parameter.name: parameter.annotation for parameter in _PARAMETERS}
 app.command()(serve)

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -61,9 +62,7 @@ def configure_logging(level: str) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("arxiv_cls", "uvicorn"):
         logging.getLogger(name).setLevel(level.upper())
     logging.captureWarnings(True)
@@ -80,11 +79,11 @@ class RequestLines:
     """ASGI middleware: gives each request an id and writes a line when it is answered.
 
     A route adds to the line through `scope["state"]["log"]`, a dict. Successes of `quiet` paths are logged at
-    debug level, because probes ask for them all the time.
+    debug level, because probes ask for them all the time. A proxy may strip its prefix `root_path` or not.
     """
 
-    def __init__(self, app: ASGIApp, *, quiet: frozenset[str] = frozenset()) -> None:
-        self.app, self.quiet = app, quiet
+    def __init__(self, app: ASGIApp, *, quiet: frozenset[str] = frozenset(), root_path: str = "") -> None:
+        self.app, self.quiet, self.root_path = app, quiet, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -93,7 +92,11 @@ class RequestLines:
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
-        method, path = scope["method"][:MAX_SHOWN], scope["path"][:MAX_SHOWN]
+        path = scope["path"]
+        if f"{path}/".startswith(f"{self.root_path}/"):
+            path = path.removeprefix(self.root_path) or "/"
+        scope |= {"root_path": self.root_path, "path": self.root_path + path}
+        method, shown = scope["method"][:MAX_SHOWN], path[:MAX_SHOWN]
         extras: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, log=extras)
         before, status = time.monotonic(), 0
@@ -114,16 +117,16 @@ class RequestLines:
             status = status or 500
             raise
         finally:
-            line = {"request_id": request_id, "method": method, "path": path}
+            line = {"request_id": request_id, "method": method, "path": shown}
             # 499 is nginx's number for a client that did not wait for the answer.
             line |= {"status": status or 499, "milliseconds": round((time.monotonic() - before) * 1000, 1)}
-            quiet = 0 < status < 400 and scope["path"] in self.quiet
+            quiet = 0 < status < 400 and path in self.quiet
             logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra=line | extras)
 
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
-REFUSALS = ("queue_full", "ending", "not_loaded", "disconnected", "connections", "malformed")
+REFUSALS = ("queue_full", "ending", "not_loaded", "no_number", "disconnected", "connections", "malformed")
 LOG_OUTCOMES = ("written", "queue_full", "write_failed")
 # Whatever else a client calls a method is one label: each new label is kept until the process ends.
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -133,34 +136,33 @@ class Metrics:
     """The counters of one app, in a registry of its own, so that two apps in one process stay apart."""
 
     def __init__(self, queue_depth: Callable[[], float]) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-
-        def counter(name: str, about: str, *labels: str, values: tuple[str, ...] = ()) -> Counter:
-            made = Counter(f"arxiv_cls_{name}", about, labels, registry=registry)
-            for value in values:
-                # A counter that is 0 is there from the start, so that a rate over it is 0 and not absent.
-                made.labels(value)
-            return made
-
-        def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"arxiv_cls_{name}", about, registry=registry, buckets=buckets)
-
-        self.predictions = counter("predictions", "Texts answered", "label", "answered_by")
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        ours: dict[str, Any] = {"namespace": "arxiv_cls", "registry": self.registry}
+        counter, histogram, gauge = (
+            partial(Counter, **ours),
+            partial(Histogram, **ours),
+            partial(Gauge, **ours),
+        )
+        self.predictions = counter("predictions", "Texts answered", ("label", "answered_by"))
         self.truncated = counter("truncated", "Texts longer than the model reads")
         self.out_of_scope = counter("out_of_scope", "Texts out of scope")
-        self.refused = counter("refused", "Requests that were not computed", "reason", values=REFUSALS)
+        self.refused = counter("refused", "Requests that were not answered with a result", ("reason",))
         about = "Records of the request log: written, or lost and why"
-        self.log_records = counter("request_log_records", about, "outcome", values=LOG_OUTCOMES)
-        self.model_loads = counter("model_loads", "Models loaded", "outcome")
-        self.batch_texts = histogram("batch_texts", "Texts per batch", (1, 2, 4, 8, 16, 32, 64))
-        self.batch_tokens = histogram("batch_tokens", "Tokens per batch", TOKENS)
-        self.batch_seconds = histogram("batch_seconds", "Computing time of a batch", SECONDS)
-        self.wait_seconds = histogram("wait_seconds", "Time of a request in the queue", SECONDS)
-        waiting = Gauge("arxiv_cls_queue_texts", "Texts that wait or are computed", registry=registry)
-        waiting.set_function(queue_depth)
-        about, labels = "1 for the model that answers", ("model", "version", "engine")
-        self.model = Gauge("arxiv_cls_model_info", about, labels, registry=registry)
+        self.log_records = counter("request_log_records", about, ("outcome",))
+        # A counter that is 0 is there from the start, so that a rate over it is 0 and not absent.
+        for value in REFUSALS:
+            self.refused.labels(value)
+        for value in LOG_OUTCOMES:
+            self.log_records.labels(value)
+        self.model_loads = counter("model_loads", "Models loaded", ("outcome",))
+        self.batch_texts = histogram("batch_texts", "Texts per batch", buckets=(1, 2, 4, 8, 16, 32, 64))
+        self.batch_tokens = histogram("batch_tokens", "Tokens per batch", buckets=TOKENS)
+        self.batch_seconds = histogram("batch_seconds", "Computing time of a batch", buckets=SECONDS)
+        self.wait_seconds = histogram("wait_seconds", "Time of a request in the queue", buckets=SECONDS)
+        gauge("queue_texts", "Texts that wait or are computed").set_function(queue_depth)
+        labels = ("model", "version", "engine")
+        self.model = gauge("model_info", "1 for the model that answers", labels)
 
     def instrument(self, app: FastAPI) -> None:
         """Counts and times the requests of an app by route, method and status."""
@@ -176,7 +178,7 @@ class Metrics:
         ).add(note_known).instrument(app)
 
     def note_model(self, model: ServedModel) -> None:
-        """A model has taken its place."""
+        """Counts a model that has taken its place."""
         self.model.clear()
         self.model.labels(model.name, model.version, model.predictor.engine).set(1)
         self.model_loads.labels("loaded").inc()

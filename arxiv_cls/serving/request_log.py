@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -90,18 +90,10 @@ class RequestLog:
     """Takes records without ever blocking and writes them in the background.
 
     `outcomes` counts records as "written" (on the disk or in the bucket), "queue_full" or "write_failed".
-
-    Raises:
-        UserError: the target cannot be written, or Google's client is not installed.
     """
 
     def __init__(self, settings: ServingSettings, outcomes: prometheus_client.Counter) -> None:
-        self.files = LogFiles(
-            str(settings.request_log),
-            rotate_bytes=int(settings.request_log_rotate_mb * 1e6),
-            rotate_seconds=settings.request_log_rotate_minutes * 60,
-            keep=settings.request_log_keep,
-        )
+        self.files = LogFiles(settings)
         self._with_text = settings.request_log_texts
         self._outcomes = outcomes.labels
         self._records: deque[ScoredText] = deque()
@@ -119,13 +111,12 @@ class RequestLog:
         """Queues a record; its line is made by the thread, so that it costs the request nothing."""
         size = sys.getsizeof(record.encoded.text)
         with self._changed:
-            fits = len(self._records) < QUEUE_RECORDS and self._queued_bytes + size <= QUEUE_BYTES
-            if fits:
+            if len(self._records) < QUEUE_RECORDS and self._queued_bytes + size <= QUEUE_BYTES:
                 self._records.append(record)
                 self._queued_bytes += size
                 self._changed.notify()
-        if not fits:
-            self._outcomes("queue_full").inc()
+                return
+        self._outcomes("queue_full").inc()
 
     def close(self, timeout: float) -> None:
         """Writes what waits and closes the files, within so many seconds."""
@@ -144,7 +135,7 @@ class RequestLog:
                 count = min(len(self._records), RECORDS_AT_A_TIME)
                 records = [self._records.popleft() for _ in range(count)]
             if records:
-                self._guarded(partial(self._write, records), count)
+                self._guarded(lambda taken=records: self._write(taken), count)
                 with self._changed:
                     self._queued_bytes -= sum(sys.getsizeof(record.encoded.text) for record in records)
         self._guarded(self.files.close, last=True)
@@ -178,21 +169,23 @@ SECONDS_BETWEEN_TRIES = 10.0
 class LogFiles:
     """Files of a directory, which grow with each write; or objects of a bucket, which are sent when whole.
 
-    The newest `keep` files of a directory stay, 0 keeps all; a bucket has its own lifecycle rules.
+    The newest `request_log_keep` files of a directory stay, 0 keeps all; a bucket has its own rules.
+
+    Attributes:
+        unsafe: lines that were taken and are in memory only.
 
     Raises:
         UserError: the directory cannot be written, or Google's client is not installed.
     """
 
-    def __init__(self, target: str, *, rotate_bytes: int, rotate_seconds: float, keep: int) -> None:
-        self.rotate_bytes, self.rotate_seconds, self.keep = rotate_bytes, rotate_seconds, keep
-        # Lines that were taken and are in memory only.
+    def __init__(self, settings: ServingSettings) -> None:
+        self._settings = settings
         self.unsafe = 0
         self._size, self._since, self._next_try = 0, 0.0, 0.0
         self._file: BinaryIO | None = None
         self._unsent = bytearray()
         self._storage: Any = None
-        self._bucket: Any = None
+        target = str(settings.request_log)
         shown = f"serve: --request-log {target}"
         if target.startswith("gs://"):
             self._bucket_name, _, self._folder = target.removeprefix("gs://").partition("/")
@@ -216,21 +209,13 @@ class LogFiles:
             raise UserError(f"{shown}: no permission to write there")
 
     def probe(self) -> None:
-        """Asks a bucket whether this program may create objects; a directory is checked when it is opened.
-
-        Raises:
-            PermissionError: it may not; the client has its own errors for credentials and the network.
-        """
+        """Raises PermissionError when this program may not create objects in the bucket."""
         create = "storage.objects.create"
-        if self._storage and create not in self._open().test_iam_permissions([create], timeout=30):
+        if self._storage and create not in self._bucket.test_iam_permissions([create], timeout=30):
             raise PermissionError(f"no permission {create} on gs://{self._bucket_name}")
 
     def write(self, lines: bytes) -> None:
-        """Appends whole lines, or none of them.
-
-        Raises:
-            OSError: the disk takes no more; or too much waits already, because the bucket cannot be reached.
-        """
+        """Appends whole lines, or none of them: OSError when the disk or the memory for a bucket is full."""
         self._since = self._since if self._size else time.monotonic()
         if not self._storage:
             self._append(lines)
@@ -246,8 +231,8 @@ class LogFiles:
             self.directory.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a line is in the file or was refused, it does not come later.
             self._file = (self.directory / _new_name()).open("ab", buffering=0)
-            if self.keep:
-                for old in sorted(self.directory.glob(f"{PREFIX}*{SUFFIX}"))[: -self.keep]:
+            if keep := self._settings.request_log_keep:
+                for old in sorted(self.directory.glob(f"{PREFIX}*{SUFFIX}"))[:-keep]:
                     old.unlink(missing_ok=True)
         start = self._file.seek(0, os.SEEK_END)
         left = memoryview(lines)
@@ -264,8 +249,9 @@ class LogFiles:
 
     def rotate_if_due(self) -> None:
         """Ends the current file, or sends the current object, when it is large or old enough."""
-        now = time.monotonic()
-        due = self._size >= self.rotate_bytes or now - self._since >= self.rotate_seconds
+        now, settings = time.monotonic(), self._settings
+        large = self._size >= settings.request_log_rotate_mb * 1e6
+        due = large or now - self._since >= settings.request_log_rotate_minutes * 60
         if self._size and due and now >= self._next_try:
             self._next_try = now + SECONDS_BETWEEN_TRIES
             self.close()
@@ -276,7 +262,7 @@ class LogFiles:
         if self._unsent:
             name = f"{self._folder.strip('/')}/{_new_name()}".lstrip("/")
             # No retries of the client's own: the lines stay here until the next turn.
-            self._open().blob(name).upload_from_string(
+            self._bucket.blob(name).upload_from_string(
                 bytes(self._unsent), content_type="application/x-ndjson", timeout=30, retry=None
             )
             self._unsent.clear()
@@ -285,9 +271,9 @@ class LogFiles:
             file.close()
         self.unsafe = self._size = 0
 
-    def _open(self) -> Any:
-        self._bucket = self._bucket or self._storage.Client().bucket(self._bucket_name)
-        return self._bucket
+    @cached_property
+    def _bucket(self) -> Any:
+        return self._storage.Client().bucket(self._bucket_name)
 
 
 def _new_name() -> str:

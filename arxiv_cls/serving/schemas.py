@@ -6,32 +6,21 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
-    RootModel,
     Tag,
-    WithJsonSchema,
 )
-from pydantic_core import PydanticCustomError
 
 from arxiv_cls import __version__
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.models.prediction import Prediction, Predictor
-from arxiv_cls.serving.http_errors import EMPTY_TEXT
 from arxiv_cls.serving.settings import ServingSettings
 
 EXAMPLE_TITLE = "Segmenting tumours in volumetric scans"
 EXAMPLE_ABSTRACT = "A convolutional network labels every voxel of a scan from a few annotated slices."
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise PydanticCustomError(EMPTY_TEXT, "the text is empty")
-    return text
 
 
 def _whole(value: Any) -> Any:
@@ -39,12 +28,19 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# White space as Python has it (which `str.strip` removes), so that document and check agree.
-NotBlank = Annotated[
-    str,
-    AfterValidator(_not_blank),
-    WithJsonSchema({"type": "string", "minLength": 1, "pattern": r"[^\s\x1c-\x1f\x85\ufeff]"}),
-]
+def _example(**content: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [content]})
+
+
+# One character that is no white space, control or format character: the rule of `text_problem` for all entry
+# points, in one pass of a compiled expression, however long the text is.
+VISIBLE = (
+    r"[^\s\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f"
+    r"\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]"
+)
+NotBlank = Annotated[str, Field(pattern=VISIBLE)]
+# A list of one text is that text, a list of two is a pair: here a title and its abstract.
+OneOrPair = Annotated[list[NotBlank], Field(min_length=1, max_length=2, fail_fast=True)]
 # Strict: JSON's true is not a 1, and "5" is not a 5.
 Count = Annotated[int, Field(strict=True, ge=1, le=1000), BeforeValidator(_whole)]
 TopK = Annotated[Count | None, Field(description="labels in `top_k`; all when left out")]
@@ -52,81 +48,50 @@ Truncation = Annotated[
     Annotated[bool, Field(strict=True)] | None,
     Field(description="false refuses a text that is longer than the model reads; else it is cut"),
 ]
+CALIBRATED = "scores are always calibrated probabilities"
 
 
-def _example(**content: Any) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [content]})
+class _Request(BaseModel):
+    """`log_name` is the schema's name in the logs."""
 
-
-class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class ClassificationRequest(_Strict):
-    """A request whose texts are scored; `log_name` is the name of its schema in the logs."""
-
     log_name: ClassVar[str] = "text"
 
-    def refuses_truncation(self) -> bool:
-        """Whether a text that is longer than the model reads is an error."""
-        return False
 
-
-class TextInstance(_Strict):
+class TextInstance(_Request):
     """One text of a Vertex AI request."""
 
     text: NotBlank
 
-    def texts(self) -> list[str]:
-        """The one text."""
-        return [self.text]
 
-
-class PaperInstance(_Strict):
+class PaperInstance(_Request):
     """One paper of a Vertex AI request."""
 
     title: NotBlank
     abstract: NotBlank
 
-    def texts(self) -> list[str]:
-        """The one text."""
-        return [joined(self.title, self.abstract)]
 
-
-def joined(title: str, abstract: str) -> str:
-    """Title, blank line, abstract: how the corpus joins them."""
-    return f"{title.strip()}\n\n{abstract.strip()}"
-
-
-class TextRequest(TextInstance, ClassificationRequest):
+class TextRequest(TextInstance):
     """One text: a title, a blank line and an abstract do best."""
 
     model_config = _example(text=EXAMPLE_TITLE, top_k=3)
     top_k: TopK = None
 
-    def reply(self, predictions: list[Prediction], model: ServedModel) -> Any:
-        """The fields of `Paper`."""
-        return paper_reply(predictions[0], model, self.top_k)
 
-
-class PaperRequest(PaperInstance, ClassificationRequest):
+class PaperRequest(PaperInstance):
     """One paper."""
 
     model_config = _example(title=EXAMPLE_TITLE, abstract=EXAMPLE_ABSTRACT)
     top_k: TopK = None
 
-    def reply(self, predictions: list[Prediction], model: ServedModel) -> Any:
-        """The fields of `Paper`."""
-        return paper_reply(predictions[0], model, self.top_k)
 
-
-class VertexParameters(_Strict):
+class VertexParameters(_Request):
     """Parameters of a Vertex AI request."""
 
     top_k: TopK = None
 
 
-class VertexRequest(ClassificationRequest):
+class VertexRequest(_Request):
     """Vertex AI's schema: a batch of instances."""
 
     model_config = _example(instances=[EXAMPLE_TITLE])
@@ -134,98 +99,44 @@ class VertexRequest(ClassificationRequest):
     instances: Annotated[list[NotBlank | TextInstance | PaperInstance], Field(min_length=1, fail_fast=True)]
     parameters: VertexParameters | None = None
 
-    def texts(self) -> list[str]:
-        """The text of each instance."""
-        return [one if isinstance(one, str) else one.texts()[0] for one in self.instances]
 
-    def reply(self, predictions: list[Prediction], model: ServedModel) -> Any:
-        """The fields of `VertexReply`."""
-        top_k = self.parameters.top_k if self.parameters else None
-        return {"predictions": [paper_reply(prediction, model, top_k) for prediction in predictions]}
-
-
-# A list of one text is that text, a list of two is a pair: here a title and its abstract.
-Sequence = Annotated[list[NotBlank], Field(min_length=1, max_length=2, fail_fast=True)]
-
-
-class TeiRequest(ClassificationRequest):
+class TeiRequest(_Request):
     """Text Embeddings Inference: a text, a pair `["title", "abstract"]`, or a batch `[["a"], ["b"]]`."""
 
     model_config = _example(inputs=EXAMPLE_TITLE)
     log_name: ClassVar[str] = "inputs"
-    inputs: NotBlank | Sequence | Annotated[list[Sequence], Field(min_length=1, fail_fast=True)]
+    inputs: NotBlank | OneOrPair | Annotated[list[OneOrPair], Field(min_length=1, fail_fast=True)]
     truncate: Truncation = None
     truncation_direction: Literal["right", "Right"] = Field("right", description="the end is cut")
-    raw_scores: Literal[False] = Field(False, description="scores are always calibrated probabilities")
-
-    def refuses_truncation(self) -> bool:
-        """Whether a text that is longer than the model reads is an error."""
-        return self.truncate is False
-
-    def _is_batch(self) -> bool:
-        return isinstance(self.inputs, list) and isinstance(self.inputs[0], list)
-
-    def texts(self) -> list[str]:
-        """The text of each sequence."""
-        if isinstance(self.inputs, str):
-            return [self.inputs]
-        sequences: list[Any] = self.inputs if self._is_batch() else [self.inputs]
-        return [one[0] if len(one) == 1 else joined(*one) for one in sequences]
-
-    def reply(self, predictions: list[Prediction], model: ServedModel) -> Any:
-        """The scores of one text, or of each text of a batch."""
-        scores = [client_scores(prediction) for prediction in predictions]
-        return scores if self._is_batch() else scores[0]
+    raw_scores: Literal[False] = Field(False, description=CALIBRATED)
 
 
-class HuggingFaceParameters(_Strict):
+class HuggingFaceParameters(VertexParameters):
     """Parameters of text classification."""
 
-    top_k: TopK = None
-    function_to_apply: Literal["softmax"] | None = Field(
-        None, description="scores are always calibrated probabilities"
-    )
+    function_to_apply: Literal["softmax"] | None = Field(None, description=CALIBRATED)
     truncation: Truncation = None
 
 
-class HuggingFaceRequest(ClassificationRequest):
+class HuggingFaceRequest(_Request):
     """Hugging Face's inference API: a text, or a list of texts."""
 
     # Clients add keys of their own (`options`), which change nothing here.
-    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"inputs": EXAMPLE_TITLE}]})
+    model_config = _example(inputs=EXAMPLE_TITLE) | ConfigDict(extra="ignore")
     log_name: ClassVar[str] = "huggingface"
     inputs: NotBlank | Annotated[list[NotBlank], Field(min_length=1, fail_fast=True)]
     parameters: HuggingFaceParameters | None = None
 
-    def refuses_truncation(self) -> bool:
-        """Whether a text that is longer than the model reads is an error."""
-        return self.parameters is not None and self.parameters.truncation is False
-
-    def texts(self) -> list[str]:
-        """The texts."""
-        return [self.inputs] if isinstance(self.inputs, str) else self.inputs
-
-    def reply(self, predictions: list[Prediction], model: ServedModel) -> Any:
-        """The scores of each text."""
-        top_k = self.parameters.top_k if self.parameters else None
-        return [client_scores(prediction, top_k) for prediction in predictions]
-
 
 def _schema_of(body: Any) -> str | None:
-    tags = {
-        "text": "text",
-        "title": "paper",
-        "abstract": "paper",
-        "inputs": "inputs",
-        "instances": "instances",
-    }
-    named = {tags[key] for key in tags if isinstance(body, dict) and key in body}
+    keys = {"text", "title", "abstract", "inputs", "instances"} & set(body if isinstance(body, dict) else ())
+    named = {"title" if key == "abstract" else key for key in keys}
     return named.pop() if len(named) == 1 else None
 
 
 PredictRequest = Annotated[
     Annotated[TextRequest, Tag("text")]
-    | Annotated[PaperRequest, Tag("paper")]
+    | Annotated[PaperRequest, Tag("title")]
     | Annotated[TeiRequest, Tag("inputs")]
     | Annotated[VertexRequest, Tag("instances")],
     Discriminator(
@@ -239,12 +150,17 @@ PredictRequest = Annotated[
 AnyRequest = TextRequest | PaperRequest | TeiRequest | VertexRequest | HuggingFaceRequest
 
 
-class LabelScore(BaseModel):
+class ClientScore(BaseModel):
+    """A label with its score, as the clients of others read it."""
+
+    score: float = Field(description="calibrated probability, 0 to 1")
+    label: str = Field(description="category code")
+
+
+class LabelScore(ClientScore):
     """A category with its score."""
 
-    label: str = Field(description="category code")
     name: str = Field(description="long name")
-    score: float = Field(description="calibrated probability, 0 to 1")
 
 
 class Paper(BaseModel):
@@ -259,7 +175,11 @@ class Paper(BaseModel):
     class_probabilities: dict[str, float] = Field(description="category code to probability")
     top_k: list[LabelScore] = Field(description="labels with the highest scores, descending")
     prediction_set: list[str] | None = Field(
-        description="labels that hold the right one with 90% probability; null for a model without the rule"
+        description="labels that hold the right one with 90% probability; null for a model without the rule, "
+        "or without known words"
+    )
+    no_known_words: bool = Field(
+        description="the model knows none of the words: there is nothing to judge by"
     )
     in_scope: bool | None = Field(
         description="whether the text belongs to the model's categories at all; null without the rule"
@@ -271,72 +191,15 @@ class Paper(BaseModel):
     model_version: str = Field(description="version of the model")
 
 
-def paper_reply(prediction: Prediction, model: ServedModel, top_k: int | None) -> dict[str, Any]:
-    """A prediction with the fields of `Paper`."""
-    labels, scores = model.predictor.labels, prediction.scores
-
-    def name(label: str) -> str:
-        # A label outside the taxonomy (an archive) is its own name.
-        return CATEGORY_NAMES.get(label, label)
-
-    return {
-        "predicted_class": labels.index(prediction.label),
-        "predicted_class_name": prediction.label,
-        "code": prediction.label,
-        "name": name(prediction.label),
-        "confidence": prediction.score,
-        "probabilities": [scores[label] for label in labels],
-        "class_probabilities": {label: scores[label] for label in labels},
-        "top_k": [
-            {"label": label, "name": name(label), "score": score}
-            for label, score in list(scores.items())[:top_k]
-        ],
-        "prediction_set": prediction.prediction_set,
-        "in_scope": prediction.in_scope,
-        "scope_score": prediction.scope_score,
-        "truncated": prediction.truncated,
-        "answered_by": prediction.answered_by,
-        "model": model.name,
-        "model_version": model.version,
-    }
-
-
 class VertexReply(BaseModel):
     """Vertex AI's reply."""
 
     predictions: list[Paper]
 
 
-class ClientScore(BaseModel):
-    """A label with its score, as both clients read it."""
-
-    score: float
-    label: str
-
-
-class TeiReply(RootModel[list[ClientScore] | list[list[ClientScore]]]):
-    """Scores of one text, flat; or of each text of a batch, nested. All labels, descending."""
-
-
-class HuggingFaceReply(RootModel[list[list[ClientScore]]]):
-    """Scores of each text, always nested."""
-
-
-def client_scores(prediction: Prediction, top_k: int | None = None) -> list[dict[str, Any]]:
-    """Labels and scores of one text, descending."""
-    return [{"score": score, "label": label} for label, score in list(prediction.scores.items())[:top_k]]
-
-
-class Limits(BaseModel):
-    """What a request may ask for."""
-
-    max_texts: int = Field(description="texts in one request")
-    max_characters: int = Field(description="characters in one text")
-    max_body: int = Field(description="bytes in one request")
-    max_tokens: int | None = Field(description="tokens that the model reads of a text; null for no limit")
-    max_queue: int = Field(description="texts that wait or are computed")
-    max_wait: float = Field(description="longest wait in the queue, seconds")
-    max_batch_tokens: int = Field(description="tokens that are computed together")
+# Labels by descending score, of each text; Text Embeddings Inference has those of one text flat.
+HuggingFaceReply = list[list[ClientScore]]
+TeiReply = list[ClientScore] | HuggingFaceReply
 
 
 class CascadeInfo(BaseModel):
@@ -351,16 +214,10 @@ class CascadeInfo(BaseModel):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A loaded model and its identity.
+    """A loaded model, its `run.json` (empty for a model without) and the seconds that loading took.
 
-    Attributes:
-        name: of the directory, or the Hub id.
-        version: the release tag that was named, else the commit it was downloaded from, else the weights'
-            sha256 (12 digits); in a cascade, "+" and the version of the baseline follow.
-        weights_sha256: of the file that the engine computes with.
-        run: the content of `run.json`; empty for a model without.
-        loaded_in: seconds.
-        cascade: the baseline that answers first; None for a model by itself.
+    `version` is the release tag that was named, else the commit it was downloaded from, else the weights'
+    sha256 (12 digits); in a cascade, "+" and the version of the baseline follow.
     """
 
     predictor: Predictor
@@ -370,6 +227,98 @@ class ServedModel:
     run: dict[str, Any]
     loaded_in: float
     cascade: CascadeInfo | None = None
+
+
+def texts_of(body: AnyRequest | TextInstance | PaperInstance | str) -> list[str]:
+    """The texts to score, in the order of the request."""
+    match body:
+        case str():
+            return [body]
+        case TextInstance():
+            return [body.text]
+        case PaperInstance():
+            return [_joined(body.title, body.abstract)]
+        case VertexRequest():
+            return [text for instance in body.instances for text in texts_of(instance)]
+        case HuggingFaceRequest():
+            return [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    if isinstance(body.inputs, str):
+        return [body.inputs]
+    sequences: list[Any] = body.inputs if _is_batch(body) else [body.inputs]
+    return [one[0] if len(one) == 1 else _joined(*one) for one in sequences]
+
+
+def _joined(title: str, abstract: str) -> str:
+    # As the corpus joins them.
+    return f"{title.strip()}\n\n{abstract.strip()}"
+
+
+def _is_batch(body: TeiRequest) -> bool:
+    return isinstance(body.inputs, list) and isinstance(body.inputs[0], list)
+
+
+def refuses_truncation(body: AnyRequest) -> bool:
+    """Whether a text that is longer than the model reads is an error."""
+    if isinstance(body, HuggingFaceRequest):
+        return body.parameters is not None and body.parameters.truncation is False
+    return isinstance(body, TeiRequest) and body.truncate is False
+
+
+def reply_to(body: AnyRequest, predictions: list[Prediction], model: ServedModel) -> Any:
+    """The reply, in the schema of the request."""
+    if isinstance(body, TextRequest | PaperRequest):
+        return paper_reply(predictions[0], model, body.top_k)
+    if isinstance(body, TeiRequest):
+        scores = [_client_scores(prediction) for prediction in predictions]
+        return scores if _is_batch(body) else scores[0]
+    top_k = body.parameters.top_k if body.parameters else None
+    if isinstance(body, VertexRequest):
+        return {"predictions": [paper_reply(prediction, model, top_k) for prediction in predictions]}
+    return [_client_scores(prediction, top_k) for prediction in predictions]
+
+
+def _client_scores(prediction: Prediction, top_k: int | None = None) -> list[dict[str, Any]]:
+    return [{"score": score, "label": label} for label, score in list(prediction.scores.items())[:top_k]]
+
+
+def paper_reply(prediction: Prediction, model: ServedModel, top_k: int | None) -> dict[str, Any]:
+    """A prediction with the fields of `Paper`."""
+    labels, scores = model.predictor.labels, prediction.scores
+    # A label outside the taxonomy (an archive) is its own name.
+    top = [
+        {"label": label, "name": CATEGORY_NAMES.get(label, label), "score": score}
+        for label, score in scores.items()
+    ]
+    return {
+        "predicted_class": labels.index(prediction.label),
+        "predicted_class_name": prediction.label,
+        "code": prediction.label,
+        "name": top[0]["name"],
+        "confidence": prediction.score,
+        "probabilities": [scores[label] for label in labels],
+        "class_probabilities": {label: scores[label] for label in labels},
+        "top_k": top[:top_k],
+        "prediction_set": prediction.prediction_set,
+        "no_known_words": prediction.no_known_words,
+        "in_scope": prediction.in_scope,
+        "scope_score": prediction.scope_score,
+        "truncated": prediction.truncated,
+        "answered_by": prediction.answered_by,
+        "model": model.name,
+        "model_version": model.version,
+    }
+
+
+class Limits(BaseModel):
+    """What a request may ask for."""
+
+    max_texts: int = Field(description="texts in one request")
+    max_characters: int = Field(description="characters in one text")
+    max_body: int = Field(description="bytes in one request")
+    max_tokens: int | None = Field(description="tokens that the model reads of a text; null for no limit")
+    max_queue: int = Field(description="texts that wait or are computed")
+    max_wait: float = Field(description="longest wait in the queue, seconds")
+    max_batch_tokens: int = Field(description="tokens that are computed together")
 
 
 class Info(BaseModel):
@@ -392,27 +341,26 @@ class Info(BaseModel):
     version: str = Field(description="of the program")
 
 
-def describe(model: ServedModel, settings: ServingSettings) -> dict[str, Any]:
-    """The fields of `Info`."""
-    predictor = model.predictor
-    labels = {str(number): label for number, label in enumerate(predictor.labels)}
-    numbers = {label: number for number, label in labels.items()}
+def describe(model: ServedModel, settings: ServingSettings) -> Info:
+    """What `GET /info` says of a model under these settings."""
+    predictor, labels = model.predictor, model.predictor.labels
     test = model.run.get("metrics", {}).get("test", {})
-    limits = {name: getattr(settings, name, None) for name in Limits.model_fields}
-    return {
-        "model_id": model.name,
-        "model_sha": model.weights_sha256,
-        "model_version": model.version,
-        "model_type": {"classifier": {"id2label": labels, "label2id": numbers}},
-        "kind": predictor.kind,
-        "engine": predictor.engine,
-        "cascade": model.cascade and model.cascade.model_dump(),
-        "labels": predictor.labels,
-        "data": model.run.get("data", {}),
-        "test_metrics": {name: value for name, value in test.items() if isinstance(value, int | float)},
-        "max_input_length": predictor.max_length,
-        "max_client_batch_size": settings.texts_per_request,
-        "auto_truncate": True,
-        "limits": limits | {"max_texts": settings.texts_per_request, "max_tokens": predictor.max_length},
-        "version": __version__,
-    }
+    texts, tokens = settings.texts_per_request, predictor.max_length
+    label2id = {label: number for number, label in enumerate(labels)}
+    return Info(
+        model_id=model.name,
+        model_sha=model.weights_sha256,
+        model_version=model.version,
+        model_type={"classifier": {"id2label": dict(enumerate(labels)), "label2id": label2id}},
+        kind=predictor.kind,
+        engine=predictor.engine,
+        cascade=model.cascade,
+        labels=labels,
+        data=model.run.get("data", {}),
+        test_metrics={name: value for name, value in test.items() if isinstance(value, int | float)},
+        max_input_length=tokens,
+        max_client_batch_size=texts,
+        auto_truncate=True,
+        limits=Limits(**dict(settings) | {"max_texts": texts, "max_tokens": tokens}),
+        version=__version__,
+    )

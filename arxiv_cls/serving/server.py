@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving.app import create_app
 from arxiv_cls.serving.endpoint import Endpoint
-from arxiv_cls.serving.http_errors import error_reply
+from arxiv_cls.serving.http_requests import error_reply
 from arxiv_cls.serving.observability import RequestLines, configure_logging
 from arxiv_cls.serving.settings import ServingSettings
 
@@ -45,31 +45,21 @@ def serve(settings: ServingSettings) -> int:
     app = create_app(settings)
     endpoint: Endpoint = app.state.endpoint
     listener = _listen(settings.host, settings.port)
-    config = uvicorn.Config(
-        app,
-        http=type("Protocol", (_LimitedProtocol,), {"endpoint": endpoint}),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-    )
+    protocol = type("Protocol", (_LimitedProtocol,), {"endpoint": endpoint})
+    options: dict[str, Any] = {"ws": "none", "lifespan": "on", "log_config": None, "server_header": False}
+    config = uvicorn.Config(app, http=protocol, access_log=False, timeout_keep_alive=30, **options)
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{shown_host}:{listener.getsockname()[1]}"
-    logger.info("listening", extra={"url": url, "settings": settings.public()})
+    logger.info("listening", extra={"url": url, "settings": settings.model_dump()})
     print(f"Serving {settings.model} at {url} (documentation: {url}/docs)", flush=True)
     _Server(config, endpoint).run(sockets=[listener])
-    if endpoint.slot.loading:
+    if endpoint.loading:
         # A model that is still loaded, or downloaded by threads that Python would wait for, is not needed.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)
-    failure = endpoint.failure
-    if failure and not isinstance(failure, UserError):
-        raise UserError(f"{settings.model}: {failure}") from failure
-    if failure:
-        raise failure
+    if endpoint.failure:
+        raise endpoint.failure
     return 0
 
 
@@ -77,13 +67,13 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        # Its connections inherit this. asyncio sets it itself, but not on those of a socket it was given:
-        # the body of a reply would wait up to 40 ms for the client's acknowledgement of the head.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
     except OSError as error:
         message = f"serve: cannot listen on {host}:{port}: {error.strerror or error}"
         raise UserError(message, hint="Name another --port.") from None
+    # Its connections inherit this. asyncio sets it itself, but not on those of a socket it was given:
+    # the body of a reply would wait up to 40 ms for the client's acknowledgement of the head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 class _Server(uvicorn.Server):
@@ -170,13 +160,12 @@ class _LimitedProtocol(H11Protocol):
     def eof_received(self) -> bool | None:  # type: ignore[override]
         if not self._in_request() or self.cycle.more_body:
             return None
-        if not self.half_closed:
-            self.half_closed = True
-            # A closed connection and a half-closed one look the same until something is sent: the system of a
-            # client that is gone answers with a reset, and a client that is there skips an interim answer.
-            if self.cycle.scope["http_version"] == "1.1" and not self.cycle.response_started:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                self._check_client()
+        self.half_closed = True
+        # A closed connection and a half-closed one look the same until something is sent: the system of a
+        # client that is gone answers with a reset, and a client that is there skips an interim answer.
+        if self.cycle.scope["http_version"] == "1.1" and not self.cycle.response_started:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._check_client()
         return True
 
     def _check_client(self) -> None:
@@ -211,12 +200,12 @@ class _LimitedProtocol(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _wait_for_head(self) -> None:
-        def give_up() -> None:
-            self.timer = None
-            if not self._in_request():
-                self.transport.close()
+        self.timer = self.loop.call_later(self.endpoint.settings.body_timeout, self._give_up)
 
-        self.timer = self.loop.call_later(self.endpoint.settings.body_timeout, give_up)
+    def _give_up(self) -> None:
+        self.timer = None
+        if not self._in_request():
+            self.transport.close()
 
     def _stop_waiting(self) -> None:
         if self.timer is not None:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from arxiv_cls.errors import UserError
@@ -28,6 +28,10 @@ NOT_OPTIONS = ("token", "predict_route", "health_route")
 
 def _split(value: Any) -> Any:
     return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
+
+
+def _variables(*names: str) -> AliasChoices:
+    return AliasChoices(f"{ENV_PREFIX}{names[0]}", *names[1:])
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -49,22 +53,16 @@ class ServingSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
     port: int = Field(
         8000, ge=0, le=65535, description="port to listen on; 0 takes a free one",
-        validation_alias=AliasChoices("ARXIV_CLS_PORT", "AIP_HTTP_PORT", "PORT"),
+        validation_alias=_variables("PORT", "AIP_HTTP_PORT", "PORT"),
     )  # fmt: skip
+    root_path: str = Field("", description="prefix that a proxy puts before addresses, such as /papers")
     engine: Literal["torch", "onnx", "int8"] | None = Field(
-        None,
-        description="what computes a transformer: onnx (default; in a cascade, what it was fitted with), "
-        "int8, torch",
+        None, description="torch, onnx or int8 (default: onnx; in a cascade, what it was fitted with)"
     )
-    cascade: str | None = Field(
-        None, description="baseline that answers first, where it is sure (a model directory)"
-    )
-    threads: int | None = Field(
-        None, ge=1, description="CPU threads of the engine (default: the engine's own choice)"
-    )
+    cascade: str | None = Field(None, description="baseline that answers first, where it is sure (directory)")
+    threads: int | None = Field(None, ge=1, description="CPU threads (default: the engine's own choice)")
     models_dir: str | None = Field(
-        None,
-        description="directory whose models POST /load may switch to (default: the one that holds MODEL)",
+        None, description="directory that POST /load may load models from (default: the one that holds MODEL)"
     )
     allow_hub: Words = Field((), description="Hub ids that POST /load may switch to, with commas")
     max_batch_tokens: int = Field(2048, ge=1, description="tokens that are computed together")
@@ -76,34 +74,26 @@ class ServingSettings(BaseSettings):
     body_timeout: float = Field(10.0, ge=0.01, description="seconds in which a request must have arrived")
     max_connections: int = Field(1024, ge=1, description="open connections; more get 503")
     shutdown_timeout: float = Field(30.0, ge=0, description="seconds to finish accepted requests at the end")
-    cors_origins: Words = Field(
-        (), description="web origins whose pages may call, with commas (default: none)"
-    )
+    cors_origins: Words = Field((), description="web origins whose pages may call, with commas; else none")
     request_log: str | None = Field(
         None, description="directory or gs://bucket/folder that gets a JSON line per text, for monitoring"
     )
     request_log_texts: bool = Field(False, description="write the texts themselves into the request log")
     request_log_rotate_mb: float = Field(64.0, ge=0.001, description="megabytes of a file of the request log")
-    request_log_rotate_minutes: float = Field(
-        15.0, ge=0.001, description="minutes after which a new file starts"
-    )
-    request_log_keep: int = Field(
-        0, ge=0, description="newest files kept in a local request log; 0 keeps all"
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="lowest level that is logged"
-    )
+    request_log_rotate_minutes: float = Field(15.0, ge=0.001, description="minutes until a new file starts")
+    request_log_keep: int = Field(0, ge=0, description="newest files kept of a local log (default: all)")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level logged")
     log_texts: bool = Field(False, description="write the texts into the server's own log (debugging)")
     token: str | None = Field(
-        None, repr=False, description="token that POST /load asks for; none: no switching"
+        None, repr=False, exclude=True, description="token that POST /load asks for; none: no switching"
     )
     predict_route: str = Field(
         "/predict", description="Vertex AI's route of predictions",
-        validation_alias=AliasChoices("ARXIV_CLS_PREDICT_ROUTE", "AIP_PREDICT_ROUTE"),
+        validation_alias=_variables("PREDICT_ROUTE", "AIP_PREDICT_ROUTE"),
     )  # fmt: skip
     health_route: str = Field(
         "/health", description="Vertex AI's route of health",
-        validation_alias=AliasChoices("ARXIV_CLS_HEALTH_ROUTE", "AIP_HEALTH_ROUTE"),
+        validation_alias=_variables("HEALTH_ROUTE", "AIP_HEALTH_ROUTE"),
     )  # fmt: skip
 
     def __init__(self, **given: Any) -> None:
@@ -117,9 +107,8 @@ class ServingSettings(BaseSettings):
     @field_validator("allow_hub")
     @classmethod
     def _hub_ids(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if not HUB_ID.fullmatch(name):
-                raise ValueError("not a Hub id user/name")
+        if not all(map(HUB_ID.fullmatch, names)):
+            raise ValueError("not a Hub id user/name")
         return names
 
     @field_validator("predict_route", "health_route")
@@ -131,11 +120,12 @@ class ServingSettings(BaseSettings):
             raise ValueError("this address has another meaning here")
         return route
 
-    @model_validator(mode="after")
-    def _default_engine(self) -> ServingSettings:
-        if self.engine is None and not self.cascade:
-            self.__dict__["engine"] = "onnx"
-        return self
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, path: str) -> str:
+        if path and not PLAIN_ROUTE.fullmatch(path):
+            raise ValueError("a path like /classifier is expected")
+        return path.rstrip("/")
 
     @property
     def texts_per_request(self) -> int:
@@ -150,32 +140,16 @@ class ServingSettings(BaseSettings):
         model = Path(self.model).expanduser()
         return model.resolve().parent if model.is_dir() else None
 
-    def public(self) -> dict[str, Any]:
-        """The settings without the secrets, for the log."""
-        return self.model_dump(exclude={"token"})
-
 
 def _explained(problem: Any, given: dict[str, Any]) -> str:
     """One of pydantic's problems as option or variable, value, what is expected."""
-    name, kind, context = str(problem["loc"][0]), problem["type"], problem.get("ctx", {})
-    if kind == "missing":
+    name = str(problem["loc"][0])
+    if problem["type"] == "missing":
         return f"serve: no model: name one, or set {ENV_PREFIX}MODEL"
-    field = ServingSettings.model_fields.get(name)
-    aliases = field.validation_alias if field else None
+    aliases = ServingSettings.model_fields[name].validation_alias
     variables = aliases.choices if isinstance(aliases, AliasChoices) else [ENV_PREFIX + name.upper()]
     where = next((one for one in variables if os.environ.get(str(one))), variables[-1])
     if name in given and name not in NOT_OPTIONS:
         where = "--" + name.replace("_", "-")
     value = ",".join(problem["input"]) if isinstance(problem["input"], tuple) else problem["input"]
-    if kind in ("greater_than_equal", "less_than_equal"):
-        bound = f"below {context['ge']:g}" if kind == "greater_than_equal" else f"above {context['le']:g}"
-        return f"serve: {where} {value} is {bound}"
-    expected = {
-        "int_parsing": "expected a whole number",
-        "float_parsing": "expected a number",
-        "finite_number": "expected a number",
-        "bool_parsing": "expected true or false",
-        "literal_error": f"expected {str(context.get('expected', '')).replace(chr(39), '')}",
-        "value_error": str(context.get("error", "")),
-    }
-    return f"serve: {where} {value}: {expected.get(kind, problem['msg'])}"
+    return f"serve: {where} {value}: {problem['msg'].removeprefix('Value error, ').removeprefix('Input ')}"

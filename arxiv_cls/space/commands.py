@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
 
-from arxiv_cls.errors import UserError
 from arxiv_cls.options import EngineOption, ModelArgument
-
-DEFAULT_PORT = 7860
 
 app = typer.Typer()
 
@@ -19,10 +15,8 @@ app = typer.Typer()
 def space(
     model: ModelArgument,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int | None,
-        typer.Option(help=f"Port to listen on. Default: the variable PORT, else {DEFAULT_PORT}."),
-    ] = None,
+    # Containers and platforms name the port in this variable.
+    port: Annotated[int, typer.Option(envvar="PORT", min=1, max=65535, help="Port to listen on.")] = 7860,
     engine: EngineOption = None,
 ) -> None:
     """Open the web demo on this machine.
@@ -33,12 +27,4 @@ def space(
     """
     from arxiv_cls.space.page import open_page
 
-    if port is None:
-        # Containers and platforms name the port so.
-        named = os.environ.get("PORT") or str(DEFAULT_PORT)
-        if not named.isdecimal():
-            raise UserError(
-                f"space: the variable PORT is {named!r}, not a number", hint="name one with --port"
-            )
-        port = int(named)
     open_page(model, host=host, port=port, engine=engine)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import TrainingArguments
 
-from arxiv_cls.recipe import LARGEST_SEED, DataConfig, ReleaseConfig, Tracker, tracker_names
+from arxiv_cls.recipe import LARGEST_SEED, Recipe, Tracker, TransformerModelConfig
 from arxiv_cls.scoring.metrics import LOWER_IS_BETTER
 
 # Keys of TrainingArguments that would have no effect here, or break the run; all others have their effect.
@@ -29,36 +28,20 @@ REFUSED = {
         "include_for_metrics label_names remove_unused_columns dataloader_drop_last"
     ),
     "a checkpoint is always whole, so that --resume goes on from it; the first process writes it": (
-        "save_only_model enable_jit_checkpoint save_on_each_node log_on_each_node"
+        "save_only_model ignore_data_skip enable_jit_checkpoint save_on_each_node log_on_each_node"
     ),
     "batches are made by trainer.length_grouping and per_device_train_batch_size": (
         "auto_find_batch_size train_sampling_strategy length_column_name accelerator_config "
         "dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order"
     ),
     "`accelerate launch` starts the processes": "fsdp fsdp_config deepspeed parallelism_config local_rank",
+    "a loss that is no number ends the run": "logging_nan_inf_filter",
     "it has no effect on a text classifier": "use_cache use_liger_kernel liger_kernel_config",
     "the optimizers that take it are not supported": "optim_target_modules",
 }
 
 
-@dataclass
-class TransformerModelConfig:
-    """Which pretrained encoder, and how long a text it reads."""
-
-    name_or_path: str = Field(
-        "distilbert/distilbert-base-uncased",
-        description="Hub id, directory, or package:NAME/FOLDER for weights in an installed package.",
-    )
-    revision: str | None = Field(None, description="Branch, tag or commit of the Hub id.")
-    max_length: int = Field(
-        256, ge=8, description="Longest input, in tokens; saved as the tokenizer's model_max_length."
-    )
-    attention_dropout: float | None = Field(
-        None, ge=0, lt=1, description="Dropout of the attention weights; null keeps the checkpoint's."
-    )
-    hidden_dropout: float | None = Field(
-        None, ge=0, lt=1, description="Dropout of the hidden states; null keeps the checkpoint's."
-    )
+LogLevel = Literal["debug", "info", "warning", "error", "critical", "passive"]
 
 
 @dataclass(config=ConfigDict(arbitrary_types_allowed=True), kw_only=True)
@@ -111,8 +94,8 @@ class TransformerTrainerConfig(TrainingArguments):
     class_weighting: Literal["none", "balanced", "sqrt"] = Field(
         "none", description="Weight of a class in the loss: equal, 1 / count, or 1 / sqrt(count)."
     )
-    teacher_weight: float = Field(
-        0.0, ge=0, le=1, description="Share of a target from a TF-IDF model that has not seen the paper."
+    distillation_weight: float = Field(
+        0.0, ge=0, le=1, description="Share of a TF-IDF model's probabilities in the target of a paper."
     )
     early_stopping_patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations without a better metric_for_best_model."
@@ -143,10 +126,15 @@ class TransformerTrainerConfig(TrainingArguments):
     eval_accumulation_steps: int | None = Field(TrainingArguments.eval_accumulation_steps, ge=1)
     dataloader_num_workers: int = Field(TrainingArguments.dataloader_num_workers, ge=0)
     data_seed: int | None = Field(TrainingArguments.data_seed, ge=0, le=LARGEST_SEED)
+    neftune_noise_alpha: float | None = Field(None, ge=0)
+    log_level: LogLevel = Field("passive")
+    log_level_replica: LogLevel = Field("warning")
+    torch_compile_mode: (
+        Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
+    ) = Field(None)
 
     def __post_init__(self) -> None:
-        model_directory, direction = self.output_dir, self.greater_is_better
-        self.trackers = tracker_names(self.report_to)
+        given, direction = (self.output_dir, self.report_to), self.greater_is_better
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         self.greater_is_better = metric not in LOWER_IS_BETTER
         if direction not in (None, self.greater_is_better):
@@ -154,15 +142,23 @@ class TransformerTrainerConfig(TrainingArguments):
                 f"greater_is_better: a {'greater' if not direction else 'lower'} {metric} is better"
             )
         super().__post_init__()
-        # The parent sets a folder of its own; runs are opened by arxiv_cls.training.tracking.
-        self.output_dir, self.report_to = model_directory, []
+        # The parent sets a folder of its own, and takes "none" for a tracker in a list.
+        self.output_dir, self.report_to = given
         if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
             mode = {"mode": "max" if self.greater_is_better else "min"}
             self.lr_scheduler_kwargs = mode | (self.lr_scheduler_kwargs or {})
 
     def problems(self) -> list[str]:
         """What is wrong with the group as a whole, a sentence each."""
+        # These take seconds to import: a wrong key of the group is reported before.
+        import torch
+        from accelerate.utils import DynamoBackend
+        from transformers import Trainer, get_scheduler
+
         wrong = []
+        if (self.torch_compile_backend or "no").upper() not in DynamoBackend.__members__:
+            known = ", ".join(DynamoBackend.__members__).lower()
+            wrong.append(f"torch_compile_backend: {self.torch_compile_backend!r}; there are {known}")
         if self.head_only_epochs >= self.num_train_epochs and self.max_steps <= 0:
             wrong.append("head_only_epochs: must leave an epoch for the encoder (num_train_epochs)")
         if self.early_stopping_patience and not self.load_best_model_at_end:
@@ -179,12 +175,8 @@ class TransformerTrainerConfig(TrainingArguments):
 
 
 @dataclass
-class TransformerRecipe:
+class TransformerRecipe(Recipe):
     """A complete fine-tuning run."""
 
-    name: str
-    given: dict[str, dict[str, Any]]
     model: TransformerModelConfig
-    data: DataConfig
     trainer: TransformerTrainerConfig
-    release: ReleaseConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,8 +34,7 @@ def load_tokenizer(directory: Path, max_length: int) -> PreTrainedTokenizerBase:
         UserError: the directory holds no configuration and tokenizer that transformers can load.
     """
     tokenizer = loading.load_tokenizer(directory)
-    positions = getattr(loading.load_encoder_config(directory), "max_position_embeddings", None)
-    longest = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    longest = tokenizer.model_max_length
     if max_length > longest:
         logger.warning(
             "model.max_length: %d tokens instead of %d, the model reads no more", longest, max_length
@@ -61,7 +61,7 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> Dataset
         if name == "train":
             return ids
         lengths = [len(row) for row in ids["input_ids"]]
-        return ids.select(sorted(range(len(lengths)), key=lengths.__getitem__), keep_in_memory=True)
+        return ids.select(np.argsort(lengths, kind="stable"), keep_in_memory=True)
 
     return DatasetDict({name: tokenized(name, papers) for name, papers in splits.items()})
 
@@ -79,29 +79,27 @@ class LengthGroupedBatches(Sampler[list[int]]):
         seed: of the order.
         process_index, num_processes: number of this process, and how many there are.
         grouped: False keeps the random order and does not sort by length.
-        drop_last: leave out the incomplete global batch.
     """
 
     def __init__(
         self, lengths: Sequence[int], batch_size: int, seed: int, *,
-        process_index: int = 0, num_processes: int = 1, grouped: bool = True, drop_last: bool = False,
+        process_index: int = 0, num_processes: int = 1, grouped: bool = True,
     ) -> None:  # fmt: skip
-        self.lengths = np.asarray(lengths)
+        self.lengths, self.grouped = np.asarray(lengths), grouped
         self.global_batch_size = batch_size * num_processes
         self.seed, self.epoch = seed, 0
         self.process_index, self.num_processes = process_index, num_processes
-        self.grouped, self.drop_last = grouped, drop_last
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order: epoch counts from 0."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.lengths), self.global_batch_size)
-        return whole + (1 if rest and not self.drop_last else 0)
+        return math.ceil(len(self.lengths) / self.global_batch_size)
 
-    def global_batches(self) -> list[np.ndarray]:
-        """The papers of each step of this epoch, over all processes."""
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._global_batches():
+            if len(batch) < self.num_processes:
+                batch = np.resize(batch, self.num_processes)
+            yield batch[self.process_index :: self.num_processes].tolist()
+
+    def _global_batches(self) -> list[np.ndarray]:
         generator = np.random.default_rng((self.seed, self.epoch))
         order = generator.permutation(len(self.lengths))
         size = self.global_batch_size
@@ -113,30 +111,24 @@ class LengthGroupedBatches(Sampler[list[int]]):
             order = np.concatenate(
                 [self._by_length(order[start : start + chunk]) for start in range(0, whole, chunk)] or [order]
             )
-        batches = list(order.reshape(-1, size)[generator.permutation(whole // size)]) if whole else []
-        if len(rest) and not self.drop_last:
-            batches.append(self._by_length(rest))
-        return batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.global_batches():
-            if len(batch) < self.num_processes:
-                batch = np.resize(batch, self.num_processes)
-            yield batch[self.process_index :: self.num_processes].tolist()
+        batches = list(order.reshape(-1, size)[generator.permutation(whole // size)])
+        return [*batches, self._by_length(rest)] if len(rest) else batches
 
     def _by_length(self, papers: np.ndarray) -> np.ndarray:
         return papers[np.argsort(self.lengths[papers], kind="stable")] if self.grouped else papers
 
 
 class EpochDataLoader(DataLoader):
-    """A `DataLoader` that passes on the epoch, which the Trainer sets."""
+    """A `DataLoader` that passes on the epoch, which the Trainer sets and which counts from 0."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of the batches: epoch counts from 0."""
-        self.batch_sampler.set_epoch(epoch)
+        """Chooses the order of the batches."""
+        self.batch_sampler.epoch = epoch
 
 
-def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[str, torch.Tensor]:
+def collate(
+    features: list[dict], pad_token_id: int, multiple: int = 8, side: str = "right"
+) -> dict[str, torch.Tensor]:
     """Pads to the longest paper of the batch, rounded up to a multiple for matrix units.
 
     Returns:
@@ -144,9 +136,12 @@ def collate(features: list[dict], pad_token_id: int, multiple: int = 8) -> dict[
         papers have a `target`, a distribution over the classes.
     """
     tokens = [torch.as_tensor(feature["input_ids"]) for feature in features]
-    input_ids = pad_sequence(tokens, batch_first=True, padding_value=pad_token_id)
-    input_ids = functional.pad(input_ids, (0, -input_ids.shape[1] % multiple), value=pad_token_id)
-    lengths = torch.tensor([len(ids) for ids in tokens])
-    attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+    input_ids = pad_sequence(tokens, batch_first=True, padding_value=pad_token_id, padding_side=side)
+    kept = [torch.ones_like(ids) for ids in tokens]
+    attention_mask = pad_sequence(kept, batch_first=True, padding_value=0, padding_side=side)
+    more = -input_ids.shape[1] % multiple
+    ends = (more, 0) if side == "left" else (0, more)
+    input_ids = functional.pad(input_ids, ends, value=pad_token_id)
+    attention_mask = functional.pad(attention_mask, ends, value=0)
     labels = torch.tensor([feature.get("target", feature["label"]) for feature in features])
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import datasets
 import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from safetensors.torch import load_model
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    TrainerCallback,
-    TrainerState,
-    enable_full_determinism,
-    set_seed,
-)
+from transformers import PreTrainedModel, TrainerState, enable_full_determinism, set_seed
 
+from arxiv_cls.errors import UserError
 from arxiv_cls.models.loading import load_encoder, load_encoder_config, new_classifier
 from arxiv_cls.models.transformer import TransformerPredictor, fold_temperature
-from arxiv_cls.recipe import resolved
+from arxiv_cls.recipe import TransformerModelConfig, resolved
+from arxiv_cls.record.run_record import available_cores, peak_resident_bytes, processor_name
 from arxiv_cls.scoring import calibration
 from arxiv_cls.scoring.metrics import compute_metrics
-from arxiv_cls.training.arguments import TransformerModelConfig, TransformerRecipe, TransformerTrainerConfig
-from arxiv_cls.training.distributed import resolve_precision
-from arxiv_cls.training.run_directory import STARTING_WEIGHTS
-from arxiv_cls.training.tfidf_fit import out_of_fold_probabilities
-from arxiv_cls.training.trainer import HeadOnlyEpochs, PaperTrainer, ProfileSteps, freeze
+from arxiv_cls.training.arguments import TransformerRecipe, TransformerTrainerConfig
+from arxiv_cls.training.trainer import PaperTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +36,102 @@ NOT_IN_FINGERPRINT = {
     "trainer.profile_steps", "data.csv",
 }  # fmt: skip
 
+ResultT = TypeVar("ResultT")
+
+
+@contextlib.contextmanager
+def one_output(args: TransformerTrainerConfig) -> Iterator[None]:
+    """Prints each line, bar and error once, not once per process."""
+    project = logging.getLogger("arxiv_cls")
+    level = project.level
+    if args.process_index:
+        project.setLevel(logging.ERROR)
+        datasets.disable_progress_bars()
+    try:
+        yield
+    except UserError as error:
+        # The first process of each host prints it: what is missing may be missing on that host alone.
+        if args.local_process_index:
+            raise SystemExit(error.exit_code) from None
+        raise
+    finally:
+        project.setLevel(level)
+
+
+def on_main_process(args: TransformerTrainerConfig, work: Callable[[], ResultT]) -> ResultT:
+    """Calls `work` in the main process of all hosts and returns its result, which is picklable, in each.
+
+    Raises:
+        UserError: in the main process, what `work` raised; the others then exit without a message.
+    """
+    outcome: list[Any] = [None, 0]
+    failure = None
+    if args.process_index == 0:
+        try:
+            outcome[0] = work()
+        except UserError as error:
+            failure, outcome[1] = error, error.exit_code
+    if args.world_size > 1:
+        broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    if outcome[1]:
+        raise SystemExit(outcome[1])
+    return outcome[0]
+
+
+def set_cpu_threads(requested: int | None) -> int:
+    """Sets and returns torch's CPU threads; None divides the usable cores by the processes on this host.
+
+    `accelerate launch` exports OMP_NUM_THREADS=1, which would leave all cores but one idle.
+    """
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(requested or max(1, available_cores() // local_processes))
+    return torch.get_num_threads()
+
+
+def resolve_precision(requested: str, use_cpu: bool) -> str:
+    """The precision that a run computes in: fp32, bf16 or fp16.
+
+    `auto` is bf16 on a GPU of compute capability 8.0 or later and on a CPU with AVX512-BF16 or AMX
+    instructions (without them bf16 is emulated), fp16 on an older GPU, else fp32.
+
+    Raises:
+        UserError: fp16 on a CPU, where the Trainer would compute in fp32 without a warning.
+    """
+    cuda = torch.cuda.is_available() and not use_cpu
+    mps = torch.backends.mps.is_available() and not use_cpu
+    if requested == "fp16" and not (cuda or mps):
+        raise UserError("trainer.precision: fp16 needs a GPU", hint="On a CPU take auto, bf16 or fp32.")
+    if requested != "auto":
+        return requested
+    if cuda:
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+    in_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if in_bf16 and not mps else "fp32"
+
+
+def device_record(args: TransformerTrainerConfig, precision: str, threads: int) -> dict[str, Any]:
+    """The device of a run, as it goes on record."""
+    kind = args.device.type
+    name = torch.cuda.get_device_name(args.device) if kind == "cuda" else kind
+    return {
+        "type": kind,
+        "name": processor_name() if kind == "cpu" else name,
+        "processes": args.world_size,
+        "threads": threads,
+        "precision": precision,
+        "peak_memory_of": "device" if kind == "cuda" else "process",
+    }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest memory so far, in bytes: of the device for a GPU, resident for a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
+
 
 def starting_weights(directory: Path) -> dict[str, str | None]:
-    """What a run starts from, as it goes on record.
-
-    Returns:
-        `sha256` of the weights, those of several files taken one after another; `hub_commit`, or None for
-        a model that did not come from the Hub.
-    """
+    """`sha256` of the weights, of several files in order; `hub_commit`, None for a model not of the Hub."""
     digest = hashlib.sha256()
     for path in sorted(directory.glob("*.safetensors")):
         with path.open("rb") as weights:
@@ -67,7 +152,9 @@ def fingerprint(
         for key, value in section.items()
         if group != "release" and f"{group}.{key}" not in NOT_IN_FINGERPRINT
     }
-    return flat | {"data sha256": data_sha256, STARTING_WEIGHTS: weights_sha256, "processes": processes}
+    return flat | {
+        "data sha256": data_sha256, "starting weights sha256": weights_sha256, "processes": processes
+    }  # fmt: skip
 
 
 def apply_to_machine(args: TransformerTrainerConfig, checkpoints: Path) -> str:
@@ -76,7 +163,8 @@ def apply_to_machine(args: TransformerTrainerConfig, checkpoints: Path) -> str:
     Raises:
         UserError: the device does not compute in the precision that the recipe asks for.
     """
-    args.output_dir = str(checkpoints)
+    # Trackers are opened by the run, not by the Trainer.
+    args.output_dir, args.report_to = str(checkpoints), []
     precision = resolve_precision(args.precision, args.use_cpu)
     args.bf16, args.fp16 = precision == "bf16", precision == "fp16"
     args.mixed_precision = "no" if precision == "fp32" else precision
@@ -86,6 +174,8 @@ def apply_to_machine(args: TransformerTrainerConfig, checkpoints: Path) -> str:
         # Processes would wait for the gradients of frozen parameters.
         args.ddp_find_unused_parameters = True
     args.restore_callback_states_from_checkpoint = True
+    # The filter would leave a loss that is no number out of what is logged.
+    args.logging_nan_inf_filter = False
     if args.full_determinism:
         enable_full_determinism(args.seed)
     else:
@@ -110,7 +200,7 @@ def load_classifier(config: TransformerModelConfig, directory: Path, labels: lis
             if value is not None and hasattr(settings, name):
                 setattr(settings, name, value)
     classifier = any("ForSequenceClassification" in name for name in settings.architectures or ())
-    other_labels = classifier and list(settings.id2label.values()) != labels
+    other_labels = classifier and settings.id2label != dict(enumerate(labels))
     encoder = load_encoder(directory, settings).base_model if other_labels else None
     settings.id2label = dict(enumerate(labels))
     settings.label2id = {label: index for index, label in enumerate(labels)}
@@ -121,19 +211,16 @@ def load_classifier(config: TransformerModelConfig, directory: Path, labels: lis
 
 
 def add_soft_labels(papers: Dataset, texts: Sequence[str], weight: float, seed: int) -> Dataset:
-    """Adds the column `target`: the label mixed with the probabilities of a TF-IDF model.
+    """Adds the column `target`, (classes,): the label mixed with the probabilities of a TF-IDF model.
 
     Knowledge distillation (Hinton et al. 2015). Each paper gets the probabilities of models fitted without
     its fold: on its own papers a linear model is nearly always right and would add nothing to the label.
-
-    Args:
-        papers: with `label` (a `ClassLabel`), in the order of `texts`.
-        texts: title and abstract of each paper.
-        weight: share of the probabilities in the (classes,) targets; 0 returns the papers as they are.
-        seed: of the folds and the TF-IDF model.
+    With a weight of 0 the papers are returned as they are.
     """
     if not weight:
         return papers
+    from arxiv_cls.training.tfidf_fit import out_of_fold_probabilities
+
     labels = np.asarray(papers["label"][:])
     classes = papers.features["label"].num_classes
     logger.info("soft labels: fits a TF-IDF model on the training papers, fold by fold")
@@ -144,27 +231,9 @@ def add_soft_labels(papers: Dataset, texts: Sequence[str], weight: float, seed: 
     return papers.add_column("target", list(targets.astype(np.float32)))
 
 
-def callbacks(model: PreTrainedModel, args: TransformerTrainerConfig, profile: Path) -> list[TrainerCallback]:
-    """Freezes what the recipe freezes and returns the callbacks that its trainer group asks for."""
-    frozen = freeze(model, args.freeze)
-    if frozen:
-        logger.info("frozen: %s of %s parameters", f"{frozen:,}", f"{model.num_parameters():,}")
-    chosen: list[TrainerCallback] = []
-    if args.early_stopping_patience:
-        chosen.append(EarlyStoppingCallback(args.early_stopping_patience))
-    if args.head_only_epochs:
-        chosen.append(HeadOnlyEpochs(model, args.head_only_epochs))
-    if args.profile_steps:
-        chosen.append(ProfileSteps(args.profile_steps, profile))
-    return chosen
-
-
 def train(trainer: PaperTrainer, checkpoint: Path | None, ended: bool) -> None:
-    """Trains to the end, from a checkpoint where there is one.
-
-    Where nothing was left to train there (`ended`), its weights are taken: the Trainer would
-    undo an early stop.
-    """
+    """Trains to the end, from a checkpoint where there is one, or takes its weights if that was the end."""
+    # The Trainer would undo an early stop.
     if checkpoint is None or not ended:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return
@@ -176,44 +245,38 @@ def train(trainer: PaperTrainer, checkpoint: Path | None, ended: bool) -> None:
 
 
 def calibrate(trainer: PaperTrainer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fits the temperature on the validation split and folds it into the model; every process takes part.
-
-    Returns:
-        The record of the temperature, and the validation metrics of the calibrated model.
-    """
+    """Folds a temperature into the model, in every process; returns its record and the validation metrics."""
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
     record, probabilities = calibration.calibrate(output.predictions, output.label_ids)
-    names = trainer.model.config.id2label
-    labels = [names[index] for index in range(len(names))]
     fold_temperature(trainer.accelerator.unwrap_model(trainer.model), record["temperature"])
-    return record, compute_metrics(output.label_ids, probabilities, labels)
+    return record, compute_metrics(output.label_ids, probabilities, trainer.labels)
 
 
 def save_model(trainer: PaperTrainer, directory: Path) -> TransformerPredictor:
     """Writes weights and tokenizer, without any pickle, and returns a predictor over the same weights."""
     # Without the wrapper for mixed precision the model computes in float32, as when it is loaded.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
-    tokenizer = trainer.processing_class
     model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return TransformerPredictor(model, tokenizer, directory)
+    trainer.processing_class.save_pretrained(directory)
+    return TransformerPredictor(model, trainer.processing_class, directory)
 
 
 def training_record(trainer: PaperTrainer, seconds: float, start: dict[str, str | None]) -> dict[str, Any]:
     """The start, steps, epochs, the best checkpoint and the speed of a finished training."""
     state, args = trainer.state, trainer.args
     best = state.best_model_checkpoint
+    epochs = state.epoch or 0.0
     return {
         "starting_weights": start,
         "max_length": trainer.processing_class.model_max_length,
         "steps": state.global_step,
-        "epochs": round(state.epoch or 0.0, 4),
+        "epochs": round(epochs, 4),
         "global_batch_size": (
             args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         ),
         "best_step": int(best.rpartition("-")[2]) if best else state.global_step,
         "best_metric": state.best_metric,
         "metric_for_best_model": args.metric_for_best_model,
-        "papers_seen": round((state.epoch or 0.0) * len(trainer.train_dataset)),
+        "papers_seen": round(epochs * len(trainer.train_dataset)),
         "seconds": round(seconds, 2),
     }

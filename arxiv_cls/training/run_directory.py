@@ -1,4 +1,4 @@
-"""A training run: its directory of checkpoints and logs, and all that it has made so far.
+"""A training run: its directory of checkpoints and logs, its trackers, and all that it has made so far.
 
 `outputs/.checkpoints/<name>/` belongs to the run; `outputs/<name>/` appears only when it is whole.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import json
 import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from filelock import FileLock, Timeout
@@ -27,16 +29,17 @@ from arxiv_cls.record.files import file_sha256, update_file, write_json
 from arxiv_cls.record.manifest import CARD, MANIFEST, RUN_RECORD, files_in
 from arxiv_cls.record.run_record import build_run_record, data_record, git_state
 from arxiv_cls.scoring.evaluation import evaluate_loaded
-from arxiv_cls.scoring.example_papers import write_examples
 from arxiv_cls.scoring.plots import plot_training_curve
-from arxiv_cls.scoring.scored_papers import LoadedModel
-from arxiv_cls.training.tracking import Trackers, log_to_file
+from arxiv_cls.scoring.scored_papers import LoadedModel, write_examples
 
 COMPLETE = "complete"
 STATE = "run_state.json"
-STARTING_WEIGHTS = "starting weights sha256"
-# Runs from before these keys were kept can be resumed: what they had then, None where it is not known.
-BEFORE_IT_WAS_KEPT = {STARTING_WEIGHTS: None, "data.near_duplicates": "keep"}
+PUBLISHING = "publishing"  # in a model directory that is not whole yet
+# A mount point, another disk, a parent directory that is not ours to write.
+NO_RENAME = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)
+ELSEWHERE = "Name another directory: --trainer.output_dir DIR."
+CONNECT_TIMEOUT_SECONDS = 5
+DEFAULT_PROJECT = "arxiv_cls"
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +49,11 @@ class RunDirectory:
 
     def __init__(self, model_dir: str | Path) -> None:
         self.model_dir = Path(model_dir)
+        # Of a symlink, what it points to is replaced, not the link.
+        self.target = self.model_dir.resolve()
         self.folder = self.model_dir.parent / ".checkpoints" / self.model_dir.name
         self.staging = self.folder / "model"
         self.replaced = self.folder / "replaced"
-        self.log_file = self.folder / "train.log"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -60,22 +64,17 @@ class RunDirectory:
         Raises:
             UserError: another run is at work there, or the folder cannot be made.
         """
-        holder = self.folder / "process"
+        holder, lock = self.folder / "process", FileLock(self.folder / "lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / "lock")
             lock.acquire(timeout=0)
         except Timeout:
             who = holder.read_text(encoding="utf-8") if holder.is_file() else "an unknown process"
-            raise UserError(
-                f"{self.folder}: another run is at work there ({who})",
-                hint="Wait for it, or end that process and go on with --resume; or --trainer.output_dir DIR.",
-            ) from None
+            hint = "Wait for it, or end that process and go on with --resume; or --trainer.output_dir DIR."
+            raise UserError(f"{self.folder}: another run is at work there ({who})", hint) from None
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot be written: {error.strerror or error}",
-                hint="Name another directory: --trainer.output_dir DIR.",
-            ) from None
+            reason = error.strerror or error
+            raise UserError(f"{self.folder}: cannot be written: {reason}", ELSEWHERE) from None
         try:
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             yield
@@ -98,9 +97,9 @@ class RunDirectory:
         Raises:
             UserError: a run is in the way, or it cannot be resumed with this recipe and data.
         """
-        if self.replaced.is_dir() and not self.model_dir.exists():
+        if self.replaced.is_dir() and not self.target.exists():
             # A run was killed between the two renames of `publish`.
-            self.replaced.rename(self.model_dir)
+            self.replaced.rename(self.target)
         self._check_model_dir(overwrite)
         checkpoints, changes = self.checkpoints(), self._changes(fingerprint)
         resume = resume and not (overwrite and (not checkpoints or changes != []))
@@ -131,36 +130,55 @@ class RunDirectory:
         return sorted(complete, key=lambda path: int(path.name.rpartition("-")[2]))
 
     def publish(self) -> None:
-        """Makes the staged directory the model directory in one rename, and drops the checkpoints."""
+        """Makes the staged directory the model directory, and drops the checkpoints.
+
+        In one rename; a mount point or a directory on another disk is filled file by file, and holds a file
+        `publishing` until it is whole.
+        """
         shutil.rmtree(self.replaced, ignore_errors=True)
-        if self.model_dir.exists():
-            self.model_dir.rename(self.replaced)
-        self.staging.rename(self.model_dir)
-        for spent in (self.replaced, *self.folder.glob("checkpoint-*")):
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if self.target.exists():
+                self.target.rename(self.replaced)
+            self.staging.rename(self.target)
+        except OSError as error:
+            if self.replaced.exists():
+                self.replaced.rename(self.target)
+            if error.errno not in NO_RENAME:
+                raise
+            self._fill_target()
+        for spent in (self.staging, self.replaced, *self.folder.glob("checkpoint-*")):
             shutil.rmtree(spent, ignore_errors=True)
 
+    def _fill_target(self) -> None:
+        self.target.mkdir(exist_ok=True)
+        mark = self.target / PUBLISHING
+        mark.touch()
+        for path in self.target.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != mark:
+                path.unlink()
+        shutil.copytree(self.staging, self.target, dirs_exist_ok=True)
+        mark.unlink()
+
     def _check_model_dir(self, overwrite: bool) -> None:
-        if not self.model_dir.exists():
+        if not self.target.exists() or (self.target / PUBLISHING).exists():
             return
-        if not self.model_dir.is_dir():
+        if not self.target.is_dir():
             raise UserError(f"{self.model_dir}: is a file; trainer.output_dir names a directory")
-        if not any(self.model_dir.iterdir()):
-            self.model_dir.rmdir()
-        elif not (self.model_dir / RUN_RECORD).is_file() and not (overwrite and self._holds_later_files()):
+        if not any(self.target.iterdir()):
+            return
+        if not (self.target / RUN_RECORD).is_file() and not (overwrite and self._holds_later_files()):
             # Whatever this is, no run of ours wrote it: --overwrite must not delete it.
-            raise UserError(
-                f"{self.model_dir}: is not empty and holds no model of this project",
-                hint="Name another directory: --trainer.output_dir DIR.",
-            )
-        elif not overwrite:
-            raise UserError(
-                f"{self.model_dir}: a finished run is in the way",
-                hint="--overwrite replaces it once the new one is whole; or --trainer.output_dir DIR.",
-            )
+            raise UserError(f"{self.model_dir}: is not empty and holds no model of this project", ELSEWHERE)
+        if not overwrite:
+            hint = "--overwrite replaces it once the new one is whole; or --trainer.output_dir DIR."
+            raise UserError(f"{self.model_dir}: a finished run is in the way", hint)
 
     def _holds_later_files(self) -> bool:
-        """Whether only files of later steps are there: DVC removes those of the training before it runs."""
-        found = set(files_in(self.model_dir))
+        # DVC removes the files of the training before it runs, and leaves those of later steps.
+        found = set(files_in(self.target))
         later = {entry.path for entry in MANIFEST if entry.evaluated or entry.path.startswith("onnx/")}
         return found <= {entry.path for entry in MANIFEST} and (not found or bool(found & (later - {CARD})))
 
@@ -171,9 +189,6 @@ class RunDirectory:
         except (OSError, ValueError):
             return None
         now = json.loads(json.dumps(fingerprint))
-        for key, then in BEFORE_IT_WAS_KEPT.items():
-            if key in now:
-                before.setdefault(key, now[key] if then is None else then)
         return [
             f"  - {key}: was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(set(before) | set(now))
@@ -182,13 +197,9 @@ class RunDirectory:
 
 
 class TrainingRun(contextlib.ExitStack):
-    """What a run has made, from the recipe to the evaluation; each step adds its part.
+    """What a run of a recipe has made so far; each step adds its part.
 
     Used with `with`: trackers, log file and lock are closed at its end, trackers as failed after an error.
-
-    Args:
-        recipe: of either kind.
-        overrides: words of the command line that changed it.
     """
 
     corpus: Corpus  # after `build_corpus`
@@ -204,14 +215,10 @@ class TrainingRun(contextlib.ExitStack):
         self.recorded_recipe["trainer"]["output_dir"] = output_dir
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.git = git_state()
-        self.trackers = Trackers([], recipe.name, self.directory.folder, {})
+        self.trackers = Trackers("none", recipe.name, self.directory.folder, {})
 
     def build_corpus(self) -> None:
-        """Reads the CSV, or takes the splits from the cache.
-
-        Raises:
-            UserError: the file is missing or cannot be used.
-        """
+        """Reads the CSV, or takes the splits from the cache."""
         options = dataclasses.asdict(self.recipe.data)
         self.data_options = {key: value for key, value in options.items() if value is not None}
         self.corpus = build_corpus(**self.data_options)
@@ -222,12 +229,22 @@ class TrainingRun(contextlib.ExitStack):
         self.enter_context(self.directory.lock())
         checkpoint = self.directory.prepare(fingerprint, resume=resume, overwrite=overwrite)
         self.directory.staging.mkdir()
-        self.enter_context(log_to_file(self.directory.log_file))
+        self._log_to_file()
         config = {"recipe": self.recorded_recipe, "data": self.data}
-        names = self.recipe.trainer.trackers
-        self.trackers = self.enter_context(Trackers(names, self.recipe.name, self.directory.folder, config))
+        trackers = Trackers(self.recipe.trainer.report_to, self.recipe.name, self.directory.folder, config)
+        self.trackers = self.enter_context(trackers)
         logger.info("%s", self.corpus.report_line())
         return checkpoint
+
+    def _log_to_file(self) -> None:
+        handler = logging.FileHandler(self.directory.folder / "train.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        project = logging.getLogger("arxiv_cls")
+        self.callback(handler.close)
+        self.callback(project.setLevel, project.level)
+        self.callback(project.removeHandler, handler)
+        project.addHandler(handler)
+        project.setLevel(logging.INFO)
 
     def write_record(
         self, predictor: Any, seconds: float, history: list[dict[str, float]], **measured: Any
@@ -236,8 +253,7 @@ class TrainingRun(contextlib.ExitStack):
 
         Args:
             predictor: over the weights in memory, which are those that were saved.
-            seconds: of the training.
-            history: log of the training, for the curve.
+            seconds, history: of the training.
             measured: further arguments of `build_run_record`, among them `training` with `papers_seen`.
         """
         staging = self.directory.staging
@@ -251,13 +267,13 @@ class TrainingRun(contextlib.ExitStack):
             weights_sha256=file_sha256(predictor.weights_path), **measured,
         )  # fmt: skip
         write_json(self.record, staging / RUN_RECORD)
-        self.trackers.log_metrics("validation", self.record["metrics"]["validation"])
+        self.trackers.log(_numbers("validation", self.record["metrics"]["validation"]))
 
     def evaluate(self, predictor: Any) -> None:
         """Scores the test split and the card's examples, and adds the metrics to the record."""
         staging, weights_sha256 = self.directory.staging, self.record["weights_sha256"]
         loaded = LoadedModel(staging, predictor, self.corpus, self.data_options, weights_sha256)
-        self.evaluation = evaluate_loaded(loaded, folder=staging / "eval", progress=True)
+        self.evaluation = evaluate_loaded(loaded, folder=staging / "eval")
         self.record["metrics"]["test"] = self.evaluation["metrics"]
         write_json(self.record, staging / RUN_RECORD)
         update_file(staging, RUN_RECORD)
@@ -269,3 +285,85 @@ class TrainingRun(contextlib.ExitStack):
         self.directory.publish()
         state = "" if "test" in self.record["metrics"] else ", not evaluated yet"
         logger.info("model directory%s: %s", state, self.directory.model_dir)
+
+
+class Trackers:
+    """The open runs of the trackers that a recipe asks for, closed at the end of a `with` block.
+
+    The Trainer's own callbacks close the run before the test split and log the paths of the machine. W&B's
+    files are in `folder`, the run's; the trackio board is in `outputs/.trackio`.
+
+    Raises:
+        UserError: a tracker's package is not installed.
+    """
+
+    def __init__(
+        self, report_to: str | list[str], run_name: str, folder: Path, config: Mapping[str, Any]
+    ) -> None:
+        openers = {"wandb": _open_wandb, "trackio": _open_trackio}
+        names = [report_to] if isinstance(report_to, str) else report_to
+        self.runs = {name: openers[name](run_name, folder, dict(config)) for name in names if name != "none"}
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        for name, run in self.runs.items():
+            run.finish(**({"exit_code": int(kind is not None)} if name == "wandb" else {}))
+
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Numbers, at a training step where one is given."""
+        for run in self.runs.values():
+            run.log(dict(values), step=step)
+
+    def log_evaluation(self, evaluation: Mapping[str, Any], model_dir: Path) -> None:
+        """Adds test metrics and plots to the trackio board; the evaluation itself logs to an open W&B run."""
+        if "trackio" in self.runs:
+            import trackio
+
+            plots = sorted((model_dir / "eval").glob("*.png"))
+            images = {f"test/{plot.stem}": trackio.Image(str(plot)) for plot in plots}
+            self.runs["trackio"].log(_numbers("test", evaluation["metrics"]) | images)
+
+
+def _numbers(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{split}/{name}": value for name, value in metrics.items() if isinstance(value, float)}
+
+
+def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
+    # Online with a key and a network, else offline; never a prompt, 10 seconds at most.
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("trainer.report_to: wandb is not installed", hint="make setup EXTRAS=train") from None
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    mode = os.environ.get("WANDB_MODE") or "online"
+    reason = "no API key" if mode == "online" and not wandb.api.api_key else None
+    timeouts = dict.fromkeys(("init_timeout", "login_timeout"), CONNECT_TIMEOUT_SECONDS)
+    options = {
+        "project": os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT), "name": run_name, "dir": str(folder),
+        "config": config, "settings": wandb.Settings(console="off", silent=True, **timeouts),
+    }  # fmt: skip
+    try:
+        run = wandb.init(mode="offline" if reason else mode, **options)
+    except wandb.Error as error:
+        if mode != "online":
+            raise
+        reason = f"{host} cannot be reached: {type(error).__name__}"
+        run = wandb.init(mode="offline", **options)
+    if reason:
+        logger.warning("W&B: offline (%s); upload later with: wandb sync %s", reason, run.settings.sync_dir)
+    return run
+
+
+def _open_trackio(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
+    # Read once, at import. One board for the runs of all recipes, since a board is there to compare them.
+    directory = os.environ.setdefault("TRACKIO_DIR", str(folder.resolve().parent.parent / ".trackio"))
+    try:
+        import trackio
+    except ImportError:
+        message = "trainer.report_to: trackio is not installed"
+        raise UserError(message, hint="make setup EXTRAS=dev,trackio") from None
+    run = trackio.init(project=DEFAULT_PROJECT, name=run_name, config=config, embed=False)
+    logger.warning("trackio: TRACKIO_DIR=%s trackio show --project %s", directory, DEFAULT_PROJECT)
+    return run

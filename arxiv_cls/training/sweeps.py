@@ -22,7 +22,7 @@ import yaml
 from filelock import FileLock, Timeout
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from tqdm import tqdm
 
 from arxiv_cls.errors import UserError
@@ -55,8 +55,8 @@ class Command(NamedTuple):
     fixed: tuple[str, ...]
 
 
-def read_command(words: Any) -> Command:
-    """The `command` of a sweep file; folder and tracker are those of W&B's agent and are left out."""
+def _read_command(words: Any) -> Command:
+    # Folder and tracker are those of W&B's agent and are left out.
     words = words if isinstance(words, list) else []
     if "${program}" not in words or words[-1:] != ["${args}"]:
         raise ValueError("a list with ${program}, then the recipe, and ${args} as its end")
@@ -75,12 +75,11 @@ def read_command(words: Any) -> Command:
     if "--overwrite" in rest and not any(word.startswith("--trainer.output_dir=") for word in rest):
         problems.append("--overwrite without --trainer.output_dir=... would replace the recipe's own model")
     if problems:
-        raise ValueError("; ".join(problems))
+        raise ValueError("\n".join(problems))
     return Command(Path(recipe), tuple(fixed))
 
 
-def read_distribution(space: Any) -> CategoricalDistribution | FloatDistribution | IntDistribution:
-    """One of the `parameters` of a sweep file as Optuna knows it; a ValueError says what is wrong."""
+def _read_distribution(space: Any) -> CategoricalDistribution | FloatDistribution | IntDistribution:
     if not isinstance(space, dict):
         raise ValueError("a mapping with value, values, or min and max")
     unknown = [key for key in space if key not in PARAMETER_KEYS]
@@ -123,10 +122,19 @@ class Metric(BaseModel, extra="forbid"):
     """What is searched for; the test split chooses nothing."""
 
     name: Literal[tuple(SPLIT + name for name in SCALAR_METRICS)]  # type: ignore[valid-type]
-    goal: Literal["minimize", "maximize"] = "minimize"
+    goal: Literal["minimize", "maximize"] = Field("minimize", validate_default=True)
+
+    @field_validator("goal")
+    @classmethod
+    def _belongs_to_the_metric(cls, goal: str, others: ValidationInfo) -> str:
+        name = others.data.get("name", "").removeprefix(SPLIT)
+        right = "minimize" if name in LOWER_IS_BETTER else "maximize"
+        if name and goal != right:
+            raise ValueError(f"{goal!r}, for {name} write {right}")
+        return goal
 
 
-class Sweep(BaseModel):
+class Sweep(BaseModel, extra="forbid"):
     """A sweep file that has been read; the keys without a type are only W&B's."""
 
     path: Path
@@ -134,13 +142,41 @@ class Sweep(BaseModel):
     method: Literal["grid", "random", "bayes"]
     metric: Metric
     run_cap: int = Field(20, ge=1)
-    parameters: dict[str, Annotated[Any, BeforeValidator(read_distribution)]]
-    command: Annotated[Command, BeforeValidator(read_command)]
+    command: Annotated[Command, BeforeValidator(_read_command)]
+    parameters: dict[str, Annotated[Any, BeforeValidator(_read_distribution)]]
     name: Any = None
     description: Any = None
     project: Any = None
     entity: Any = None
     early_terminate: Any = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _fits_the_recipe(cls, parameters: dict[str, Any], others: ValidationInfo) -> dict[str, Any]:
+        problems = [] if parameters else ["keys of the recipe, such as trainer.learning_rate"]
+        tried = {"command": ""}
+        for key, space in parameters.items():
+            choices = isinstance(space, CategoricalDistribution)
+            if others.data.get("method") == "grid" and not choices:
+                problems.append(f"{key}: method grid needs `values`, not a range")
+            if key.partition(".")[0] not in GROUPS:
+                problems.append(f"{key}: name the group too, as in trainer.learning_rate")
+                continue
+            ends = space.choices if choices else (space.low, space.high)
+            tried |= {f"{key}={value}": override(key, value) for value in ends}
+        if others.data.keys() >= {"program", "command"}:
+            program, command = others.data["program"], others.data["command"]
+            for place, word in tried.items():
+                try:
+                    _load_recipe(program, command.recipe, [*command.fixed, *filter(None, [word])])
+                except UserError as error:
+                    first, *lines = error.message.splitlines()
+                    problems += [f"{place}: {line.strip().removeprefix('- ')}" for line in lines or [first]]
+                    if not word:
+                        break
+        if problems:
+            raise ValueError("\n".join(problems))
+        return parameters
 
     @property
     def metric_name(self) -> str:
@@ -148,12 +184,17 @@ class Sweep(BaseModel):
         return self.metric.name.removeprefix(SPLIT)
 
     def load_recipe(self, overrides: Iterable[str]) -> Any:
-        """The recipe of every trial with overrides; a transformer's takes seconds to import."""
-        if self.program == "arxiv_cls/train.py":
-            from arxiv_cls.training.arguments import TransformerRecipe
+        """The recipe of every trial with overrides."""
+        return _load_recipe(self.program, self.command.recipe, overrides)
 
-            return load_recipe(self.command.recipe, list(overrides), TransformerRecipe)
-        return load_recipe(self.command.recipe, list(overrides), TfidfRecipe)
+
+def _load_recipe(program: str, recipe: Path, overrides: Iterable[str]) -> Any:
+    if program != "arxiv_cls/train.py":
+        return load_recipe(recipe, list(overrides), TfidfRecipe)
+    # It takes seconds to import.
+    from arxiv_cls.training.arguments import TransformerRecipe
+
+    return load_recipe(recipe, list(overrides), TransformerRecipe)
 
 
 def override(key: str, value: Any) -> str:
@@ -170,67 +211,32 @@ def read_sweep(path: str | Path) -> Sweep:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such sweep file", "the project's sweeps are in recipes/sweeps/")
-    content = read_yaml_mapping(path, SHAPE)
-    known = {key: field for key, field in Sweep.model_fields.items() if key != "path"}
-    problems = [f"{key}: unknown key{nearest(key, known)}" for key in content if key not in known]
-    read: dict[str, Any] = {}
-    for key, field in known.items():
-        try:
-            if key in content:
-                reader: TypeAdapter = TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])
-                read[key] = reader.validate_python(content[key])
-            elif field.is_required():
-                problems.append(f"{key}: missing")
-        except ValidationError as error:
-            for wrong in error.errors():
-                place, message = ".".join(map(str, (key, *wrong["loc"]))), wrong["msg"]
-                message = message.replace("Input", repr(wrong["input"])[:200]).removeprefix("Value error, ")
-                problems.append(f"{place}: {message}")
-    sweep = Sweep.model_construct(path=path, **read)
-    if read.keys() >= {"program", "command"}:
-        problems += _recipe_problems(sweep, read.get("parameters", {}))
-    for key, space in read.get("parameters", {}).items():
-        if read.get("method") == "grid" and not isinstance(space, CategoricalDistribution):
-            problems.append(f"parameters.{key}: method grid needs `values`, not a range")
-    if "metric" in read and (sweep.metric.goal == "minimize") != (sweep.metric_name in LOWER_IS_BETTER):
-        other = "maximize" if sweep.metric.goal == "minimize" else "minimize"
-        problems.append(f"metric.goal: {sweep.metric.goal!r}, for {sweep.metric_name} write {other}")
+    try:
+        return Sweep.model_validate(read_yaml_mapping(path, SHAPE) | {"path": path})
+    except ValidationError as error:
+        problems = []
+        for wrong in error.errors():
+            place = ".".join(map(str, wrong["loc"]))
+            message = wrong["msg"].removeprefix("Value error, ").replace("Input", repr(wrong["input"])[:200])
+            if wrong["type"] == "missing":
+                message = "missing"
+            elif wrong["type"] == "extra_forbidden":
+                message = f"unknown key{nearest(place, Sweep.model_fields)}"
+            problems += [f"{place}: {line}" for line in message.splitlines()]
     raise_problems(path, problems)
-    return sweep
-
-
-def _recipe_problems(sweep: Sweep, parameters: Mapping[str, Any]) -> list[str]:
-    """What the recipe says of its own file and of the values at the ends of the space."""
-    problems = [] if parameters else ["parameters: keys of the recipe, such as trainer.learning_rate"]
-    tried = {"command": ""}
-    for key, space in parameters.items():
-        ends = space.choices if isinstance(space, CategoricalDistribution) else (space.low, space.high)
-        if key.partition(".")[0] not in GROUPS:
-            problems.append(f"parameters.{key}: name the group too, as in trainer.learning_rate")
-        else:
-            tried |= {f"parameters.{key}={value}": override(key, value) for value in ends}
-    for place, word in tried.items():
-        try:
-            sweep.load_recipe([*sweep.command.fixed, word] if word else sweep.command.fixed)
-        except UserError as error:
-            first, *lines = error.message.splitlines()
-            problems += [f"{place}: {line.strip().removeprefix('- ')}" for line in lines or [first]]
-            if not word:
-                break
-    return problems
+    raise AssertionError("a validation error names a problem")
 
 
 def best_recipe(sweep: Sweep, values: Mapping[str, Any], value: float, record: Mapping[str, Any]) -> str:
-    """The recipe of the sweep with the best values in it, and comments that say where they come from.
+    """The recipe of a sweep, as YAML, with the best values in it, and comments that say where they come from.
+
+    The sweep's fixed overrides (fewer papers, fewer epochs) are left out and named.
 
     Args:
-        sweep: the search; its fixed overrides (fewer papers, fewer epochs) are left out and named.
+        sweep: the search.
         values: of the best trial, by `group.key`.
         value: its metric on the validation split.
         record: its `run.json`.
-
-    Returns:
-        YAML text.
     """
     base, best = sweep.load_recipe([]), sweep.load_recipe(override(key, item) for key, item in values.items())
     data, commit = record["data"], record["git"]["commit"]
@@ -250,12 +256,7 @@ def best_recipe(sweep: Sweep, values: Mapping[str, Any], value: float, record: M
 
 
 class SweepStudy:
-    """One search in its folder.
-
-    Args:
-        sweep: what its file says.
-        folder: holds the study; made where it is missing.
-        data_md5: of the CSV that the trials train on.
+    """One search in its folder, on a CSV of this checksum.
 
     Raises:
         UserError: the folder holds a study of another space, recipe or data.
@@ -273,27 +274,23 @@ class SweepStudy:
         )
         self._check_same(data_md5)
         # A sampler that starts from the same seed again would propose the first trials a second time.
-        seed = SEED + len(self.study.trials)
-        samplers = optuna.samplers
-        self.study.sampler = (
-            samplers.TPESampler(seed=seed) if sweep.method == "bayes" else samplers.RandomSampler(seed)
-        )
+        kind = optuna.samplers.TPESampler if sweep.method == "bayes" else optuna.samplers.RandomSampler
+        self.study.sampler = kind(seed=SEED + len(self.study.trials))
 
-    def trials(self, state: TrialState) -> list[FrozenTrial]:
-        """The trials of a state, oldest first."""
+    def _trials(self, state: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=(state,))
 
     @property
     def finished(self) -> list[FrozenTrial]:
         """The trials that were trained and measured, oldest first."""
-        return self.trials(TrialState.COMPLETE)
+        return self._trials(TrialState.COMPLETE)
+
+    def record(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The `run.json` of a finished trial."""
+        return json.loads(self._model(trial.number).with_suffix(".json").read_text(encoding="utf-8"))
 
     def run(self, count: int, on_trial: Callable[[FrozenTrial], None]) -> None:
-        """Trains until so many trials are finished in all, earlier ones counted.
-
-        Args:
-            count: trials of the study; a grid ends when each point was tried.
-            on_trial: called after every finished trial.
+        """Trains until `count` trials are finished in all, or each point of a grid; calls back after each.
 
         Raises:
             UserError: three trials in a row failed, points of a grid failed when it was through, or another
@@ -317,17 +314,15 @@ class SweepStudy:
             done = min(len(self.finished), count)
             with tqdm(total=count, initial=done, unit="trial", desc=self.sweep.path.stem) as bar:
                 # A point of a grid that failed is not asked for again, and nothing takes its place.
-                while len(self.finished) < count and (not grid or self.trials(TrialState.WAITING)):
+                while len(self.finished) < count and (not grid or self._trials(TrialState.WAITING)):
                     trial = self.study.ask(self.sweep.parameters)
                     error = self._train(trial)
+                    failures = failures + 1 if error else 0
                     if error:
-                        failures += 1
                         self.study.tell(trial, state=TrialState.FAIL)
                         tqdm.write(f"trial {trial.number} failed: {error}", file=sys.stderr)
                     else:
-                        failures = 0
                         bar.update()
-                        bar.set_postfix(best=f"{self.study.best_value:.4f}")
                         on_trial(self.study.get_trials(deepcopy=False)[trial.number])
                     if failures == MOST_FAILURES_IN_A_ROW:
                         raise UserError(
@@ -336,7 +331,7 @@ class SweepStudy:
                         )
             finished = [trial.params for trial in self.finished]
             if len(finished) < count:
-                failed = [trial.params for trial in self.trials(TrialState.FAIL)]
+                failed = [trial.params for trial in self._trials(TrialState.FAIL)]
                 points = dict.fromkeys(str(point) for point in failed if point not in finished)
                 raise UserError(
                     f"{len(points)} of {count} points of the grid failed: {', '.join(points)}",
@@ -346,12 +341,8 @@ class SweepStudy:
     def _model(self, number: int) -> Path:
         return self.folder / f"trial-{number:04}"
 
-    def record(self, trial: FrozenTrial) -> dict[str, Any]:
-        """The `run.json` of a finished trial."""
-        return json.loads(self._model(trial.number).with_suffix(".json").read_text(encoding="utf-8"))
-
     def _train(self, trial: optuna.Trial) -> str:
-        """Trains with the trial's values and tells the study the metric; returns why that failed, or ""."""
+        # Tells the study the metric; returns why that failed, or an empty string.
         model = self._model(trial.number)
         command = [
             sys.executable, self.sweep.program, str(self.sweep.command.recipe), *self.sweep.command.fixed,
@@ -400,7 +391,7 @@ class SweepStudy:
 
     def _enqueue_interrupted(self) -> None:
         """Trials that never ended, because the process did, are trained anew with the same values."""
-        for trial in self.trials(TrialState.RUNNING):
+        for trial in self._trials(TrialState.RUNNING):
             self.study.tell(trial.number, state=TrialState.FAIL)
             self.study.enqueue_trial(trial.params, skip_if_exists=False)
             self._remove(trial.number)
@@ -430,7 +421,7 @@ class SweepStudy:
             for point in itertools.product(*(space.choices for space in spaces.values()))
         ]
         tried = [trial.params for trial in self.finished]
-        tried += [trial.system_attrs.get("fixed_params", {}) for trial in self.trials(TrialState.WAITING)]
+        tried += [trial.system_attrs.get("fixed_params", {}) for trial in self._trials(TrialState.WAITING)]
         for point in points:
             if point not in tried:
                 self.study.enqueue_trial(point)

@@ -15,15 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from datasets import Dataset
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.hardware import available_cores
 from arxiv_cls.models.tfidf import LinearScores, TermFeatures, TfidfModel
 from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
+from arxiv_cls.record.run_record import available_cores
 from arxiv_cls.scoring.calibration import calibrate
 from arxiv_cls.scoring.metrics import compute_metrics
 
@@ -45,32 +44,22 @@ class Split(NamedTuple):
     labels: np.ndarray
 
 
-def read_split(papers: Dataset) -> Split:
-    """The texts and labels of a split of the corpus."""
-    return Split(papers["text"][:], np.asarray(papers["label"][:]))
-
-
 class Fitted(NamedTuple):
-    """The model, and what goes on record with it."""
+    """The model, and what goes on record with it; `metrics` are those of the validation split."""
 
     model: TfidfModel
     calibration: dict[str, Any]
     validation_probabilities: np.ndarray
-    metrics: dict[str, Any]  # of the validation split
+    metrics: dict[str, Any]
     history: list[dict[str, float]]  # `epoch`, `loss` and `eval_loss` of each round, metrics in the last one
     rounds: int
     seconds: float
 
 
 def fit_tfidf(
-    train: Split,
-    validation: Split,
-    labels: list[str],
-    config: TfidfModelConfig,
-    trainer_config: TfidfTrainerConfig,
-    threads: int,
-    on_round: Callable[[dict[str, float]], None],
-) -> Fitted:
+    train: Split, validation: Split, labels: list[str], config: TfidfModelConfig,
+    trainer_config: TfidfTrainerConfig, threads: int, on_round: Callable[[dict[str, float]], None],
+) -> Fitted:  # fmt: skip
     """Fits everything; the same arguments give the same model.
 
     Args:
@@ -100,9 +89,8 @@ def fit_tfidf(
     try:
         terms, rows = _fit_terms(train.texts, config)
     except ValueError as error:
-        raise UserError(
-            f"no term occurs in {config.min_df} training papers", hint="lower model.min_df or use more papers"
-        ) from error
+        message = f"no term occurs in {config.min_df} training papers"
+        raise UserError(message, hint="lower model.min_df or use more papers") from error
 
     log("linear models")
     grows_trees = config.classifier == "xgboost"
@@ -112,9 +100,9 @@ def fit_tfidf(
         fitting = pool.submit(_fit_linear, rows, train.labels, size, config, seed)
         analysing = pool.submit(_components, rows, terms, config, seed) if grows_trees else None
         transforming = pool.submit(terms.transform, validation.texts)
-        out_of_fold = out_of_fold_scores(rows, train.labels, size, config, seed, pool)
+        out_of_fold = _out_of_fold_scores(rows, train.labels, size, config, seed, pool)
         linear, held_out_rows = fitting.result(), transforming.result()
-        linear.combination, linear.combination_bias = combine_scores(out_of_fold, train.labels, size)
+        linear.combination, linear.combination_bias = _combine_scores(out_of_fold, train.labels, size)
         columns, components = analysing.result() if analysing else _NO_COMPONENTS
 
     model = TfidfModel(list(labels), terms, linear, columns, components)
@@ -127,7 +115,7 @@ def fit_tfidf(
         model.booster = _grow(
             (dense, linear.margin(out_of_fold), train.labels),
             (model.dense(held_out_rows), linear.margin(linear.scores(held_out_rows)), validation.labels),
-            len(labels), config, trainer_config, threads, note,
+            config, trainer_config, threads, note,
         )  # fmt: skip
         rounds = model.booster.num_boosted_rounds()
 
@@ -136,8 +124,8 @@ def fit_tfidf(
     metrics = compute_metrics(validation.labels, probabilities, list(labels))
     scores = {"eval_accuracy": metrics["accuracy"], "eval_macro_f1": metrics["macro_f1"]}
     history[-1:] = [(history[-1] if history else {"epoch": 0.0}) | scores]
-    seconds = time.perf_counter() - start
     log("fitted, %d boosting rounds kept", rounds)
+    seconds = time.perf_counter() - start
     return Fitted(model, calibration, probabilities, metrics, history, rounds, seconds)
 
 
@@ -147,13 +135,13 @@ def _fit_terms(texts: Sequence[str], config: TfidfModelConfig) -> tuple[TermFeat
     )
 
 
-def out_of_fold_scores(
+def _out_of_fold_scores(
     rows: sp.csr_matrix, labels: np.ndarray, label_count: int, config: TfidfModelConfig, seed: int,
     pool: Executor,
 ) -> np.ndarray:  # fmt: skip
-    """(n, 3 * k) float32 scores of (n, features) rows by the linear models fitted without the row's fold."""
+    # (n, 3 * k) float32 scores of (n, features) rows by the linear models fitted without the row's fold.
     scores = np.zeros((len(labels), 3 * label_count), dtype=np.float32)
-    folds = assign_folds(labels, config.folds, seed)
+    folds = _assign_folds(labels, config.folds, seed)
 
     def score_fold(fold: int) -> None:
         seen, held_out = folds != fold, folds == fold
@@ -173,12 +161,12 @@ def out_of_fold_probabilities(
     config = TfidfModelConfig()
     _, rows = _fit_terms(texts, config)
     with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as pool:
-        scores = out_of_fold_scores(rows, labels, label_count, config, seed, pool)
-    coefficients, intercepts = combine_scores(scores, labels, label_count)
+        scores = _out_of_fold_scores(rows, labels, label_count, config, seed, pool)
+    coefficients, intercepts = _combine_scores(scores, labels, label_count)
     return softmax((scores @ coefficients + intercepts).astype(np.float64), axis=1)
 
 
-def assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def _assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """(n,) fold numbers; every label is spread over the folds as evenly as its count allows."""
     generator = np.random.default_rng(seed)
     assigned = np.empty(len(labels), dtype=np.int64)
@@ -205,11 +193,8 @@ def _fit_linear(
     bayes = ComplementNB(alpha=config.naive_bayes_smoothing).fit(rows, labels)
     # Only differences between the labels matter, and they are easier to combine.
     bayes_weights = bayes.feature_log_prob_ - bayes.feature_log_prob_.mean(axis=0)
-    parts = [
-        (svm.coef_, svm.intercept_),
-        (ridge.coef_, ridge.intercept_),
-        (bayes_weights, np.zeros(len(bayes_weights))),
-    ]
+    none = np.zeros(len(bayes_weights))
+    parts = [(svm.coef_, svm.intercept_), (ridge.coef_, ridge.intercept_), (bayes_weights, none)]
     weights = np.zeros((len(parts) * label_count, rows.shape[1]), dtype=np.float32)
     bias = np.zeros(len(weights), dtype=np.float32)
     for number, (coefficients, intercepts) in enumerate(parts):
@@ -226,12 +211,10 @@ def _one_per_label(coefficients: np.ndarray, intercepts: np.ndarray) -> tuple[np
     return coefficients, intercepts
 
 
-def combine_scores(scores: np.ndarray, labels: np.ndarray, label_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression of the (n,) labels on (n, features) out-of-fold scores.
-
-    Returns:
-        Coefficients (features, k) and intercepts (k,), float32.
-    """
+def _combine_scores(
+    scores: np.ndarray, labels: np.ndarray, label_count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    # Logistic regression on (n, features) scores: (features, k) coefficients and (k,) intercepts.
     from sklearn.linear_model import LogisticRegression
 
     fitted = LogisticRegression(C=10.0, max_iter=2000).fit(scores, labels)
@@ -261,7 +244,7 @@ def _components(
 
 def _grow(
     train: tuple[np.ndarray, np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray, np.ndarray],
-    label_count: int, config: TfidfModelConfig, trainer: TfidfTrainerConfig, threads: int,
+    config: TfidfModelConfig, trainer: TfidfTrainerConfig, threads: int,
     on_round: Callable[[dict[str, float]], None],
 ) -> Any:  # fmt: skip
     """Trees that start from margins; both splits are features (n, m), margins (n, k) and labels (n,)."""
@@ -279,7 +262,7 @@ def _grow(
     features, margin, labels = validation
     validation_matrix = xgboost.DMatrix(features, labels, base_margin=margin)
     parameters = {
-        "objective": "multi:softprob", "num_class": label_count, "eval_metric": "mlogloss",
+        "objective": "multi:softprob", "num_class": margin.shape[1], "eval_metric": "mlogloss",
         "tree_method": "hist", "eta": trainer.learning_rate, "seed": trainer.seed,
         "max_depth": config.max_depth, "min_child_weight": config.min_child_weight,
         "subsample": config.subsample, "colsample_bytree": config.colsample_bytree,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import (
+    EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,11 +29,10 @@ from transformers import (
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import nearest
-from arxiv_cls.scoring.metrics import arxiv_metric
+from arxiv_cls.scoring.metrics import SCALAR_METRICS, arxiv_metric
 from arxiv_cls.training.arguments import TransformerTrainerConfig
 from arxiv_cls.training.batches import EpochDataLoader, LengthGroupedBatches, collate
-from arxiv_cls.training.run_directory import COMPLETE
-from arxiv_cls.training.tracking import Trackers, is_number
+from arxiv_cls.training.run_directory import COMPLETE, Trackers
 
 # Parameters without weight decay: biases and normalisation, as in BERT's own training.
 _NOT_DECAYED = re.compile(r"(?:^|\.)bias$|norm", re.IGNORECASE)
@@ -41,11 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_loss(weights: torch.Tensor | None, label_smoothing: float) -> Callable[..., torch.Tensor]:
-    """A loss for `Trainer(compute_loss_func=...)`: cross-entropy in float32.
-
-    Args:
-        weights: of the classes, (classes,), with a mean of 1 over the training papers; None: equal.
-        label_smoothing: share of the target that is spread over all classes, 0 to 1.
+    """A loss for `Trainer(compute_loss_func=...)`: cross-entropy in float32 with (classes,) weights.
 
     Returns:
         A function of (outputs, labels, num_items_in_batch): the sum over the papers divided by the number
@@ -53,9 +50,7 @@ def make_loss(weights: torch.Tensor | None, label_smoothing: float) -> Callable[
         mean. Labels are class numbers, (papers,), or distributions over the classes, (papers, classes).
     """
 
-    def loss(
-        outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
+    def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
         logits = outputs["logits"].float()
         weight = None if weights is None else weights.to(logits.device)
         total = functional.cross_entropy(
@@ -118,10 +113,9 @@ def freeze(model: PreTrainedModel, parts: list[str]) -> int:
         pattern = {"encoder": "", "embeddings": r"\bembeddings\."}.get(part, rf"\b{re.escape(part)}\.")
         found = [parameter for name, parameter in encoder.items() if re.search(pattern, name)]
         if not found:
-            last = model.config.num_hidden_layers - 1
             raise UserError(
                 f"trainer.freeze: the model has no part {part!r}",
-                hint=f"Parts are embeddings, encoder, and layer.0 to layer.{last}.",
+                f"Parts are embeddings, encoder, and layer.0 to layer.{model.config.num_hidden_layers - 1}.",
             )
         for parameter in found:
             parameter.requires_grad_(False)
@@ -129,14 +123,7 @@ def freeze(model: PreTrainedModel, parts: list[str]) -> int:
 
 
 class PaperTrainer(Trainer):
-    """Fine-tunes a sequence classifier on tokenised papers.
-
-    Args:
-        model: a sequence classifier with `id2label`.
-        args: the recipe's trainer group, with `output_dir` set to the folder of the checkpoints.
-        tokenizer: saved with the checkpoints; gives the padding token.
-        train_dataset, eval_dataset: columns `input_ids` and `label`; `eval_dataset` sorted by length.
-        callbacks: further callbacks.
+    """Fine-tunes a sequence classifier with `id2label` on columns `input_ids` and `label`.
 
     Raises:
         UserError: `metric_for_best_model` names no metric of the validation split.
@@ -146,13 +133,15 @@ class PaperTrainer(Trainer):
         self, model: PreTrainedModel, args: TransformerTrainerConfig, tokenizer: PreTrainedTokenizerBase,
         train_dataset: Dataset, eval_dataset: Dataset, callbacks: list[TrainerCallback],
     ) -> None:  # fmt: skip
-        labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        labels = self.labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         check_metric_name(args.metric_for_best_model, labels)
         counts = torch.bincount(torch.as_tensor(train_dataset["label"][:]), minlength=len(labels))
         weights = class_weights(counts, args.class_weighting)
         super().__init__(
             model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer,
-            data_collator=lambda features: collate(features, tokenizer.pad_token_id),
+            data_collator=lambda features: collate(
+                features, tokenizer.pad_token_id, side=tokenizer.padding_side
+            ),
             compute_loss_func=make_loss(weights, args.label_smoothing_factor),
             compute_metrics=lambda prediction: scalar_metrics(prediction, labels), callbacks=callbacks,
         )  # fmt: skip
@@ -160,7 +149,7 @@ class PaperTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
-            self.add_callback(TrainingBar)
+            self.add_callback(_TrainingBar)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches by length, divided among the processes by the sampler itself."""
@@ -169,7 +158,7 @@ class PaperTrainer(Trainer):
         seed = args.data_seed if args.data_seed is not None else args.seed
         batches = LengthGroupedBatches(
             lengths, args.per_device_train_batch_size, seed, process_index=args.process_index,
-            num_processes=args.world_size, grouped=args.length_grouping, drop_last=args.dataloader_drop_last,
+            num_processes=args.world_size, grouped=args.length_grouping,
         )  # fmt: skip
         return EpochDataLoader(
             self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator,
@@ -191,8 +180,7 @@ def check_metric_name(name: str | None, labels: list[str]) -> None:
     Raises:
         UserError: the validation split has no such metric.
     """
-    perfect = EvalPrediction(predictions=np.eye(len(labels)), label_ids=np.arange(len(labels)))
-    known = ["loss", *scalar_metrics(perfect, labels)]
+    known = ["loss", *SCALAR_METRICS, *(f"f1/{label}" for label in labels)]
     if name is not None and name.removeprefix("eval_") not in known:
         raise UserError(
             f"trainer.metric_for_best_model: {name!r} is no metric{nearest(name, known)}",
@@ -201,31 +189,66 @@ def check_metric_name(name: str | None, labels: list[str]) -> None:
 
 
 def scalar_metrics(prediction: EvalPrediction, labels: list[str]) -> dict[str, float]:
-    """The numbers of `compute_metrics`, and the F1 of each class; logits are (papers, classes)."""
+    """The numbers of `compute_metrics`, and the F1 of each class; logits are (papers, classes).
+
+    Raises:
+        UserError: logits that are not finite.
+    """
+    if not np.isfinite(prediction.predictions).all():
+        raise _diverged("scores of the validation split are not finite")
     probabilities = softmax(np.asarray(prediction.predictions, dtype=np.float64), axis=1)
     metrics = arxiv_metric(labels).compute(predictions=probabilities, references=prediction.label_ids)
-    scalars = {name: value for name, value in metrics.items() if is_number(value)}
-    return scalars | {f"f1/{label}": scores["f1"] for label, scores in metrics["per_class"].items()}
+    per_class = metrics.pop("per_class")
+    return metrics | {f"f1/{label}": scores["f1"] for label, scores in per_class.items()}
 
 
-class TrainingBar(ProgressCallback):
-    """The Trainer's bars without its lines."""
+def _diverged(what: str) -> UserError:
+    return UserError(
+        f"the training has diverged: {what}",
+        "Lower trainer.learning_rate, or take --trainer.precision fp32 if it was fp16.",
+    )
+
+
+def recipe_callbacks(
+    model: PreTrainedModel, args: TransformerTrainerConfig, profile: Path
+) -> list[TrainerCallback]:
+    """Freezes what the recipe freezes and returns the callbacks that its trainer group asks for."""
+    frozen = freeze(model, args.freeze)
+    if frozen:
+        logger.info("frozen: %s of %s parameters", f"{frozen:,}", f"{model.num_parameters():,}")
+    chosen: list[TrainerCallback] = []
+    if args.early_stopping_patience:
+        chosen.append(EarlyStoppingCallback(args.early_stopping_patience))
+    if args.head_only_epochs:
+        chosen.append(_HeadOnlyEpochs(model, args.head_only_epochs))
+    if args.profile_steps and args.process_index == 0:
+        chosen.append(_ProfileSteps(args.profile_steps, profile))
+    return chosen
+
+
+class _TrainingBar(ProgressCallback):
+    """The Trainer's bars without its lines, which `LogCallback` writes."""
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Prints nothing: `LogCallback` does."""
+        pass
 
 
 class LogCallback(TrainerCallback):
-    """Passes what the Trainer logs on to the log file and the trackers."""
+    """Passes what the Trainer logs on to log file and trackers; a loss that is no number ends the run."""
 
     def __init__(self, trackers: Trackers) -> None:
         self.trackers = trackers
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         """Writes one line and one point per logged step."""
-        if not state.is_world_process_zero or not logs:
+        numbers = {
+            name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)
+        }
+        for name in ("loss", "eval_loss", "train_loss"):
+            if not math.isfinite(numbers.get(name, 0.0)):
+                raise _diverged(f"{name} is {numbers[name]} at step {state.global_step}")
+        if not state.is_world_process_zero or not numbers:
             return
-        numbers = {name: float(value) for name, value in logs.items() if is_number(value)}
         line = " ".join(f"{name}={value:.5g}" for name, value in numbers.items())
         logger.info("step %d/%d %s", state.global_step, state.max_steps, line)
         prefixed = {
@@ -235,7 +258,7 @@ class LogCallback(TrainerCallback):
         self.trackers.log(prefixed, step=state.global_step)
 
 
-class HeadOnlyEpochs(TrainerCallback):
+class _HeadOnlyEpochs(TrainerCallback):
     """Freezes the encoder for the first epochs; follows from the step alone, also after a resume."""
 
     def __init__(self, model: PreTrainedModel, epochs: float) -> None:
@@ -244,14 +267,13 @@ class HeadOnlyEpochs(TrainerCallback):
         self.encoder = [value for name, value in named if value.requires_grad and not is_head(name, model)]
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
-        """Sets which parameters require gradients."""
         learns = state.global_step >= self.epochs * state.max_steps / args.num_train_epochs
         for parameter in self.encoder:
             parameter.requires_grad_(learns)
 
 
-class ProfileSteps(TrainerCallback):
-    """Records a few steps of the main process with torch's profiler, after a step of warm-up.
+class _ProfileSteps(TrainerCallback):
+    """Records a few steps with torch's profiler, after a step of warm-up.
 
     The trace opens in Perfetto or chrome://tracing; `operators.txt` is the table of the costly operators.
     """
@@ -264,22 +286,16 @@ class ProfileSteps(TrainerCallback):
         )
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Starts the warm-up."""
-        if state.is_world_process_zero:
-            self.profiler.start()
+        self.profiler.start()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        """Counts the step."""
-        if state.is_world_process_zero:
-            self.profiler.step()
+        self.profiler.step()
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
-        """Writes what there is when the training was shorter than the recording."""
-        if state.is_world_process_zero:
-            self.profiler.stop()
+        # Writes what there is when the training was shorter than the recording.
+        self.profiler.stop()
 
     def write(self, profiler: torch.profiler.profile) -> None:
-        """Writes the trace and the table."""
         self.folder.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(self.folder / "trace.json"))
         table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)

@@ -7,13 +7,12 @@ from datetime import date
 import datasets
 import pyarrow as pa
 import pytest
-from factories import COLUMNS, COUNT, paper, papers, to_csv, write_csv
+from factories import COUNT, paper, papers, write_csv
 
 from arxiv_cls.corpus import build_corpus, load_arxiv
 from arxiv_cls.corpus.builder import ArxivBuilder
 from arxiv_cls.corpus.ids import split_position
-from arxiv_cls.corpus.labels import label_indices, label_names
-from arxiv_cls.corpus.splits import SPLITS
+from arxiv_cls.corpus.splits import SPLITS, label_indices, label_names
 from arxiv_cls.corpus.taxonomy import ARCHIVES
 from arxiv_cls.errors import UserError
 from arxiv_cls.label_sets import LABEL_SETS
@@ -32,7 +31,6 @@ class TestSplits:
     def test_features(self, csv, tmp_path):
         """Names and types, and the text put together from title and abstract."""
         splits = load_arxiv(csv=csv, cache_dir=tmp_path / "cache")
-        assert list(splits) == list(SPLITS)
         features = splits["train"].features
         assert list(features) == ["text", "title", "abstract", "label", "arxiv_id", "published"]
         assert features["label"] == datasets.ClassLabel(names=TOP5)
@@ -46,17 +44,17 @@ class TestSplits:
 
     def test_every_paper_is_where_its_hash_says(self, csv, build):
         """Each split holds exactly its papers, in hash order."""
-        bases = sorted((f"1501.{n:05d}" for n in range(COUNT)), key=lambda base: split_position(base, 42))
-        found = ids(build(csv=csv).splits)
-        assert found["train"] == [b for b in bases if split_position(b, 42) < 0.70]
-        assert found["validation"] == [b for b in bases if 0.70 <= split_position(b, 42) < 0.85]
-        assert found["test"] == [b for b in bases if split_position(b, 42) >= 0.85]
+        places = sorted((split_position(f"1501.{n:05d}", 42), f"1501.{n:05d}") for n in range(COUNT))
+        ends = {"train": (0, 0.70), "validation": (0.70, 0.85), "test": (0.85, 1)}
+        assert ids(build(csv=csv).splits) == {
+            split: [base for place, base in places if low <= place < high]
+            for split, (low, high) in ends.items()
+        }
 
     def test_row_order_does_not_matter(self, csv, build, tmp_path):
         """A file turned around gives the same rows in the same order."""
-        turned = write_csv(tmp_path / "turned.csv", papers(COUNT)[::-1])
-        first, second = build(csv=csv).splits, build(csv=turned).splits
-        assert all(first[split].to_list() == second[split].to_list() for split in SPLITS)
+        turned = build(csv=write_csv(tmp_path / "turned.csv", papers(COUNT)[::-1])).splits
+        assert all(turned[split].to_list() == rows.to_list() for split, rows in build(csv=csv).splits.items())
 
     def test_by_time(self, csv, build):
         """Dates rise from split to split, and the default boundaries are recorded."""
@@ -79,12 +77,8 @@ class TestSplits:
 
     def test_versions_are_one_paper(self, build, tmp_path):
         """The newest version's text counts, and the merged rows are counted."""
-        rows = [
-            *papers(COUNT),
-            paper(7, id="abs-1501.00007v3", title="Newest"),
-            paper(7, id="abs-1501.00007v2"),
-        ]
-        corpus = build(csv=write_csv(tmp_path / "p.csv", rows))
+        newer = [paper(7, id="abs-1501.00007v3", title="Newest"), paper(7, id="abs-1501.00007v2")]
+        corpus = build(csv=write_csv(tmp_path / "p.csv", [*papers(COUNT), *newer]))
         titles = [row["title"] for s in SPLITS for row in corpus.splits[s] if row["arxiv_id"] == "1501.00007"]
         assert titles == ["Newest"]
         assert (corpus.report.merged, corpus.report.papers) == (2, COUNT)
@@ -130,7 +124,7 @@ class TestReport:
         assert json.loads((corpus.cache_dir / "report.json").read_text())["report"]["papers"] == 200
 
     def test_summary(self, build, csv):
-        """What a person reads: rows, labels, splits."""
+        """What a person reads: rows, labels, splits; the same from the cache."""
         corpus = build(csv=csv)
         summary = corpus.report.summary()
         assert "200 rows read" in summary
@@ -139,13 +133,9 @@ class TestReport:
         assert [int(number) for number in row[1:]] == [
             sum(label == 4 for label in corpus.splits[split]["label"]) for split in SPLITS
         ]
-
-    def test_comes_back_from_the_cache(self, build, csv):
-        """The second call has the same report and data version."""
-        first, second = build(csv=csv), build(csv=csv)
-        assert first.report == second.report
-        assert first.data == second.data
-        assert first.data.rows == COUNT
+        again = build(csv=csv)
+        assert (again.report, again.data) == (corpus.report, corpus.data)
+        assert again.data.rows == COUNT
 
 
 class TestConfigs:
@@ -160,78 +150,64 @@ class TestConfigs:
             assert corpus.labels == ["cs.AI", "cs.CL", "cs.CV", "cs.LG", "math.LO", "stat.ML"]
             assert corpus.splits["test"].features["label"].names == corpus.labels
 
-    def test_archive(self, build, csv):
-        """cs.LG becomes cs, stat.ML becomes stat."""
-        corpus = build("archive", csv=csv)
-        names = [corpus.labels[label] for label in corpus.splits["train"]["label"]]
-        assert set(names) == {"cs", "stat"}
-        assert corpus.report.papers == COUNT
-
-    @pytest.mark.parametrize("columns", [COLUMNS, tuple(c for c in COLUMNS if c != "category_code")])
-    def test_codes_or_names(self, build, tmp_path, columns):
-        """A file without codes gives the same labels."""
-        path = tmp_path / "p.csv"
-        path.write_bytes(to_csv(papers(COUNT), columns))
-        assert build(csv=path).splits["train"]["label"][:] == self.labels(build, tmp_path)
-
-    def labels(self, build, tmp_path):
-        """Training labels of the file with codes."""
-        return build(csv=write_csv(tmp_path / "with.csv", papers(COUNT))).splits["train"]["label"][:]
-
-
-def codes(**counts):
-    """As many papers of each category as told; `cs_AI` is cs.AI."""
-    return pa.chunked_array(
-        [[name.replace("_", ".") for name, count in counts.items() for _ in range(count)]], type=pa.string()
+    @pytest.mark.parametrize(
+        ("config", "codes", "absent"),
+        [("top5", [*TOP5[:4], "math.LO"], "stat.ML of top5"), ("archive", TOP5, "econ, eess, math, physics")],
     )
+    def test_a_label_without_papers(self, build, tmp_path, config, codes, absent):
+        """No model can learn it: it is named, and what to do."""
+        rows = [paper(number, category_code=codes[number % 5]) for number in range(COUNT)]
+        with pytest.raises(UserError, match=f"no paper of the file has the label {absent}"):
+            build(config, csv=write_csv(tmp_path / "p.csv", rows))
+
+    def test_a_new_label_set_is_one_entry(self, monkeypatch, build, csv):
+        """Of `LABEL_SETS`: it builds, and a wrong name lists it."""
+        robots = dataclasses.replace(LABEL_SETS["top5"], description="two", labels=("cs.CV", "cs.LG"))
+        monkeypatch.setitem(LABEL_SETS, "two", robots)
+        corpus = build("two", csv=csv)
+        assert (corpus.labels, corpus.report.papers) == (["cs.CV", "cs.LG"], 80)
+        with pytest.raises(UserError, match=r"'top7' is unknown\n.* all, two"):
+            build("top7", csv=csv)
+
+    SUBJECTS = ("AG", "AT", "CA", "CO", "DG", "GT", "NA", "NT", "PR")
+
+    @pytest.mark.parametrize(
+        ("config", "counts", "labels"),
+        [
+            ("top5", {"math.AG": 9}, TOP5),
+            ("archive", {"math.AG": 9}, list(ARCHIVES)),
+            # Ten of twelve: the tie at the edge goes by code.
+            ("top10", {f"math.{s}": 20 for s in SUBJECTS} | dict.fromkeys(("cs.RO", "cs.AR", "cs.DB"), 5),
+             ["cs.AR", *[f"math.{s}" for s in SUBJECTS]]),
+            ("all", {"cs.CV": 300, "cs.CL": 99, "cs.AI": 100}, ["cs.AI", "cs.CV"]),
+        ],
+    )  # fmt: skip
+    def test_labels(self, config, counts, labels):
+        """Fixed sets do not depend on the file, the others are in the order of codes."""
+        assert label_names(config, codes(counts)) == labels
+
+    def test_too_few_categories(self):
+        """One category is nothing to classify."""
+        with pytest.raises(UserError, match="1 categories"):
+            label_names("all", codes({"cs.AI": 100, "cs.CL": 99}))
+
+    @pytest.mark.parametrize(
+        ("config", "of", "labels"),
+        [
+            ("top5", ["stat.ML", "math.AG", "cs.AI"], ["stat.ML", None, "cs.AI"]),
+            ("archive", ["hep-th", "nlin.CD", "q-bio.QM"], ["physics", "physics", "q-bio"]),
+        ],
+    )
+    def test_indices(self, config, of, labels):
+        """Position in the labels, -1 outside."""
+        names = label_names(config, codes({}))
+        found = label_indices(config, names, pa.chunked_array([of]))
+        assert [None if index < 0 else names[index] for index in found] == labels
 
 
-def test_fixed_sets_do_not_depend_on_the_file():
-    """top5 and archive are the same for every file, even where a label has no paper."""
-    file = codes(math_AG=9)
-    assert label_names("top5", file) == TOP5
-    assert label_names("archive", file) == list(ARCHIVES)
-
-
-def test_most_frequent_sorted_by_code():
-    """Ten of twelve; the tie at the edge goes by code, labels are in the order of codes."""
-    subjects = ["AG", "AT", "CA", "CO", "DG", "GT", "NA", "NT", "PR"]
-    file = codes(**{f"math_{s}": 20 + n for n, s in enumerate(subjects)}, cs_RO=5, cs_AR=5, cs_DB=5)
-    assert label_names("top10", file) == ["cs.AR", *[f"math.{s}" for s in subjects]]
-
-
-def test_all_takes_categories_with_a_hundred_papers():
-    """99 are too few."""
-    assert label_names("all", codes(cs_AI=100, cs_CL=99, cs_CV=300)) == ["cs.AI", "cs.CV"]
-
-
-def test_too_few_categories():
-    """One category is nothing to classify."""
-    with pytest.raises(UserError, match="1 categories"):
-        label_names("all", codes(cs_AI=100, cs_CL=99))
-
-
-def test_indices():
-    """Position in the labels, -1 outside."""
-    file = codes(stat_ML=1, math_AG=1, cs_AI=1)
-    assert label_indices("top5", TOP5, file).tolist() == [4, -1, 0]
-
-
-def test_archive_indices():
-    """Physics takes hep-th and nlin; every category has an archive."""
-    file = pa.chunked_array([["hep-th", "nlin.CD", "q-bio.QM", "cs.LG"]])
-    names = list(ARCHIVES)
-    assert [names[i] for i in label_indices("archive", names, file)] == ["physics", "physics", "q-bio", "cs"]
-
-
-def test_a_new_label_set_is_one_entry(monkeypatch, build, csv):
-    """Of `LABEL_SETS`: it builds, and a wrong name lists it."""
-    robots = dataclasses.replace(LABEL_SETS["top5"], description="two", labels=("cs.CV", "cs.LG"))
-    monkeypatch.setitem(LABEL_SETS, "two", robots)
-    corpus = build("two", csv=csv)
-    assert (corpus.labels, corpus.report.papers) == (["cs.CV", "cs.LG"], 80)
-    with pytest.raises(UserError, match=r"'top7' is unknown\n.* all, two"):
-        build("top7", csv=csv)
+def codes(counts):
+    """As many papers of each category."""
+    return pa.chunked_array([[name for name, count in counts.items() for _ in range(count)]], pa.string())
 
 
 def test_quiet(build, csv, capfd):
@@ -268,7 +244,7 @@ class TestCache:
     def test_options_have_caches_of_their_own(self, build, csv):
         """Whatever changes the splits changes the key; the version of the code is part of it."""
         corpora = [build(csv=csv), build(csv=csv, seed=1), build(csv=csv, split="time"),
-                   build(csv=csv, max_samples=8), build("archive", csv=csv)]  # fmt: skip
+                   build(csv=csv, max_samples=8), build("top10", csv=csv)]  # fmt: skip
         assert len({corpus.cache_dir for corpus in corpora}) == len(corpora)
         assert all(corpus.cache_dir.name == str(ArxivBuilder.VERSION) for corpus in corpora)
 

@@ -6,11 +6,10 @@ import random
 
 import pytest
 
-from arxiv_cls.corpus import csv_reader
-from arxiv_cls.corpus.csv_reader import REPEATED_HEADER, UNTERMINATED, open_csv, read_table, records
+from arxiv_cls.corpus import papers
+from arxiv_cls.corpus.csv_reader import REPEATED_HEADER, UNTERMINATED, open_csv, records
 
-AFTER_QUOTE = "text after a closing quote"
-STRAY = "carriage return inside a row"
+AFTER_QUOTE, STRAY = "text after a closing quote", "carriage return inside a row"
 
 
 def read(data: bytes, header: bytes = b"id,title") -> list[tuple]:
@@ -59,7 +58,7 @@ def test_many_damaged_rows_cost_one_row_each():
 @pytest.mark.parametrize("chunk", [1000, 1 << 22])
 def test_agrees_with_the_csv_module(monkeypatch, chunk):
     """Random tables of awkward fields: pyarrow, the records and Python's reader give the same."""
-    monkeypatch.setattr(csv_reader, "_CHUNK", chunk)
+    monkeypatch.setattr(papers, "_CHUNK", chunk)
     draw = random.Random(chunk)
     clean = 0
     for _ in range(300):
@@ -79,22 +78,12 @@ def test_agrees_with_the_csv_module(monkeypatch, chunk):
             assert [[field.decode() for field in r.fields] for r in one_by_one] == [
                 row for _, row in expected
             ]
-        table = read_table(file)
+        table = papers.read_table(file)
         good = [r for r in one_by_one if not r.reason]
         assert table.lines.tolist() == [r.line for r in good]
         assert table.table["title"].to_pylist() == [r.fields[1] for r in good]
         assert [(d.line, d.reason) for d in table.damaged] == [
             (r.line, r.reason) for r in one_by_one if r.reason
         ]
-        clean += csv_reader._read_clean(file) is not None
+        clean += papers._read_clean(file) is not None
     assert 150 < clean < 290
-
-
-@pytest.mark.parametrize(
-    "start", [b"\xef\xbb\xbf", b"\n\n", b"sep=,\n", b"SEP=,\r\n\r\n"], ids=["mark", "blank", "sep", "both"]
-)
-def test_what_stands_before_the_header(start):
-    """A byte order mark, blank lines and Excel's delimiter line: the rows keep their physical lines."""
-    file = open_csv("x.csv", ("id",), start + b" ID ,Title\n1,a\n")
-    assert file.names == ("id", "title")
-    assert [(r.line, r.fields) for r in records(file)] == [(start.count(b"\n") + 2, [b"1", b"a"])]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict
 from factories import COUNT, papers, write_csv
 
 from arxiv_cls.corpus import duplicates
-from arxiv_cls.corpus.builder import BuildReport
 from arxiv_cls.corpus.duplicates import find_duplicates, normalise, search
 from arxiv_cls.corpus.ids import split_position
 from arxiv_cls.corpus.splits import SPLITS
@@ -46,37 +43,33 @@ class TestExact:
         """Words and digits do; a text of punctuation alone is itself."""
         assert normalise(one) != normalise(other)
 
-    def drop(self, texts, splits, bases=None):
-        """Duplicates of (title, abstract) pairs."""
-        bases = bases or [f"1501.{n:05d}" for n in range(len(texts))]
-        titles, abstracts = (pa.chunked_array([[pair[side] for pair in texts]]) for side in (0, 1))
-        return find_duplicates(titles, abstracts, bases, np.array(splits, dtype=np.int8))
+    SAME = (("A title", "Text."), ("a TITLE", "text"), ("A  title!", "TEXT"))
 
     @pytest.mark.parametrize(
-        ("splits", "dropped"),
+        ("splits", "bases", "dropped"),
         [
-            ((TRAIN, TEST), {0: 1}),
-            ((TEST, TRAIN), {1: 0}),
-            ((TRAIN, VALIDATION), {0: 1}),
-            ((TEST, VALIDATION), {1: 0}),
-            ((TRAIN, TRAIN), {1: 0}),
-            ((TEST, TEST), {1: 0}),
+            ((TRAIN, TEST), "ab", {0: 1}),
+            ((TEST, TRAIN), "ab", {1: 0}),
+            ((TRAIN, VALIDATION), "ab", {0: 1}),
+            ((TEST, VALIDATION), "ab", {1: 0}),
+            ((TRAIN, TRAIN), "ab", {1: 0}),
+            ((TEST, TEST, TEST), "cab", {0: 1, 2: 1}),
         ],
     )
-    def test_which_copy_goes(self, splits, dropped):
-        """Training before validation before test; within a split the later base id."""
-        assert self.drop([("A title", "Text."), ("a TITLE", "text")], splits) == dropped
-
-    def test_within_a_split_the_base_id_decides(self):
-        """Not the order of rows."""
-        texts = [("A", "x"), ("A", "x"), ("A", "x")]
-        bases = ["1503.00001", "1501.00001", "1502.00001"]
-        assert self.drop(texts, (TRAIN, TRAIN, TRAIN), bases) == {0: 1, 2: 1}
+    def test_which_copy_goes(self, splits, bases, dropped):
+        """Training before validation before test; within a split the later base id, not the later row."""
+        assert drop(self.SAME[: len(splits)], splits, list(bases)) == dropped
 
     def test_title_and_abstract_must_both_agree(self):
         """Same title with another abstract, same abstract with another title: two papers."""
         texts = [("Erratum", "first"), ("Erratum", "second"), ("Other", "first")]
-        assert self.drop(texts, (TRAIN, TEST, TEST)) == {}
+        assert drop(texts, (TRAIN, TEST, TEST), list("abc")) == {}
+
+
+def drop(texts, splits, bases):
+    """Duplicates of (title, abstract) pairs."""
+    titles, abstracts = (pa.chunked_array([[pair[side] for pair in texts]]) for side in (0, 1))
+    return find_duplicates(titles, abstracts, bases, np.array(splits, dtype=np.int8))
 
 
 def text(seed: int, length: int = 80) -> str:
@@ -142,61 +135,9 @@ class TestSearch:
         found = search([text(1)] * 50, np.arange(50) % 2, 0.8)
         assert {place for pair in found for place in pair[:2]} == set(range(50))
 
-    def test_signature_columns_agree_as_often_as_the_sets_overlap(self):
-        """Within three standard deviations of 128 draws."""
-        left, right = text(5, 300), edited(text(5, 300), 30)
-        signatures = duplicates._signatures(*duplicates._shingles([left, right]))
-        assert float((signatures[0] == signatures[1]).mean()) == pytest.approx(jaccard(left, right), abs=0.13)
 
-    @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.99, 1.0])
-    def test_bands_miss_a_pair_at_the_threshold_once_in_a_thousand(self, threshold):
-        """The most selective banding that does so."""
-        rows = duplicates._rows_per_band(threshold)
-        assert (1 - threshold**rows) ** (duplicates.PERMUTATIONS // rows) <= 0.001
-
-
-class TestCorpus:
-    """`data check`: pairs with their papers and splits, searched once."""
-
-    @pytest.fixture
-    def corpus(self, tmp_path):
-        """A corpus of three splits with one near-duplicate between each two of them."""
-        splits = {
-            "train": [("1", text(1)), ("2", text(2)), ("3", text(3))],
-            "validation": [("4", edited(text(1), 1)), ("5", text(5))],
-            "test": [("6", edited(text(2), 1)), ("7", edited(text(5), 1)), ("8", text(8))],
-        }
-        tables = {
-            name: Dataset.from_dict({"arxiv_id": [i for i, _ in rows], "text": [t for _, t in rows]})
-            for name, rows in splits.items()
-        }
-        return SimpleNamespace(splits=DatasetDict(tables), cache_dir=tmp_path)
-
-    def test_pairs(self, corpus, monkeypatch):
-        """Found, counted and shown; a second call reads the cache, another threshold searches."""
-        found = find_near_duplicates(corpus)
-        assert {(p.arxiv_id, p.split, p.same_as, p.same_as_split) for p in found.pairs} == {
-            ("1", "train", "4", "validation"),
-            ("2", "train", "6", "test"),
-            ("5", "validation", "7", "test"),
-        }
-        summary = found.summary(show=2)
-        assert "3 near-duplicate pairs across splits among 8 papers" in summary
-        assert "1 train and test" in summary
-        assert "and 1 more" in summary
-        assert find_near_duplicates(corpus, threshold=0.99).pairs == []
-        monkeypatch.setattr("arxiv_cls.corpus.stats.search", None)
-        assert find_near_duplicates(corpus) == found
-
-    @pytest.mark.parametrize("threshold", [-1, 0.1, 1.5])
-    def test_threshold_out_of_range(self, corpus, threshold):
-        """Below, almost everything would be a candidate."""
-        with pytest.raises(UserError, match="not within"):
-            find_near_duplicates(corpus, threshold=threshold)
-
-
-class TestDrop:
-    """`data.near_duplicates: drop`."""
+class TestNearDuplicates:
+    """`data check` and `data.near_duplicates: drop`."""
 
     @pytest.fixture
     def copies(self, tmp_path):
@@ -213,11 +154,17 @@ class TestDrop:
             rows[second]["summary"] = edited(text(seed), 1)
         return write_csv(tmp_path / "papers.csv", rows), {f"1501.{first:05d}" for first, _ in pairs}
 
-    def test_the_copy_further_from_the_test_split_goes(self, build, copies):
-        """Training before validation before test, counted and named; nothing near is left."""
+    def test_the_copy_further_from_the_test_split_goes(self, build, copies, monkeypatch):
+        """Found, counted and shown once for `data check`; dropped, training before validation before test."""
         csv, expected = copies
         kept, dropped = build(csv=csv), build(csv=csv, near_duplicates="drop")
-        assert len(find_near_duplicates(kept).pairs) == 3
+        found = find_near_duplicates(kept)
+        assert {pair.arxiv_id for pair in found.pairs} == expected
+        summary = found.summary(show=2)
+        assert f"3 near-duplicate pairs across splits among {COUNT} papers" in summary
+        assert "1 train and test" in summary
+        assert "and 1 more" in summary
+        assert find_near_duplicates(kept, threshold=0.99).pairs == []
         assert find_near_duplicates(dropped).pairs == []
         ids = [{i for split in c.splits.values() for i in split["arxiv_id"]} for c in (kept, dropped)]
         assert ids[0] - ids[1] == expected
@@ -227,7 +174,11 @@ class TestDrop:
         assert report.rows_read == report.papers + 3 == COUNT
         assert "1 from validation, almost the same text in test" in report.summary()
         assert "3 near-duplicates dropped" in report.line()
-        assert BuildReport.from_dict(report.to_dict()) == report
+        monkeypatch.setattr("arxiv_cls.corpus.stats.search", None)
+        assert find_near_duplicates(kept) == found
+        for threshold in (-1, 0.1, 1.5):
+            with pytest.raises(UserError, match="not within"):
+                find_near_duplicates(kept, threshold=threshold)
 
     def test_a_cache_of_its_own(self, build, copies, monkeypatch):
         """Part of the key, with what decides the pairs; `keep` has the key of before."""
@@ -239,9 +190,3 @@ class TestDrop:
         monkeypatch.setattr(duplicates, "VERSION", duplicates.VERSION + 1)
         with pytest.raises(TypeError):
             build(csv=csv, near_duplicates="drop")
-
-    def test_report_of_before(self, build, csv):
-        """A cached build's report that does not know of them is read."""
-        values = build(csv=csv).report.to_dict()
-        del values["near_duplicates"]
-        assert BuildReport.from_dict(values).near_duplicates == []

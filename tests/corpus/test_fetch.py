@@ -1,22 +1,27 @@
-"""`arxiv-cls data fetch` with the real DVC: the tracked file as its .dvc file names it, or a reason."""
+"""`arxiv-cls data fetch` with the real DVC and the real kagglehub: the file that is meant, or a reason."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from local_servers import KAGGLE_ARCHIVE as ARCHIVE
 from local_servers import FileServer, serve
 from make_sample import sample_csv_bytes
 
-from arxiv_cls.corpus import build_corpus
-from arxiv_cls.corpus.fetch import TRACKED_CSV, fetch_from_dvc, file_md5, tracked_md5
+from arxiv_cls.corpus import build_corpus, fetch
+from arxiv_cls.corpus.fetch import TRACKED_CSV, fetch_from_dvc, fetch_from_kaggle, file_md5, tracked_md5
 from arxiv_cls.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,17 +30,12 @@ CONTENT = sample_csv_bytes(60)
 
 def run(*command: str) -> str:
     """Runs git or DVC in the current folder, without what this machine has configured."""
-    environment = {
-        **os.environ,
-        "DVC_NO_ANALYTICS": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_TERMINAL_PROMPT": "0",
-    }
+    settings = {"DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_TERMINAL_PROMPT": "0"}
     program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else ["git"]
     if command[:2] == ("git", "commit"):
         program += ["-c", "user.name=Tester", "-c", "user.email=tester@example.org"]
     result = subprocess.run(
-        [*program, *command[1:]], env=environment, capture_output=True, text=True, check=False
+        [*program, *command[1:]], env=os.environ | settings, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -61,6 +61,14 @@ def write_dvc_file(content: bytes) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    """The machine's own settings must not decide what a test sees."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """A downloaded copy in small: the committed DVC configuration and a tracked CSV that is not there."""
@@ -72,10 +80,6 @@ def project(tmp_path, monkeypatch) -> Path:
     (folder / "data/raw").mkdir(parents=True)
     shutil.copy(ROOT / "data/raw/.gitignore", folder / "data/raw")
     monkeypatch.chdir(folder)
-    # The machine's own cloud settings must not decide what a test sees.
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     write_dvc_file(CONTENT)
     return folder
 
@@ -95,26 +99,23 @@ def closed_port() -> int:
         return unused.getsockname()[1]
 
 
-class TestCommittedDvcFile:
-    """The repository tracks the file that its documentation names."""
+def test_committed_dvc_file(monkeypatch, tmp_path):
+    """It names the published content; elsewhere there is none."""
+    monkeypatch.chdir(ROOT)
+    assert tracked_md5(TRACKED_CSV) == "d10cc8bb6456f1a889ca3bec2d4cfa95"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"arxiv\.csv\.dvc is not there"):
+        fetch_from_dvc()
 
-    def test_names_the_published_content(self, monkeypatch):
-        monkeypatch.chdir(ROOT)
-        assert tracked_md5(TRACKED_CSV) == "d10cc8bb6456f1a889ca3bec2d4cfa95"
 
-    @pytest.mark.parametrize(
-        "text", ["", "outs: 3\n", "outs: []\n", "- a list\n", "outs:\n- path: x\n", "a: [\n"]
-    )
-    def test_broken_dvc_file_says_how_to_restore_it(self, project, text):
-        Path(f"{TRACKED_CSV}.dvc").write_text(text)
-        with pytest.raises(UserError, match="is not a DVC file") as caught:
-            fetch_from_dvc()
-        assert "git checkout" in caught.value.hint
-
-    def test_outside_the_project(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(UserError, match=r"arxiv\.csv\.dvc is not there"):
-            fetch_from_dvc()
+@pytest.mark.parametrize(
+    "text", ["", "outs: 3\n", "outs: []\n", "- a list\n", "outs:\n- path: x\n", "a: [\n"]
+)
+def test_broken_dvc_file_says_how_to_restore_it(project, text):
+    Path(f"{TRACKED_CSV}.dvc").write_text(text)
+    with pytest.raises(UserError, match="is not a DVC file") as caught:
+        fetch_from_dvc()
+    assert "git checkout" in caught.value.hint
 
 
 class TestDirectoryRemote:
@@ -143,12 +144,6 @@ class TestDirectoryRemote:
         assert TRACKED_CSV.read_bytes() == CONTENT == damaged.read_bytes()
         assert "is damaged in DVC's cache" in caplog.text
 
-    @pytest.mark.slow
-    def test_without_git_history(self, project):
-        write_object(project.parent / "store", CONTENT)
-        fetch_from_dvc("../store")
-        assert TRACKED_CSV.read_bytes() == CONTENT
-
     def test_damaged_copy_is_not_taken(self, project):
         write_object(project.parent / "store", CONTENT.replace(b"a", b"b"), object_name(CONTENT))
         with pytest.raises(UserError) as caught:
@@ -170,84 +165,71 @@ class TestDirectoryRemote:
         assert TRACKED_CSV.read_bytes() == CONTENT
 
 
-class TestUnreachable:
-    """One line, exit status 3, at once, with what to pass instead."""
-
-    def refused(self, remote: str | None, match: str) -> None:
-        with pytest.raises(UserError, match=match) as caught:
-            fetch_from_dvc(remote)
-        assert caught.value.exit_code == 3
-        assert "REMOTE=" in caught.value.hint
-        assert "\n" not in caught.value.message
-        assert not TRACKED_CSV.exists()
-
-    def test_default_remote_is_google_storage_and_says_so(self, project, monkeypatch):
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{closed_port()}")
-        self.refused(None, r"DVC remote gs://\S+ cannot be reached: .*Connection refused")
-
-    def test_http(self, project):
-        self.refused(f"http://127.0.0.1:{closed_port()}/store", "cannot be reached: .*Connection refused")
-
-    def test_no_such_directory(self, project):
-        self.refused("../nowhere", "no such directory")
-
-    def test_remote_without_the_data(self, project):
-        (project.parent / "empty").mkdir()
-        self.refused("../empty", "does not hold the data with md5")
-
-    def test_unknown_kind_of_url(self, project):
-        self.refused("bogus://place", "Unsupported URL type")
+@pytest.mark.parametrize(
+    ("remote", "match"),
+    [
+        (None, r"DVC remote gs://\S+ cannot be reached: .*Connection refused"),
+        ("http://HOST/store", "cannot be reached: .*Connection refused"),
+        ("../nowhere", "no such directory"),
+        ("..", "does not hold the data with md5"),
+        ("bogus://place", "Unsupported URL type"),
+    ],
+)
+def test_unreachable(project, monkeypatch, remote, match):
+    """One line, exit status 3, at once, with what to pass instead; the default is Google's storage."""
+    host = f"127.0.0.1:{closed_port()}"
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{host}")
+    with pytest.raises(UserError, match=match) as caught:
+        fetch_from_dvc(remote and remote.replace("HOST", host))
+    assert caught.value.exit_code == 3
+    assert "REMOTE=" in caught.value.hint
+    assert "\n" not in caught.value.message
+    assert not TRACKED_CSV.exists()
 
 
 @pytest.mark.slow
-class TestKilled:
+def test_killed_in_the_middle_then_run_again(project):
     """Nothing half-written is taken for whole, and the next run works."""
-
-    def test_killed_in_the_middle_then_run_again(self, project):
-        content = sample_csv_bytes(300)
-        write_dvc_file(content)
-        with serve(FileServer({f"/store/{object_name(content)}": content}, stall_after=50_000)) as server:
-            program = (
-                "import sys; from arxiv_cls.corpus.fetch import fetch_from_dvc; fetch_from_dvc(sys.argv[1])"
-            )
-            process = subprocess.Popen(
-                [sys.executable, "-c", program, f"{server.url}/store"],
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stderr=subprocess.DEVNULL,
-            )
-            assert server.stalled.wait(60)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            assert not TRACKED_CSV.exists()
-            server.go_on.set()
-            fetch_from_dvc(f"{server.url}/store")
-        assert TRACKED_CSV.read_bytes() == content
+    content = sample_csv_bytes(300)
+    write_dvc_file(content)
+    program = "import sys; from arxiv_cls.corpus.fetch import fetch_from_dvc; fetch_from_dvc(sys.argv[1])"
+    with serve(FileServer({f"/store/{object_name(content)}": content}, stall_after=50_000)) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, f"{server.url}/store"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.DEVNULL,
+        )
+        assert server.stalled.wait(60)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not TRACKED_CSV.exists()
+        server.go_on.set()
+        fetch_from_dvc(f"{server.url}/store")
+    assert TRACKED_CSV.read_bytes() == content
 
 
 @pytest.mark.slow
-class TestGoogleStorage:
+def test_push_then_fetch(clone, monkeypatch):
     """A gs:// remote, proven on an emulator of Google's storage on loopback."""
-
-    def test_push_then_fetch(self, clone, monkeypatch):
-        server_module = pytest.importorskip("gcp_storage_emulator.server")
-        port = closed_port()
-        emulator = server_module.create_server("127.0.0.1", port, in_memory=True, default_bucket="papers")
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-        emulator.start()
-        try:
-            with pytest.raises(UserError, match="does not hold the data"):
-                fetch_from_dvc("gs://papers/dvc")
-            TRACKED_CSV.write_bytes(CONTENT)
-            run("dvc", "add", str(TRACKED_CSV))
-            run("dvc", "remote", "add", "--local", "emulator", "gs://papers/dvc")
-            run("dvc", "push", "--remote", "emulator")
-            run("dvc", "remote", "remove", "--local", "emulator")
-            shutil.rmtree(".dvc/cache")
-            TRACKED_CSV.unlink()
+    server_module = pytest.importorskip("gcp_storage_emulator.server")
+    port = closed_port()
+    emulator = server_module.create_server("127.0.0.1", port, in_memory=True, default_bucket="papers")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    emulator.start()
+    try:
+        with pytest.raises(UserError, match="does not hold the data"):
             fetch_from_dvc("gs://papers/dvc")
-        finally:
-            emulator.stop()
-        assert TRACKED_CSV.read_bytes() == CONTENT
+        TRACKED_CSV.write_bytes(CONTENT)
+        run("dvc", "add", str(TRACKED_CSV))
+        run("dvc", "remote", "add", "--local", "emulator", "gs://papers/dvc")
+        run("dvc", "push", "--remote", "emulator")
+        run("dvc", "remote", "remove", "--local", "emulator")
+        shutil.rmtree(".dvc/cache")
+        TRACKED_CSV.unlink()
+        fetch_from_dvc("gs://papers/dvc")
+    finally:
+        emulator.stop()
+    assert TRACKED_CSV.read_bytes() == CONTENT
 
 
 def split_ids(cache: Path) -> dict[str, set[str]]:
@@ -257,46 +239,177 @@ def split_ids(cache: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.slow
-class TestRollBack:
+def test_older_commit_brings_older_rows_and_splits(clone, tmp_path):
     """With the real git and DVC: add, commit, grow, commit, go back."""
 
-    def test_older_commit_brings_older_rows_and_splits(self, clone, tmp_path):
-        def commit(message: str) -> None:
-            run("dvc", "add", str(TRACKED_CSV))
-            run("git", "add", ".")
-            run("git", "commit", "--quiet", "-m", message)
+    def commit(message: str) -> None:
+        run("dvc", "add", str(TRACKED_CSV))
+        run("git", "add", ".")
+        run("git", "commit", "--quiet", "-m", message)
 
-        header, *rows = sample_csv_bytes(400).splitlines(keepends=True)
-        older, newer = b"".join([header, *rows[:250]]), b"".join([header, *rows])
-        TRACKED_CSV.write_bytes(older)
-        commit("older data")
-        splits_before = split_ids(tmp_path / "cache")
+    header, *rows = sample_csv_bytes(400).splitlines(keepends=True)
+    older, newer = b"".join([header, *rows[:250]]), b"".join([header, *rows])
+    TRACKED_CSV.write_bytes(older)
+    commit("older data")
+    splits_before = split_ids(tmp_path / "cache")
 
-        TRACKED_CSV.write_bytes(newer)
-        commit("newer data")
-        splits_after = split_ids(tmp_path / "cache")
-        assert all(splits_before[name] < splits_after[name] for name in splits_before)
-        run("dvc", "remote", "add", "--local", "store", str(tmp_path / "store"))
-        run("dvc", "push", "--all-commits", "--remote", "store")
-        run("dvc", "remote", "remove", "--local", "store")
+    TRACKED_CSV.write_bytes(newer)
+    commit("newer data")
+    splits_after = split_ids(tmp_path / "cache")
+    assert all(splits_before[name] < splits_after[name] for name in splits_before)
+    run("dvc", "remote", "add", "--local", "store", str(tmp_path / "store"))
+    run("dvc", "push", "--all-commits", "--remote", "store")
+    run("dvc", "remote", "remove", "--local", "store")
 
-        # Back: the older content is in DVC's cache, no remote is asked.
-        run("git", "checkout", "--quiet", "HEAD~1")
+    # Back: the older content is in DVC's cache, no remote is asked.
+    run("git", "checkout", "--quiet", "HEAD~1")
+    fetch_from_dvc("../nowhere")
+    assert TRACKED_CSV.read_bytes() == older
+    assert split_ids(tmp_path / "cache") == splits_before
+
+    # Forward with DVC's own command.
+    run("git", "checkout", "--quiet", "-")
+    run("dvc", "checkout", str(TRACKED_CSV))
+    assert split_ids(tmp_path / "cache") == splits_after
+
+    # On another machine there is no cache: the remote has both versions.
+    shutil.rmtree(".dvc/cache")
+    TRACKED_CSV.unlink()
+    run("git", "checkout", "--quiet", "HEAD~1")
+    with pytest.raises(UserError, match="no such directory"):
         fetch_from_dvc("../nowhere")
-        assert TRACKED_CSV.read_bytes() == older
-        assert split_ids(tmp_path / "cache") == splits_before
+    fetch_from_dvc("../store")
+    assert TRACKED_CSV.read_bytes() == older
+    assert split_ids(tmp_path / "cache") == splits_before
 
-        # Forward with DVC's own command.
-        run("git", "checkout", "--quiet", "-")
-        run("dvc", "checkout", str(TRACKED_CSV))
-        assert split_ids(tmp_path / "cache") == splits_after
 
-        # On another machine there is no cache: the remote has both versions.
-        shutil.rmtree(".dvc/cache")
-        TRACKED_CSV.unlink()
-        run("git", "checkout", "--quiet", "HEAD~1")
-        with pytest.raises(UserError, match="no such directory"):
-            fetch_from_dvc("../nowhere")
-        fetch_from_dvc("../store")
-        assert TRACKED_CSV.read_bytes() == older
-        assert split_ids(tmp_path / "cache") == splits_before
+# Random digits: their archive has 2 MB, and kagglehub writes what has come by the megabyte.
+LINES = "\n".join(f"{random.Random(row).getrandbits(4000):x}" for row in range(4000)) + "\n"
+LF, CRLF = LINES.encode(), LINES.replace("\n", "\r\n").encode()
+
+
+def archive(*members: tuple[str, bytes]) -> bytes:
+    """A zip file of these members, the same bytes every time."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, content in members:
+            opened.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+WHOLE = archive(("arXiv_scientific dataset.csv", CRLF))
+
+
+@pytest.fixture
+def csv(tmp_path, monkeypatch) -> Path:
+    """Where the file goes, in an empty folder, with the checksums of the small file and no credentials."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fetch, "KAGGLE_MD5", hashlib.md5(CRLF, usedforsecurity=False).hexdigest())
+    monkeypatch.setattr(fetch, "KAGGLE_SHA256_LF", hashlib.sha256(LF).hexdigest())
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "nobody"))
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "set by the download"))
+    return Path("data/raw/arxiv_kaggle.csv")
+
+
+@pytest.fixture
+def server(monkeypatch, csv):
+    """In Kaggle's place."""
+    with serve(FileServer({ARCHIVE: WHOLE})) as running:
+        monkeypatch.setattr("kagglesdk.kaggle_http_client.get_endpoint", lambda environment: running.url)
+        yield running
+
+
+def files() -> set[str]:
+    """Everything that is in the data folder."""
+    return {path.name for path in Path("data/raw").iterdir()}
+
+
+def refused(match: str, status: int = 3) -> UserError:
+    """The download fails with one error of two lines."""
+    with pytest.raises(UserError, match=match) as caught:
+        fetch_from_kaggle()
+    assert caught.value.exit_code == status
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+class TestKaggle:
+    """The file arrives whole and known, under its name and, where there is none, under the recipes' name."""
+
+    def test_arrives_under_both_names(self, server, csv):
+        """A second call asks nobody."""
+        said = fetch_from_kaggle()
+        assert "checksum as expected" in said
+        assert "data/raw/arxiv.csv: a copy of it" in said
+        assert csv.read_bytes() == Path("data/raw/arxiv.csv").read_bytes() == CRLF
+        assert files() == {"arxiv_kaggle.csv", "arxiv.csv"}
+        server.requests.clear()
+        assert "in place" in fetch_from_kaggle()
+        assert server.requests == []
+
+    def test_other_names_and_line_feeds(self, server, csv):
+        """The team's file stays; a wrong file of this name gives way to a whole one; LF is the other form."""
+        csv.parent.mkdir(parents=True)
+        Path("data/raw/arxiv.csv").write_text("the team's")
+        csv.write_bytes(b"older")
+        server.status = 404
+        refused("answers 404")
+        assert csv.read_bytes() == b"older"
+        server.status = None
+        server.files[ARCHIVE] = archive(("folder/x.csv", LF), ("readme.txt", b"hello"))
+        fetch_from_kaggle()
+        assert csv.read_bytes() == LF
+        assert Path("data/raw/arxiv.csv").read_text() == "the team's"
+
+    def test_a_dropped_connection_is_taken_up_where_it_broke(self, server, csv):
+        """Within a run, and by the next run when one gave up."""
+        server.drops = [1_500_000]
+        fetch_from_kaggle()
+        assert csv.read_bytes() == CRLF
+        assert server.requests[-1][2] == f"bytes={2**20}-"
+        csv.unlink()
+        server.drops = [1_500_000, *[0] * 9]
+        refused("cannot be reached: .*IncompleteRead")
+        assert not csv.exists()
+        server.drops = []
+        fetch_from_kaggle()
+        assert csv.read_bytes() == CRLF
+        assert server.requests[-1][2] == f"bytes={2**20}-"
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"<html>please log in</html>", "no whole archive"),
+            (WHOLE[:3000] + b"\0" * 100 + WHOLE[3100:], "no whole archive"),
+            (archive(("arXiv.csv", CRLF.replace(b"1", b"2"))), "not the known file: arXiv.csv"),
+            (archive(("a.csv", CRLF), ("b.csv", CRLF)), "not the known file: a.csv .*b.csv"),
+            (archive(("notes.txt", CRLF)), "not the known file: no CSV"),
+        ],
+        ids=["login page", "damaged", "other content", "two files", "no csv"],
+    )
+    def test_wrong_archive(self, server, content, message):
+        """With what to do instead."""
+        server.files[ARCHIVE] = content
+        assert "in a browser" in refused(message).hint
+        assert files() == set()
+
+    def test_no_network(self, csv, monkeypatch):
+        """Which thing could not be reached, and what to pass instead."""
+        url = f"http://127.0.0.1:{closed_port()}"
+        monkeypatch.setattr("kagglesdk.kaggle_http_client.get_endpoint", lambda environment: url)
+        error = refused("Kaggle cannot be reached: Connection refused")
+        assert "make data REMOTE=" in error.hint
+        assert files() == set()
+
+    def test_disk(self, server, csv, monkeypatch):
+        """A full disk and a folder in the way are no fault of the network."""
+        csv.mkdir(parents=True)
+        refused("cannot write data/raw/arxiv_kaggle.csv: Is a directory", 2)
+        csv.rmdir()
+
+        def full(*arguments):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("shutil.copyfile", full)
+        refused("cannot write .*No space left on device", 2)
+        assert not Path("data/raw/arxiv.csv").exists()

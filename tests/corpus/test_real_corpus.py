@@ -37,7 +37,7 @@ PEAK_OF_A_BUILD = """
 import sys
 from arxiv_cls.corpus import load_arxiv
 from arxiv_cls.corpus.builder import ArxivBuilder
-from arxiv_cls.models.hardware import peak_resident_bytes
+from arxiv_cls.record.run_record import peak_resident_bytes
 load_arxiv("top5", csv=sys.argv[1], cache_dir=sys.argv[2])
 ArxivBuilder._split_generators = None  # a second build would call it
 load_arxiv("top5", csv=sys.argv[1], cache_dir=sys.argv[2])

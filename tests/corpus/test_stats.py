@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from factories import COUNT, paper, papers, write_csv
+from factories import COUNT, LABELS, paper, papers, write_csv
 
 from arxiv_cls.cli import main
 from arxiv_cls.corpus.builder import BuildReport
@@ -22,7 +22,6 @@ from arxiv_cls.corpus.stats import (
     paper_table,
     summary,
     write_plots,
-    write_record,
 )
 from arxiv_cls.errors import UserError
 
@@ -74,11 +73,6 @@ class TestStats:
         assert tables[1].splitlines()[1].split() == ["1999", "1", "0", "1", "2"]
         assert tables[2].splitlines()[1].split()[:3] == ["train", "3.0", "1"]
 
-    def test_no_papers(self):
-        """An empty corpus is an error."""
-        with pytest.raises(UserError, match="no papers"):
-            paper_table(corpus(["a", "b"], train=[], validation=[], test=[]))
-
     @pytest.mark.parametrize("labels", [2, 30])
     def test_plots(self, labels, tmp_path):
         """Three pictures with something on them, for few labels and for many."""
@@ -92,33 +86,6 @@ class TestStats:
             picture = imread(path)
             assert min(picture.shape[:2]) > 200
             assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 10
-
-    def test_folder_that_cannot_be_written(self, five, tmp_path):
-        """A file in the way."""
-        (tmp_path / "file").write_text("")
-        with pytest.raises(UserError, match="cannot write into"):
-            write_plots(five, "top5", tmp_path / "file")
-
-
-class TestRecords:
-    """`--out FILE` of build and check."""
-
-    def test_written_whole(self, tmp_path):
-        """Folders are made, and no half-written file is left beside it."""
-        path = tmp_path / "new" / "check.json"
-        write_record({"papers": 1}, path)
-        assert json.loads(path.read_text()) == {"papers": 1}
-        assert list(path.parent.iterdir()) == [path]
-
-    def test_place_that_cannot_be_made(self, tmp_path):
-        """Below a file, or where a folder is: one error that names it."""
-        (tmp_path / "file").touch()
-        (tmp_path / "folder").mkdir()
-        for path in (tmp_path / "file" / "check.json", tmp_path / "folder"):
-            with pytest.raises(UserError, match="cannot write") as error:
-                write_record({}, path)
-            assert str(path) in error.value.message
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 @pytest.fixture
@@ -135,35 +102,34 @@ def report(splits: dict[str, dict[str, int]], **changes: object) -> BuildReport:
     """A report with these counts and nothing else of note."""
     values = {"config": "top5", "split": "paper", "seed": 42, "time_boundaries": None, "rows_read": 100,
               "rejected": 0, "rejected_by_reason": {}, "rejects_file": None, "merged": 0, "outside_config": 0,
-              "duplicates": [], "left_out": 0, "splits": splits}  # fmt: skip
+              "duplicates": [], "near_duplicates": [], "left_out": 0, "splits": splits}  # fmt: skip
     return BuildReport(**values | changes)
 
 
 class TestDiff:
     """`data diff`: papers are compared by their base id, labels with what chance gives."""
 
-    def test_same_papers(self, compare):
-        """The same rows in another order are the same data."""
-        diff = compare(papers(COUNT)[::-1])
-        assert (diff.added, diff.gone, diff.moved, diff.relabelled, diff.rewritten) == ({}, {}, 0, 0, 0)
-        assert diff.warnings() == []
-        assert "Nothing that needs a closer look." in diff.markdown()
-
-    def test_new_rows(self, compare):
-        """New papers come with their labels; the old ones stay in their splits."""
-        diff = compare(papers(COUNT + 50))
-        assert diff.added == dict.fromkeys(("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML"), 10)
-        assert diff.moved == 0
-        assert "| rows read | 200 | 250 | +50 |" in diff.markdown()
-        assert "Papers: 50 new, 0 gone, 0 with another label, 0 with another text." in diff.markdown()
-
-    def test_changed_rows(self, compare):
-        """Another label and another text are counted apart; a newer version of a paper is the same paper."""
-        rows = papers(COUNT)
-        rows[0] = paper(0, category_code="cs.LG")
-        rows[1] = paper(1, id="abs-1501.00001v2", summary="A new abstract of it, as long as the old one.")
+    @pytest.mark.parametrize(
+        ("rows", "expected"),
+        [
+            (papers(COUNT)[::-1], ({}, {}, 0, 0, 0)),
+            (papers(COUNT + 50), (dict.fromkeys(LABELS, 10), {}, 0, 0, 0)),
+            # Another label; a newer version with another text is the same paper.
+            ([paper(0, category_code="cs.LG"), paper(1, id="abs-1501.00001v2", summary="A new abstract."),
+              *papers(COUNT)[2:]], ({}, {}, 0, 1, 1)),
+        ],
+        ids=["other order", "new rows", "changed rows"],
+    )  # fmt: skip
+    def test_papers(self, compare, rows, expected):
+        """What came, went, moved, got another label or another text."""
         diff = compare(rows)
-        assert (diff.relabelled, diff.rewritten, diff.added, diff.gone) == (1, 1, {}, {})
+        assert (diff.added, diff.gone, diff.moved, diff.relabelled, diff.rewritten) == expected
+        assert diff.warnings() == []
+        added = sum(diff.added.values())
+        markdown = diff.markdown()
+        assert "Nothing that needs a closer look." in markdown
+        assert f"| rows read | 200 | {200 + added} | +{added} |" in markdown
+        assert f"Papers: {added} new, 0 gone, {diff.relabelled} with another label," in markdown
 
     def test_lost_test_papers_are_a_warning(self, compare, build, csv):
         """A smaller test split is not the one that released models were measured on."""
@@ -209,39 +175,52 @@ class TestCommands:
         """A cache of the test's own."""
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
-    def test_check_and_build(self, sample_csv, capsys):
-        """The report, and the near-duplicates that the sample holds."""
-        main(["data", "check", "--csv", str(sample_csv), "--show", "1"])
-        checked = capsys.readouterr().out
-        main(["data", "build", "--csv", str(sample_csv)])
-        built = capsys.readouterr().out
+    def test_check_and_build(self, sample_csv, tmp_path, capsys):
+        """The report, the near-duplicates that the sample holds, and both as records."""
+        record = tmp_path / "new" / "record.json"
+        options = ["--csv", str(sample_csv), "--out", str(record)]
+        main(["data", "check", "--show", "1", *options])
+        checked, counts = capsys.readouterr().out, json.loads(record.read_text())
+        main(["data", "build", *options])
+        built, splits = capsys.readouterr().out, json.loads(record.read_text())
         assert "925 rows read" in built
         assert checked.startswith(built)
         assert "near-duplicate pairs across splits" in checked
-        assert " 0 near-duplicate" not in checked
+        assert counts["rows_read"] == 925
+        assert counts["near_duplicates"]["pairs"]["train and test"] > 0
+        assert sum(splits["papers"]["train"].values()) == 506
+        assert list(record.parent.iterdir()) == [record]
 
     def test_stats(self, sample_csv, tmp_path, capsys):
-        """Tables, then the paths of the plots."""
-        plots = tmp_path / "plots"
-        main(["data", "stats", "--csv", str(sample_csv), "--config", "archive", "--out", str(plots)])
+        """Tables, then the paths of the plots; a file in the way is one error."""
+        command = ["data", "stats", "--csv", str(sample_csv), "--config", "archive", "--out"]
+        main([*command, str(tmp_path / "plots")])
         out = capsys.readouterr().out
         assert "words per paper" in out
-        assert out.splitlines()[-3:] == [str(plots / f"{name}.png") for name in ("labels", "years", "words")]
+        names = ("labels", "years", "words")
+        assert out.splitlines()[-3:] == [str(tmp_path / "plots" / f"{name}.png") for name in names]
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match="cannot write into"):
+            main([*command, str(tmp_path / "file")])
 
     def test_diff(self, csv, tmp_path, capsys):
-        """The same Markdown to the screen and to a file; a report that cannot be written is one line."""
+        """The same Markdown to the screen and to a file; below a file or where a folder is: one error."""
         new, out = write_csv(tmp_path / "new.csv", papers(COUNT + 10)), tmp_path / "report.md"
-        main(["data", "diff", str(csv), str(new)])
-        main(["data", "diff", str(csv), str(new), "--out", str(out)])
+        command = ["data", "diff", str(csv), str(new)]
+        main(command)
+        main([*command, "--out", str(out)])
         assert capsys.readouterr().out == out.read_text()
         assert out.read_text().startswith("## Data report, label set top5\n")
-        with pytest.raises(UserError, match="cannot write"):
-            main(["data", "diff", str(csv), str(csv), "--out", str(tmp_path / "no" / "report.md")])
+        for path, reason in ((out / "report.md", "cannot write "), (tmp_path, ".*is a directory")):
+            with pytest.raises(UserError, match=reason):
+                main([*command, "--out", str(path)])
 
-    def test_fetch_takes_one_source(self):
-        """A remote and Kaggle exclude each other."""
+    def test_options_that_exclude_each_other(self):
+        """A remote and Kaggle; a recipe and a CSV."""
         with pytest.raises(UserError, match="Kaggle as the source"):
             main(["data", "fetch", "--source", "kaggle", "--remote", "somewhere"])
+        with pytest.raises(UserError, match="a recipe was named, and a CSV"):
+            main(["data", "build", "--recipe", "recipes/minilm.yaml", "--csv", "x.csv"])
 
     def test_help_imports_nothing_heavy(self):
         """Label sets are named in it, and no library for data is imported."""

@@ -78,13 +78,12 @@ class TestLinear:
         assert abs(expected) > 0.01
 
     def test_words_are_the_text(self, linear: TfidfPredictor) -> None:
-        """Joined, they give it back; unknown words weigh nothing, known ones weigh on their own label."""
+        """Joined, they give it back; unknown words weigh nothing."""
         words = attribute(linear, "  " + TEXT + "\n", "cs.CV")
         assert "".join(word for word, _ in words) == TEXT
         weights = {word.strip().lower(): weight for word, weight in words}
         assert weights["zzz."] == 0
-        assert weights["image."] > 0.05
-        assert weights["image."] > weights["planning"]
+        assert weights["image."] > max(0.05, weights["planning"])
 
     def test_a_title_counts_as_a_title(self, linear: TfidfPredictor) -> None:
         """The same word weighs more before the blank line, where it has columns of its own."""
@@ -140,16 +139,8 @@ class TestOcclusion:
         assert dict(words[:-1]) == pytest.approx({"a ": 0, "b ": 0, "pixel ": 2})
 
 
-class TestRefusals:
-    """What cannot be asked."""
-
-    def test_unknown_label(self) -> None:
-        """The message names the labels there are."""
-        with pytest.raises(UserError, match=r"no label 'math\.GT'") as refusal:
-            attribute(WordPredictor(), "pixel", "math.GT")
-        assert "cs.AI, cs.CV" in refusal.value.hint
-
-    def test_empty_text(self) -> None:
-        """As in a prediction."""
-        with pytest.raises(UserError, match="empty"):
-            attribute(WordPredictor(), " \n", "cs.CV")
+@pytest.mark.parametrize(("text", "expected"), [("pixel", r"no label 'math\.GT'"), (" \n", "empty")])
+def test_refused(text: str, expected: str) -> None:
+    """A label that the model does not know, and an empty text."""
+    with pytest.raises(UserError, match=expected):
+        attribute(WordPredictor(), text, "math.GT")

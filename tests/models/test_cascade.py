@@ -13,7 +13,7 @@ import pytest
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import cascade
 from arxiv_cls.models.cascade import CascadePredictor, CascadeRule, load_cascade
-from arxiv_cls.models.prediction import EncodedText, to_predictions
+from arxiv_cls.models.prediction import EncodedText, check_texts
 
 # The baseline's score of "cs.CL" is the number that starts the text.
 TEXTS = ["0.95 sure", "0.60 not sure", "0.10 sure of the other", "0.70 not sure either"]
@@ -28,9 +28,12 @@ class Baseline:
     def __init__(self, directory: Path) -> None:
         self.directory, self.weights_path = directory, directory / "model.skops"
 
-    def predict_proba(self, texts, *, progress=False):
-        """(n, 2): cs.CV, cs.CL."""
-        said = np.array([float(text.split()[0]) for text in texts]).reshape(-1, 1)
+    def encode(self, texts):
+        check_texts(texts)
+        return [EncodedText(text, 2, False, no_known_words="?" in text) for text in texts]
+
+    def _encoded_proba(self, encoded):
+        said = np.array([float(item.text.split()[0]) for item in encoded]).reshape(-1, 1)
         return np.hstack([1 - said, said])
 
 
@@ -46,29 +49,18 @@ class Transformer:
         self.read: list[str] = []
 
     def limit_tokens(self, max_length):
-        """As an ONNX predictor."""
         self.max_length = min(self.max_length, max_length)
 
     def encode(self, texts):
         """Two tokens a text; the second word decides whether it was cut."""
-        return [EncodedText(text, 2, text.endswith("either"), payload=[1, 2]) for text in texts]
+        return [EncodedText(text, 2, text.endswith("either"), no_known_words="??" in text) for text in texts]
 
-    def predict_encoded(self, encoded, top_k=None):
-        """Always the same scores."""
-        self.read += [item.text for item in encoded]
-        return to_predictions(
-            np.tile([0.8, 0.2], (len(encoded), 1)), self.labels, encoded, top_k, answered_by="int8",
-            set_threshold=0.0,
-        )  # fmt: skip
+    def _encoded_proba(self, encoded):
+        return self.predict_proba([item.text for item in encoded])
 
     def predict_proba(self, texts, *, progress=False):
-        """The same."""
         self.read += list(texts)
         return np.tile([0.8, 0.2], (len(texts), 1))
-
-    def embed(self, texts, *, progress=False):
-        """As an export."""
-        raise UserError("the engine int8 gives no embeddings")
 
 
 @pytest.fixture
@@ -115,9 +107,15 @@ class TestWhoAnswers:
     @pytest.mark.parametrize("kept", [[0, 2], [1, 3], []])
     def test_one_kind_of_answer_only(self, joined, kept):
         """All by one of the two, or none at all."""
-        said = joined.predict([TEXTS[position] for position in kept])
-        assert {one.answered_by for one in said} <= {"tfidf", "int8"}
-        assert len(said) == len(kept)
+        assert len(joined.predict([TEXTS[position] for position in kept])) == len(kept)
+
+    def test_unknown_words(self, joined):
+        """The baseline is not sure of a text that it knows no word of; if neither does, there is no set."""
+        said = joined.predict(["0.95 ?", "0.95 ??"])
+        assert [one.answered_by for one in said] == ["int8", "int8"]
+        assert [one.no_known_words for one in said] == [False, True]
+        assert [one.prediction_set for one in said] == [("cs.CL",), None]
+        assert joined.predict_proba(["0.95 ?"]) == pytest.approx(np.array([[0.8, 0.2]]))
 
     def test_prediction_sets_are_the_cascades_own(self, joined):
         """One threshold for both kinds of answer, also where fewer scores are shown."""
@@ -129,21 +127,12 @@ class TestWhoAnswers:
         assert wide.predict(TEXTS)[2].prediction_set == ("cs.CV", "cs.CL")
 
     def test_encoding_says_what_is_left_to_do(self, joined):
-        """Words where the baseline has answered, tokens where the transformer has yet to read."""
-        assert [item.tokens for item in joined.encode(TEXTS)] == [2, 2, 5, 2]
+        """Whether the baseline has answered; blanks are refused; the transformer reads what was fitted."""
         assert [item.answered for item in joined.encode(TEXTS)] == [True, False, True, False]
-
-    def test_empty_text(self, joined):
-        """Refused, as by every predictor."""
         with pytest.raises(UserError, match="text 2 of 2 is empty"):
             joined.predict(["0.9 a", " "])
-
-    def test_face(self, joined):
-        """Its name, its labels, and that the transformer now reads no more than was fitted."""
         assert (joined.kind, joined.engine, joined.labels) == ("cascade", "tfidf+int8", ["cs.CL", "cs.CV"])
         assert joined.max_length == joined.transformer.max_length == 128
-        with pytest.raises(UserError, match="no embeddings"):
-            joined.embed(TEXTS)
 
     def test_other_labels(self, pair):
         """Two models of different label sets are no cascade."""
@@ -158,13 +147,8 @@ class TestLoading:
     @pytest.fixture
     def fitted(self, pair, monkeypatch):
         """A record for the pair, and `load_predictor` giving the two."""
-        monkeypatch.setattr(
-            cascade,
-            "load_predictor",
-            lambda model, engine=None, threads=None: (
-                pair.transformer if model == "outputs/model" else pair.baseline
-            ),
-        )
+        places = {"outputs/model": pair.transformer, "outputs/baseline": pair.baseline}
+        monkeypatch.setattr(cascade, "load_predictor", lambda model, **_: places[model])
         record = {
             "schema_version": 1,
             "engine": "int8",
@@ -209,12 +193,11 @@ class TestLoading:
                 for content in ("{", "[]", "{}")
             ),
             *(
-                (
-                    lambda f, changes=changes: f.path.write_text(json.dumps(f.record | changes)),
-                    r"cascade\.json(:| is of version 2)",
-                    "",
+                (lambda f, changes=changes: f.path.write_text(json.dumps(f.record | changes)), message, "")
+                for changes, message in (
+                    ({"schema_version": 2}, "reads version 1, found 2"),
+                    ({"threshold": "high"}, r"cascade\.json:"),
                 )
-                for changes in ({"schema_version": 2}, {"threshold": "high"})
             ),
         ],
     )

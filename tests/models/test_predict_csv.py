@@ -44,7 +44,9 @@ class TestRows:
             'id,title,summary\na,T,short\nb,,no title\nc,T,"two\nlines, and ""quotes"""\nd,T\na,T,again\n',
         )
         assert [row["id"] for row in rows] == ["a", "b", "c", "d", "a"]
-        assert [row["error"] for row in rows] == ["", "empty title", "", "2 fields, the header has 3", ""]
+        assert [row["error"] for row in rows] == [
+            "", "line 3: title: missing or empty", "", "line 6: wrong number of columns: 2 instead of 3", ""
+        ]  # fmt: skip
         assert [row["label"] for row in rows] == ["cs.AI", "", "cs.AI", "", "cs.AI"]
         assert float(rows[0]["score"]) == pytest.approx(1 - len("T\n\nshort") / 100)
         assert float(rows[0]["score:cs.AI"]) + float(rows[0]["score:cs.CL"]) == pytest.approx(1)
@@ -66,10 +68,24 @@ class TestRows:
         assert [row["id"] for row in rows] == ["1", "2"]
         assert not any(row["error"] for row in rows)
 
-    def test_bytes_that_are_not_utf8(self, tmp_path):
-        """They spoil their own row only."""
-        rows = scored(tmp_path, b"id,title,summary\na,T,\xff\xfe\nb,T,fine\n")
-        assert [row["error"] for row in rows] == ["not UTF-8", ""]
+    @pytest.mark.parametrize(
+        ("line", "error"),
+        [
+            (b'b,"Parsing "quoted" words",text', "text after a closing quote"),
+            (b'b,"Parsing words,text', "unterminated quote"),
+            (b"id,title,summary", "repeated header"),
+            (b"ID, Title ,summary", "repeated header"),
+            (b"b,T,\xff\xfe", "summary: invalid UTF-8"),
+            (b"b,T,a\0b", "summary: NUL byte"),
+            (b"b,\xe2\x80\x8b,text", "title: missing or empty"),
+        ],
+    )
+    @pytest.mark.parametrize("start", [b"", b"\n", b"sep=,\n", b"\xef\xbb\xbf"])
+    def test_damage_costs_its_own_row(self, tmp_path, start, line, error):
+        """With the reason that `data build` gives and the line; capitals in the header do not matter."""
+        rows = scored(tmp_path, start + b"id,TITLE, Summary\na,T,fine\n" + line + b"\nc,T,fine\n")
+        assert [row["error"] for row in rows] == ["", f"line {3 + start.count(10)}: {error}", ""]
+        assert [row["id"] for row in rows] == ["a", line[: line.index(b",")].decode(), "c"]
 
     def test_more_rows_than_a_chunk(self, tmp_path):
         """Nothing is lost between chunks; no rows in, no rows out."""
@@ -84,10 +100,6 @@ class TestRows:
         rows = scored(tmp_path, "id,text\n" + "".join(f'"{name}",paper\n' for name in ids))
         assert [row["id"] for row in rows] == [f"'{name}" for name in ids[:-1]] + ids[-1:]
 
-    def test_header_alone(self, tmp_path):
-        """No rows in, no rows out."""
-        assert scored(tmp_path, "id,title,summary\n") == []
-
 
 class TestRefused:
     """One error, and no half-written file."""
@@ -95,13 +107,16 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("content", "expected"),
         [
-            ("a,b\n1,2\n", "expected the columns title and summary"),
-            ("", "found nothing"),
-            ('id,text\nx,"never closed\n', "line"),
+            ("a,b\n1,2\n", r"missing columns: title; summary or abstract \(or text in their place\)"),
+            ("title;summary\nT;text\n", "semicolons"),
+            ("title,summary,summary\nT,a,b\n", "'summary' is there 2 times"),
+            ("title,summary\nT,a\n".encode("utf-16"), "UTF-16"),
+            (b"\x1f\x8b\x08\x00", "gzip"),
+            ("", "empty"),
         ],
     )
     def test_content(self, tmp_path, content, expected):
-        """The message names the columns or the line."""
+        """The header as `data build` reads it."""
         with pytest.raises(UserError, match=expected):
             scored(tmp_path, content)
         assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
@@ -113,7 +128,7 @@ class TestRefused:
         predictor = LengthPredictor()
         for path, out, expected in (
             (tmp_path / "none.csv", tmp_path / "out.csv", "no such file"),
-            (tmp_path, tmp_path / "out.csv", "is a directory"),
+            (tmp_path, tmp_path / "out.csv", "Is a directory"),
             (source, source, "is the input itself"),
             (source, tmp_path / "no" / "out.csv", "no such directory"),
         ):

@@ -1,15 +1,20 @@
-"""The face of all predictors: order of labels, what is refused, where a model is looked for."""
+"""What all predictors share: order of labels, what is refused, where a model is looked for."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText, ScopeRule, to_predictions
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.models.transformer import fold_temperature
+
+RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
 
 
 class TestPredictions:
@@ -82,38 +87,63 @@ class TestLoading:
             load_predictor(tmp_path)
 
 
-class TestTemperature:
-    """Folded into the last layer."""
-
-    def test_logits_are_divided(self, tiny_encoder):
-        """Weight and bias both; the order of the scores stays."""
-        import torch
-        from transformers import AutoModelForSequenceClassification
-
-        model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=5).eval()
-        torch.nn.init.normal_(model.classifier.bias)
-        ids = torch.tensor([[5, 6, 7, 8]])
-        with torch.no_grad():
-            before = model(input_ids=ids).logits
-            fold_temperature(model, 2.5)
-            assert torch.allclose(model(input_ids=ids).logits, before / 2.5, atol=1e-6)
-        with pytest.raises(ValueError, match="above 0"):
-            fold_temperature(model, 0.0)
+def test_temperature_divides_the_logits(tiny_encoder):
+    """Weight and bias of the last layer both; the order of the scores stays."""
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=5).eval()
+    torch.nn.init.normal_(model.classifier.bias)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        fold_temperature(model, 2.5)
+        assert torch.allclose(model(input_ids=ids).logits, before / 2.5, atol=1e-6)
+    with pytest.raises(ValueError, match="above 0"):
+        fold_temperature(model, 0.0)
 
 
-class TestPredictVerb:
-    """`arxiv-cls predict` on the command line."""
+class TestTexts:
+    """Texts that no engine judges, and those that a model knows no word of."""
 
+    @pytest.mark.parametrize("engine", ["torch", "onnx", "tfidf"])
     @pytest.mark.parametrize(
-        ("words", "expected"),
+        ("text", "problem"),
         [
-            (["outputs/none", "a text"], "no such model directory"),
-            (["m", "--csv", "in.csv"], "goes with --out"),
-            (["m", "text", "--csv", "in.csv", "--out", "out.csv"], "without texts"),
-            (["m", "text", "--top-k", "0"], "below 1"),
+            ("", "is empty"),
+            (" \u200b\u2060\ufeff\n\x00", "is empty"),
+            ("a paper \ud83d", "not UTF-8"),
+            ("caf\udce9", "not UTF-8"),
+            (None, "is not a string"),
         ],
     )
-    def test_refused(self, words, expected):
-        """Before anything heavy is loaded."""
-        with pytest.raises(UserError, match=expected):
-            main(["predict", *words])
+    def test_refused(self, exported: Path, engine: str, text: object, problem: str) -> None:
+        """One rule and one message for every engine."""
+        model = RELEASES / "tiny-tfidf" if engine == "tfidf" else exported
+        predictor = load_predictor(model, engine=None if engine == "tfidf" else engine)
+        with pytest.raises(UserError, match=f"text 2 of 2 .*{problem}"):
+            predictor.predict(["a paper", text])
+
+    def test_no_known_word(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """No set, which would promise something, and a word to the reader."""
+        model = str(RELEASES / "tiny-tfidf")
+        known, unknown = load_predictor(model).predict(["a model of language", "\u4f60\u597d"])
+        assert (known.no_known_words, unknown.no_known_words) == (False, True)
+        assert known.prediction_set
+        assert unknown.prediction_set is None
+        main(["predict", model, "\u4f60\u597d"])
+        shown = capsys.readouterr().out
+        assert "nothing to judge by: the model knows none of the words" in shown
+        assert "with 90% probability" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["outputs/none", "a text"], "no such model directory"),
+        (["m", "--csv", "in.csv"], "goes with --out"),
+        (["m", "text", "--csv", "in.csv", "--out", "out.csv"], "without texts"),
+        (["m", "text", "--top-k", "0"], "below 1"),
+    ],
+)
+def test_predict_command_refuses(words, expected):
+    """Before anything heavy is loaded."""
+    with pytest.raises(UserError, match=expected):
+        main(["predict", *words])

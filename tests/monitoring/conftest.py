@@ -76,7 +76,7 @@ def lines_of(
         said = Prediction(
             label, scores[label], scores, encoded.truncated, None, inside, float(inside), answered_by
         )
-        answer = Job([encoded.text] * texts_in_request, None, None, None, accepted=1.0, started=1.001,
+        answer = Job([encoded.text] * texts_in_request, None, None, accepted=1.0, started=1.001,
                      encoded=[encoded], predictions=[said] * texts_in_request)  # fmt: skip
         index = at % texts_in_request
         row = ScoredText(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from command_line import shell_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,16 +66,10 @@ def make_clone(tmp_path: Path) -> Callable[[], Clone]:
                 shutil.copy(ROOT / name, root / name)
         (root / "dvc.lock").unlink(missing_ok=True)
         (root / ".venv").symlink_to(sys.prefix)
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
-        }
-        environment = inherited | {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        environment = shell_environment() | {
             "PYTHONPATH": str(root),
             "HF_DATASETS_CACHE": str(tmp_path / "datasets"),
             "DVC_NO_ANALYTICS": "1",
-            # The environment is the one that runs this test: make has nothing to install.
-            "MAKEFLAGS": "-- READY=",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_AUTHOR_NAME": "A Person",
             "GIT_AUTHOR_EMAIL": "person@example.org",

@@ -14,7 +14,7 @@ from arxiv_cls import train_tfidf
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import GROUPS
 from arxiv_cls.record.manifest import MANIFEST, manifest_for
-from arxiv_cls.reproduce import KINDS, parse_arguments, pipeline_entry
+from arxiv_cls.reproduce import DEFAULT_RECIPE, LAST_STAGE, pipeline_entry
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
@@ -29,9 +29,9 @@ NOT_IN_THE_WEIGHTS = (
     "corpus/", "record/", "release/", "errors.py", "label_sets.py",
     *(f"models/{name}.py" for name in ("cascade", "onnx_engine", "onnx_model", "prediction", "predictor",
                                        "text_features")),
-    *(f"scoring/{name}.py" for name in ("evaluation", "example_papers", "intervals", "out_of_scope",
-                                        "plots", "reference", "report", "scored_papers")),
-    *(f"training/{name}.py" for name in ("run_directory", "tracking")),
+    *(f"scoring/{name}.py" for name in ("evaluation", "intervals", "out_of_scope", "plots",
+                                        "reference", "scored_papers")),
+    "training/run_directory.py",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def expanded(stage: str) -> list[tuple[str, str, dict]]:
     """(kind, recipe, the stage as DVC sees it) for every recipe of a stage."""
     group = STAGES[stage]["foreach"].strip("${}")
     found = []
-    for kind in KINDS:
+    for kind in LAST_STAGE:
         for name, item in VARIABLES[kind].items() if group in ("recipes", kind) else ():
             text = yaml.safe_dump(STAGES[stage]["do"]).replace("${key}", name)
             text = re.sub(r"\$\{item\.(\w+)\}", lambda match, item=item: item[match[1]], text)
@@ -82,16 +82,16 @@ class TestRecipes:
     def test_every_recipe_is_there(self):
         """A recipe of recipes/ that is missing here would never be reproduced."""
         recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
-        assert {name for kind in KINDS for name in VARIABLES[kind]} == recipes - ELSEWHERE
+        assert {name for kind in LAST_STAGE for name in VARIABLES[kind]} == recipes - ELSEWHERE
         assert VARIABLES["recipes"] == VARIABLES["baselines"] | VARIABLES["transformers"]
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", LAST_STAGE)
     def test_lines_are_those_of_the_recipes(self, kind, monkeypatch):
         """The CSV is the recipe's, and every group that a stage takes as its parameters is in the file."""
         monkeypatch.chdir(ROOT)
         for name, entry in VARIABLES[kind].items():
             path = f"recipes/{name}.yaml"
-            assert pipeline_entry(path) == (name, entry, kind)
+            assert pipeline_entry(path) == (name, Path(entry["csv"]), LAST_STAGE[kind])
             assert set(yaml.safe_load(Path(path).read_text())) == set(GROUPS), path
 
     def test_a_recipe_that_is_not_in_it(self, monkeypatch, tmp_path):
@@ -108,7 +108,7 @@ class TestRecipes:
     def test_default_recipe(self, monkeypatch):
         """`make reproduce` alone means one that is there."""
         monkeypatch.chdir(ROOT)
-        assert pipeline_entry(parse_arguments([]).recipe)[2] == "baselines"
+        assert pipeline_entry(DEFAULT_RECIPE)[2] == "card_tfidf"
 
 
 class TestStages:
@@ -132,7 +132,7 @@ class TestStages:
             assert recipe == f"recipes/{name}.yaml"
             assert set(groups) <= set(GROUPS)
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", LAST_STAGE)
     def test_every_required_file_is_some_stages_out(self, kind):
         """A file that no stage owned would not come back with an old commit."""
         name = next(iter(VARIABLES[kind]))
@@ -166,7 +166,6 @@ class TestStages:
                 "train_tfidf.py",
                 (
                     "models/loading.py",
-                    "models/pretrained.py",
                     "models/transformer.py",
                     "training/arguments.py",
                 ),
@@ -189,10 +188,9 @@ class TestStages:
         wanted = {
             path
             for path in import_closure("arxiv_cls/export/onnx_export.py")
-            # The papers it measures on are those of splits.json, or for the toy the examples of the card.
+            # The papers it measures on are those of splits.json.
             if not path.endswith(("__init__.py", "errors.py", "label_sets.py"))
             and not path.startswith(("arxiv_cls/corpus/", "arxiv_cls/recipe", "arxiv_cls/record/"))
-            and path not in ("arxiv_cls/scoring/example_papers.py", "arxiv_cls/record/model_directory.py")
         }
         assert "arxiv_cls/export/quantization.py" in wanted
         listed = tuple(STAGES["export"]["do"]["deps"])

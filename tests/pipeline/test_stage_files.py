@@ -12,9 +12,9 @@ import yaml
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_directory import read_model_directory, write_release_group
+from arxiv_cls.record.directory import read_model_directory, write_release_group
 from arxiv_cls.reproduce import bring_data, metrics_table, refuse_other_model
-from arxiv_cls.scoring.report import write_dvc_files
+from arxiv_cls.scoring.evaluation import write_dvc_files
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"
@@ -146,11 +146,10 @@ class TestBeforeTheStages:
         assert bring_data(Path("data/a.csv"), None) == "data/a.csv is in place"
 
     def test_a_model_made_by_hand(self):
-        """DVC would delete it; OVERWRITE=1 lets it."""
+        """DVC would delete it."""
         model = Path("outputs/tiny")
         shutil.copytree(RELEASE, model)
         with pytest.raises(UserError, match="the pipeline did not make") as error:
-            refuse_other_model(model, overwrite=False)
+            refuse_other_model(model)
         assert "OVERWRITE=1" in str(error.value)
-        refuse_other_model(model, overwrite=True)
-        refuse_other_model(Path("outputs/none"), overwrite=False)
+        refuse_other_model(Path("outputs/none"))

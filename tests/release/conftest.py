@@ -15,8 +15,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from local_hub import TOKEN, LocalHub
 
-from arxiv_cls.release import gate
 from arxiv_cls.release import hub as hub_client
+from arxiv_cls.release import push_model as gate
 from arxiv_cls.release.gate_checks import CheckResult
 
 
@@ -71,15 +71,14 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
     from factories import PNG, run_record, write_json
 
     from arxiv_cls.corpus import build_corpus
+    from arxiv_cls.record.directory import read_model_directory, write_release_group
     from arxiv_cls.record.files import file_sha256, update_file, write_step_record
     from arxiv_cls.record.manifest import CASCADE, CASCADE_REFERENCE, REFERENCE, ROBUSTNESS, ROBUSTNESS_PLOT
-    from arxiv_cls.record.model_directory import read_model_directory, write_release_group
     from arxiv_cls.record.run_record import data_record
     from arxiv_cls.scoring import out_of_scope
     from arxiv_cls.scoring.evaluation import evaluate_model
-    from arxiv_cls.scoring.example_papers import ensure_examples
     from arxiv_cls.scoring.plots import visualize_model
-    from arxiv_cls.scoring.scored_papers import data_options
+    from arxiv_cls.scoring.scored_papers import data_options, ensure_examples
 
     folder = tmp_path_factory.mktemp("whole") / "model"
     shutil.copytree(exported, folder)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from local_hub import TOKEN, Blob, LocalHub
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.release.hub import Content, connect, download_release, read_state
-from arxiv_cls.release.releases import ReleaseResult, Repository, plan_release, publish, rollback
+from arxiv_cls.release.hub import Content, Repository, connect, download_release
+from arxiv_cls.release.releases import ReleaseResult, begin_release, plan_release, publish, rollback
 
 REPO = "user/model"
 FIRST: dict[str, Content] = {
@@ -22,11 +24,9 @@ def release(
     files: dict[str, Content], version: str | None = None, *, create_pr: bool = False
 ) -> ReleaseResult:
     """The steps of a push without the gate."""
-    repository = Repository(connect(write=True), REPO)
-    state = repository.state()
+    repository, state = begin_release(REPO, version)
     plan = plan_release(repository, state, version, files)
-    head = (state or repository.create(private=False)).head
-    return publish(repository, plan, files, parent=head, create_pr=create_pr, created=state is None)
+    return publish(repository, plan, files, create_pr=create_pr)
 
 
 def released(hub: LocalHub, version: str) -> dict[str, bytes]:
@@ -39,23 +39,16 @@ def released(hub: LocalHub, version: str) -> dict[str, bytes]:
 class TestRelease:
     """Nothing fails."""
 
-    def test_first_release_is_one_commit_and_one_tag_with_exactly_the_files(self, hub: LocalHub) -> None:
-        """The first version is v0.1.0; one commit is added to the Hub's own first one."""
+    def test_a_release_is_one_commit_and_one_tag_with_exactly_the_files(self, hub: LocalHub) -> None:
+        """v0.1.0 first, then the next minor version; what it lacks is gone from main, not from older tags."""
         result = release(FIRST)
         repository = hub.repository(REPO)
         assert (result.version, result.state) == ("v0.1.0", "released")
         assert repository.tags == {"v0.1.0": repository.branches["main"]}
         assert [commit.title for commit in repository.history("main")] == ["Release v0.1.0", "initial commit"]
-        assert released(hub, "v0.1.0") == FIRST
-
-    def test_next_release_is_the_next_minor_and_removes_what_it_lacks(self, hub: LocalHub) -> None:
-        """Files of the older release that the new one does not have are gone from main, not from the tag."""
-        release(FIRST)
-        result = release(SECOND)
-        assert result.version == "v0.2.0"
-        assert released(hub, "main") == SECOND
-        assert released(hub, "v0.1.0") == FIRST
-        assert len(hub.repository(REPO).history("main")) == 3
+        assert release(SECOND).version == "v0.2.0"
+        assert (released(hub, "main"), released(hub, "v0.1.0")) == (SECOND, FIRST)
+        assert len(repository.history("main")) == 3
 
     def test_same_files_again_change_nothing(self, hub: LocalHub) -> None:
         """The version that is there is reported, the card may differ; with other files it is refused."""
@@ -68,7 +61,7 @@ class TestRelease:
             release(SECOND, "v0.1.0")
         assert hub.repository(REPO).state() == before
 
-    @pytest.mark.parametrize("version", ["1.2.0", "v1.2", "v01.2.0", "latest", "v1.2.0 "])
+    @pytest.mark.parametrize("version", ["1.2.0", "v1.2", "v01.2.0", "v1.2.0 "])
     def test_malformed_version(self, hub: LocalHub, version: str) -> None:
         """What is not v1.2.3 is refused before anything is sent."""
         with pytest.raises(UserError, match="is not a version"):
@@ -76,26 +69,23 @@ class TestRelease:
         assert not hub.repositories
 
 
-class TestPullRequest:
-    """`--create-pr`: reviewed first, tagged when merged."""
-
-    def test_tagged_when_merged(self, hub: LocalHub) -> None:
-        """Asking again opens no second request; the merged commit gets the tag, also when main went on."""
-        release(FIRST)
-        repository = hub.repository(REPO)
-        before = repository.branches["main"]
-        proposed = release(SECOND, create_pr=True)
-        assert (proposed.state, proposed.url) == ("proposed", f"{hub.url}/{REPO}/discussions/1")
-        assert release(SECOND, create_pr=True).url == proposed.url
-        assert (repository.branches["main"], list(repository.tags)) == (before, ["v0.1.0"])
-        merged = repository.merge(1)
-        repository.commit("main", "a typo on the card", {"README.md": Blob(b"their card", False)})
-        head = repository.branches["main"]
-        result = release(SECOND, create_pr=True)
-        assert (result.version, result.state, result.commit) == ("v0.2.0", "finished", merged)
-        assert (repository.tags["v0.2.0"], repository.branches["main"]) == (merged, head)
-        assert released(hub, "v0.2.0") == SECOND
-        assert len(repository.pull_requests) == 1
+def test_pull_request(hub: LocalHub) -> None:
+    """Asking again opens no second request; the merged commit gets the tag, also when main went on."""
+    release(FIRST)
+    repository = hub.repository(REPO)
+    before = repository.branches["main"]
+    proposed = release(SECOND, create_pr=True)
+    assert (proposed.state, proposed.url) == ("proposed", f"{hub.url}/{REPO}/discussions/1")
+    assert release(SECOND, create_pr=True).url == proposed.url
+    assert (repository.branches["main"], list(repository.tags)) == (before, ["v0.1.0"])
+    merged = repository.merge(1)
+    repository.commit("main", "a typo on the card", {"README.md": Blob(b"their card", False)})
+    head = repository.branches["main"]
+    result = release(SECOND, create_pr=True)
+    assert (result.version, result.state, result.commit) == ("v0.2.0", "finished", merged)
+    assert (repository.tags["v0.2.0"], repository.branches["main"]) == (merged, head)
+    assert released(hub, "v0.2.0") == SECOND
+    assert len(repository.pull_requests) == 1
 
 
 class TestFaults:
@@ -109,12 +99,10 @@ class TestFaults:
         ("operation", "status", "times", "told"),
         [
             ("preupload", 500, 99, "answered 500"),
-            ("commit", 500, 99, "answered 500"),
             ("commit", 409, 1, "answered 409"),
             ("commit", 412, 1, "somebody else changed"),
             ("commit", None, 99, "cannot reach the Hub"),
             ("upload", 500, 99, "answered 500"),
-            ("upload", None, 99, "cannot reach the Hub"),
         ],
     )
     def test_before_the_commit_nothing_has_changed(
@@ -130,8 +118,7 @@ class TestFaults:
         assert hub.repository(REPO).state() == before
         hub.faults.clear()
         assert release(SECOND).version == "v0.2.0"
-        assert released(hub, "v0.2.0") == SECOND
-        assert released(hub, "v0.1.0") == FIRST
+        assert (released(hub, "v0.2.0"), released(hub, "v0.1.0")) == (SECOND, FIRST)
 
     @pytest.mark.parametrize(
         ("operation", "status", "after"),
@@ -184,8 +171,7 @@ class TestFaults:
     @pytest.mark.parametrize("moved", ["main", "tag"])
     def test_somebody_else_was_faster(self, hub: LocalHub, moved: str) -> None:
         """A commit or a tag of theirs between reading and committing stops the release, and is kept."""
-        repository = Repository(connect(write=True), REPO)
-        state = repository.state()
+        repository, state = begin_release(REPO, None)
         plan = plan_release(repository, state, None, SECOND)
         there = hub.repository(REPO)
         if moved == "main":
@@ -194,7 +180,7 @@ class TestFaults:
             there.tag("v0.2.0", state.head)
         told = {"main": "somebody else changed the repository meanwhile", "tag": "answered 409"}[moved]
         with pytest.raises(UserError, match=told):
-            publish(repository, plan, SECOND, parent=state.head)
+            publish(repository, plan, SECOND)
         if moved == "main":
             assert (there.branches["main"], list(there.tags)) == (head, ["v0.1.0"])
         else:
@@ -204,8 +190,10 @@ class TestFaults:
 class TestBusyHub:
     """Too many requests, an outage, lost connections: waited for, within bounds, and told."""
 
-    @pytest.mark.parametrize("operation", ["whoami", "read", "create", "commit", "tag"])
-    @pytest.mark.parametrize("status", [429, 503])
+    @pytest.mark.parametrize(
+        ("operation", "status"),
+        [("whoami", 429), ("read", 503), ("create", 429), ("commit", 503), ("tag", 429)],
+    )
     def test_waits_as_the_hub_asks(
         self, hub: LocalHub, operation: str, status: int, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -214,7 +202,7 @@ class TestBusyHub:
         hub.fail(operation, status, times=2, Retry_After="1")
         assert release(FIRST).state == "released"
         assert released(hub, "v0.1.0") == FIRST
-        assert f"the Hub answered {status}, waiting 1 s" in caplog.text
+        assert re.search(rf"the Hub answered {status} while .*, waiting 1 s", caplog.text)
 
     def test_does_not_wait_for_long(self, hub: LocalHub) -> None:
         """An hour is left to the person, who is told."""
@@ -275,21 +263,18 @@ class TestConnection:
         assert failure.value.exit_code == 3
 
 
-class TestRollback:
-    """An older version becomes current by a new commit."""
-
-    def test_rollback_restores_exactly_the_older_files(self, hub: LocalHub) -> None:
-        """Nothing is removed from history or tags, and a new release goes on from there."""
-        release(FIRST)
-        release(SECOND)
-        head = rollback(REPO, "v0.1.0")
-        repository = hub.repository(REPO)
-        assert released(hub, "main") == FIRST
-        assert repository.branches["main"] == head
-        assert repository.history("main")[0].title == "Roll back to v0.1.0"
-        assert list(repository.tags) == ["v0.1.0", "v0.2.0"]
-        assert read_state(connect(write=False), REPO).current_version == "v0.1.0"
-        assert rollback(REPO, "v0.1.0") == head
-        assert release({**SECOND, "run.json": b"[]"}).version == "v0.3.0"
-        with pytest.raises(UserError, match=r"has no version v9\.9\.9\n.*v0\.1\.0"):
-            rollback(REPO, "v9.9.9")
+def test_rollback(hub: LocalHub) -> None:
+    """Exactly the older files by a new commit; history and tags stay, and a new release goes on."""
+    release(FIRST)
+    release(SECOND)
+    head = rollback(REPO, "v0.1.0")
+    repository = hub.repository(REPO)
+    assert released(hub, "main") == FIRST
+    assert repository.branches["main"] == head
+    assert repository.history("main")[0].title == "Roll back to v0.1.0"
+    assert list(repository.tags) == ["v0.1.0", "v0.2.0"]
+    assert Repository(connect(write=False), REPO).state().current_version == "v0.1.0"
+    assert rollback(REPO, "v0.1.0") == head
+    assert release({**SECOND, "run.json": b"[]"}).version == "v0.3.0"
+    with pytest.raises(UserError, match=r"has no version v9\.9\.9\n.*v0\.1\.0"):
+        rollback(REPO, "v9.9.9")

@@ -10,12 +10,13 @@ import pytest
 from local_servers import LocalCloudRun
 
 from arxiv_cls.cli import main
-from arxiv_cls.cloud.cloud_run import ENDPOINT_VARIABLE, service_path
+from arxiv_cls.cloud.commands import ENDPOINT_VARIABLE
 from arxiv_cls.errors import UserError
 
 IMAGE = "us-central1-docker.pkg.dev/papers/arxiv-cls/serve:1"
 PATH = "projects/papers/locations/us-central1/services/arxiv-cls"
 DEPLOY = ["deploy", "user/name@v1.2.0", "--image", IMAGE]
+BAD_NAMES = ["Papers", "1papers", "papers-", "p" * 50, "a/b"]
 
 
 @pytest.fixture
@@ -74,10 +75,13 @@ class TestDeploy:
         assert not second.get("invokerIamDisabled")
 
     def test_place_is_the_caller_s(self, cloud, address):
-        """--project, --region and --service name another service."""
+        """--project, --region and --service name another service, which `api-url` finds there."""
         place = ["--project", "other", "--region", "europe-west1", "--service", "papers-2"]
+        with pytest.raises(UserError, match=r"there is none.*\n.*make deploy"):
+            main(["api-url", *place])
         assert address(*DEPLOY, *place) == "https://papers-2.example"
         assert list(cloud.services) == ["projects/other/locations/europe-west1/services/papers-2"]
+        assert address("api-url", *place) == "https://papers-2.example"
 
     def test_a_revision_that_does_not_start_is_an_error(self, cloud):
         """Cloud Run's own reason is told, and where the log is."""
@@ -85,17 +89,6 @@ class TestDeploy:
         with pytest.raises(UserError, match="failed to listen") as caught:
             main(DEPLOY)
         assert "logs read arxiv-cls --project papers" in caught.value.hint
-
-
-class TestApiUrl:
-    """`arxiv-cls api-url` prints what is deployed."""
-
-    def test_address(self, cloud, address):
-        """None at first, with what makes one; then that of `deploy`."""
-        with pytest.raises(UserError, match=r"there is none.*\n.*make deploy"):
-            main(["api-url"])
-        deployed = address(*DEPLOY)
-        assert address("api-url") == deployed
 
 
 class TestErrors:
@@ -151,16 +144,12 @@ class TestErrors:
             ([*DEPLOY, "--env", "NAME"], "not a variable"),
             ([*DEPLOY, "--env", "=value"], "not a variable"),
             ([*DEPLOY, "--env", "a b=1"], "not a variable"),
+            *(([*DEPLOY, "--service", name], "no name for a service") for name in BAD_NAMES),
         ],
     )
-    def test_bad_input(self, monkeypatch, words, told):
-        """A model is a repository's id with or without a version, no directory; --env takes NAME=VALUE."""
+    def test_bad_input(self, cloud, monkeypatch, words, told):
+        """A model is a repository's id, also with a version, no directory; names, variables are checked."""
         monkeypatch.chdir(Path(__file__).resolve().parents[2])
         with pytest.raises(UserError, match=told):
             main(words)
-
-    @pytest.mark.parametrize("name", ["Papers", "1papers", "papers-", "p" * 50, "a/b"])
-    def test_bad_service_name(self, name):
-        """What Cloud Run would refuse is refused before it is asked."""
-        with pytest.raises(UserError, match="no name for a service"):
-            service_path("papers", "us-central1", name)
+        assert not cloud.services

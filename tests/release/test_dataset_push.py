@@ -101,7 +101,7 @@ class TestDatasetPush:
         sizes = {"train": 15_176, "validation": 3_294, "test": 3_324}
         config = ConfigFiles("top5", ["cs.AI", "cs.CL"], sizes, [], {})
         data = DataVersion("data/raw/arxiv.csv", "0" * 32, "1" * 64, 152_544_933, 136_238)
-        card = render_dataset_card("user/arxiv-papers", "v1.0.0", [config], data, 42)
+        card = render_dataset_card("user/arxiv-papers", "v1.0.0", [config], data)
         assert "ynthetic" not in card
         assert "Titles and abstracts of 21,794 arXiv papers" in card
         assert "`arxiv.csv`, 136,238 rows of arXiv metadata" in card
@@ -109,13 +109,10 @@ class TestDatasetPush:
         assert "  note  = {made with arxiv_cls from arXiv metadata}" in card
         assert yaml.safe_load(card.split("---\n")[1])["size_categories"] == ["10K<n<100K"]
 
-    def test_failures(self, hub: LocalHub, sample_csv: Path) -> None:
-        """A failed commit leaves nothing, and a rerun completes it."""
-        hub.fail("commit", 500, times=4)
-        with pytest.raises(UserError, match="answered 500"):
-            push_dataset(REPO, csv=sample_csv, configs=["top5"])
-        assert not hub.repository(REPO, "datasets").tags
-        assert push_dataset(REPO, csv=sample_csv, configs=["top5"]).version == "v0.1.0"
+    def test_no_file(self, hub: LocalHub, tmp_path: Path) -> None:
+        """The option that names it is told."""
+        with pytest.raises(UserError, match=r"none\.csv: no such file.*\n.*--csv FILE"):
+            push_dataset(REPO, csv=tmp_path / "none.csv")
 
     def test_no_network_before_any_work(self, hub: LocalHub, tmp_path: Path) -> None:
         """The CSV is not even looked for."""

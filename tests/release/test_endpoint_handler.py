@@ -15,7 +15,8 @@ from factories import LABELS as TOP5
 from factories import TEXTS, change_json, make_model_dir, record_again, scored_papers
 from local_hub import LocalHub
 
-from arxiv_cls.export.handler_file import handler_source
+from arxiv_cls.export.handler import handler_source
+from arxiv_cls.models.onnx_engine import EndpointHandler
 from arxiv_cls.models.predictor import load_predictor, locate_model
 from arxiv_cls.release.push_model import push_model
 
@@ -75,7 +76,7 @@ class TestHandler:
     """The repository's own answers."""
 
     def test_answers_as_the_pipeline_does(self, snapshot: Path, exported: Path) -> None:
-        """One text and several, with and without top_k and function_to_apply: same shape, same scores."""
+        """One text and several, with and without parameters: same shape, same scores."""
         from transformers import pipeline
 
         requests = [
@@ -83,12 +84,11 @@ class TestHandler:
             {"inputs": TEXTS},
             {"inputs": TEXTS[0], "parameters": {"top_k": 2}},
             {"inputs": TEXTS, "parameters": {"top_k": None}},
-            {"inputs": TEXTS, "parameters": {"top_k": 1, "function_to_apply": "sigmoid"}},
-            {"inputs": TEXTS[0], "parameters": {"top_k": 3, "function_to_apply": "none"}},
+            {"inputs": TEXTS, "parameters": {"top_k": 1, "function_to_apply": "softmax", "truncation": True}},
         ]
         classify = pipeline("text-classification", model=str(exported), device="cpu")
         for request, answer in zip(requests, called(snapshot, requests), strict=True):
-            expected = classify(request["inputs"], truncation=True, **request.get("parameters", {}))
+            expected = classify(request["inputs"], **{"truncation": True, **request.get("parameters", {})})
             assert labels_of(answer) == labels_of(expected), request
             assert np.allclose(scores_of(answer), scores_of(expected), atol=1e-4), request
 
@@ -97,15 +97,19 @@ class TestHandler:
         [
             ({}, '"inputs" must be'),
             ({"inputs": []}, '"inputs" must be'),
-            ({"inputs": ["a", " "]}, "not empty"),
-            ({"inputs": "a", "parameters": {"top_k": 0}}, "top_k"),
-            ({"inputs": "a", "parameters": {"function_to_apply": "relu"}}, "function_to_apply"),
+            ({"inputs": ["a", " \u200b"]}, "text 2 of 2 is empty"),
+            ({"inputs": "\ud83d"}, "not UTF-8"),
+            ({"inputs": ["a", 5]}, "is not a string"),
+            ({"inputs": "a", "parameters": [1]}, '"parameters" may hold'),
+            ({"inputs": "a", "parameters": {"topk": 1}}, '"parameters" may hold'),
+            *[({"inputs": "a", "parameters": {"top_k": k}}, "top_k") for k in (0, 1001, True, "1", 1.5, [1])],
+            ({"inputs": "a", "parameters": {"function_to_apply": "sigmoid"}}, "function_to_apply"),
+            ({"inputs": "a", "parameters": {"truncation": 1}}, "truncation"),
+            ({"inputs": "a " * 500, "parameters": {"truncation": False}}, "more than the 64 tokens"),
         ],
     )
     def test_refused(self, exported: Path, request_: dict, expected: str) -> None:
-        """What is wrong is said; nothing is guessed."""
-        from arxiv_cls.export.endpoint_handler import EndpointHandler
-
+        """What the server refuses too is said; nothing is guessed."""
         with pytest.raises(ValueError, match=expected):
             EndpointHandler(str(exported))(request_)
 
@@ -136,8 +140,7 @@ def labels_of(answer: list) -> list:
     return [entry["label"] if isinstance(entry, dict) else labels_of(entry) for entry in answer]
 
 
-def scores_of(answer: list) -> np.ndarray:
+def scores_of(answer: list) -> list[float]:
     """The scores, flat."""
-    flat = [entry if isinstance(entry, dict) else list(entry) for entry in answer]
-    rows = [entry for part in flat for entry in ([part] if isinstance(part, dict) else part)]
-    return np.array([entry["score"] for entry in rows])
+    parts = [[entry["score"]] if isinstance(entry, dict) else scores_of(entry) for entry in answer]
+    return [score for part in parts for score in part]

@@ -10,9 +10,9 @@ import pytest
 from factories import change_json, make_model_dir, record_again, write_json
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.export.handler_file import write_handler
-from arxiv_cls.release import gate
-from arxiv_cls.release.gate import GateReport
+from arxiv_cls.export.handler import write_handler
+from arxiv_cls.release import push_model as gate
+from arxiv_cls.release.push_model import GateReport
 
 
 @pytest.fixture

@@ -11,75 +11,28 @@ from pathlib import Path
 import pytest
 from local_hub import LocalHub
 from local_servers import start_process
-from test_released import publish
 
-from arxiv_cls.record.manifest import CARD
 from arxiv_cls.release.push_model import push_model
-from arxiv_cls.release.verify import VerifyReport, verify_release
+from arxiv_cls.release.verify import verify_release
 
 REPO = "user/arxiv-tfidf"
-TARGET = f"{REPO}@v0.1.0"
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def released(hub: LocalHub, real_baseline: Path) -> dict[str, bytes]:
-    """The files of the release; a tree with uncommitted changes does not stop this test."""
+def test_every_number_reproduces(hub: LocalHub, real_baseline: Path, real_csv: Path) -> None:
+    """`arxiv-cls verify` of a release made from 136,238 rows: every number, and the card is theirs."""
+    # A tree with uncommitted changes does not stop this test.
     push_model(real_baseline, REPO, overrides=["commit", "clean-tree"])
-    return hub.repository(REPO).files("v0.1.0")
-
-
-def verified(real_csv: Path) -> VerifyReport:
-    """The report on the release that is on the Hub now."""
-    return verify_release(TARGET, csv=real_csv, tolerance=1e-9)
-
-
-class TestVerify:
-    """`arxiv-cls verify` of a release made from 136,238 rows."""
-
-    def test_every_number_reproduces(self, released: dict[str, bytes], real_csv: Path) -> None:
-        """Metrics, intervals, slices, chance floor, prediction sets and scope rule; the card is theirs."""
-        report = verified(real_csv)
-        assert report.reproduced, report.summary()
-        assert report.papers == 3324
-        fields = {check.field for check in report.checks}
-        assert len(fields) > 170
-        for needed in (
-            "metrics.macro_f1",
-            "intervals.macro_f1[0]",
-            "calibration.chance_upper",
-            "slices.year.2018.accuracy",
-            "prediction_sets.levels.0.9.coverage",
-            "scope.auroc",
-        ):
-            assert needed in fields
-
-    @pytest.mark.parametrize(
-        ("opening", "cell"), [("| Log-loss |", 2), ("| `stat.ML` | 0", 3), ("| 2018 |", 3)]
-    )
-    def test_a_number_changed_by_hand_is_named(
-        self, hub: LocalHub, released: dict[str, bytes], real_csv: Path, tmp_path: Path,
-        opening: str, cell: int,
-    ) -> None:  # fmt: skip
-        """Exactly that line, with both values; everything else still reproduces."""
-        card = released[CARD].decode()
-        row = next(line for line in card.splitlines() if line.startswith(opening))
-        cells = row.split("|")
-        value = cells[cell].strip()
-        cells[cell] = " 0.001 "
-        folder = tmp_path / "v0.1.0" / "arxiv-tfidf"
-        for path, content in released.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(content)
-        publish(hub, folder, **{CARD: card.replace(row, "|".join(cells)).encode()})
-        report = verified(real_csv)
-        (difference,) = report.card
-        on_card, recorded = difference.split(", the records ")
-        assert "0.001" in on_card
-        assert value in recorded
-        assert all(check.reproduced for check in report.checks)
-        assert not report.reproduced
+    report = verify_release(f"{REPO}@v0.1.0", csv=real_csv, tolerance=1e-9)
+    assert report.reproduced, report.summary()
+    assert report.papers == 3324
+    fields = {check.field for check in report.checks}
+    assert len(fields) > 170
+    assert fields >= {
+        "metrics.macro_f1", "intervals.macro_f1[0]", "calibration.chance_upper", "scope.auroc",
+        "slices.year.2018.accuracy", "prediction_sets.levels.0.9.coverage",
+    }  # fmt: skip
 
 
 class TestCalibration:
@@ -104,7 +57,7 @@ class TestCalibration:
         trained = run_python(
             "arxiv_cls/train.py", "recipes/minilm.yaml", "--output_dir", tmp_path / "short",
             "--csv", real_csv, "--max_samples", 800, "--max_length", 64, "--num_train_epochs", 1,
-            "--learning_rate", "3e-4", "--teacher_weight", 0, "--trainer.cpu_threads", 1,
+            "--learning_rate", "3e-4", "--distillation_weight", 0, "--trainer.cpu_threads", 1,
         )  # fmt: skip
         assert trained.returncode == 0, trained.stderr[-3000:]
         done = run_python("scripts/prove_calibration.py", tmp_path / "short", "--data", real_csv)

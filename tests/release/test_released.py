@@ -79,13 +79,15 @@ class TestVerify:
         assert len(checked) > 80
         # What it does not check, it says in the verdict.
         verdict = report.summary().split("\nREPRODUCED (")[1]
-        assert f"{len(report.checks) + report.passed} checks), NOT CHECKED:" in verdict
-        assert "\n  - how long the training took" in verdict
-        assert "\n  - checksums: no checksum on record: " in verdict
-        engine = "tfidf" if model_kind(folder) == "tfidf" else "pipeline()"
-        assert f"answers of {engine}" not in verdict
+        for told in (
+            f"{len(report.checks) + report.passed} checks), NOT CHECKED:",
+            "\n  - how long the training took",
+            "\n  - checksums: no checksum on record: ",
+            "\n  - the text of README.md: another version's template wrote it",
+        ):
+            assert told in verdict
+        assert "answers of" not in verdict
         assert ("onnx/parity.json" in report.summary()) == (folder / "onnx/parity.json").is_file()
-        assert "\n  - the text of README.md: another version's template wrote it" in verdict
 
     def test_number_on_the_card_changed_by_hand(
         self, hub: LocalHub, sample_csv: Path, capsys: pytest.CaptureFixture[str]
@@ -104,29 +106,18 @@ class TestVerify:
         released = (folder / CARD).read_text()
         publish(hub, folder, **{CARD: released.replace("value: 0.888895", "value: 0.99").encode()})
         assert verify_release(TARGET, csv=csv).card == [
-            "model-index, Macro F1, metric_value: the card says 0.99, the records 0.888895"
+            "model-index.Macro F1.metric_value: the card says 0.99, the records 0.888895"
         ]
 
     def test_another_onnx_file(self, hub: LocalHub, sample_csv: Path) -> None:
-        """It is not the one whose agreement was measured."""
+        """It is not the one whose agreement was measured; a malformed record is one error with the file."""
         export = {"sha256": "0" * 64, "equal_labels": 1.0, "max_difference": 0.0, "tolerance": 1e-4}
         weights = json.loads((BASELINE / "run.json").read_text())["weights_sha256"]
-        files = {
-            "onnx/model.onnx": b"graph",
-            "onnx/parity.json": json.dumps(
-                {"weights_sha256": weights, "exports": {"onnx/model.onnx": export}}
-            ).encode(),
-        }
-        publish(hub, BASELINE, **files)
-        report = verify_release(TARGET, csv=sample_csv)
-        assert not report.reproduced
-        (problem,) = report.identity
+        parity = json.dumps({"weights_sha256": weights, "exports": {"onnx/model.onnx": export}})
+        publish(hub, BASELINE, **{"onnx/model.onnx": b"graph", "onnx/parity.json": parity.encode()})
+        (problem,) = verify_release(TARGET, csv=sample_csv).identity
         assert problem.startswith("onnx: onnx/model.onnx is not the file that was checked")
-
-    @pytest.mark.parametrize("content", ['{"exports": []}', '{"exports": {"onnx/model.onnx": "x"}}'])
-    def test_malformed_record_of_the_exports(self, hub: LocalHub, sample_csv: Path, content: str) -> None:
-        """One error that names the file."""
-        publish(hub, BASELINE, **{"onnx/parity.json": content.encode()})
+        publish(hub, BASELINE, **{"onnx/parity.json": b'{"exports": {"onnx/model.onnx": "x"}}'})
         with pytest.raises(UserError, match=r"onnx/parity\.json: exports"):
             verify_release(TARGET, csv=sample_csv)
 

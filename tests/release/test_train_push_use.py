@@ -1,4 +1,4 @@
-"""Train, push, and use from the Hub with an empty cache, in real processes."""
+"""Push, and use from the Hub with an empty cache, in real processes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from factories import make_model_dir
-from local_hub import TOKEN, LocalHub
+from local_hub import LocalHub
 
-from arxiv_cls.record.manifest import TFIDF, TRANSFORMER, release_files
+from arxiv_cls.record.manifest import model_kind, release_files
 
 ROOT = Path(__file__).resolve().parents[2]
+
+REPO = "user/arxiv-demo"
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ USE_FROM_HUB = """
 """
 LOAD_FROM_HUB = """
     import json, sys
-    from arxiv_cls.models.predictor import load_predictor
+    from arxiv_cls.models.predictor import (load_predictor)
     model = load_predictor(sys.argv[1])
     print(json.dumps([prediction.scores for prediction in model.predict(json.loads(sys.argv[2]))]))
 """
@@ -57,86 +57,43 @@ def in_new_process(program: str, *arguments: str, env: dict[str, str]) -> list |
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def push(hub: LocalHub, model_dir: Path, repo: str, home: Path, *overrides: str, token: str = TOKEN):
-    """`arxiv-cls push-model`; a tree with uncommitted changes does not stop these tests."""
-    options = [f"--override={name}" for name in ("commit", "clean-tree", *overrides)]
-    return subprocess.run(
-        [sys.executable, "-m", "arxiv_cls.cli", "push-model", str(model_dir), "--repo", repo, *options],
-        env=hub.environment(home, token=token),
+def released(hub: LocalHub, name: str, tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A fixture release that `arxiv-cls push-model` put on the Hub, and the variables of a process to use it.
+
+    The fixtures were evaluated before there were checksums, in a tree with uncommitted changes.
+    """
+    model_dir = shutil.copytree(ROOT / "tests/fixtures/releases/v0.1.0" / name, tmp_path / "outputs" / name)
+    options = [f"--override={check}" for check in ("commit", "clean-tree", "checksums")]
+    pushed = subprocess.run(
+        [sys.executable, "-m", "arxiv_cls.cli", "push-model", str(model_dir), "--repo", REPO, *options],
+        env=hub.environment(tmp_path / "pusher"),
         capture_output=True,
         text=True,
-        check=False,
         timeout=900,
     )
+    assert pushed.returncode == 0, pushed.stderr[-3000:]
+    files = release_files(model_dir, model_kind(model_dir))
+    assert set(hub.repository(REPO).files("v0.1.0")) == {".gitattributes", *files}
+    (tmp_path / "home").mkdir()
+    return model_dir, hub.environment(tmp_path / "home", token=None)
 
 
-class TestTrainPushUse:
-    """The same scores here and from the Hub."""
+def test_transformer(hub: LocalHub, tmp_path: Path) -> None:
+    """Labels and scores of plain `pipeline()` and of our loader are those of the directory."""
+    model_dir, env = released(hub, "tiny-transformer", tmp_path)
+    from_hub = in_new_process(USE_FROM_HUB, REPO, json.dumps(TEXTS), env=env)
+    here = in_new_process(LOAD_FROM_HUB, str(model_dir), json.dumps(TEXTS), env=env)
+    for scores, named, untold in zip(here, from_hub["named"], from_hub["untold"], strict=True):
+        assert {entry["label"]: entry["score"] for entry in named} == pytest.approx(scores, abs=1e-5)
+        assert named[0]["label"] == max(scores, key=scores.get)
+        assert named == untold
+        assert set(scores) == {"cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML"}
+    ours = in_new_process(LOAD_FROM_HUB, f"{REPO}@v0.1.0", json.dumps(TEXTS), env=env)
+    assert ours == [pytest.approx(scores, abs=1e-5) for scores in here]
 
-    @pytest.mark.parametrize("trained", ["here", "earlier"])
-    def test_transformer(
-        self,
-        hub: LocalHub,
-        tmp_path: Path,
-        run_python: Callable[..., subprocess.CompletedProcess],
-        trained: str,
-    ) -> None:
-        """The demo recipe's model, and the fixture release: labels and scores of plain `pipeline()`."""
-        model_dir, home = tmp_path / "outputs" / "demo", tmp_path / "home"
-        home.mkdir()
-        if trained == "here":
-            done = run_python(
-                "arxiv_cls/train.py", "recipes/demo.yaml", "--trainer.output_dir", model_dir,
-                "--data.max_samples", 32, "--trainer.num_train_epochs", 1, "--trainer.precision", "fp32",
-                "--trainer.cpu_threads", 1,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr[-3000:]
-        else:
-            shutil.copytree(ROOT / "tests/fixtures/releases/v0.1.0/tiny-transformer", model_dir)
-        # The fixture was evaluated before there were checksums.
-        overrides = () if trained == "here" else ("checksums",)
-        pushed = push(hub, model_dir, "user/arxiv-demo", tmp_path / "pusher", *overrides)
-        assert pushed.returncode == 0, pushed.stderr[-3000:]
-        files = hub.repository("user/arxiv-demo").files("v0.1.0")
-        assert set(files) - {".gitattributes"} == set(release_files(model_dir, TRANSFORMER))
-        assert len(hub.repository("user/arxiv-demo").history("main")) == 2
 
-        env = hub.environment(home, token=None)
-        from_hub = in_new_process(USE_FROM_HUB, "user/arxiv-demo", json.dumps(TEXTS), env=env)
-        here = in_new_process(LOAD_FROM_HUB, str(model_dir), json.dumps(TEXTS), env=env)
-        for scores, named, untold in zip(here, from_hub["named"], from_hub["untold"], strict=True):
-            assert {entry["label"]: entry["score"] for entry in named} == pytest.approx(scores, abs=1e-5)
-            assert named[0]["label"] == max(scores, key=scores.get)
-            assert named == untold
-            assert set(scores) == {"cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML"}
-        ours = in_new_process(LOAD_FROM_HUB, "user/arxiv-demo@v0.1.0", json.dumps(TEXTS), env=env)
-        assert ours == [pytest.approx(scores, abs=1e-5) for scores in here]
-
-    def test_baseline(
-        self, hub: LocalHub, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess]
-    ) -> None:
-        """The same for TF-IDF: one skops file, loaded by name from the Hub, bit for bit."""
-        model_dir, home = tmp_path / "outputs" / "tfidf", tmp_path / "home"
-        home.mkdir()
-        trained = run_python(
-            "arxiv_cls/train_tfidf.py", "recipes/tfidf_linear.yaml", "--trainer.output_dir", model_dir,
-            "--data.csv", "data/sample/arxiv_sample.csv", "--trainer.cpu_threads", 1,
-        )  # fmt: skip
-        assert trained.returncode == 0, trained.stderr[-3000:]
-        pushed = push(hub, model_dir, "user/arxiv-tfidf", tmp_path / "pusher")
-        assert pushed.returncode == 0, pushed.stderr[-3000:]
-        files = hub.repository("user/arxiv-tfidf").files("v0.1.0")
-        assert set(files) - {".gitattributes"} == set(release_files(model_dir, TFIDF))
-        env = hub.environment(home, token=None)
-        here = in_new_process(LOAD_FROM_HUB, str(model_dir), json.dumps(TEXTS), env=env)
-        assert in_new_process(LOAD_FROM_HUB, "user/arxiv-tfidf", json.dumps(TEXTS), env=env) == here
-
-    def test_wrong_token_is_one_line(self, hub: LocalHub, tmp_path: Path) -> None:
-        """No traceback, and the token is in neither stream."""
-        wrong = "hf_" + "wrongtoken" * 3
-        hub.token = "another"
-        run = push(hub, make_model_dir(tmp_path / "m"), "user/m", tmp_path / "home", token=wrong)
-        assert run.returncode == 2
-        assert run.stderr.startswith("error: the Hub answered 401 while checking the token")
-        assert "Traceback" not in run.stderr
-        assert wrong not in run.stdout + run.stderr
+def test_baseline(hub: LocalHub, tmp_path: Path) -> None:
+    """One skops file, loaded by name from the Hub, bit for bit."""
+    model_dir, env = released(hub, "tiny-tfidf", tmp_path)
+    here = in_new_process(LOAD_FROM_HUB, str(model_dir), json.dumps(TEXTS), env=env)
+    assert in_new_process(LOAD_FROM_HUB, REPO, json.dumps(TEXTS), env=env) == here

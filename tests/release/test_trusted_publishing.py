@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-import local_hub
 import pytest
 from factories import make_model_dir
 from huggingface_hub import HfApi
 from huggingface_hub.utils import _auth
-from local_hub import TOKEN, LocalHub
+from local_hub import TOKEN, LocalHub, Refused
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.release.push_model import push_model
@@ -25,24 +25,22 @@ def exchanges(hub: LocalHub, monkeypatch) -> list[dict]:
     Yields the exchanges that the Hub was asked for. The repository is there already: trust is its setting.
     """
     asked: list[dict] = []
-    answer = local_hub._Handler._route
 
-    def route(handler: local_hub._Handler, body: bytes) -> None:
-        if handler.path_only == "/identity":
-            assert handler.headers["Authorization"] == "Bearer of-this-job"
-            handler._reply({"value": ID_TOKEN})
-        elif handler.path_only == "/oauth/token":
-            asked.append(json.loads(body))
-            trusted = asked[-1]["resource"] == REPO and asked[-1]["subject_token"] == ID_TOKEN
-            granted = {"access_token": TOKEN, "token_type": "bearer", "expires_in": 3600}
-            handler._reply(granted if trusted else {"error": "not trusted"}, 200 if trusted else 403)
-        elif handler.path_only == "/api/whoami-v2":
-            handler._reply({"error": "this token is nobody's"}, 403)
-        else:
-            answer(handler, body)
+    def identity(headers: Any, body: bytes) -> dict:
+        assert headers["Authorization"] == "Bearer of-this-job"
+        return {"value": ID_TOKEN}
+
+    def exchange(headers: Any, body: bytes) -> dict:
+        asked.append(json.loads(body))
+        if (asked[-1]["resource"], asked[-1]["subject_token"]) != (REPO, ID_TOKEN):
+            raise Refused(403, message="not trusted")
+        return {"access_token": TOKEN, "token_type": "bearer", "expires_in": 3600}
+
+    def whoami(headers: Any, body: bytes) -> None:
+        raise Refused(403, message="this token is nobody's")
 
     HfApi(endpoint=hub.url, token=TOKEN).create_repo(REPO)
-    monkeypatch.setattr(local_hub._Handler, "_route", route)
+    hub.routes |= {"/identity": identity, "/oauth/token": exchange, "/api/whoami-v2": whoami}
     monkeypatch.setattr(_auth, "_OIDC_TOKEN_CACHE", None)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setenv("GITHUB_ACTIONS", "true")

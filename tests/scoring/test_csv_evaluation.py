@@ -15,17 +15,10 @@ from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.run_record import data_record
 from arxiv_cls.scoring import scored_papers
-from arxiv_cls.scoring.evaluation import evaluate_csv, evaluate_model
-from arxiv_cls.scoring.scored_papers import trained_on, true_columns
+from arxiv_cls.scoring.evaluation import evaluate_model
+from arxiv_cls.scoring.scored_papers import training_papers, true_columns
 
 COLUMNS = ["id", "title", "category_code", "published_date", "summary"]
-
-
-def write_rows(path, rows):
-    """A CSV of these columns."""
-    return write_csv(path, [dict(zip(COLUMNS, row, strict=True)) for row in rows], columns=COLUMNS)
-
-
 ROWS = [
     ["abs-1801.00001v1", "one", "cs.AI", "1/2/18", "text of one"],
     ["abs-1801.00002v1", "two", "cs.LG", "1/2/18", "text of two"],
@@ -35,6 +28,17 @@ ROWS = [
     ["abs-1801.00006v1", "", "cs.LG", "1/2/18", "no title"],
     ["abs-1801.00007v1", "seven", "no.SUCH", "1/2/18", "text of seven"],
 ]
+
+
+def write_rows(path, rows):
+    """A CSV of these columns."""
+    return write_csv(path, [dict(zip(COLUMNS, row, strict=True)) for row in rows], columns=COLUMNS)
+
+
+def sample_rows(model):
+    """The rows of the sample by their text."""
+    with model.sample.open(newline="", encoding="utf-8") as file:
+        return {f"{row['title'].strip()}\n\n{row['summary'].strip()}": row for row in csv.DictReader(file)}
 
 
 @pytest.fixture
@@ -48,15 +52,17 @@ def record_run(model, **changes):
     """Writes the `run.json` of a training on the sample."""
     data = data_record(build_corpus("top5", csv=model.sample), {"config": "top5"}) | changes
     (model.home / "run.json").write_text(json.dumps({"data": data}))
-    return data
 
 
 class TestRows:
     """Scored, counted or rejected: nothing else can happen to a row."""
 
-    def test_every_row_is_accounted_for(self, model, tmp_path, caplog):
+    def test_every_row_is_accounted_for(self, model, tmp_path, capsys, caplog):
         file = write_rows(tmp_path / "papers.csv", ROWS)
-        found = evaluate_csv(model.home, file)["csv"]
+        main(["evaluate", str(model.home), "--csv", str(file), "--out", str(tmp_path / "out")])
+        assert "2 papers" in capsys.readouterr().out
+        assert not (model.home / "eval").exists()
+        found = json.loads((tmp_path / "out" / "metrics.json").read_text())["csv"]
         assert (found["rows_read"], found["rows_scored"]) == (7, 2)
         assert found["other_labels"] == {"math.AG": 2, "q-bio.PE": 1}
         assert sum(found["rejected"].values()) == 2
@@ -65,59 +71,31 @@ class TestRows:
         assert "2 rows cannot be used: " in caplog.text
         assert "{" not in caplog.text
 
-    def test_same_figures_as_the_split(self, model, tmp_path):
-        """A file with just the test papers gives the figures of the test split."""
-        wanted = set(build_corpus("top5", csv=model.sample).splits["test"]["text"])
-        with model.sample.open(newline="", encoding="utf-8") as file:
-            rows = {
-                f"{row['title'].strip()}\n\n{row['summary'].strip()}": row for row in csv.DictReader(file)
-            }
+    def test_same_figures_as_the_split(self, model, tmp_path, monkeypatch):
+        """A file with just the test papers, also when it is scored in batches."""
+        rows, wanted = sample_rows(model), set(build_corpus("top5", csv=model.sample).splits["test"]["text"])
         file = write_rows(tmp_path / "test.csv", [[rows[t][c] for c in COLUMNS] for t in sorted(wanted)])
-        by_csv = evaluate_model(model.home, csv=file)
         by_split = evaluate_model(model.home, rules=False)
+        monkeypatch.setattr(scored_papers, "ROWS_AT_A_TIME", 64)
+        model.predictor.largest_batch = 0
+        by_csv = evaluate_model(model.home, csv=file)
+        assert model.predictor.largest_batch == 64
         assert by_csv["papers"] == by_split["papers"]
         for name in ("accuracy", "macro_f1", "log_loss"):
             assert by_csv["metrics"][name] == pytest.approx(by_split["metrics"][name])
         assert by_csv["csv"]["in_training_split"] == 0
 
-    def test_no_dates_no_ids(self, model, tmp_path):
-        """Texts and categories are enough; slices by year and the count of seen papers go without."""
-        path = tmp_path / "bare.csv"
-        path.write_text("title,summary,category_code\na,b,cs.AI\nc,d,cs.CL\n", encoding="utf-8")
-        found = evaluate_csv(model.home, path, out=tmp_path / "out")
-        assert (found["papers"], found["slices"]["year"]) == (2, {})
-        assert not (tmp_path / "out" / "accuracy_by_year.png").exists()
+    @pytest.mark.parametrize("rows", [ROWS[2:5], None])
+    def test_refused(self, model, tmp_path, rows):
+        """Nothing to score; a missing file, named with the option."""
+        file = write_rows(tmp_path / "papers.csv", rows) if rows else tmp_path / "none.csv"
+        with pytest.raises(UserError, match=r"none of its 3 rows|none\.csv: no such file.*\n.*--csv"):
+            evaluate_model(model.home, csv=file)
 
-    def test_batches(self, model, tmp_path, monkeypatch):
-        """Texts are handed over in batches, with the same result."""
-        whole = evaluate_csv(model.home, model.sample)
-        monkeypatch.setattr(scored_papers, "ROWS_AT_A_TIME", 64)
-        model.predictor.largest_batch = 0
-        assert evaluate_csv(model.home, model.sample)["metrics"] == whole["metrics"]
-        assert model.predictor.largest_batch == 64
-
-    def test_nothing_to_score(self, model, tmp_path):
-        with pytest.raises(UserError, match="none of its 3 rows"):
-            evaluate_csv(model.home, write_rows(tmp_path / "papers.csv", ROWS[2:5]))
-
-    def test_command(self, model, tmp_path, capsys, caplog):
-        """The evaluation of the test split is not overwritten; a missing file is named with the option."""
-        caplog.set_level(logging.ERROR)
-        file = write_rows(tmp_path / "papers.csv", ROWS)
-        main(["evaluate", str(model.home), "--csv", str(file), "--out", str(tmp_path / "out")])
-        assert "2 papers" in capsys.readouterr().out
-        assert not (model.home / "eval").exists()
-        assert json.loads((tmp_path / "out" / "metrics.json").read_text())["split"] is None
-        with pytest.raises(UserError, match="test split"):
-            evaluate_csv(model.home, file, out=model.home / "eval")
-        with pytest.raises(UserError, match=r"none\.csv: no such file.*\n.*--csv"):
-            evaluate_csv(model.home, tmp_path / "none.csv")
-
-
-def test_columns_of_a_model_of_archives():
-    """A category is its archive where the model knows only archives."""
-    found = true_columns(["cs.AI", "hep-th", "math.AG", "cs.AI"], ["cs", "physics"])
-    assert found.tolist() == [0, 1, -1, 0]
+    def test_columns_of_a_model_of_archives(self):
+        """A category is its archive where the model knows only archives."""
+        found = true_columns(["cs.AI", "hep-th", "math.AG", "cs.AI"], ["cs", "physics"])
+        assert found.tolist() == [0, 1, -1, 0]
 
 
 class TestSeenPapers:
@@ -125,23 +103,22 @@ class TestSeenPapers:
 
     def test_count_and_warning(self, model, caplog):
         corpus = build_corpus("top5", csv=model.sample)
-        found = evaluate_csv(model.home, model.sample)["csv"]
+        found = evaluate_model(model.home, csv=model.sample)["csv"]
         # The build merges versions and drops duplicates; the file's rows are counted as they stand.
-        assert found["in_training_split"] >= len(corpus.splits["train"])
-        assert found["in_training_split"] < found["rows_scored"]
-        assert found["in_training_split_exact"] is False
+        assert len(corpus.splits["train"]) <= found["in_training_split"] < found["rows_scored"]
+        assert (found["in_training_split_exact"], found["training_split_not_known"]) == (False, 0)
         told = f"up to {found['in_training_split']:,} of the {found['rows_scored']:,} scored papers belong"
         assert f"{told} to the model's own training split: the figures may be too good" in caplog.text
 
-    def test_exact_where_the_training_file_is_at_hand(self, model, caplog):
+    def test_exact_where_the_training_file_is_at_hand(self, model, new_papers, caplog):
         """Looked up paper by paper; with `max_samples` the rule alone would name most of the file."""
-        recipe = (model.home / "recipe.yaml").read_text()
-        (model.home / "recipe.yaml").write_text(recipe + "  max_samples: 100\n")
+        with (model.home / "recipe.yaml").open("a") as file:
+            file.write("  max_samples: 100\n")
         record_run(model)
-        corpus = build_corpus("top5", csv=model.sample, max_samples=100)
-        ids = set(corpus.splits["train"]["arxiv_id"])
-        assert len(ids) == 100
-        found = evaluate_csv(model.home, model.sample)["csv"]
+        found = evaluate_model(model.home, csv=new_papers)["csv"]
+        assert (found["in_training_split"], found["in_training_split_exact"]) == (0, True)
+        assert "training split" not in caplog.text
+        found = evaluate_model(model.home, csv=model.sample)["csv"]
         assert found["in_training_split_exact"] is True
         # Versions of one paper are rows of their own in the file.
         assert 100 <= found["in_training_split"] < 150
@@ -149,39 +126,63 @@ class TestSeenPapers:
         assert f"{told} to the model's own training split: the figures are too good" in caplog.text
         assert "up to" not in caplog.text
 
-    def test_new_papers_with_the_training_file_at_hand(self, model, new_papers, caplog):
-        """None of them is in it, although the hash puts seven of ten into a training split."""
-        record_run(model)
-        found = evaluate_csv(model.home, new_papers)["csv"]
-        assert (found["in_training_split"], found["in_training_split_exact"]) == (0, True)
-        assert "training split" not in caplog.text
-
     @pytest.mark.parametrize(("changes", "told"), [({}, False), ({"newest_training_paper": None}, True)])
     def test_new_papers_without_the_training_file(self, model, new_papers, caplog, changes, told):
         """What came after the newest training paper was not in it; with no date on record, an upper bound."""
         record_run(model, sha256="0" * 64, **changes)
-        found = evaluate_csv(model.home, new_papers)["csv"]
+        found = evaluate_model(model.home, csv=new_papers)["csv"]
         assert found["in_training_split_exact"] is False
         assert (20 <= found["in_training_split"] <= 35) if told else found["in_training_split"] == 0
         assert (f"up to {found['in_training_split']} of the 40 scored papers" in caplog.text) == told
         assert ("training split" in caplog.text) == told
 
-    def test_agrees_with_the_build_paper_by_paper(self, model):
+    @pytest.mark.parametrize("exact", [False, True])
+    @pytest.mark.parametrize(("readable", "seen"), [("none", None), ("no column", None), ("some", 3)])
+    def test_ids_that_cannot_be_read(self, model, tmp_path, caplog, exact, readable, seen):
+        """They are counted and make the answer "not known", never 0."""
+        if exact:
+            record_run(model)
+        rows, trained = sample_rows(model), build_corpus("top5", csv=model.sample).splits["train"]["text"]
+        rows = [{name: rows[text][name] for name in COLUMNS} for text in trained[:8]]
+        for row in rows[3 if readable == "some" else 0 :]:
+            row["id"] = f"my paper {row['id']}"
+        columns = COLUMNS[readable == "no column" :]
+        file = write_csv(
+            tmp_path / "ids.csv", [{c: row[c] for c in columns} for row in rows], columns=columns
+        )
+        found = evaluate_model(model.home, csv=file)["csv"]
+        assert found["in_training_split"] == seen
+        unknown = 8 - (seen or 0)
+        assert found["training_split_not_known"] == unknown
+        assert not found["in_training_split_exact"]
+        told = f"{unknown} of the 8 scored papers have no arXiv id that can be read"
+        assert told in caplog.text
+        assert "trained on them is not known" in caplog.text
+
+    def test_rule_of_the_split(self, model):
+        """As in the build by paper; by time before the first boundary, not known without an id or a date."""
         corpus = build_corpus("top5", csv=model.sample)
         for name, expected in (("train", True), ("validation", False), ("test", False)):
             ids = np.asarray(corpus.splits[name]["arxiv_id"], dtype=object)
-            days = np.full(len(ids), np.datetime64("NaT", "D"))
-            assert (trained_on(ids, days, {"seed": 42}) == expected).all()
-
-    def test_split_by_time(self):
-        """Before the first boundary is training; no id or no date is not."""
+            found = training_papers(model.home, ids, np.full(len(ids), np.datetime64("NaT", "D")), "none.csv")
+            assert (found.seen == expected).all()
+            assert not found.unknown.any()
+        with (model.home / "recipe.yaml").open("a") as file:
+            file.write("  split: time\n  time_boundaries: ['2016-01-01', '2018-01-01']\n")
         ids = np.asarray(["1", "2", "", "4"], dtype=object)
         days = np.asarray(["2015-01-01", "2017-01-01", "2015-01-01", "NaT"], dtype="datetime64[D]")
-        options = {"split": "time", "time_boundaries": ["2016-01-01", "2018-01-01"]}
-        assert trained_on(ids, days, options).tolist() == [True, False, False, False]
+        found = training_papers(model.home, ids, days, "none.csv")
+        assert found.seen.tolist() == [True, False, False, False]
+        assert found.unknown.tolist() == [False, False, True, True]
 
-    def test_without_a_recipe_it_is_not_known(self, model, new_papers, caplog):
+    def test_texts_and_categories_are_enough(self, model, tmp_path, caplog):
+        """Without dates there are no slices by year, without a recipe the seen papers are not known."""
+        caplog.set_level(logging.WARNING)
         (model.home / "recipe.yaml").unlink()
-        found = evaluate_csv(model.home, new_papers)
+        path = tmp_path / "bare.csv"
+        path.write_text("title,summary,category_code\na,b,cs.AI\nc,d,cs.CL\n", encoding="utf-8")
+        found = evaluate_model(model.home, csv=path, out=tmp_path / "out")
+        assert (found["papers"], found["slices"]["year"]) == (2, {})
+        assert not (tmp_path / "out" / "accuracy_by_year.png").exists()
         assert found["csv"]["in_training_split"] is None
-        assert "not known" in caplog.text
+        assert "no recipe.yaml: whether it was trained on these papers is not known" in caplog.text

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UserError, run_main
 from arxiv_cls.scoring import plots
 from arxiv_cls.scoring.plots import legend_groups, project_embeddings, visualize_model
 
@@ -23,7 +23,7 @@ NEEDS_UMAP = [
     pytest.mark.slow,  # its first call compiles for half a minute
     pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed"),
 ]
-METHODS = ["tsne", pytest.param("umap", marks=NEEDS_UMAP)]
+YEAR = {"n": 5, "accuracy": 0.8, "accuracy_interval": [0.4, 0.95]}
 
 
 def shares(papers: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,26 +32,17 @@ def shares(papers: int) -> tuple[np.ndarray, np.ndarray]:
     return np.column_stack([top, 1 - top]), np.zeros(papers, dtype=int)
 
 
-def years(count: int) -> tuple[dict]:
-    """Slices by year."""
-    part = {"n": 5, "accuracy": 0.8, "accuracy_interval": [0.4, 0.95]}
-    return ({str(1993 + number): part for number in range(count)},)
-
-
 @pytest.mark.parametrize(
     ("plot", "arguments"),
     [
         # A class without papers has an empty row.
-        *(
-            (plots.plot_confusion_matrix, (np.diag(np.arange(n)), [f"cs.{i}" for i in range(n)]))
-            for n in (2, 40)
-        ),
+        *((plots.plot_confusion_matrix, (np.arange(1, n), np.arange(n - 1), ["cs"] * n)) for n in (2, 40)),
         *((plots.plot_reliability, shares(papers)) for papers in (1, 500)),
-        *((plots.plot_accuracy_by_year, years(count)) for count in (1, 30)),
+        *((plots.plot_accuracy_by_year, (dict.fromkeys(map(str, range(n)), YEAR),)) for n in (1, 30)),
         (plots.plot_out_of_scope, (np.array([0.9]), np.array([0.1]), 0.5)),
         *((plots.plot_training_curve, (history,)) for history in ([], NOTHING_YET, ONE_EPOCH)),
     ],
-)
+)  # fmt: skip
 def test_plot_is_a_picture(plot, arguments, tmp_path):
     """Also for data at the edge; the folder is made."""
     plot(*arguments, tmp_path / "new" / "plot.png")
@@ -60,7 +51,7 @@ def test_plot_is_a_picture(plot, arguments, tmp_path):
     assert len(content) > 5_000
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["tsne", pytest.param("umap", marks=NEEDS_UMAP)])
 def test_groups_that_are_apart_stay_apart(method):
     """Nearest neighbours on the plane are of the same cloud; the same input gives the same map."""
     clouds = np.random.default_rng(0).normal(size=(60, 80))
@@ -86,37 +77,39 @@ def test_legend():
 class TestVisualize:
     """`arxiv-cls visualize MODEL`."""
 
-    @pytest.mark.parametrize("method", METHODS)
-    def test_files(self, model, method):
-        lines = visualize_model(model.home, method=method, max_papers=40)
+    def test_files(self, model, tmp_path):
+        """A baseline also has its terms."""
+        lines = visualize_model(model.home, max_papers=40)
         assert lines == [str(model.home / "eval" / "embeddings.png")]
         assert (model.home / "eval" / "embeddings.png").stat().st_size > 10_000
-
-    def test_terms_of_a_baseline(self, model, tmp_path):
+        assert json.loads((model.home / "eval" / "embeddings.json").read_text())["papers"] == 40
         model.predictor.top_terms = lambda label, n: [(f"word of {label}", 2.0), ("model", 1.0)]
-        lines = visualize_model(model.home, max_papers=10, out=tmp_path / "out")
+        lines = visualize_model(model.home, max_papers=10, out=tmp_path / "out", split="train")
         assert "cs.CL: word of cs.CL, model" in lines
         record = json.loads((tmp_path / "out" / "terms.json").read_text())
         assert record["terms"]["cs.AI"] == {"word of cs.AI": 2.0, "model": 1.0}
-        assert not (model.home / "eval").exists()
-
-    def test_another_split_needs_another_folder(self, model, tmp_path):
-        """The card calls the map in `eval/` a map of test papers."""
-        for out in (None, model.home / "eval", f"{model.home}/eval/"):
-            with pytest.raises(UserError, match="map of the test split") as refusal:
-                visualize_model(model.home, split="train", max_papers=10, out=out)
-            assert "--out" in str(refusal.value)
-        assert not (model.home / "eval").exists()
-        visualize_model(model.home, split="train", max_papers=10, out=tmp_path / "out")
         assert (tmp_path / "out" / "embeddings.png").is_file()
 
-    def test_refusals(self, model, monkeypatch):
-        """Too few papers, no folder to write to, and a missing package with the extra that brings it."""
-        with pytest.raises(UserError, match="shows nothing"):
-            visualize_model(model.home, max_papers=4)
-        with pytest.raises(UserError, match="--out"):
-            visualize_model("user/name")
+    @pytest.mark.parametrize(
+        ("options", "why"),
+        [
+            # The card calls the map in `eval/` a map of test papers.
+            ({"split": "train"}, "map of the test split, .*\n.*--out"),
+            ({"split": "train", "out": "eval/"}, "map of the test split, .*\n.*--out"),
+            ({"max_papers": 4}, "shows nothing"),
+            ({"model": "user/name"}, "not a local directory\n.*--out"),
+        ],
+    )
+    def test_refused(self, model, options, why):
+        options = {"model": model.home} | options
+        options |= {"out": f"{model.home}/{options['out']}"} if "out" in options else {}
+        with pytest.raises(UserError, match=why):
+            visualize_model(**options)
+        assert not (model.home / "eval").exists()
+
+    def test_missing_package(self, monkeypatch, capsys):
+        """The extra that brings it is named."""
         monkeypatch.setitem(sys.modules, "umap", None)
-        with pytest.raises(UserError, match="umap-learn") as refusal:
-            project_embeddings(np.zeros((10, 3)), "umap")
-        assert "EXTRAS=dev,umap" in str(refusal.value)
+        with pytest.raises(SystemExit):
+            run_main(lambda words: project_embeddings(np.zeros((10, 3)), "umap"))
+        assert "arxiv_cls[umap]" in capsys.readouterr().err

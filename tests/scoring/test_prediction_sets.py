@@ -15,9 +15,8 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ScopeRule, load_scope, load_set_threshold, prediction_set, set_members
 from arxiv_cls.scoring import out_of_scope
 from arxiv_cls.scoring.calibration import coverage_threshold
-from arxiv_cls.scoring.evaluation import COVERAGES, evaluate_model, fit_prediction_sets
+from arxiv_cls.scoring.evaluation import COVERAGES, evaluate_model, evaluation_table, fit_prediction_sets
 from arxiv_cls.scoring.out_of_scope import OutsidePapers, auroc, fit_scope, outside_papers
-from arxiv_cls.scoring.report import evaluation_table
 from arxiv_cls.scoring.scored_papers import Predictions
 
 RULE = ScopeRule({"vision": 2.0, "image": 1.0, "frogs": -3.0}, intercept=-0.5, threshold=0.5)
@@ -38,51 +37,47 @@ def predictions(seed: int, papers: int) -> Predictions:
     return Predictions(list("abcdef"), np.full(papers, "", dtype=object), *drawn(seed, papers))
 
 
-class TestPredictionSets:
-    """The threshold is the floor((n + 1)(1 - coverage))-th smallest score of a true label."""
+def test_threshold_by_hand():
+    """Nine papers at 90%: (9 + 1) * 0.1 = 1, the smallest; at 80% the second; at 95% every label."""
+    true = np.array([0.9, 0.3, 0.5, 0.7, 0.8, 0.6, 0.4, 0.95, 0.85])
+    scores, labels = np.column_stack([true, 1 - true]), np.zeros(9, dtype=int)
+    assert [coverage_threshold(labels, scores, share) for share in (0.9, 0.8, 0.95)] == [0.3, 0.4, 0.0]
 
-    def test_by_hand(self):
-        """Nine papers at 90%: (9 + 1) * 0.1 = 1, the smallest; at 80% the second; at 95% every label."""
-        true = np.array([0.9, 0.3, 0.5, 0.7, 0.8, 0.6, 0.4, 0.95, 0.85])
-        probabilities = np.column_stack([true, 1 - true])
-        found = [
-            coverage_threshold(np.zeros(9, dtype=int), probabilities, share) for share in (0.9, 0.8, 0.95)
-        ]
-        assert found == [0.3, 0.4, 0.0]
 
-    @pytest.mark.parametrize("coverage", COVERAGES)
-    def test_mean_coverage_is_the_one_asked_for(self, coverage):
-        """Over many splits the coverage is between the wanted one and 1 / (n + 1) above it."""
-        covered = []
-        for seed in range(150):
-            labels, probabilities = drawn(seed, 400)
-            threshold = coverage_threshold(labels[:200], probabilities[:200], coverage)
-            covered.append((probabilities[np.arange(200, 400), labels[200:]] >= threshold).mean())
-        error = np.std(covered) / np.sqrt(len(covered))
-        assert coverage - 3 * error < np.mean(covered) < coverage + 1 / 201 + 3 * error
+@pytest.mark.parametrize("coverage", COVERAGES)
+def test_mean_coverage_is_the_one_asked_for(coverage):
+    """Over many splits the coverage is between the wanted one and 1 / (n + 1) above it."""
+    covered = []
+    for seed in range(150):
+        labels, probabilities = drawn(seed, 400)
+        threshold = coverage_threshold(labels[:200], probabilities[:200], coverage)
+        covered.append((probabilities[np.arange(200, 400), labels[200:]] >= threshold).mean())
+    error = np.std(covered) / np.sqrt(len(covered))
+    assert coverage - 3 * error < np.mean(covered) < coverage + 1 / 201 + 3 * error
 
-    @pytest.mark.parametrize(
-        ("threshold", "expected"), [(0.99, ["a"]), (0.36, ["a"]), (0.3, ["a", "c"]), (0.0, ["a", "c", "b"])]
-    )
-    def test_members(self, threshold, expected):
-        """A set is never empty, and the two ways to ask for one agree."""
-        assert prediction_set({"b": 0.25, "a": 0.4, "c": 0.35}, threshold) == expected
-        (members,) = set_members(np.array([[0.4, 0.25, 0.35]]), threshold)
-        assert sorted(expected) == [label for label, is_in in zip("abc", members, strict=True) if is_in]
 
-    def test_record_and_loading(self, tmp_path):
-        """Figures are of the test split; the threshold of a level is read back, None where there is none."""
-        record = fit_prediction_sets(predictions(0, 2000), predictions(1, 3000))
-        assert (record["calibration_papers"], record["test_papers"]) == (2000, 3000)
-        levels = [record["levels"][str(coverage)] for coverage in COVERAGES]
-        assert [level["coverage"] for level in levels] == pytest.approx(COVERAGES, abs=0.03)
-        sizes = [level["mean_size"] for level in levels]
-        assert 1 <= sizes[0] < sizes[1] < sizes[2] <= 6
-        (tmp_path / "eval").mkdir()
-        (tmp_path / "eval" / "prediction_sets.json").write_text(json.dumps(record))
-        found = [load_set_threshold(tmp_path, level) for level in ("0.9", "0.95", "0.5")]
-        assert found == [levels[1]["threshold"], levels[2]["threshold"], None]
-        assert load_set_threshold(tmp_path) == found[0]
+@pytest.mark.parametrize(
+    ("threshold", "expected"), [(0.99, ["a"]), (0.36, ["a"]), (0.3, ["a", "c"]), (0.0, ["a", "c", "b"])]
+)
+def test_members(threshold, expected):
+    """A set is never empty, and the two ways to ask for one agree."""
+    assert prediction_set({"b": 0.25, "a": 0.4, "c": 0.35}, threshold) == expected
+    (members,) = set_members(np.array([[0.4, 0.25, 0.35]]), threshold)
+    assert sorted(expected) == [label for label, is_in in zip("abc", members, strict=True) if is_in]
+
+
+def test_sets_on_record(tmp_path):
+    """Figures are of the test split; the threshold of a level is read back, None where there is none."""
+    record = fit_prediction_sets(predictions(0, 2000), predictions(1, 3000))
+    assert (record["calibration_papers"], record["test_papers"]) == (2000, 3000)
+    levels = [record["levels"][str(coverage)] for coverage in COVERAGES]
+    assert [level["coverage"] for level in levels] == pytest.approx(COVERAGES, abs=0.03)
+    sizes = [level["mean_size"] for level in levels]
+    assert 1 <= sizes[0] < sizes[1] < sizes[2] <= 6
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "prediction_sets.json").write_text(json.dumps(record))
+    found = [load_set_threshold(tmp_path, level) for level in ("0.9", "0.95", "0.5")]
+    assert found == [levels[1]["threshold"], levels[2]["threshold"], None]
 
 
 @pytest.mark.parametrize(
@@ -107,86 +102,62 @@ def synthetic(seed: int, papers: int, words: tuple[str, ...]) -> list[str]:
     return [" ".join([*generator.choice(words, 2), *generator.choice(common, 8)]) for _ in range(papers)]
 
 
-class TestFitOfScope:
-    """Words of one side tell it from the other."""
-
-    def fit(self, papers: int):
-        inside = [synthetic(seed, papers, INSIDE) for seed in range(3)]
-        sides = synthetic(7, papers, OUTSIDE), synthetic(8, papers, OUTSIDE)
-        outside = OutsidePapers(*sides, np.asarray(["math"] * papers))
-        return inside, outside, fit_scope(*inside, outside)
-
-    def test_record(self):
-        inside, outside, (record, scores) = self.fit(300)
-        rule = ScopeRule(record["weights"], record["intercept"], record["threshold"])
-        assert np.allclose(rule.scores(inside[2]), scores[0])
-        area = roc_auc_score([1] * 300 + [0] * 300, np.concatenate(scores))
-        assert record["auroc"] == pytest.approx(area)
-        assert area > 0.8
-        assert 0.95 <= (rule.scores(inside[1]) >= rule.threshold).mean() < 0.99
-        caught = np.mean([not rule.in_scope(text) for text in outside.test])
-        assert record["out_of_scope_caught"] == pytest.approx(caught)
-        assert record["caught_by_archive"] == {"math": {"n": 300, "caught": record["out_of_scope_caught"]}}
-        assert rule.weights["vision"] > 0 > rule.weights["frog"]
-
-    def test_too_few_papers(self):
-        *_, found = self.fit(49)
-        assert found is None
+def test_fit_of_scope():
+    """Words of one side tell it from the other; no rule on fewer than 50 papers a side."""
+    inside = [synthetic(seed, 300, INSIDE) for seed in range(3)]
+    outside = OutsidePapers(*(synthetic(seed, 300, OUTSIDE) for seed in (7, 8)), np.full(300, "math"))
+    record, scores = fit_scope(*inside, outside)
+    rule = ScopeRule(record["weights"], record["intercept"], record["threshold"])
+    assert np.allclose(rule.scores(inside[2]), scores[0])
+    area = roc_auc_score([1] * 300 + [0] * 300, np.concatenate(scores))
+    assert record["auroc"] == pytest.approx(area)
+    assert area > 0.8
+    assert 0.95 <= (rule.scores(inside[1]) >= rule.threshold).mean() < 0.99
+    caught = np.mean([not rule.in_scope(text) for text in outside.test])
+    assert record["out_of_scope_caught"] == pytest.approx(caught)
+    assert record["caught_by_archive"] == {"math": {"n": 300, "caught": record["out_of_scope_caught"]}}
+    assert rule.weights["vision"] > 0 > rule.weights["frog"]
+    assert fit_scope(inside[0], inside[1][:49], inside[2], outside) is None
 
 
-class TestAuroc:
-    """The area against scikit-learn, its interval against the bootstrap."""
-
-    def test_area_with_ties(self):
-        generator = np.random.default_rng(0)
-        inside, outside = generator.normal(0.5, 1, 80).round(1), generator.normal(0, 1, 60).round(1)
-        area, low, high = auroc(inside, outside)
-        expected = roc_auc_score([1] * 80 + [0] * 60, np.concatenate([inside, outside]))
-        assert area == pytest.approx(expected, abs=1e-12)
-        assert low < area < high
-
-    def test_interval(self):
-        generator = np.random.default_rng(1)
-        inside, outside = generator.normal(1, 1, 150), generator.normal(0, 1, 200)
-        _, low, high = auroc(inside, outside)
-        drawn = []
-        for _ in range(300):
-            a, b = generator.choice(inside, 150), generator.choice(outside, 200)
-            drawn.append(roc_auc_score([1] * 150 + [0] * 200, np.concatenate([a, b])))
-        assert high - low == pytest.approx(np.diff(np.quantile(drawn, [0.025, 0.975]))[0], rel=0.25)
+def test_auroc():
+    """The area against scikit-learn, with ties; its interval against the bootstrap."""
+    generator = np.random.default_rng(1)
+    inside, outside = generator.normal(1, 1, 150).round(1), generator.normal(0, 1, 200).round(1)
+    area, low, high = auroc(inside, outside)
+    truth = [1] * 150 + [0] * 200
+    assert area == pytest.approx(roc_auc_score(truth, np.concatenate([inside, outside])), abs=1e-12)
+    areas = []
+    for _ in range(300):
+        again = generator.choice(inside, 150), generator.choice(outside, 200)
+        areas.append(roc_auc_score(truth, np.concatenate(again)))
+    assert high - low == pytest.approx(np.diff(np.quantile(areas, [0.025, 0.975]))[0], rel=0.25)
 
 
-class TestWithAnEvaluation:
-    """`evaluate` of the test split also leaves both beside the model."""
-
-    def test_files(self, model, monkeypatch):
-        """Neither is in `metrics.json`; the papers outside the labels are those of the build."""
-        monkeypatch.setattr(out_of_scope, "FEWEST_PAPERS", 5)
-        evaluation = evaluate_model(model.home)
-        folder = model.home / "eval"
-        sets = json.loads((folder / "prediction_sets.json").read_text())
-        assert sets["weights_sha256"] == evaluation["weights_sha256"]
-        assert "rules" not in json.loads((folder / "metrics.json").read_text())
-        assert evaluation["rules"]["prediction_sets"] == sets
-        scope, text = evaluation["rules"]["scope"], evaluation_table(evaluation)
-        assert f"{sets['levels']['0.9']['coverage']:.3f}" in text
-        assert f"AUROC {scope['auroc']:.3f}" in text
-        assert load_scope(model.home).threshold == scope["threshold"]
-        assert (folder / "out_of_scope.png").is_file()
-        corpus = build_corpus("top5", csv=model.sample)
-        inside = {text for name in corpus.splits for text in corpus.splits[name]["text"]}
-        outside = outside_papers(corpus)
-        assert not inside & {*outside.train, *outside.test}
-        assert len(outside.test) == len(outside.test_archives) == scope["out_of_scope_papers"]
-        assert 0 < len(outside.train) + len(outside.test) <= corpus.report.outside_config
-
-    def test_old_rule_goes_when_there_is_no_new_one(self, model, monkeypatch):
-        folder = model.home / "eval"
-        folder.mkdir()
-        (folder / "scope.json").write_text("{}")
-        monkeypatch.setattr(out_of_scope, "fit_scope", lambda *arguments: None)
-        assert evaluate_model(model.home)["rules"]["scope"] is None
-        assert not (folder / "scope.json").exists()
+def test_files_of_an_evaluation(model, monkeypatch):
+    """Neither rule is in `metrics.json`; the papers outside the labels are those of the build."""
+    monkeypatch.setattr(out_of_scope, "FEWEST_PAPERS", 5)
+    evaluation = evaluate_model(model.home)
+    folder = model.home / "eval"
+    sets = json.loads((folder / "prediction_sets.json").read_text())
+    assert sets["weights_sha256"] == evaluation["weights_sha256"]
+    assert "rules" not in json.loads((folder / "metrics.json").read_text())
+    assert evaluation["rules"]["prediction_sets"] == sets
+    scope, text = evaluation["rules"]["scope"], evaluation_table(evaluation)
+    assert f"{sets['levels']['0.9']['coverage']:.3f}" in text
+    assert f"AUROC {scope['auroc']:.3f}" in text
+    assert load_scope(model.home).threshold == scope["threshold"]
+    assert (folder / "out_of_scope.png").is_file()
+    corpus = build_corpus("top5", csv=model.sample)
+    inside = {text for name in corpus.splits for text in corpus.splits[name]["text"]}
+    outside = outside_papers(corpus)
+    assert not inside & {*outside.train, *outside.test}
+    assert len(outside.test) == len(outside.test_archives) == scope["out_of_scope_papers"]
+    assert 0 < len(outside.train) + len(outside.test) <= corpus.report.outside_config
+    # An old rule goes where there is no new one.
+    monkeypatch.setattr(out_of_scope, "FEWEST_PAPERS", 5000)
+    assert evaluate_model(model.home)["rules"]["scope"] is None
+    assert not (folder / "scope.json").exists()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema_version": 2}', '{"schema_version": 1}'])

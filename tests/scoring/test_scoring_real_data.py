@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -15,7 +13,7 @@ SCORE_ALL = """
 import sys
 import numpy as np
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
-from arxiv_cls.models.hardware import peak_resident_bytes
+from arxiv_cls.record.run_record import peak_resident_bytes
 from arxiv_cls.scoring.scored_papers import score_csv
 from arxiv_cls.scoring.evaluation import evaluation_of
 
@@ -33,7 +31,7 @@ print(peak_resident_bytes())
 
 EVALUATE_CSV = """
 import logging, sys
-from arxiv_cls.models.hardware import peak_resident_bytes
+from arxiv_cls.record.run_record import peak_resident_bytes
 from arxiv_cls.scoring.evaluation import evaluate_model
 
 logging.basicConfig()
@@ -43,11 +41,9 @@ print(peak_resident_bytes())
 
 
 @pytest.mark.slow
-def test_memory_of_the_whole_file_with_every_category(real_csv):
+def test_memory_of_the_whole_file_with_every_category(real_csv, run_python):
     """All 136,238 rows scored and measured for 155 labels: peak under 2 GB."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCORE_ALL, str(real_csv)], capture_output=True, text=True, check=True
-    )
+    done = run_python("-c", SCORE_ALL, real_csv)
     counts, peak = done.stdout.splitlines()
     assert counts == "136238 136238 136238"
     assert int(peak) < 2e9
@@ -64,12 +60,11 @@ def test_memory_of_the_whole_file_with_a_baseline(real_csv, tmp_path, run_python
     done = run_python("-c", EVALUATE_CSV, tmp_path / "archive", real_csv, tmp_path / "out")
     assert done.returncode == 0, done.stderr[-3000:]
     evaluation = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert (
-        evaluation["csv"]["rows_read"] == evaluation["csv"]["rows_scored"] == evaluation["papers"] == 136_238
-    )
+    found = evaluation["csv"]
+    assert found["rows_read"] == found["rows_scored"] == evaluation["papers"] == 136_238
     # The file is the training data: its 3,000 training papers are known, whatever the hash alone would say.
-    assert evaluation["csv"]["in_training_split_exact"] is True
-    assert 3000 <= evaluation["csv"]["in_training_split"] < 3100
+    assert found["in_training_split_exact"] is True
+    assert 3000 <= found["in_training_split"] < 3100
     assert "belong to the model's own training split" in done.stderr
     assert int(done.stdout.splitlines()[-1]) < 2e9
 

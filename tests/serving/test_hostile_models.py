@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
-from factories import write_onnx_model
+from factories import LABELS, write_onnx_model
 
 from arxiv_cls import cli, train
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.record.model_directory import read_model_directory
-from arxiv_cls.serving.http_errors import Refused
-from arxiv_cls.serving.model_slot import allowed_model, load_model
+from arxiv_cls.record.directory import read_model_directory
+from arxiv_cls.serving.endpoint import load_model
+from arxiv_cls.serving.http_requests import Refused
 from arxiv_cls.serving.settings import ServingSettings
 from arxiv_cls.space.predictions import load_space_model
 
@@ -71,41 +71,24 @@ def code_of_the_tokenizer(model: Path, marker: Path) -> None:
     own_code(model, marker, "tokenizer_config.json", AutoTokenizer=["own.Tokenizer", "own.Tokenizer"])
 
 
-def pickled_weights(model: Path, marker: Path) -> None:
-    """The form of old checkpoints."""
-    (model / "model.safetensors").unlink()
-    (model / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(marker)))
+def pickled(name: str, protocol: int = 4) -> Callable[[Path, Path], Any]:
+    """A pickle under this name, which may be that of safe weights."""
+    return lambda model, marker: (model / name).write_bytes(pickle.dumps(Touch(marker), protocol))
 
 
-def renamed_pickle(model: Path, marker: Path) -> None:
-    """A pickle under the name of safe weights."""
-    (model / "model.safetensors").write_bytes(pickle.dumps(Touch(marker), protocol=0))
+def instead_of_weights(name: str, content: str) -> Callable[[Path, Path], Any]:
+    """Another file than `model.safetensors`."""
 
+    def hostile(model: Path, marker: Path) -> None:
+        (model / "model.safetensors").unlink(missing_ok=True)
+        (model / name).write_bytes(content.encode() or pickle.dumps(Touch(marker)))
 
-def pickle_beside(model: Path, marker: Path) -> None:
-    """What the Trainer leaves; nothing needs it."""
-    (model / "training_args.bin").write_bytes(pickle.dumps(Touch(marker)))
+    return hostile
 
 
 def pickle_in_an_array(model: Path, marker: Path) -> None:
     """An array of objects."""
     np.save(model / "idf.npy", np.array([Touch(marker)], dtype=object), allow_pickle=True)
-
-
-def shard_that_is_a_pickle(model: Path, marker: Path) -> None:
-    """An index that names other files than safetensors."""
-    (model / "model.safetensors").unlink()
-    (model / "model.safetensors.index.json").write_text('{"weight_map": {"bert.x": "../shard.bin"}}')
-
-
-def adapter(model: Path, marker: Path) -> None:
-    """peft would load the model that it names."""
-    (model / "adapter_config.json").write_text('{"base_model_name_or_path": "user/other"}')
-
-
-def kernel(model: Path, marker: Path) -> None:
-    """transformers would download and run it."""
-    change(model / "config.json", attn_implementation="user/kernel")
 
 
 def link_out(model: Path, marker: Path) -> None:
@@ -114,28 +97,34 @@ def link_out(model: Path, marker: Path) -> None:
     (model / "notes.txt").symlink_to(model.parent / "secret")
 
 
-TORCH = {
-    code_of_the_model: "auto_map",
-    code_of_the_tokenizer: "auto_map",
-    pickled_weights: "is a pickle",
-    renamed_pickle: "is a pickle",
-    pickle_beside: "is a pickle",
-    pickle_in_an_array: "is a pickle",
-    shard_that_is_a_pickle: "weight_map",
-    adapter: "adapter",
-    kernel: "kernel",
-    link_out: "leads out of the model",
+CONFIG, TOKENIZER, RUN, METRICS = "config.json", "tokenizer_config.json", "run.json", "eval/metrics.json"
+SHARD, ADAPTER = '{"weight_map": {"bert.x": "../shard.bin"}}', '{"base_model_name_or_path": "user/other"}'
+TORCH: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
+    "code of the model": (code_of_the_model, "auto_map"),
+    "code of the tokenizer": (code_of_the_tokenizer, "auto_map"),
+    "old checkpoint": (instead_of_weights("pytorch_model.bin", ""), "is a pickle"),
+    "renamed pickle": (pickled("model.safetensors", protocol=0), "is a pickle"),
+    "what the Trainer leaves": (pickled("training_args.bin"), "is a pickle"),
+    "array of objects": (pickle_in_an_array, "is a pickle"),
+    "shard that is a pickle": (instead_of_weights("model.safetensors.index.json", SHARD), "weight_map"),
+    # peft would load the model that it names; transformers would download and run the kernel.
+    "adapter": (lambda model, marker: (model / "adapter_config.json").write_text(ADAPTER), "adapter"),
+    "kernel": (
+        lambda model, marker: change(model / "config.json", attn_implementation="user/kernel"),
+        "kernel",
+    ),
+    # transformers would name each of them.
+    "countless labels": (
+        lambda model, marker: change(model / "config.json", num_labels=10**9, id2label=None),
+        "num_labels",
+    ),
+    "link out": (link_out, "leads out of the model"),
 }
 
 
-def serve(model: Path, engine: str | None = None) -> None:
-    """As `arxiv-cls serve` loads a model, and `/load` after its name was allowed."""
+def serve(model: Path, engine: str) -> None:
+    """As `arxiv-cls serve` and `POST /load` load a model."""
     load_model(str(model), ServingSettings(model="x", threads=1, engine=engine))
-
-
-def load_route(model: Path, engine: str | None = None) -> None:
-    """`POST /load`: whose checks come first."""
-    serve(Path(allowed_model(model.name, model.parent, ())), engine)
 
 
 TORCH_ENTRIES: dict[str, Callable[[Path], Any]] = {
@@ -146,7 +135,6 @@ TORCH_ENTRIES: dict[str, Callable[[Path], Any]] = {
         ["verify", str(model), "--csv", str(ROOT / "data/sample/arxiv_sample.csv")]
     ),
     "serve": lambda model: serve(model, "torch"),
-    "load": lambda model: load_route(model, "torch"),
     "space": lambda model: load_space_model(str(model)),
 }
 
@@ -169,18 +157,16 @@ class TestTorch:
     """A directory of transformers."""
 
     @pytest.mark.parametrize("entry", TORCH_ENTRIES)
-    @pytest.mark.parametrize("hostile", TORCH, ids=lambda hostile: hostile.__name__)
-    def test_refused(self, tmp_path: Path, marker: Path, hostile: Callable, entry: str) -> None:
+    @pytest.mark.parametrize(("hostile", "expected"), TORCH.values(), ids=TORCH)
+    def test_refused(self, tmp_path, marker, hostile, expected, entry):
         """By every command that loads a model."""
         model = tmp_path / "models" / "m"
         shutil.copytree(RELEASES / "tiny-transformer", model)
         hostile(model, marker)
-        refused(TORCH_ENTRIES[entry], model, TORCH[hostile], marker)
+        refused(TORCH_ENTRIES[entry], model, expected, marker)
 
-    @pytest.mark.parametrize("hostile", TORCH, ids=lambda hostile: hostile.__name__)
-    def test_training_start(
-        self, tmp_path: Path, marker: Path, hostile: Callable, tiny_encoder: Path, write_recipe: Callable
-    ) -> None:
+    @pytest.mark.parametrize(("hostile", "expected"), TORCH.values(), ids=TORCH)
+    def test_training_start(self, tmp_path, marker, hostile, expected, tiny_encoder, write_recipe):
         """`model.name_or_path` is a directory of somebody else."""
         shutil.copytree(tiny_encoder, tmp_path / "encoder")
         hostile(tmp_path / "encoder", marker)
@@ -189,9 +175,9 @@ class TestTorch:
             model={"name_or_path": str(tmp_path / "encoder")},
             trainer={"output_dir": str(tmp_path / "out")},
         )
-        refused(lambda _: train.main([str(recipe)]), tmp_path, TORCH[hostile], marker)
+        refused(lambda _: train.main([str(recipe)]), tmp_path, expected, marker)
 
-    def test_on_the_command_line(self, tmp_path: Path, marker: Path) -> None:
+    def test_on_the_command_line(self, tmp_path, marker):
         """Nothing is asked, whatever stands on standard input; exit status 2, no traceback."""
         shutil.copytree(RELEASES / "tiny-transformer", tmp_path / "m")
         code_of_the_model(tmp_path / "m", marker)
@@ -227,18 +213,18 @@ def external(location: str) -> Callable[[Path, Path], None]:
     return hostile
 
 
-def other_labels(model: Path, marker: Path) -> None:
-    """More labels than the graph has logits."""
-    config = json.loads((model / "config.json").read_text())
-    change(model / "config.json", id2label=config["id2label"] | {"5": "cs.IR"})
-
-
+SIX = [*LABELS, "cs.IR"]
+SIX_LABELS = {
+    "id2label": {str(number): label for number, label in enumerate(SIX)},
+    "label2id": {label: number for number, label in enumerate(SIX)},
+    "num_labels": 6,
+}
 ONNX = {
     external("inside.bin2"): "cannot be loaded",
     external("../../outside.bin"): "cannot be loaded",
     external("{}/outside.bin"): "cannot be loaded",
-    other_labels: "5 logits, config.json names 6 labels",
-    pickle_beside: "is a pickle",
+    lambda model, marker: change(model / CONFIG, **SIX_LABELS): "5 logits, config.json names 6 labels",
+    pickled("training_args.bin"): "is a pickle",
     link_out: "leads out of the model",
     code_of_the_tokenizer: "auto_map",
 }
@@ -252,15 +238,12 @@ class TestOnnx:
         [
             lambda model: cli.main(["predict", str(model), "text", "--engine", "onnx"]),
             lambda model: serve(model, "onnx"),
-            lambda model: load_route(model, "onnx"),
             lambda model: load_space_model(str(model)),
         ],
-        ids=["predict", "serve", "load", "space"],
+        ids=["predict", "serve", "space"],
     )
     @pytest.mark.parametrize(("hostile", "expected"), ONNX.items(), ids=range(len(ONNX)))
-    def test_refused(
-        self, tmp_path: Path, marker: Path, hostile: Callable, expected: str, entry: Callable
-    ) -> None:
+    def test_refused(self, tmp_path, marker, hostile, expected, entry):
         """No other file is read for it, wherever it lies."""
         model = write_onnx_model(tmp_path / "models" / "m")
         hostile(model, marker)
@@ -273,34 +256,17 @@ def rewritten(model: Path, **changes: Any) -> None:
     skops.io.dump(state, model / "model.skops")
 
 
-def foreign_type(model: Path) -> None:
-    """A class that skops would have to import."""
-    rewritten(model, trap=Touch(model))
-
-
 def bomb(model: Path) -> None:
     """A small file that unpacks to 300 MB."""
     with zipfile.ZipFile(model / "model.skops", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("0.npy", bytes(300_000_000))
 
 
-def contradicting_labels(model: Path) -> None:
-    """Six names for five classes."""
-    config = json.loads((model / "config.json").read_text())
-    named = config["id2label"] | {"5": "cs.IR"}
-    change(
-        model / "config.json",
-        id2label=named,
-        num_labels=6,
-        label2id={label: int(number) for number, label in named.items()},
-    )
-
-
 BASELINES = {
-    foreign_type: "could run code: .*Touch",
+    lambda model: rewritten(model, trap=Touch(model)): "could run code: .*Touch",
     bomb: "300,000,000 bytes in a file of .* it was not read",
-    contradicting_labels: "labels, and those of config.json",
-    lambda model: change(model / "config.json", features=7): "features of config.json",
+    lambda model: change(model / CONFIG, **SIX_LABELS): "labels, and those of config.json",
+    lambda model: change(model / CONFIG, features=7): "features of config.json",
     lambda model: rewritten(model, labels=["cs.AI"] * 5): "labels, and those",
     lambda model: rewritten(model, temperature=-1.0): "temperature above 0",
     lambda model: rewritten(model, components=np.ones((2, 3))): "columns of the components",
@@ -314,7 +280,7 @@ class TestBaseline:
     """A skops file."""
 
     @pytest.mark.parametrize(("hostile", "expected"), BASELINES.items(), ids=range(len(BASELINES)))
-    def test_refused(self, tmp_path: Path, hostile: Callable, expected: str) -> None:
+    def test_refused(self, tmp_path, hostile, expected):
         """What could run code, what is far too large, and what does not fit its own records."""
         shutil.copytree(RELEASES / "tiny-tfidf", tmp_path / "m")
         hostile(tmp_path / "m")
@@ -327,7 +293,6 @@ def labels(*names: Any) -> dict[str, Any]:
     return {"id2label": {str(at): name for at, name in enumerate(names)}, "label2id": None}
 
 
-CONFIG, TOKENIZER, RUN, METRICS = "config.json", "tokenizer_config.json", "run.json", "eval/metrics.json"
 SETS, SCOPE = "eval/prediction_sets.json", "eval/scope.json"
 RECORDS = [
     *((CONFIG, whole, "expected an object, found") for whole in ("[]", "null", '"a"')),
@@ -384,7 +349,7 @@ RELEASE_RECORDS = [
 ]
 
 
-def damaged(folder: Path, file: str, content: dict[str, Any] | str | bytes) -> Path:
+def damaged(folder: Path, file: str, content: Any) -> Path:
     """A copy of a released model with one other file."""
     shutil.copytree(RELEASES / "tiny-transformer", folder)
     if isinstance(content, dict):
@@ -398,9 +363,7 @@ class TestRecords:
     """Damaged or contradicting records: the file and the field are named, nothing is computed."""
 
     @pytest.mark.parametrize(("file", "content", "expected"), RECORDS, ids=range(len(RECORDS)))
-    def test_of_a_model_that_is_loaded(
-        self, tmp_path: Path, file: str, content: dict[str, Any] | str | bytes, expected: str
-    ) -> None:
+    def test_of_a_model_that_is_loaded(self, tmp_path, file, content, expected):
         """Said when it is loaded, not when it is asked."""
         with pytest.raises(UserError, match=expected) as said:
             load_predictor(damaged(tmp_path / "m", file, content))
@@ -410,22 +373,12 @@ class TestRecords:
     @pytest.mark.parametrize(
         ("file", "content", "expected"), RELEASE_RECORDS, ids=range(len(RELEASE_RECORDS))
     )
-    def test_of_a_release(
-        self, tmp_path: Path, file: str, content: dict[str, Any] | str, expected: str
-    ) -> None:
+    def test_of_a_release(self, tmp_path, file, content, expected):
         """Said by card, gate, push and verify, which read them first."""
         with pytest.raises(UserError, match=f"{re.escape(file)}: .*{expected}"):
             read_model_directory(damaged(tmp_path / "m", file, content))
 
-    @pytest.mark.parametrize("changes", [{"data": []}, {"metrics": []}])
-    def test_of_the_endpoint(self, tmp_path: Path, changes: dict[str, Any]) -> None:
-        """`run.json` is read when the model is loaded, so no request meets a broken one."""
-        model = write_onnx_model(tmp_path / "m")
-        change(model / RUN, **changes)
-        with pytest.raises(UserError, match=r"run\.json: "):
-            load_model(str(model), ServingSettings(model="x", threads=1, engine="onnx"))
-
-    def test_labels_that_are_no_categories(self, tmp_path: Path) -> None:
+    def test_labels_that_are_no_categories(self, tmp_path):
         """Any plain name is a label."""
         names = ["LABEL_0", "physics", "cond-mat.mes-hall", "Physik_für.alle", "0"]
         model = damaged(tmp_path / "m", CONFIG, labels(*names))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import pickle
 import shutil
@@ -17,22 +16,14 @@ from factories import write_onnx_model
 from local_servers import TOKEN
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
-NUMBERS = json.dumps({"id2label": {str(number): number for number in range(5)}, "pad_token_id": 0})
-# A model's name, the file that is damaged, and what it holds then.
+# A model's name, the file that is damaged, and what it holds then; more of them in test_hostile_models.py.
 DAMAGES = {
-    "unlabelled": ("config.json", "{}"),
-    "numbers-for-labels": ("config.json", NUMBERS),
     "labels-in-a-list": ("config.json", '{"id2label": ["cs.CV"]}'),
     "too-few-labels": ("config.json", '{"id2label": {"0": "cs.CV"}}'),
-    "no-object": ("config.json", "[]"),
-    "run-is-a-list": ("run.json", "[]"),
     "metrics-are-a-list": ("run.json", '{"metrics": []}'),
     "data-is-a-number": ("run.json", '{"data": 1}'),
     "no-tokenizer": ("tokenizer.json", "{}"),
-    "no-limit": ("tokenizer_config.json", '{"model_max_length": "long"}'),
     "negative-limit": ("tokenizer_config.json", '{"model_max_length": -1}'),
-    "scope-is-a-list": ("eval/scope.json", "[]"),
-    "sets-are-a-list": ("eval/prediction_sets.json", "[]"),
     "weights-in-a-list": (
         "eval/scope.json",
         '{"schema_version": 1, "weights": ["vision"], "intercept": 0, "threshold": 0.5}',
@@ -61,8 +52,12 @@ def switching(start_server, tmp_path_factory):
     shutil.copy(baseline / "config.json", root / "cut-off")
     whole = (baseline / "model.skops").read_bytes()
     (root / "cut-off" / "model.skops").write_bytes(whole[: len(whole) // 2])
-    shutil.copytree(root / "second", root.parent / f"{root.name}-outside")
-    (root / "linked").symlink_to(root.parent / f"{root.name}-outside")
+    outside = shutil.copytree(root / "second", root.parent / f"{root.name}-outside")
+    (root / "linked").symlink_to(outside)
+    (root / "sibling").symlink_to(root / "second")
+    shutil.copytree(root / "second", root / "part-linked")
+    (root / "part-linked" / "notes.txt").symlink_to(outside / "config.json")
+    (root / "model.pkl").write_bytes(pickle.dumps(1))
     server = start_server(root / "first", "--threads", 1)
     server.models = root
     return server
@@ -75,74 +70,70 @@ def answers_as(server) -> str:
     return reply["code"]
 
 
-class TestWho:
-    """Only who has the token."""
-
-    @pytest.mark.parametrize(
-        "headers",
-        [
-            {},
-            {"Authorization": "Bearer wrong"},
-            {"Authorization": "Bearer "},
-            {"Authorization": TOKEN},
-            {"Authorization": f"Basic {TOKEN}"},
-            {"Authorization": f"Bearer {TOKEN}x"},
-            {"Authorization": f"Bearer {TOKEN[:-1]}"},
-        ],
-    )
-    def test_without_the_token(self, switching, headers):
-        """401, before the body is judged."""
-        for body in ({"model": "second"}, b"not even JSON"):
-            status, reply, answered = switching.call("/load", body, headers)
-            assert (status, reply["error_type"]) == (401, "Unauthorized")
-            assert answered["www-authenticate"] == "Bearer"
-        assert answers_as(switching) == "cs.CV"
+@pytest.mark.parametrize(
+    "credentials",
+    [None, "Bearer wrong", "Bearer ", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}"],
+)
+def test_without_the_token(switching, credentials):
+    """401, before the body is judged."""
+    headers = {"Authorization": credentials} if credentials is not None else {}
+    for body in ({"model": "second"}, b"not even JSON"):
+        status, reply, answered = switching.call("/load", body, headers)
+        assert (status, reply["error_type"]) == (401, "Unauthorized")
+        assert answered["www-authenticate"] == "Bearer"
+    assert answers_as(switching) == "cs.CV"
 
 
-class TestWhat:
-    """Refused: whatever is outside, holds a pickle, or is broken; and the old model still answers."""
+OUTSIDE = [
+    "..", ".", "../outside", "good/../../outside", "/etc", "~", "./second", "second/", "second\\..",
+    "second\0", "second\n", "linked", "model.pkl", "package:os/x", "-rf", "%2e%2e",
+    "user/name",
+]  # fmt: skip
 
-    @pytest.mark.parametrize(
-        ("model", "status"),
-        [
-            ("../switching-outside", 403),
-            ("..", 403),
-            ("/etc", 403),
-            ("linked", 403),
-            ("pickled", 403),
-            ("user/name", 403),
-            ("missing", 404),
-            ("broken", 424),
-            ("empty", 424),
-            ("cut-off", 424),
-            ("no-numbers", 424),
-            ("short", 424),
-            ("", 422),
-            *((name, 424) for name in DAMAGES),
-        ],
-    )
-    def test_refused(self, switching, model, status):
-        """With a status that tells which it was."""
-        answered, reply, _ = switching.call("/load", {"model": model}, BEARER)
-        assert answered == status, reply
-        assert set(reply) == {"error", "error_type"}
-        assert "/tmp" not in reply["error"]
-        assert str(switching.models) not in reply["error"]
-        assert answers_as(switching) == "cs.CV"
-        assert switching.call("/health")[1]["model"] == "first"
-        # No library writes between the JSON lines; the one other line is on standard output.
-        plain = [line for line in switching.output.read_text().splitlines() if not line.startswith("{")]
-        assert [line.partition(" ")[0] for line in plain] == ["Serving"]
 
-    def test_an_absolute_path(self, switching):
-        """403 also when it leads to a good model."""
-        path = str(switching.models / "second")
-        assert switching.call("/load", {"model": path}, BEARER)[0] == 403
+BROKEN = ["broken", "empty", "cut-off", "no-numbers", "short", "pickled", "part-linked"]
 
-    @pytest.mark.parametrize("body", [{}, {"model": 1}, {"model": "second", "x": 1}, [], b"{", b"\xff"])
-    def test_bodies(self, switching, body):
-        """422 for what is no request."""
-        assert switching.call("/load", body, BEARER)[0] == 422
+
+@pytest.mark.parametrize(
+    ("model", "status"),
+    [
+        *((name, 403) for name in OUTSIDE),
+        ("missing", 404),
+        *(
+            (name, 424)
+            for name in (
+                "broken",
+                "empty",
+                "cut-off",
+                "no-numbers",
+                "short",
+                "pickled",
+                "part-linked",
+                *DAMAGES,
+            )
+        ),
+        ("", 422),
+    ],
+)
+def test_refused(switching, model, status):
+    """Whatever is outside, holds a pickle, or is broken, by its own status; the old model still answers."""
+    answered, reply, _ = switching.call("/load", {"model": model}, BEARER)
+    assert answered == status, reply
+    assert set(reply) == {"error", "error_type"}
+    assert "/tmp" not in reply["error"]
+    assert str(switching.models) not in reply["error"]
+    assert answers_as(switching) == "cs.CV"
+    assert switching.call("/health")[1]["model"] == "first"
+    # No library writes between the JSON lines; the one other line is on standard output.
+    plain = [line for line in switching.output.read_text().splitlines() if not line.startswith("{")]
+    assert [line.partition(" ")[0] for line in plain] == ["Serving"]
+
+
+@pytest.mark.parametrize("body", [{}, {"model": 1}, {"model": "second", "x": 1}, [], b"{", b"\xff"])
+def test_bodies(switching, body):
+    """422 for what is no request; 403 for an absolute path, also one that leads to a good model."""
+    assert switching.call("/load", body, BEARER)[0] == 422
+    assert switching.call("/load", {"model": str(switching.models / "second")}, BEARER)[0] == 403
 
 
 class TestSwitch:
@@ -163,11 +154,11 @@ class TestSwitch:
         with ThreadPoolExecutor(8) as clients:
             asking = [clients.submit(ask_all_the_time) for _ in range(8)]
             try:
-                for name in ("second", "first") * 3:
+                for name in ("second", "first") * 2 + ("sibling", "first"):
                     status, reply, _ = switching.call("/load", {"model": name}, BEARER)
-                    assert (status, reply["model"]) == (200, name)
+                    assert (status, reply["model"]) == (200, name.replace("sibling", "second"))
                     # What comes after the switch is answered by the new model.
-                    assert switching.call("/predict", {"text": "vision"})[1]["model"] == name
+                    assert switching.call("/predict", {"text": "vision"})[1]["model"] == reply["model"]
             finally:
                 ended.set()
             seen = {one for client in asking for one in client.result(120)}
@@ -175,9 +166,7 @@ class TestSwitch:
         assert switching.call("/info")[1] == before
         weights = (switching.models / "first" / "onnx" / "model.onnx").read_bytes()
         assert before["model_sha"] == hashlib.sha256(weights).hexdigest()
-
-    def test_metrics(self, switching):
-        """The loads are counted, and only the model that answers has a 1."""
+        # The loads are counted, and only the model that answers has a 1.
         text = switching.call("/metrics")[1]
         assert 'arxiv_cls_model_loads_total{outcome="failed"}' in text
         assert 'model="second"' not in text

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from local_servers import TOKEN
 
-from arxiv_cls.serving.request_body import DISCARD, BodyLimits
+from arxiv_cls.serving.http_requests import DISCARD, BodyLimits
 
 LIMIT = 100
 
@@ -52,87 +52,52 @@ def ask(pieces, *, headers=(), method="POST", timeout=5.0, pause=0.0, disconnect
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:]), taken
 
 
-class TestSize:
-    """413 above the limit, whatever the client declared."""
-
-    def test_at_the_limit(self):
-        """A body of exactly the limit arrives whole."""
-        assert ask([b"x" * 60, b"x" * 40])[:2] == (200, b"100")
-
-    def test_above_the_limit_without_a_declared_length(self):
-        """Counted as it comes, and answered when it is all there, so that the client reads the answer."""
-        status, body, taken = ask([b"x" * 60, b"x" * 60, b"x"])
-        assert (status, taken) == (413, 3)
-        assert json.loads(body) == {
-            "error": "the request is larger than 100 bytes",
-            "error_type": "Validation",
-        }
-
-    def test_a_flood_is_cut_off(self):
-        """Of an endless body only a few times the limit is taken."""
-        status, _, taken = ask([b"x" * 50] * 1000)
-        assert status == 413
-        assert taken == LIMIT * DISCARD // 50 + 1
-
-    def test_a_huge_declared_length_is_not_read_at_all(self):
-        """The answer comes before the body."""
-        assert ask([b"x"], headers=[(b"content-length", b"5000000000")])[::2] == (413, 0)
-
-    def test_a_length_that_is_no_number_proves_nothing(self):
-        """The bytes count, not the header."""
-        assert ask([b"x" * 10], headers=[(b"content-length", b"-1")])[:2] == (200, b"10")
+GZIP = [(b"content-encoding", b"gzip")]
 
 
-class TestGzip:
-    """A compressed body is unpacked, never beyond the limit."""
-
-    @pytest.mark.parametrize(
-        ("body", "status"),
-        [
-            (gzip.compress(b"x" * LIMIT), 200),
-            (gzip.compress(b"x" * (LIMIT + 1)), 413),
-            (gzip.compress(b"x" * 60_000), 413),
-            (gzip.compress(b"x" * LIMIT)[:-1], 422),
-            (gzip.compress(b"x") + b"more", 422),
-            (b"x" * LIMIT, 422),
-            (b"", 422),
-        ],
-    )
-    def test_unpacked(self, body, status):
-        """Whole files only; what is too large is refused by the size that it unpacks to."""
-        answered, received, _ = ask([body], headers=[(b"content-encoding", b"gzip")])
-        assert (answered, received if status == 200 else b"") == (status, b"100" if status == 200 else b"")
-
-    def test_another_coding(self):
-        """415 for what is not understood."""
-        assert ask([b"x"], headers=[(b"content-encoding", b"br")])[0] == 415
-
-
-class TestTime:
-    """A body that trickles in is given up."""
-
-    def test_slow(self):
-        """408 in the one shape of errors, and the connection closes."""
-        status, body, _ = ask([b"x"] * 50, timeout=0.05, pause=0.02)
-        assert status == 408
-        assert json.loads(body)["error_type"] == "Timeout"
-
-    def test_the_time_of_the_answer_does_not_count(self):
-        """Only the arrival is timed: waiting for the end of the connection is not."""
-        assert ask([b"x"], timeout=0.3, pause=0.2)[0] == 200
+@pytest.mark.parametrize(
+    ("pieces", "headers", "status", "taken"),
+    [
+        ([b"x" * 60, b"x" * 40], [], 200, 2),
+        # A length that is no number proves nothing: the bytes count.
+        ([b"x" * LIMIT], [(b"content-length", b"-1")], 200, 1),
+        # Without a declared length, it is answered when it is all there, so that the client reads the answer;
+        # of an endless body only a few times the limit is taken, of one that is declared as such nothing.
+        ([b"x" * 60, b"x" * 60, b"x"], [], 413, 3),
+        ([b"x" * 50] * 1000, [], 413, LIMIT * DISCARD // 50 + 1),
+        ([b"x"], [(b"content-length", b"5000000000")], 413, 0),
+        # A compressed body is unpacked, never beyond the limit, and only a whole file.
+        ([gzip.compress(b"x" * LIMIT)], GZIP, 200, 1),
+        ([gzip.compress(b"x" * (LIMIT + 1))], GZIP, 413, 1),
+        ([gzip.compress(b"x" * 60_000)], GZIP, 413, 1),
+        ([gzip.compress(b"x" * LIMIT)[:-1]], GZIP, 422, 1),
+        ([gzip.compress(b"x") + b"more"], GZIP, 422, 1),
+        ([b"x" * LIMIT], GZIP, 422, 1),
+        ([b""], GZIP, 422, 1),
+        ([b"x"], [(b"content-encoding", b"br")], 415, 1),
+    ],
+)
+def test_limits(pieces, headers, status, taken):
+    """Above the limit 413, whatever the client declared; each refusal in the shape of errors."""
+    answered, body, pieces_taken = ask(pieces, headers=headers)
+    assert (answered, pieces_taken) == (status, taken)
+    if status == 200:
+        assert body == b"100"
+    else:
+        assert json.loads(body)["error_type"] == "Validation"
 
 
-class TestOthers:
-    """What has no body passes; who goes away is let go."""
+def test_time():
+    """A body that trickles in is given up with 408; the time of the answer does not count."""
+    status, body, _ = ask([b"x"] * 50, timeout=0.05, pause=0.02)
+    assert (status, json.loads(body)["error_type"]) == (408, "Timeout")
+    assert ask([b"x"], timeout=0.3, pause=0.2)[0] == 200
 
-    @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
-    def test_methods_without_a_body(self, method):
-        """They reach the application as they are."""
-        assert ask([b""], method=method)[0] == 200
 
-    def test_a_client_that_goes_away(self):
-        """Nothing is sent to it, and the application never hears of it."""
-        assert ask([b"x" * 10], disconnect=True)[0] is None
+def test_others():
+    """What has no body reaches the application as it is; a client that goes away is sent nothing."""
+    assert [ask([b""], method=method)[0] for method in ("GET", "OPTIONS")] == [200, 200]
+    assert ask([b"x" * 10], disconnect=True)[0] is None
 
 
 MAX_BODY = 2 * 1024 * 1024
@@ -177,6 +142,10 @@ BODIES = {
     "long text": b'{"text":"' + b"x" * (MAX_BODY - 11) + b'"}',
     "long text that is not ASCII": filled(b'{"inputs":"', "é".encode(), b'"}', b""),
     "line separators": filled(b'{"inputs":"', b"\\u2028", b'"}', b""),
+    "characters that show nothing": filled(b'{"text":"', "\u200b".encode(), b'"}', b""),
+    "texts that show nothing": b'{"inputs":['
+    + b",".join([filled(b'"', "\u200b".encode(), b'"', b"")[:32_000] + b'"'] * 64)
+    + b"]}",
     "halves of surrogate pairs": filled(b'{"text":"', b"\\ud800", b'"}', b""),
     "no UTF-8": filled(b'{"text":"', b"\xff", b'"}', b""),
     "nothing but spaces": b" " * MAX_BODY,

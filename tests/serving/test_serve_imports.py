@@ -17,33 +17,7 @@ from arxiv_cls.record.files import file_sha256
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"
 TRAINING = {"torch", "transformers", "wandb", "dvc", "datasets", "evaluate"}
-HEAVY = (
-    "torch",
-    "transformers",
-    "wandb",
-    "dvc",
-    "datasets",
-    "evaluate",
-    "sklearn",
-    "pandas",
-    "pyarrow",
-    "evidently",
-)
-ANSWER_ONE = """
-import json, sys, time
-from starlette.testclient import TestClient
-from arxiv_cls.serving.app import create_app
-from arxiv_cls.serving.settings import ServingSettings
-import arxiv_cls.serving.server
-app = create_app(ServingSettings(model=sys.argv[1], threads=1))
-with TestClient(app) as client:
-    while client.get("/health").status_code == 503:
-        assert app.state.endpoint.failure is None, app.state.endpoint.failure
-        time.sleep(0.05)
-    code = client.post("/predict", json={"text": "vision"}).json()["code"]
-print(json.dumps({"code": code, "modules": sorted(sys.modules)}))
-"""
-
+HEAVY = TRAINING | {"sklearn", "pandas", "pyarrow", "evidently"}
 # `arxiv-cls serve`, which tells at its end what it has imported.
 SERVE_AND_TELL = """
 import atexit, json, sys
@@ -63,7 +37,7 @@ def serve_one(directory: Path, output: Path, *options: object) -> tuple[dict, se
     server = Server(process, f"http://127.0.0.1:{port}", output)
     try:
         server.wait_until_ready()
-        status, reply, _ = server.call("/predict", {"text": "computer vision"})
+        status, reply, _ = server.call("/predict", {"text": "neural network training for images"})
         took = time.monotonic() - began
         assert status == 200
     finally:
@@ -73,49 +47,45 @@ def serve_one(directory: Path, output: Path, *options: object) -> tuple[dict, se
     return reply, set(json.loads(imported.removeprefix("modules "))), took
 
 
-class TestImports:
-    """The modules of a process that has answered a request."""
+def test_onnx(models_dir, tmp_path):
+    """Neither torch nor transformers, nor anything that only training needs."""
+    reply, modules, _ = serve_one(models_dir / "tiny", tmp_path / "output.txt")
+    assert reply["answered_by"] == "onnx"
+    assert not HEAVY & modules
+    assert not [name for name in modules if name.startswith("arxiv_cls.training")]
 
-    def test_onnx(self, run_python, models_dir):
-        """Neither torch nor transformers, nor anything that only training needs."""
-        done = run_python("-c", ANSWER_ONE, models_dir / "tiny")
-        assert done.returncode == 0, done.stderr
-        answer = json.loads(done.stdout.splitlines()[-1])
-        assert answer["code"] == "cs.CV"
-        assert not set(HEAVY) & set(answer["modules"])
-        assert not [name for name in answer["modules"] if name.startswith("arxiv_cls.training")]
 
-    @pytest.mark.slow
-    def test_baseline(self, run_python):
-        """A baseline answers without torch, transformers, trackers and datasets."""
-        done = run_python("-c", ANSWER_ONE, BASELINE)
-        assert done.returncode == 0, done.stderr
-        assert not TRAINING & set(json.loads(done.stdout.splitlines()[-1])["modules"])
+@pytest.mark.slow
+def test_baseline(tmp_path):
+    """A baseline answers without torch, transformers, trackers and datasets."""
+    assert not TRAINING & serve_one(BASELINE, tmp_path / "output.txt")[1]
 
-    @pytest.mark.slow
-    def test_cascade(self, tmp_path):
-        """The real server, a baseline before the transformer: both answer, without what training needs."""
-        model = write_onnx_model(tmp_path / "tiny")
-        record = {
-            "schema_version": 1,
-            "engine": "onnx",
-            "threshold": 0.0,
-            "max_tokens": 16,
-            "set_threshold": 0.2,
-            "transformer_sha256": file_sha256(model / "onnx" / "model.onnx"),
-            "baseline_sha256": file_sha256(BASELINE / "model.skops"),
-        }
-        for threshold, answered_by in ((0.0, "tfidf"), (1.1, "onnx")):
-            (model / "eval" / "cascade.json").write_text(json.dumps(record | {"threshold": threshold}))
-            reply, modules, _ = serve_one(model, tmp_path / "output.txt", "--cascade", BASELINE)
-            assert reply["answered_by"] == answered_by
-            assert not TRAINING & modules
 
-    @pytest.mark.slow
-    @pytest.mark.parametrize("engine", ["onnx", "int8"])
-    def test_first_answer_of_a_real_model(self, real_model, tmp_path, engine):
-        """Imports of the real server, and the time that a person waits for it, printed (pytest -s)."""
-        reply, modules, took = serve_one(real_model.directory, tmp_path / "output.txt", "--engine", engine)
-        print(f"\n{engine}: {took:.2f} s from the start of the process to its first answer")
-        assert reply["answered_by"] == engine
-        assert not set(HEAVY) & modules
+@pytest.mark.slow
+@pytest.mark.parametrize(("threshold", "answered_by"), [(0.0, "tfidf"), (1.1, "onnx")])
+def test_cascade(tmp_path, threshold, answered_by):
+    """A baseline before the transformer: both answer, without what training needs."""
+    model = write_onnx_model(tmp_path / "tiny")
+    record = {
+        "schema_version": 1,
+        "engine": "onnx",
+        "threshold": threshold,
+        "max_tokens": 16,
+        "set_threshold": 0.2,
+        "transformer_sha256": file_sha256(model / "onnx" / "model.onnx"),
+        "baseline_sha256": file_sha256(BASELINE / "model.skops"),
+    }
+    (model / "eval" / "cascade.json").write_text(json.dumps(record))
+    reply, modules, _ = serve_one(model, tmp_path / "output.txt", "--cascade", BASELINE)
+    assert reply["answered_by"] == answered_by
+    assert not TRAINING & modules
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnx", "int8"])
+def test_first_answer_of_a_real_model(real_model, tmp_path, engine):
+    """Imports of the real server, and the time that a person waits for it, printed (pytest -s)."""
+    reply, modules, took = serve_one(real_model.directory, tmp_path / "output.txt", "--engine", engine)
+    print(f"\n{engine}: {took:.2f} s from the start of the process to its first answer")
+    assert reply["answered_by"] == engine
+    assert not HEAVY & modules

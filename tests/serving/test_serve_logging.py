@@ -8,15 +8,9 @@ import logging
 import subprocess
 import sys
 
+import pytest
+
 from arxiv_cls.serving.observability import JsonFormatter, RequestLines
-
-
-def formatted(**extra) -> dict:
-    """A record with extras as its line."""
-    record = logging.makeLogRecord(
-        {"msg": "hello %s", "args": ("there",), "name": "here", "levelname": "INFO", **extra}
-    )
-    return json.loads(JsonFormatter().format(record))
 
 
 def log_of(caplog, headers=(), status=200, level=logging.INFO, path="/predict", fails=None):
@@ -41,35 +35,13 @@ def log_of(caplog, headers=(), status=200, level=logging.INFO, path="/predict", 
     return caplog.records, dict(replies[0]["headers"]) if replies else {}
 
 
-class TestLines:
-    """A record as JSON."""
-
-    def test_fields(self):
-        """Message, extras and what cannot be JSON as text; on one line."""
-        line = formatted(url="http://x", path=object)
-        assert line["message"] == "hello there"
-        assert (line["logger"], line["severity"], line["url"]) == ("here", "INFO", "http://x")
-        assert "object" in line["path"]
-
-    def test_a_traceback_stays_on_its_line(self):
-        """One record is one line also when it carries an exception."""
-        try:
-            raise ValueError("broken")
-        except ValueError as error:
-            info = (ValueError, error, error.__traceback__)
-        record = logging.makeLogRecord({"msg": "x", "exc_info": info})
-        text = JsonFormatter().format(record)
-        assert "\n" not in text
-        assert "ValueError: broken" in json.loads(text)["traceback"]
-
-
 FAILING = """
 import logging, threading, warnings
 from arxiv_cls.serving.observability import configure_logging
 
 configure_logging("info")
 warnings.warn("a warning")
-logging.getLogger("another.library").warning("another record")
+logging.getLogger("another.library").warning("another %s", "record", extra={"kind": object})
 thread = threading.Thread(target=lambda: 1 / 0)
 thread.start()
 thread.join()
@@ -81,6 +53,8 @@ def test_nothing_but_json_on_standard_error():
     ended = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     assert [line["severity"] for line in lines] == ["WARNING", "WARNING", "ERROR"]
+    assert (lines[1]["logger"], lines[1]["message"]) == ("another.library", "another record")
+    assert "object" in lines[1]["kind"]
     assert "ZeroDivisionError" in lines[2]["traceback"]
 
 
@@ -107,12 +81,8 @@ class TestRequestLines:
         assert log_of(caplog, path="/health")[0] == []
         assert log_of(caplog, path="/health", status=503)[0][0].status == 503
 
-    def test_a_client_that_goes_away(self, caplog):
-        """A request without an answer is logged as 499."""
-        records, _ = log_of(caplog, fails=ConnectionError)
-        assert records[0].status == 499
-
-    def test_a_failure_of_ours(self, caplog):
-        """An exception is no client that left: 500, though the answer is made further out."""
-        records, _ = log_of(caplog, fails=RuntimeError)
-        assert records[0].status == 500
+    @pytest.mark.parametrize(("fails", "status"), [(ConnectionError, 499), (RuntimeError, 500)])
+    def test_no_answer(self, caplog, fails, status):
+        """499 for a client that left; 500 for an exception of ours, though the answer is made further out."""
+        records, _ = log_of(caplog, fails=fails)
+        assert records[0].status == status

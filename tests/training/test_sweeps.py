@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from factories import ROOT
 from filelock import FileLock
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -19,7 +20,6 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import TfidfRecipe, load_recipe
 from arxiv_cls.training.sweeps import Sweep, SweepStudy, best_recipe, override, read_sweep
 
-ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))
 COMMAND = ["${env}", "${interpreter}", "${program}", "recipes/tfidf_linear.yaml", "--no-evaluate", "${args}"]
 SMALL = [*COMMAND[:4], "--data.max_samples=400", *COMMAND[4:]]
@@ -81,8 +81,11 @@ def costs(study: SweepStudy) -> list[float]:
     return [trial.params["model.svm_cost"] for trial in study.finished]
 
 
-def nothing(trial: object) -> None:
-    """What is done after a trial."""
+def search(sweep: Sweep, folder: Path, count: int, data_md5: str = "md5") -> SweepStudy:
+    """A study that was run until so many trials are finished."""
+    study = SweepStudy(sweep, folder, data_md5)
+    study.run(count, lambda trial: None)
+    return study
 
 
 class TestFiles:
@@ -218,14 +221,12 @@ class TestSearch:
     def test_run_and_go_on(self, sweep, tmp_path):
         """The recipe itself comes first; a second run adds what is missing, and proposes nothing twice."""
         folder = tmp_path / "study"
+        assert costs(search(sweep, folder, 3))[0] == 0.2
+        again = search(sweep, folder, 3)
+        assert [trial.number for trial in again.finished] == [0, 1, 2]
         seen: list[int] = []
-        study = SweepStudy(sweep, folder, "md5")
-        study.run(3, lambda trial: seen.append(trial.number))
-        assert (seen, costs(study)[0]) == ([0, 1, 2], 0.2)
-        again = SweepStudy(sweep, folder, "md5")
-        again.run(3, lambda trial: pytest.fail("nothing is missing"))
         again.run(6, lambda trial: seen.append(trial.number))
-        assert seen == [0, 1, 2, 3, 4, 5]
+        assert seen == [3, 4, 5]
         assert len(set(costs(again))) == 6
         best = min(costs(again), key=lambda cost: abs(cost - 0.3))
         assert again.study.best_params == {"model.svm_cost": best}
@@ -239,36 +240,31 @@ class TestSearch:
 
     def test_an_interrupted_trial_is_trained_anew(self, sweep, tmp_path):
         """A trial that was under way when the process died gets its values again."""
-        killed = SweepStudy(sweep, tmp_path / "study", "md5")
-        killed.run(2, nothing)
+        killed = search(sweep, tmp_path / "study", 2)
         lost = killed.study.ask(killed.sweep.parameters)
         (tmp_path / "study" / f"trial-{lost.number:04}").mkdir()
-        study = SweepStudy(sweep, tmp_path / "study", "md5")
-        study.run(3, nothing)
-        assert costs(study)[2] == lost.params["model.svm_cost"]
+        assert costs(search(sweep, tmp_path / "study", 3))[2] == lost.params["model.svm_cost"]
         assert not (tmp_path / "study" / f"trial-{lost.number:04}").exists()
 
     def test_grid(self, sweep, tmp_path):
         """Each point once over two runs; one that fails is named, and tried again alone."""
         sweep = with_costs(sweep, 0.1, 0.95, 0.4, method="grid")
-        SweepStudy(sweep, tmp_path / "study", "md5").run(1, nothing)
+        search(sweep, tmp_path / "study", 1)
         for trials in (3, 4):
             study = SweepStudy(sweep, tmp_path / "study", "md5")
             message = r"1 of 3 points of the grid failed: \{'model.svm_cost': 0.95\}"
             with pytest.raises(UserError, match=message):
-                study.run(50, nothing)
+                study.run(50, lambda trial: None)
             assert sorted(costs(study)) == [0.1, 0.4]
             assert len(study.study.trials) == trials
 
     def test_failures_in_a_row(self, sweep, tmp_path):
         """Three end the search with the last one's message."""
-        study = SweepStudy(with_costs(sweep, 0.95, 0.99), tmp_path / "study", "md5")
         with pytest.raises(UserError, match=r"3 trials in a row failed; the last one: a cost of 0.9\d"):
-            study.run(5, nothing)
-        assert not study.finished
+            search(with_costs(sweep, 0.95, 0.99), tmp_path / "study", 5)
 
     def test_another_search(self, sweep, tmp_path):
-        """Other data, another space or another recipe do not mix with what is there."""
+        """Other data, another space or another recipe do not mix with what is there, nor do two processes."""
         SweepStudy(sweep, tmp_path / "study", "md5")
         fixed = sweep.command._replace(fixed=("--data.max_samples=800",))
         with pytest.raises(UserError) as error:
@@ -276,12 +272,8 @@ class TestSearch:
         for part in ("data md5: was md5, is md6", "recipe.data.max_samples: was 400, is 800",
                      "parameters.model.svm_cost", "move"):  # fmt: skip
             assert part in str(error.value)
-
-    def test_one_runner(self, sweep, tmp_path):
-        """Two processes would take each other's trials for interrupted ones."""
-        study = SweepStudy(sweep, tmp_path / "study", "md5")
         with FileLock(tmp_path / "study" / "running.lock"), pytest.raises(UserError, match="runs this study"):
-            study.run(1, nothing)
+            search(sweep, tmp_path / "study", 1)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
-"""Trackers: the log file, W&B offline with its run file read back, a local trackio board."""
+"""Trackers: W&B offline with its run file read back, a local trackio board."""
 
 import json
-import logging
 import os
 import socket
 import struct
@@ -16,31 +15,16 @@ from factories import ROOT
 
 from arxiv_cls import train, train_tfidf
 from arxiv_cls.training import fine_tuning
-from arxiv_cls.training.tracking import Trackers, log_to_file
+from arxiv_cls.training.run_directory import Trackers
 
 RELEASE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"
 HEADER_BYTES, BLOCK_BYTES, LAST_CHUNK_TYPES = 7, 32768, (1, 4)
+KEY = "0123456789" * 4
 
 
 def run_files(folder: Path) -> list[Path]:
     """The files of the offline runs in a run's folder, oldest first."""
     return sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
-
-
-def recorded_to_the_end(run_file: Path) -> list:
-    """The records of a run file, once W&B's own process has written the last one."""
-    from google.protobuf.message import DecodeError
-
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            records = recorded(run_file)
-        except (struct.error, DecodeError):
-            records = []
-        if any(record.WhichOneof("record_type") == "exit" for record in records):
-            return records
-        assert time.monotonic() < deadline, "the run file has no end"
-        time.sleep(0.1)
 
 
 def recorded(run_file: Path) -> list:
@@ -65,83 +49,67 @@ def recorded(run_file: Path) -> list:
     return records
 
 
-def _values(items: Any) -> dict[str, Any]:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+def read_run(run_file: Path) -> SimpleNamespace:
+    """What a run logged, its summary, configuration and exit code, once W&B's process has written the end."""
+    from google.protobuf.message import DecodeError
 
+    deadline, codes = time.monotonic() + 60, []
+    while not codes:
+        assert time.monotonic() < deadline, "the run file has no end"
+        time.sleep(0.1)
+        try:
+            records = recorded(run_file)
+        except (struct.error, DecodeError):
+            continue
+        codes = [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"]
 
-def history(records: list) -> dict[str, Any]:
-    """The last value of everything that was logged at a step."""
-    return _values(item for record in records for item in record.history.item)
+    def values(items: Any) -> dict[str, Any]:
+        return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 
-
-def summary(records: list) -> dict[str, Any]:
-    """The summary of the run."""
-    return _values(item for record in records for item in record.summary.update)
-
-
-def config(records: list) -> dict[str, Any]:
-    """The configuration of the run."""
-    return _values(item for record in records for item in record.run.config.update)
-
-
-def exit_code(records: list) -> int:
-    """How the run ended."""
-    (code,) = [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"]
-    return code
-
-
-class TestLogFile:
-    """The project's loggers, with times."""
-
-    def test_lines(self, tmp_path):
-        """What is said inside is in the file, and nothing of later."""
-        with log_to_file(tmp_path / "train.log"):
-            logging.getLogger("arxiv_cls.somewhere").info("step %d", 3)
-        logging.getLogger("arxiv_cls.somewhere").info("later")
-        assert (tmp_path / "train.log").read_text().rstrip().endswith("INFO step 3")
+    return SimpleNamespace(
+        history=values(item for record in records for item in record.history.item),
+        summary=values(item for record in records for item in record.summary.update),
+        config=values(item for record in records for item in record.run.config.update),
+        exit_code=codes[0],
+    )
 
 
 class TestWandb:
-    """Without a key: offline, in the run's folder, no prompt."""
+    """Without a key or an answer: offline, in the run's folder, no prompt."""
 
-    def test_a_run_that_fails_is_marked(self, tmp_path):
-        """An exception that ends the run is its exit code."""
-        with pytest.raises(KeyboardInterrupt), Trackers(["wandb"], "tiny", tmp_path / "run", {}):
-            raise KeyboardInterrupt
-        (run_file,) = run_files(tmp_path / "run")
-        assert exit_code(recorded_to_the_end(run_file)) == 1
+    @pytest.fixture(autouse=True)
+    def no_key_of_another_test(self):
+        """W&B keeps the key that it found for the life of the process."""
+        from wandb.sdk.lib import wbauth
 
-    def test_host_that_accepts_and_never_answers(self, tmp_path, monkeypatch, capsys):
-        """The whole start is bounded, and the run goes on offline."""
-        monkeypatch.delenv("WANDB_MODE")
-        monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
-        # It listens, so that connections are accepted, and nobody ever reads them.
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-            start = time.monotonic()
-            with Trackers(["wandb"], "tiny", tmp_path / "run", {}):
-                assert time.monotonic() - start < 15
-        assert "from 127.0.0.1)" in capsys.readouterr().err
-        assert run_files(tmp_path / "run")
+        wbauth.unauthenticate_session()
 
     @pytest.mark.parametrize(
-        ("key", "mode", "reason"),
-        [(None, "online", "no API key"), ("0123456789" * 4, "", "127.0.0.1 cannot be reached")],
+        ("key", "mode", "host", "reason"),
+        [
+            (None, "online", "closed", "no API key"),
+            (KEY, "", "closed", "127.0.0.1 cannot be reached"),
+            (KEY, "", "silent", "127.0.0.1 cannot be reached"),
+        ],
     )
-    def test_offline_without_a_prompt(self, tmp_path, monkeypatch, capsys, key, mode, reason):
-        """Also where WANDB_MODE is online; the host is named, and the key stands nowhere."""
-        variables = {"WANDB_MODE": mode, "WANDB_API_KEY": key or "", "WANDB_BASE_URL": "http://127.0.0.1:9"}
-        for name, value in (variables | {"HOME": str(tmp_path)}).items():
-            monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
-        with Trackers(["wandb"], "tiny", tmp_path / "run", {}):
-            pass
-        captured = capsys.readouterr()
-        assert captured.err.count(f"W&B: offline ({reason}); upload later with: wandb sync ") == 1
+    def test_offline_without_a_prompt(self, tmp_path, monkeypatch, capsys, caplog, key, mode, host, reason):
+        """Also where the host accepts and never answers; in bounded time, and the key stands nowhere."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1] if host == "silent" else 9
+            variables = {"WANDB_MODE": mode, "WANDB_API_KEY": key or "", "HOME": str(tmp_path)}
+            variables["WANDB_BASE_URL"] = f"http://127.0.0.1:{port}"
+            for name, value in variables.items():
+                monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+            start = time.monotonic()
+            with Trackers("wandb", "tiny", tmp_path / "run", {}):
+                assert time.monotonic() - start < 15
+        assert caplog.text.count(f"W&B: offline ({reason}") == 1
         files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
         assert files
         if key:
+            captured = capsys.readouterr()
             assert not [path for path in files if key.encode() in path.read_bytes()]
-            assert key not in captured.out + captured.err
+            assert key not in captured.out + captured.err + caplog.text
 
 
 class TestTrackio:
@@ -152,9 +120,9 @@ class TestTrackio:
         pytest.importorskip("trackio")
         done = run_python(
             "-c",
-            "import sys; from pathlib import Path; from arxiv_cls.training.tracking import Trackers\n"
+            "import sys; from pathlib import Path; from arxiv_cls.training.run_directory import Trackers\n"
             f"run = Path({str(tmp_path)!r}) / 'outputs' / '.checkpoints' / 'tiny'\n"
-            "with Trackers(['trackio'], 'tiny', run, {'recipe': {}}) as trackers:\n"
+            "with Trackers('trackio', 'tiny', run, {'recipe': {}}) as trackers:\n"
             "    trackers.log({'train/loss': 0.25}, step=1)\n"
             f"    trackers.log_evaluation({{'metrics': {{'accuracy': 0.75}}}}, Path({str(RELEASE)!r}))\n",
             env={key: value for key, value in os.environ.items() if key != "TRACKIO_DIR"},
@@ -167,15 +135,10 @@ class TestTrackio:
     def test_what_it_is_given(self, tmp_path, monkeypatch):
         """Metrics and every plot of the evaluation, the confusion matrix among them; closed at the end."""
         calls = []
-
-        class Run:
-            def log(self, values, **more):
-                calls.append(values)
-
-            def finish(self):
-                calls.append("finished")
-
-        board = SimpleNamespace(init=lambda **options: Run(), Image=lambda path: ("image", Path(path).name))
+        run = SimpleNamespace(
+            log=lambda values, **more: calls.append(values), finish=lambda: calls.append("end")
+        )
+        board = SimpleNamespace(init=lambda **options: run, Image=lambda path: ("image", Path(path).name))
         monkeypatch.setitem(sys.modules, "trackio", board)
         monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
         with Trackers(["trackio"], "tiny", tmp_path / "outputs" / ".checkpoints" / "tiny", {}) as trackers:
@@ -183,27 +146,27 @@ class TestTrackio:
         logged, end = calls
         assert logged["test/accuracy"] == 0.75
         assert logged["test/confusion_matrix"] == ("image", "confusion_matrix.png")
-        assert end == "finished"
+        assert end == "end"
 
 
 class TestWholeRuns:
-    """`report_to: wandb` in a recipe, and that a run survives --overwrite."""
+    """`report_to: wandb` in a recipe: losses, metrics, confusion matrix, recipe, data version."""
+
+    LOGGED = frozenset({"train/loss", "validation/macro_f1", "test/confusion_matrix/path"})
 
     def test_transformer(self, write_recipe, tmp_path, monkeypatch):
-        """Losses, metrics, confusion matrix, recipe, data version; a failed run after it leaves it there."""
+        """A run that fails after it is marked as failed and leaves the first one there."""
         recipe = write_recipe(tmp_path / "tiny.yaml", trainer={"report_to": "wandb", "max_steps": 4})
         words = [str(recipe), "--trainer.output_dir", str(tmp_path / "tiny")]
         train.main(words)
         folder = tmp_path / ".checkpoints" / "tiny"
         (first,) = run_files(folder)
-        records = recorded_to_the_end(first)
-        logged, final, given = history(records), summary(records), config(records)
-        assert {"train/loss", "eval/macro_f1", "validation/macro_f1"} <= set(logged)
-        assert "test/confusion_matrix/path" in logged
-        assert 0 <= final["test/accuracy"] <= 1
-        assert given["recipe"]["trainer"]["max_steps"] == 4
-        assert given["data"]["splits"]["train"] == 96
-        assert exit_code(records) == 0
+        run = read_run(first)
+        assert self.LOGGED | {"eval/macro_f1"} <= set(run.history)
+        assert 0 <= run.summary["test/accuracy"] <= 1
+        assert run.config["recipe"]["trainer"]["max_steps"] == 4
+        assert run.config["data"]["splits"]["train"] == 96
+        assert run.exit_code == 0
 
         def fail(*arguments):
             raise RuntimeError("no memory left")
@@ -213,20 +176,17 @@ class TestWholeRuns:
             train.main([*words, "--overwrite"])
         kept, second = run_files(folder)
         assert kept == first
-        assert exit_code(recorded_to_the_end(second)) == 1
+        assert read_run(second).exit_code == 1
 
     def test_baseline(self, tmp_path, sample_csv):
-        """Losses of the boosting rounds, metrics, confusion matrix, recipe and data version."""
+        """Its boosting rounds are the steps."""
         keys = {"data.csv": sample_csv, "trainer.output_dir": tmp_path / "tiny",
                 "trainer.report_to": "wandb", "trainer.num_train_epochs": 2}  # fmt: skip
         words = [str(word) for key, value in keys.items() for word in (f"--{key}", value)]
         train_tfidf.main([str(ROOT / "recipes" / "tfidf_xgboost.yaml"), *words])
-        (run_file,) = run_files(tmp_path / ".checkpoints" / "tiny")
-        records = recorded_to_the_end(run_file)
-        logged = history(records)
-        assert {"train/loss", "eval/loss", "validation/macro_f1", "test/confusion_matrix/path"} <= set(logged)
-        assert 0 <= summary(records)["test/accuracy"] <= 1
-        assert config(records)["recipe"]["trainer"]["num_train_epochs"] == 2
-        assert exit_code(records) == 0
+        run = read_run(*run_files(tmp_path / ".checkpoints" / "tiny"))
+        assert self.LOGGED | {"eval/loss"} <= set(run.history)
+        assert run.config["recipe"]["trainer"]["num_train_epochs"] == 2
+        assert run.exit_code == 0
         metrics = json.loads((tmp_path / "tiny" / "eval" / "metrics.json").read_text())["metrics"]
-        assert summary(records)["test/f1/cs.CL"] == metrics["per_class"]["cs.CL"]["f1"]
+        assert run.summary["test/f1/cs.CL"] == metrics["per_class"]["cs.CL"]["f1"]

@@ -1,4 +1,4 @@
-"""Runs in processes of their own: the same bytes twice, a kill in epoch 2, two at a time, the launcher."""
+"""Runs in processes of their own: a kill and the same bytes, two processes at a time, the launcher."""
 
 import json
 import os
@@ -6,32 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from factories import ROOT
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
+from arxiv_cls.models.loading import write_local_distilbert
+from arxiv_cls.record.manifest import missing_files
+
 pytestmark = pytest.mark.slow
-
-
-def weights(run_dir: Path) -> bytes:
-    """The weights file of a model directory."""
-    return (run_dir / "model.safetensors").read_bytes()
-
-
-class TestReproducibility:
-    """Same recipe, data and seed on a CPU."""
-
-    def test_same_bytes_in_two_processes(self, write_recipe, tmp_path, run_python):
-        """Two processes write the same weights; another seed writes others."""
-        recipe = write_recipe(tmp_path / "tiny.yaml", trainer={"teacher_weight": 0.3})
-        for name, seed in (("a", 42), ("b", 42), ("c", 43)):
-            words = ["--trainer.output_dir", tmp_path / name, "--trainer.seed", seed]
-            done = run_python("arxiv_cls/train.py", recipe, *words)
-            assert done.returncode == 0, done.stderr
-        assert weights(tmp_path / "a") == weights(tmp_path / "b")
-        assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
 
 class TestKillAndResume:
@@ -40,10 +23,8 @@ class TestKillAndResume:
     @pytest.mark.parametrize("kill_after", ["checkpoint-2", "checkpoint-8"], ids=["epoch 1", "epoch 2"])
     def test_resumed_run_ends_with_the_same_weights(self, kill_after, write_recipe, tmp_path, run_python):
         """Killed after a checkpoint, then --resume: the weights of the run that nobody killed."""
-        recipe = write_recipe(
-            tmp_path / "tiny.yaml",
-            trainer={"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2},
-        )
+        keys = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+        recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys | {"distillation_weight": 0.3})
         whole, killed = tmp_path / "whole", tmp_path / "killed"
         done = run_python("arxiv_cls/train.py", recipe, "--trainer.output_dir", whole)
         assert done.returncode == 0, done.stderr
@@ -68,7 +49,8 @@ class TestKillAndResume:
         assert "trainer.learning_rate: was 0.001, is 0.5" in other.stderr
         resumed = run_python(*command[1:], "--resume")
         assert resumed.returncode == 0, resumed.stderr
-        assert weights(killed) == weights(whole)
+        ours, theirs = ((run / "model.safetensors").read_bytes() for run in (killed, whole))
+        assert ours == theirs
 
 
 class TestTwoProcesses:
@@ -108,7 +90,24 @@ class TestTwoProcesses:
 
 
 class TestLauncher:
-    """`accelerate launch`, exactly as the README has it."""
+    """`accelerate launch arxiv_cls/train.py recipes/distilbert.yaml`, exactly as the README has it."""
+
+    command = ("arxiv_cls/train.py", "recipes/distilbert.yaml")
+    launch = ("-m", "accelerate.commands.launch")
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_it_trains(self, processes, tmp_path, tiny_encoder, sample_csv, run_python):
+        """From a local DistilBERT, on the sample: a whole model directory, from one process and from two."""
+        start = write_local_distilbert(tmp_path / "start", str(tiny_encoder))
+        several = ["--multi_gpu", "--num_processes", processes] if processes > 1 else []
+        words = ["--model.name_or_path", start, "--data.csv", sample_csv, "--data.max_samples", 96]
+        words += ["--trainer.output_dir", tmp_path / "model", "--trainer.use_cpu", "true"]
+        done = run_python(*self.launch, *several, *self.command, *words)
+        assert done.returncode == 0, done.stderr
+        assert missing_files(tmp_path / "model", "transformer") == []
+        record = json.loads((tmp_path / "model" / "run.json").read_text())
+        assert record["device"]["processes"] == processes
+        assert "macro" in done.stdout
 
     @pytest.mark.parametrize(
         ("words", "message", "hint"),
@@ -118,12 +117,11 @@ class TestLauncher:
         ],
         ids=["no Hub", "no CSV"],
     )
-    def test_as_in_the_readme(self, words, message, hint, tmp_path, tiny_encoder, sample_csv, run_python):
-        """Our last line tells what to do; the traceback after it is the launcher's."""
+    def test_what_is_missing(self, words, message, hint, tmp_path, tiny_encoder, sample_csv, run_python):
+        """Our last line tells what to do; the traceback after it is the launcher's, which --quiet omits."""
         offline = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
-        launch = ["-m", "accelerate.commands.launch", "arxiv_cls/train.py", "recipes/distilbert.yaml"]
         words = [str(tiny_encoder) if word == "ENCODER" else word for word in words]
-        done = run_python(*launch, "--data.csv", sample_csv, *words, env=offline)
+        done = run_python(*self.launch, *self.command, "--data.csv", sample_csv, *words, env=offline)
         assert done.returncode != 0
         ours, theirs = done.stderr.split("Traceback", 1)
         error = ours[ours.rindex("error:") :]
@@ -132,12 +130,11 @@ class TestLauncher:
         assert "CalledProcessError" in theirs
         assert "Traceback" not in theirs
 
-    def test_cpu_configuration_and_missing_csv(self, tiny_encoder, tmp_path, run_python):
-        """Without the data: one line that says how to get it, and no traceback of ours."""
-        launch = ["-m", "accelerate.commands.launch", "--quiet"]
-        launch += ["--config_file", "recipes/accelerate/cpu.yaml"]
+    def test_quiet_with_the_configuration_for_a_cpu(self, tiny_encoder, tmp_path, run_python):
+        """One line that says how to get the data, and no traceback at all."""
+        launch = [*self.launch, "--quiet", "--config_file", "recipes/accelerate/cpu.yaml"]
         words = ["--model.name_or_path", tiny_encoder, "--data.csv", tmp_path / "none.csv"]
-        done = run_python(*launch, "arxiv_cls/train.py", "recipes/distilbert.yaml", *words)
+        done = run_python(*launch, *self.command, *words)
         assert done.returncode != 0
         assert "Traceback" not in done.stderr
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
