@@ -37,8 +37,7 @@ from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.models.text_features import TEXT_FEATURES
 from arxiv_cls.monitoring.accuracy import AccuracyEstimate
 from arxiv_cls.monitoring.drift import ALARM, DriftTest, verdict_of
-from arxiv_cls.monitoring.perturbations import gibberish, latex, one_sentence, perturbed
-from arxiv_cls.monitoring.robustness import rows_of
+from arxiv_cls.monitoring.robustness import CHANGES, changed, rows_of
 from arxiv_cls.scoring.reference import Reference, Rows
 from arxiv_cls.scoring.scored_papers import load_corpus
 from benchmarks.children import run_benchmark
@@ -66,6 +65,13 @@ def join(pools: list[Pool]) -> Pool:
     return Pool(rows, np.concatenate([pool.truth for pool in pools]))
 
 
+def gibberish(text: str, severity: float, draw: random.Random) -> str:
+    """Random letters of the same length."""
+    if draw.random() >= severity:
+        return text
+    return "".join(draw.choice("abcdefghijklmnopqrstuvwxyz     ") for _ in range(len(text) - 1)) + "x"
+
+
 def texts_of_pools(
     arguments: argparse.Namespace, labels: list[str]
 ) -> dict[str, tuple[list[str], list[int]]]:
@@ -77,13 +83,13 @@ def texts_of_pools(
         papers["texts"] += list(part["text"])
         papers["truth"] += [labels.index(corpus.labels[label]) for label in part["label"]]
     pools = {"quiet": (papers["texts"][: arguments.papers], papers["truth"][: arguments.papers])}
-    changed = arguments.changed
+    most = arguments.changed
     for name, change, severity, count in (
-        ("one sentence", one_sentence, 1.0, changed),
-        ("LaTeX", latex, 0.25, changed),
-        ("gibberish", gibberish, 1.0, changed // 4),
+        ("one sentence", CHANGES["one sentence"], 1.0, most),
+        ("LaTeX", CHANGES["LaTeX"], 0.25, most),
+        ("gibberish", gibberish, 1.0, most // 4),
     ):
-        pools[name] = (perturbed(papers["texts"][:count], change, severity, 0), papers["truth"][:count])
+        pools[name] = (changed(papers["texts"][:count], change, severity, 0), papers["truth"][:count])
     if arguments.new:
         outside: dict[str, list[str]] = {"physics and math": [], "near scope": []}
         with gzip.open(arguments.new, "rt", encoding="utf-8") as file:
@@ -98,7 +104,7 @@ def texts_of_pools(
                     outside[name].append(f"{' '.join(paper['title'].split())}\n\n{abstract}")
         for name, texts in outside.items():
             random.Random(0).shuffle(texts)
-            pools[name] = (texts[:changed], [-1] * len(texts[:changed]))
+            pools[name] = (texts[:most], [-1] * len(texts[:most]))
     if arguments.later:
         from arxiv_cls.corpus.papers import read_papers
 
@@ -106,7 +112,7 @@ def texts_of_pools(
         rows = [row for row in table.to_pylist() if row["published"] and row["published"].year == 2019
                 and row["category"] in labels]  # fmt: skip
         random.Random(0).shuffle(rows)
-        rows = rows[: 4 * changed]
+        rows = rows[: 4 * most]
         texts = [f"{row['title']}\n\n{row['abstract']}" for row in rows]
         pools["2019"] = (texts, [labels.index(row["category"]) for row in rows])
     return pools

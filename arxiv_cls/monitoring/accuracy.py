@@ -25,14 +25,11 @@ ASSUMPTIONS = (
     "Papers of neighbouring fields, which look in scope, can make it 10 points too high.",
 )
 _SMALLEST = 1e-7
+_EM_STEPS = 200
 
 
 class AccuracyEstimate:
-    """Recalibrates scores on a reference, then estimates accuracies of windows.
-
-    Args:
-        reference: with true labels.
-    """
+    """Recalibrates scores on a reference, then estimates accuracies of windows."""
 
     def __init__(self, reference: Reference) -> None:
         kept = reference.rows.in_scope != 0
@@ -56,12 +53,11 @@ class AccuracyEstimate:
             {accuracy, low, high (95%), released (accuracy of the reference), rows (counted), out_of_scope
             (share of the rows that is not counted)}.
         """
-        kept = rows.in_scope != 0
-        n = int(kept.sum())
+        scores = rows.scores[rows.in_scope != 0]
+        n = len(scores)
         if n < FEWEST or len(self.correct) < FEWEST:
             return None
-        confidence = self._confidences(rows.scores[kept])
-        released = float(self.correct.mean())
+        confidence, released = self._confidences(scores), float(self.correct.mean())
         accuracy = released + float(confidence.mean() - self.confidence.mean())
         noise = (confidence * (1 - confidence)).mean() / n
         noise += (self.correct - self.confidence).var() / len(self.correct)
@@ -75,20 +71,16 @@ class AccuracyEstimate:
             "out_of_scope": 1 - n / len(rows),
         }
 
-    def label_mix(self, rows: Rows, steps: int = 200) -> np.ndarray | None:
+    def label_mix(self, rows: Rows) -> np.ndarray | None:
         """(k,) estimated shares of the true labels among in-scope rows; None for too few rows."""
-        kept = rows.in_scope != 0
-        if kept.sum() < FEWEST or not (self.prior > 0).any():
+        scores = self._calibrated(rows.scores[rows.in_scope != 0])
+        if len(scores) < FEWEST or not self.prior.any():
             return None
-        scores = self._calibrated(rows.scores[kept])
-        prior = np.maximum(self.prior, _SMALLEST)
-        mix = prior
-        for _ in range(steps):
+        prior = mix = np.maximum(self.prior, _SMALLEST)
+        for _ in range(_EM_STEPS):
             weighted = scores * (mix / prior)
-            after = (weighted / weighted.sum(axis=1, keepdims=True)).mean(axis=0)
-            done = np.abs(after - mix).max() < _SMALLEST
-            mix = after
-            if done:
+            before, mix = mix, (weighted / weighted.sum(axis=1, keepdims=True)).mean(axis=0)
+            if np.abs(mix - before).max() < _SMALLEST:
                 break
         return mix
 
@@ -107,23 +99,20 @@ def fit_bcts(scores: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
     Returns:
         The temperature, and (k,) biases that add up to 0; 1 and zeros for fewer than `FEWEST` rows.
     """
-    classes = scores.shape[1]
-    if len(truth) < FEWEST:
+    n, classes = scores.shape
+    if n < FEWEST:
         return 1.0, np.zeros(classes)
-    logits = _logits(scores)
-    hits = np.bincount(truth, minlength=classes) / len(truth)
+    logits, answers = _logits(scores), np.eye(classes)[truth]
     # A class that never occurs has no finite bias: a weak pull to 0, worth one paper, holds it.
-    pull = 1 / len(truth)
+    pull = 1 / n
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         sharpness, bias = np.exp(values[0]), values[1:]
         log_p = log_softmax(logits * sharpness + bias, axis=1)
-        p = np.exp(log_p)
-        picked = logits[np.arange(len(truth)), truth].mean()
-        of_sharpness = sharpness * ((p * logits).sum(axis=1).mean() - picked)
-        of_bias = p.mean(axis=0) - hits + pull * bias
-        value = -log_p[np.arange(len(truth)), truth].mean() + pull * (bias @ bias) / 2
-        return float(value), np.append(of_sharpness, of_bias)
+        error = np.exp(log_p) - answers
+        value = pull * (-(log_p * answers).sum() + (bias @ bias) / 2)
+        of_sharpness = sharpness * (error * logits).sum() * pull
+        return float(value), np.append(of_sharpness, pull * (error.sum(axis=0) + bias))
 
     found = minimize(loss, np.zeros(classes + 1), jac=True, method="L-BFGS-B")
     bias = found.x[1:]

@@ -16,7 +16,7 @@ from arxiv_cls.models.predictor import locate_model
 from arxiv_cls.monitoring.accuracy import ASSUMPTIONS
 from arxiv_cls.monitoring.drift import ALARM_P, FEWEST, TWICE_P, WATCH_P, WINDOW, worst
 from arxiv_cls.monitoring.log_reader import LogReader
-from arxiv_cls.monitoring.windows import Group, ReferenceTests, group_rows, newest_groups
+from arxiv_cls.monitoring.windows import Group, ReferenceTests, group_rows
 from arxiv_cls.record.files import file_sha256, write_atomically, write_json
 from arxiv_cls.record.manifest import WEIGHTS, model_kind
 from arxiv_cls.scoring.reference import Reference, load_references
@@ -24,9 +24,32 @@ from arxiv_cls.scoring.reference import Reference, load_references
 SCHEMA_VERSION = 1
 HISTORY_KEPT = 2000
 HISTORY_SHOWN = 500
+VERSIONS_NAMED = 20
 DRIFT, REPORT, HISTORY = "drift.json", "report.html", "history.json"
-_PERIOD = re.compile(r"(\d+)([mhdw])")
+References = dict[tuple[bool, str], Reference]
+Windows = list[dict[str, Any]]
+_AGE = re.compile(r"(\d+)([mhdw])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def open_log(
+    model: str | Path, log: str, since: str | None, until: str | None, versions: Iterable[str]
+) -> tuple[References, set[str], LogReader]:
+    """A model's references, what the log calls the model, and the log; arguments as of `check_drift`.
+
+    A log names a model by its tag or commit, or by the first digits of a weights file.
+    """
+    directory = locate_model(model)
+    references = load_references(directory)
+    first, last = parse_time(since, "--since"), parse_time(until, "--until")
+    reader = LogReader(log, next(iter(references.values())).labels, first, last)
+    files = [directory / name for name in (WEIGHTS[model_kind(directory)], *ONNX_FILES.values())]
+    names = {file_sha256(path)[:12] for path in files if path.is_file()} | set(versions)
+    if directory.parent.name == "snapshots":
+        names.add(directory.name[:12])
+    if (tag := str(model).partition("@")[2]) and not Path(model).is_dir():
+        names.add(tag)
+    return references, names, reader
 
 
 def check_drift(
@@ -58,51 +81,46 @@ def check_drift(
     """
     if window < FEWEST:
         raise UserError(f"--window {window}: fewer than {FEWEST} texts tell nothing")
-    directory = locate_model(model)
-    references = load_references(directory)
-    first, last = parse_time(since, "--since"), parse_time(until, "--until")
-    labels = next(iter(references.values())).labels
-    reader = LogReader(log, labels, first, last)
-    known = model_versions(directory, str(model)) | set(versions)
-    history = read_history(out)
+    references, names, reader = open_log(model, log, since, until, versions)
+    history = _read_history(out)
     tests = {key: ReferenceTests(reference) for key, reference in references.items()}
-    starts = {} if first is None else _starts(history, references, window, first)
-    groups, others = group_rows(reader, tests, known, window, starts)
-    newest = newest_groups(groups.values())
+    starts = {} if reader.since is None else _starts(history, references, window, reader.since)
+    groups, others = group_rows(reader, tests, names, window, starts)
+    # Of each half the version that answered last: an old one says nothing of today.
+    by_age = sorted(groups.values(), key=lambda group: group.latest)
+    newest = [group for _, group in sorted({group.half: group for group in by_age}.items())]
+    counted = ("files", "bytes", "gone", "outside_period", "in_the_future", "out_of_order")
+    of_reference = ("engine", "split", "weights_sha256", "data_sha256")
     record = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "program": __version__,
         "model": str(model),
-        "versions": sorted(known),
-        "references": [_described(key, reference) for key, reference in references.items()],
+        "versions": sorted(names),
+        "references": [
+            {"cascade": cascade, "answered_by": half, "sha256": one.sha256, "papers": len(one.rows)}
+            | {name: one.identity.get(name) for name in of_reference}
+            for (cascade, half), one in references.items()
+        ],
         "log": {
             "target": log,
             "since": since,
             "until": until,
             "rows_read": reader.counts["rows"],
-            "distinct": sum(group.rows - group.repeated for group in groups.values()),
-            "repeated": sum(group.repeated for group in groups.values()),
+            "distinct": sum(group.rows - group.repeated for group in by_age),
+            "repeated": sum(group.repeated for group in by_age),
             "bad": {name: reader.counts[name] for name in ("torn", "foreign")},
-            **{
-                name: reader.counts[name]
-                for name in ("files", "bytes", "gone", "outside_period", "in_the_future", "out_of_order")
-            },
-            "other_versions": dict(others.most_common(20)),
+            **{name: reader.counts[name] for name in counted},
+            "other_versions": dict(others.most_common(VERSIONS_NAMED)),
         },
-        "rule": {
-            "window": window,
-            "fewest": FEWEST,
-            "alarm_p": ALARM_P,
-            "twice_p": TWICE_P,
-            "watch_p": WATCH_P,
-        },
+        "rule": {"window": window, "fewest": FEWEST}
+        | {"alarm_p": ALARM_P, "twice_p": TWICE_P, "watch_p": WATCH_P},
         "verdict": worst([group.verdict for group in newest]),
         "groups": [group.summary() for group in newest],
         "accuracy_assumptions": list(ASSUMPTIONS),
     }
     record["action"] = _action(record)
-    kept = merge_history(history, groups.values(), window)
+    kept = _merged(history, by_age, window)
     record["history"] = kept[-HISTORY_SHOWN:]
     if out is not None:
         from arxiv_cls.monitoring.report import render_report
@@ -115,28 +133,13 @@ def check_drift(
     return record
 
 
-def _described(key: tuple[bool, str], reference: Reference) -> dict[str, Any]:
-    names = ("engine", "split", "weights_sha256", "data_sha256")
-    return {
-        "cascade": key[0],
-        "answered_by": key[1],
-        "sha256": reference.sha256,
-        "papers": len(reference.rows),
-        **{name: reference.identity.get(name) for name in names},
-    }
-
-
 def _action(record: dict[str, Any]) -> str:
     """What to do about the worst group; where there is none, why."""
     for group in record["groups"]:
         if group["verdict"] == record["verdict"]:
-            return (
-                group["action"]
-                if len(record["groups"]) == 1
-                else f"{group['answered_by']}: {group['action']}"
-            )
-    others = record["log"]["other_versions"]
-    if others:
+            which = f"{group['answered_by']}: " if len(record["groups"]) > 1 else ""
+            return which + group["action"]
+    if others := record["log"]["other_versions"]:
         shown = ", ".join(f"{name} ({rows:,} rows)" for name, rows in list(others.items())[:5])
         return (
             f"no row of this model ({', '.join(record['versions'])}); the log has {shown}: "
@@ -145,46 +148,26 @@ def _action(record: dict[str, Any]) -> str:
     return "the log has no row of this period"
 
 
-def model_versions(directory: Path, model: str) -> set[str]:
-    """What a request log may call this model: its tag or commit, or the first digits of each weights file."""
-    files = [directory / name for name in (WEIGHTS[model_kind(directory)], *ONNX_FILES.values())]
-    found = {file_sha256(path)[:12] for path in files if path.is_file()}
-    if directory.parent.name == "snapshots":
-        found.add(directory.name[:12])
-    tag = model.partition("@")[2]
-    return found | ({tag} if tag and not Path(model).is_dir() else set())
-
-
 def parse_time(text: str | None, option: str) -> float | None:
-    """Seconds since 1970 of an age (`7d`, `12h`, `30m`) or of a date in ISO format (UTC where it says none).
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Seconds since 1970 of an age or of a date in ISO format (UTC where it says none)."""
     if text is None:
         return None
-    if age := _PERIOD.fullmatch(text):
+    if age := _AGE.fullmatch(text):
         return (datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})).timestamp()
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise UserError(
-            f"{option} {text}: an age such as 7d, 12h or 30m, or a date such as 2026-03-01"
-        ) from None
+        wanted = "an age such as 7d, 12h or 30m, or a date such as 2026-03-01"
+        raise UserError(f"{option} {text}: {wanted}") from None
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
-def read_history(out: Path | None) -> list[dict[str, Any]]:
-    """The windows of earlier runs, oldest first.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+def _read_history(out: Path | None) -> Windows:
+    """The windows of earlier runs, oldest first."""
     if out is None or not (out / HISTORY).is_file():
         return []
     try:
-        content = json.loads((out / HISTORY).read_text(encoding="utf-8"))
-        windows = content["windows"]
+        windows = json.loads((out / HISTORY).read_text(encoding="utf-8"))["windows"]
         for window in windows:
             _key(window), _seconds(window["start"]), _seconds(window["end"]), window["p"], window["verdict"]
     except (ValueError, KeyError, TypeError) as error:
@@ -204,10 +187,7 @@ def _seconds(text: str) -> float:
 
 
 def _starts(
-    history: list[dict[str, Any]],
-    references: dict[tuple[bool, str], Reference],
-    size: int,
-    since: float,
+    history: Windows, references: References, size: int, since: float
 ) -> dict[tuple[str, str], float]:
     """Where the first window of the period began in an earlier run with the same references."""
     files = {reference.sha256[:12] for reference in references.values()}
@@ -219,14 +199,13 @@ def _starts(
     return starts
 
 
-def merge_history(history: list[dict[str, Any]], groups: Iterable[Group], size: int) -> list[dict[str, Any]]:
+def _merged(history: Windows, groups: Iterable[Group], size: int) -> Windows:
     """Earlier windows and those of this run, which take the place of those from their first start on."""
     windows = history
     for group in groups:
-        if not group.windows:
-            continue
-        key, first = (group.version, group.half), _seconds(group.windows[0]["start"])
-        windows = [one for one in windows if _key(one) != key or _seconds(one["end"]) < first]
-        about = {"reference": group.tests.reference.sha256[:12], "size": size}
-        windows = windows + [window | about for window in group.windows]
+        if group.windows:
+            key, first = (group.version, group.half), _seconds(group.windows[0]["start"])
+            about = {"reference": group.tests.reference.sha256[:12], "size": size}
+            windows = [one for one in windows if _key(one) != key or _seconds(one["end"]) < first]
+            windows += [window | about for window in group.windows]
     return sorted(windows, key=lambda one: (one["end"], *_key(one)))[-HISTORY_KEPT:]

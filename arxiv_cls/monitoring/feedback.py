@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -15,14 +16,13 @@ import numpy as np
 from scipy.stats import norm
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.predictor import locate_model
-from arxiv_cls.monitoring.check import model_versions, parse_time
+from arxiv_cls.monitoring.check import open_log
 from arxiv_cls.monitoring.drift import WATCH_P, chi_square_p
 from arxiv_cls.monitoring.log_reader import LogReader, LogRow
 from arxiv_cls.record.files import file_sha256, write_json
 from arxiv_cls.scoring.intervals import bootstrap_intervals, wilson_interval
 from arxiv_cls.scoring.metrics import compute_metrics
-from arxiv_cls.scoring.reference import Reference, load_references
+from arxiv_cls.scoring.reference import Reference
 from arxiv_cls.scoring.scored_papers import true_columns
 
 SCHEMA_VERSION = 1
@@ -36,18 +36,16 @@ MOST_LABELS = 10_000_000
 
 
 class Label(NamedTuple):
-    """What is known of one text.
+    """What is known of one text."""
 
-    Attributes:
-        category: the true category, of several the primary one.
-        categories: all of them; only the true one where no others are known.
-    """
-
-    category: str
-    categories: tuple[str, ...]
+    category: str  # the true one, of several the primary one
+    categories: tuple[str, ...]  # all of them; the true one alone where no others are known
 
 
-def read_labels(path: Path) -> tuple[dict[tuple[str, int], Label], Counter[str]]:
+Labels = dict[tuple[str, int], Label]
+
+
+def read_labels(path: Path) -> tuple[Labels, Counter[str]]:
     """Labels by request id and index, from CSV or JSON Lines.
 
     Each row has `request_id`, or `arxiv_id` where the client sent that as its request id, `index` (0 where it
@@ -60,7 +58,7 @@ def read_labels(path: Path) -> tuple[dict[tuple[str, int], Label], Counter[str]]
     Raises:
         UserError: no such file, or it has no row with a label.
     """
-    labels: dict[tuple[str, int], Label] = {}
+    labels: Labels = {}
     contradicting: set[tuple[str, int]] = set()
     counts: Counter[str] = Counter()
     for row in _rows(path):
@@ -70,13 +68,13 @@ def read_labels(path: Path) -> tuple[dict[tuple[str, int], Label], Counter[str]]
         except (AttributeError, KeyError, ValueError, TypeError, OverflowError):
             counts["bad"] += 1
             continue
-        if key in labels:
-            same = labels[key] == label
-            counts["repeated" if same else "contradicting"] += 1
-            if not same:
-                contradicting.add(key)
-        else:
+        if key not in labels:
             labels[key] = label
+        elif labels[key] == label:
+            counts["repeated"] += 1
+        else:
+            counts["contradicting"] += 1
+            contradicting.add(key)
     for key in contradicting:
         del labels[key]
     if not labels:
@@ -120,10 +118,10 @@ class Joined:
     """The served texts of one model version, and those of them that have a label."""
 
     def __init__(self, version: str, labels: int) -> None:
-        self.version, self.served = version, np.zeros(labels, dtype=np.int64)
+        self.version, self.latest = version, float("-inf")
+        self.served = np.zeros(labels, dtype=np.int64)  # predictions of each label
         self.rows: list[LogRow] = []
         self.known: list[Label] = []
-        self.latest = float("-inf")
 
 
 def measure_feedback(
@@ -151,19 +149,16 @@ def measure_feedback(
     Raises:
         UserError: no model, reference, log or labels; no label belongs to a text of this model.
     """
-    directory = locate_model(model)
-    references = load_references(directory)
-    names = next(iter(references.values())).labels
+    references, ours, reader = open_log(model, log, since, until, versions)
+    names = reader.labels
     known, counts = read_labels(labels)
-    reader = LogReader(log, names, parse_time(since, "--since"), parse_time(until, "--until"))
-    ours = model_versions(directory, str(model)) | set(versions)
-    found, used = _join(reader, known, ours, len(names))
+    found, used = _join(reader, known, ours)
     if not found:
         raise UserError(
             f"--log {log}: no text of this model ({', '.join(sorted(ours))})",
             hint="name what the log calls it with --version",
         )
-    newest = max(found.values(), key=lambda joined: joined.latest)
+    newest = max(found, key=lambda joined: joined.latest)
     truth = true_columns([label.category for label in newest.known], names)
     if not (truth >= 0).any():
         raise UserError(
@@ -183,7 +178,7 @@ def measure_feedback(
             "file": str(labels),
             "sha256": file_sha256(labels),
             **{name: counts[name] for name in ("rows", "bad", "repeated", "contradicting")},
-            "not_in_the_log": len(known) - len(used),
+            "not_in_the_log": len(known) - used,
         },
         **_measured(newest, truth, names),
         "released": released,
@@ -194,24 +189,21 @@ def measure_feedback(
     return record
 
 
-def _join(
-    reader: LogReader, known: dict[tuple[str, int], Label], ours: set[str], labels: int
-) -> tuple[dict[str, Joined], set[tuple[str, int]]]:
+def _join(reader: LogReader, known: Labels, ours: set[str]) -> tuple[list[Joined], int]:
+    """The log by model version, and how many labels belong to a line of it."""
     found: dict[str, Joined] = {}
-    used: set[tuple[str, int]] = set()
+    waiting = dict(known)
     for row in reader:
         if not {row.version, row.version.partition("+")[0]} & ours:
             continue
-        joined = found.setdefault(row.version, Joined(row.version, labels))
+        joined = found.setdefault(row.version, Joined(row.version, len(reader.labels)))
         joined.served[int(np.argmax(row.scores))] += 1
         joined.latest = max(joined.latest, row.time)
-        key = (row.request_id, row.place)
         # A line that is there twice is one answer.
-        if key in known and key not in used:
-            used.add(key)
+        if label := waiting.pop((row.request_id, row.place), None):
             joined.rows.append(row)
-            joined.known.append(known[key])
-    return found, used
+            joined.known.append(label)
+    return list(found.values()), len(known) - len(waiting)
 
 
 def _measured(joined: Joined, truth: np.ndarray, names: list[str]) -> dict[str, Any]:
@@ -221,11 +213,10 @@ def _measured(joined: Joined, truth: np.ndarray, names: list[str]) -> dict[str, 
     scores = scores / scores.sum(axis=1, keepdims=True)
     predicted = scores.argmax(axis=1)
     correct = predicted == labels
-    metrics = compute_metrics(labels, scores, names)
-    intervals = bootstrap_intervals(labels, scores, names)
     listed = [names[one] in joined.known[at].categories for one, at in zip(predicted, kept, strict=True)]
-    served = joined.served
-    of_labelled = np.bincount(predicted, minlength=len(names))
+    metrics = compute_metrics(labels, scores, names)
+    served, labelled = joined.served, np.bincount(predicted, minlength=len(names))
+    shares = zip(names, labelled / len(rows), served / served.sum(), strict=True)
     return {
         "n": len(rows),
         "served": int(served.sum()),
@@ -235,43 +226,30 @@ def _measured(joined: Joined, truth: np.ndarray, names: list[str]) -> dict[str, 
         "accuracy_interval": list(wilson_interval(int(correct.sum()), len(correct))),
         "listed_accuracy": float(np.mean(listed)),
         "macro_f1": metrics["macro_f1"],
-        "macro_f1_interval": list(intervals["macro_f1"]),
+        "macro_f1_interval": list(bootstrap_intervals(labels, scores, names)["macro_f1"]),
         "per_class": metrics["per_class"],
         "over_time": _over_time(rows, correct),
-        "predicted_mix": [
-            {
-                "label": name,
-                "labelled": float(of_labelled[at] / len(rows)),
-                "served": float(served[at] / served.sum()),
-            }
-            for at, name in enumerate(names)
-        ],
+        "predicted_mix": [{"label": name, "labelled": float(a), "served": float(b)} for name, a, b in shares],
         # Labels that come are selected: is what they were predicted as like the rest?
-        "selection_p": chi_square_p(of_labelled, np.maximum(served - of_labelled, 0)),
+        "selection_p": chi_square_p(labelled, np.maximum(served - labelled, 0)),
     }
 
 
 def _over_time(rows: list[LogRow], correct: np.ndarray) -> list[dict[str, Any]]:
     """Accuracy of runs of weeks with at least `FEWEST` labels each, oldest first."""
-    order = np.argsort([row.time for row in rows], kind="stable")
-    weeks: dict[tuple[int, int], list[bool]] = {}
-    starts: dict[tuple[int, int], str] = {}
-    for at in order:
-        day = datetime.fromtimestamp(rows[at].time, UTC)
-        week = day.isocalendar()[:2]
-        starts.setdefault(week, day.date().isoformat())
-        weeks.setdefault(week, []).append(bool(correct[at]))
     runs: list[dict[str, Any]] = []
-    for week, hits in weeks.items():
-        if runs and runs[-1]["n"] < FEWEST:
-            runs[-1]["n"] += len(hits)
-            runs[-1]["correct"] += sum(hits)
-        else:
-            runs.append({"since": starts[week], "n": len(hits), "correct": sum(hits)})
+    week = None
+    for at in np.argsort([row.time for row in rows], kind="stable"):
+        day = datetime.fromtimestamp(rows[at].time, UTC).date()
+        before, week = week, day.isocalendar()[:2]
+        if not runs or (week != before and runs[-1]["n"] >= FEWEST):
+            runs.append({"since": day.isoformat(), "n": 0, "correct": 0})
+        runs[-1]["n"] += 1
+        runs[-1]["correct"] += int(correct[at])
     if len(runs) > 1 and runs[-1]["n"] < FEWEST:
         last = runs.pop()
-        runs[-1]["n"] += last["n"]
-        runs[-1]["correct"] += last["correct"]
+        for name in ("n", "correct"):
+            runs[-1][name] += last[name]
     for run in runs:
         run["accuracy"] = run["correct"] / run["n"]
         run["interval"] = list(wilson_interval(run["correct"], run["n"]))
@@ -299,17 +277,11 @@ def compare_with_release(accuracy: float, n: int, released: dict[str, Any]) -> d
     pooled = (accuracy * n + before * m) / (n + m)
     error = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     p = float(norm.sf((before - accuracy) / error)) if error else 1.0
-    found = {
-        "difference": accuracy - before,
-        "p": p,
-        "worse": p < SIGNIFICANCE,
-        "power": {str(drop): power_of(drop, n, before, m) for drop in DROPS},
-        "labels_needed": {str(drop): labels_needed(drop, before, m) for drop in DROPS},
-    }
-    shown = [drop for drop in DROPS if found["power"][str(drop)] >= WANTED_POWER]
-    if found["worse"]:
+    power = {str(drop): power_of(drop, n, before, m) for drop in DROPS}
+    if p < SIGNIFICANCE:
         answer = f"worse than released, by {100 * (before - accuracy):.1f} points (p = {p:.2g})"
     else:
+        shown = [drop for drop in DROPS if power[str(drop)] >= WANTED_POWER]
         answer = f"not shown to be worse than released (p = {p:.2g}); {n:,} labels show "
         answer += (
             f"a drop of {100 * min(shown):g} points with a probability of at least {WANTED_POWER:g}"
@@ -318,7 +290,14 @@ def compare_with_release(accuracy: float, n: int, released: dict[str, Any]) -> d
         )
     if n < FEWEST:
         answer += f"; with fewer than {FEWEST} labels take it for nothing"
-    return found | {"answer": answer}
+    return {
+        "difference": accuracy - before,
+        "p": p,
+        "worse": p < SIGNIFICANCE,
+        "power": power,
+        "labels_needed": {str(drop): labels_needed(drop, before, m) for drop in DROPS},
+        "answer": answer,
+    }
 
 
 def power_of(drop: float, n: int, before: float, m: int) -> float:
@@ -334,49 +313,42 @@ def power_of(drop: float, n: int, before: float, m: int) -> float:
 
 def labels_needed(drop: float, before: float, m: int) -> int | None:
     """The fewest labels that show a drop with a power of 0.8; None when no number does."""
-    if power_of(drop, MOST_LABELS, before, m) < WANTED_POWER:
-        return None
-    low, high = 1, MOST_LABELS
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power_of(drop, middle, before, m) >= WANTED_POWER else (middle + 1, high)
-    return low
+    numbers = range(1, MOST_LABELS)
+    at = bisect_left(numbers, WANTED_POWER, key=lambda n: power_of(drop, n, before, m))
+    return numbers[at] if at < len(numbers) else None
 
 
 def feedback_table(record: dict[str, Any]) -> str:
     """What was measured, for the terminal."""
-    low, high = record["accuracy_interval"]
-    f1_low, f1_high = record["macro_f1_interval"]
-    released = record["released"]
-    powers = [f"{100 * float(drop):g} points {power:.2f}"
-              for drop, power in record["comparison"]["power"].items()]  # fmt: skip
+    released, labels, comparison = record["released"], record["labels"], record["comparison"]
+
+    def measured(value: float, ends: list[float]) -> str:
+        return f"{value:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
+
     lines = [
-        record["comparison"]["answer"],
+        comparison["answer"],
         f"  labelled   {record['n']:,} of {record['served']:,} served by version {record['version']}; "
         f"{record['other_labels']:,} have a label that the model does not know",
-        f"  accuracy   {record['accuracy']:.3f} ({low:.3f} to {high:.3f}), "
+        f"  accuracy   {measured(record['accuracy'], record['accuracy_interval'])}, "
         f"released {released['accuracy']:.3f} on {released['n']:,}",
-        f"  macro-F1   {record['macro_f1']:.3f} ({f1_low:.3f} to {f1_high:.3f}), "
+        f"  macro-F1   {measured(record['macro_f1'], record['macro_f1_interval'])}, "
         f"released {released['macro_f1']:.3f}",
         f"  listed     {record['listed_accuracy']:.3f} of the answers are among the paper's own categories",
-        "  power      " + ", ".join(powers),
-    ]  # fmt: skip
-    if record["selection_p"] < WATCH_P:
-        lines.append(
-            "  the labelled texts are not like the rest: "
-            + ", ".join(
-                f"{entry['label']} {entry['labelled']:.0%} of labelled, {entry['served']:.0%} of all"
-                for entry in record["predicted_mix"]
-            )
-        )
-    lines += [
-        f"  {run['since']}  {run['accuracy']:.3f} ({run['interval'][0]:.3f} to {run['interval'][1]:.3f}), "
-        f"n = {run['n']}"
-        for run in record["over_time"]
+        "  power      "
+        + ", ".join(
+            f"{100 * float(drop):g} points {power:.2f}" for drop, power in comparison["power"].items()
+        ),
     ]
-    labels = record["labels"]
-    lines.append(
-        f"  labels     {labels['rows']:,} rows: {labels['not_in_the_log']:,} not in the log, "
-        f"{labels['bad']:,} bad, {labels['repeated']:,} repeated, {labels['contradicting']:,} contradicting"
+    if record["selection_p"] < WATCH_P:
+        shares = (
+            f"{entry['label']} {entry['labelled']:.0%} of labelled, {entry['served']:.0%} of all"
+            for entry in record["predicted_mix"]
+        )
+        lines.append("  the labelled texts are not like the rest: " + ", ".join(shares))
+    for run in record["over_time"]:
+        lines.append(f"  {run['since']}  {measured(run['accuracy'], run['interval'])}, n = {run['n']}")
+    counts = ", ".join(
+        f"{labels[name]:,} {name.replace('_', ' ')}"
+        for name in ("not_in_the_log", "bad", "repeated", "contradicting")
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"  labels     {labels['rows']:,} rows: {counts}"])

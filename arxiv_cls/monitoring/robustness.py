@@ -1,8 +1,17 @@
-"""How much accuracy a model loses on changed texts, and whether the drift check would notice."""
+"""How much accuracy a model loses on changed texts, and whether the drift check would notice.
+
+A change takes a text (title, blank line, abstract, as the model was trained on), a severity from 0 to 1 and a
+random generator. The severity is the share of words (or sentences) that change; of changes that a text has or
+has not, the share of texts that have it.
+"""
 
 from __future__ import annotations
 
+import random
+import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +24,13 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ScopeRule
 from arxiv_cls.models.text_features import TEXT_FEATURES, text_features
 from arxiv_cls.monitoring.drift import ALARM, WINDOW, DriftTest, verdict_of
-from arxiv_cls.monitoring.perturbations import PERTURBATIONS, near_scope, perturbed
 from arxiv_cls.monitoring.windows import severity_of
 from arxiv_cls.record.files import update_file, write_json
 from arxiv_cls.record.manifest import METRICS, ROBUSTNESS, ROBUSTNESS_PLOT
 from arxiv_cls.record.model_files import read_model_file
+from arxiv_cls.scoring import plots
 from arxiv_cls.scoring.intervals import paired_bootstrap
 from arxiv_cls.scoring.metrics import compute_metrics
-from arxiv_cls.scoring.plots import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from arxiv_cls.scoring.reference import Reference, Rows, tokens_per_word
 from arxiv_cls.scoring.scored_papers import load_model_and_corpus, score_papers, texts_of
 
@@ -33,6 +41,129 @@ NEAR_PAPERS = 500
 # Runs of two windows that tell how often the drift check alarms.
 RUNS = 40
 FEWEST_PAPERS = 2 * WINDOW
+
+Change = Callable[[str, float, random.Random], str]
+SENTENCE_END = re.compile(r"(?<=[.!?])\s")
+LATEX = (
+    r"$\mathcal{L}(\theta)=\sum_{i=1}^{n}\ell(x_i)$",
+    r"\emph{see} \cite{smith2015}",
+    r"\textbf{state of the art}",
+    r"$O(n \log n)$",
+)
+HTML = ("<p>", "</p>", "<br/>", "<i>et al.</i>", "&nbsp;", "&lt;", '<a href="#ref1">[1]</a>')
+# Phrases of fields that the label sets of computer science leave out.
+DOMAIN_PHRASES = (
+    "in patients with type 2 diabetes",
+    "the magnetic field of the galaxy",
+    "of the stock market index",
+    "gene expression in tumour cells",
+    "the boundary of the manifold",
+    "at room temperature",
+    "a randomised controlled trial",
+    "the Hubble constant",
+)
+MASK = "[MASK]"
+
+
+def _words(text: str, severity: float, draw: random.Random, change: Callable[[str], str]) -> str:
+    """The text with this share of its words changed; the white space stays."""
+    parts = re.split(r"(\s+)", text)
+    return "".join(change(part) if part.strip() and draw.random() < severity else part for part in parts)
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """The title with the blank line, and the abstract; a text without a blank line is an abstract."""
+    title, blank, abstract = text.partition("\n\n")
+    return (title + blank, abstract) if blank else ("", title)
+
+
+def _sentences(text: str, severity: float, draw: random.Random, change: Callable[[str], str]) -> str:
+    """The text with this share of the abstract's sentences changed."""
+    title, abstract = _parts(text)
+    sentences = SENTENCE_END.split(abstract)
+    return title + " ".join(change(one) if draw.random() < severity else one for one in sentences)
+
+
+def words_dropped(text: str, severity: float, draw: random.Random) -> str:
+    """Words are missing; never all of them."""
+    return _words(text, severity, draw, lambda word: "").strip() or text
+
+
+def words_masked(text: str, severity: float, draw: random.Random) -> str:
+    """Words are hidden."""
+    return _words(text, severity, draw, lambda word: MASK)
+
+
+def typos(text: str, severity: float, draw: random.Random) -> str:
+    """Two neighbouring letters of a word have changed places."""
+
+    def swapped(word: str) -> str:
+        if len(word) < 3:
+            return word
+        at = draw.randrange(len(word) - 1)
+        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+
+    return _words(text, severity, draw, swapped)
+
+
+def phrases_appended(phrases: Sequence[str], text: str, severity: float, draw: random.Random) -> str:
+    """Sentences end with a phrase."""
+    return _sentences(text, severity, draw, lambda one: f"{one} {draw.choice(phrases)}")
+
+
+def html(text: str, severity: float, draw: random.Random) -> str:
+    """Sentences are between tags and entities."""
+    return _sentences(text, severity, draw, lambda one: f"{draw.choice(HTML)}{one}{draw.choice(HTML)}")
+
+
+def abstract_truncated(text: str, severity: float, draw: random.Random) -> str:
+    """The end of the abstract is missing; a word stays."""
+    title, abstract = _parts(text)
+    words = abstract.split()
+    return title + " ".join(words[: max(1, round(len(words) * (1 - severity)))])
+
+
+def title_missing(text: str, severity: float, draw: random.Random) -> str:
+    """The title is missing."""
+    title, abstract = _parts(text)
+    return abstract if title and draw.random() < severity and abstract.strip() else text
+
+
+def upper_case(text: str, severity: float, draw: random.Random) -> str:
+    """The text is in capitals."""
+    return text.upper() if draw.random() < severity else text
+
+
+def one_sentence(text: str, severity: float, draw: random.Random) -> str:
+    """The abstract is its first sentence."""
+    title, _, abstract = text.partition("\n\n")
+    first = SENTENCE_END.split(abstract.strip(), maxsplit=1)[0]
+    return f"{title}\n\n{first}" if draw.random() < severity else text
+
+
+def near_scope(others: Sequence[str]) -> Change:
+    """A change: sentences are those of papers of neighbouring fields."""
+    sentences = [one for text in others for one in SENTENCE_END.split(_parts(text)[1]) if one.strip()]
+    return lambda text, severity, draw: _sentences(text, severity, draw, lambda one: draw.choice(sentences))
+
+
+CHANGES: dict[str, Change] = {
+    "words dropped": words_dropped,
+    "words masked": words_masked,
+    "domain phrases": partial(phrases_appended, DOMAIN_PHRASES),
+    "abstract truncated": abstract_truncated,
+    "one sentence": one_sentence,
+    "title missing": title_missing,
+    "LaTeX": partial(phrases_appended, LATEX),
+    "HTML": html,
+    "typos": typos,
+    "upper case": upper_case,
+}
+
+
+def changed(texts: Sequence[str], change: Change, severity: float, seed: int) -> list[str]:
+    """The texts after a change; each has a generator of its own, so that their order does not matter."""
+    return [change(text, severity, random.Random(f"{seed}:{text}")) for text in texts]
 
 
 def rows_of(predictor: Any, texts: list[str], scores: np.ndarray, scope: ScopeRule | None) -> Rows:
@@ -50,7 +181,7 @@ def rows_of(predictor: Any, texts: list[str], scores: np.ndarray, scope: ScopeRu
 def measure_robustness(
     model: str | Path,
     *,
-    severities: tuple[float, ...] = SEVERITIES,
+    severities: Sequence[float] = SEVERITIES,
     seed: int = 42,
     papers: int | None = None,
     data: str | Path | None = None,
@@ -76,40 +207,36 @@ def measure_robustness(
     Raises:
         UserError: a severity that is none, too few papers, or model or data cannot be had.
     """
-    wrong = [severity for severity in severities if not 0 < severity <= 1]
-    if wrong or not severities:
-        raise UserError(f"--severity {wrong or ''}: shares above 0 and at most 1, such as 0.1,0.3,0.5")
+    if not severities or not all(0 < severity <= 1 for severity in severities):
+        raise UserError(f"--severity {severities}: shares above 0 and at most 1, such as 0.1,0.3,0.5")
     loaded = load_model_and_corpus(model, data, engine)
     predictor, corpus = loaded.predictor, loaded.corpus
     test = corpus.splits["test"]
     test = test.select(range(min(papers or len(test), len(test))))
     scored = score_papers(predictor, test, corpus.labels)
     texts, labels, names = list(test["text"]), scored.labels, list(predictor.labels)
-    scope = predictor.scope_rule
-    before = rows_of(predictor, texts, scored.probabilities, scope)
-    changes = dict(PERTURBATIONS)
+    rows = rows_of(predictor, texts, scored.probabilities, predictor.scope_rule)
+    changes = dict(CHANGES)
     if others := _near_texts(corpus, names):
         changes["near-scope sentences"] = near_scope(others)
     found = []
     for name, change in changes.items():
         for severity in severities:
-            after_texts = perturbed(texts, change, severity, seed)
+            after_texts = changed(texts, change, severity, seed)
             after = np.asarray(predictor.predict_proba(after_texts))
             metrics = compute_metrics(labels, after, names)
             differences = paired_bootstrap(labels, scored.probabilities, after, names)
-            rows = rows_of(predictor, after_texts, after, scope)
+            after_rows = rows_of(predictor, after_texts, after, predictor.scope_rule)
             found.append(
                 {
                     "change": name,
                     "severity": severity,
                     "accuracy": metrics["accuracy"],
                     "macro_f1": metrics["macro_f1"],
-                    **{
-                        f"{metric}_change": list(differences[metric][:3])
-                        for metric in ("accuracy", "macro_f1")
-                    },
+                    "accuracy_change": list(differences["accuracy"][:3]),
+                    "macro_f1_change": list(differences["macro_f1"][:3]),
                     "risk": severity_of(-differences["accuracy"].difference),
-                    "noticed": alarm_rate(before, rows, labels, names, seed),
+                    "noticed": alarm_rate(rows, after_rows, labels, names, seed),
                 }
             )
     metrics = compute_metrics(labels, scored.probabilities, names)
@@ -128,30 +255,24 @@ def measure_robustness(
         "macro_f1": metrics["macro_f1"],
         "changes": found,
     }
-    _write(record, Path(model), out)
+    # What is part of the release is measured with the weights themselves.
+    released = out is None and Path(model).is_dir() and predictor.engine in ("torch", "tfidf")
+    if released or out:
+        folder = out or loaded.directory / "monitoring"
+        write_json(record, folder / Path(ROBUSTNESS).name)
+        _plot(record, folder / Path(ROBUSTNESS_PLOT).name)
+    if released and "files" in (read_model_file(loaded.directory, METRICS) or {}):
+        update_file(loaded.directory, ROBUSTNESS)
+        update_file(loaded.directory, ROBUSTNESS_PLOT)
     return record
-
-
-def _write(record: dict[str, Any], model: Path, out: Path | None) -> None:
-    if out is None and model.is_dir() and record["engine"] in ("torch", "tfidf"):
-        write_json(record, model / ROBUSTNESS)
-        plot_robustness(record, model / ROBUSTNESS_PLOT)
-        if "files" in (read_model_file(model, METRICS) or {}):
-            update_file(model, ROBUSTNESS)
-            update_file(model, ROBUSTNESS_PLOT)
-    elif out is not None:
-        write_json(record, out / Path(ROBUSTNESS).name)
-        plot_robustness(record, out / Path(ROBUSTNESS_PLOT).name)
 
 
 def _near_texts(corpus: Any, names: list[str]) -> list[str]:
     """Texts of papers that the label set leaves out, of neighbouring archives."""
     table = corpus.outside_papers()
-    near = [
-        row for row, code in enumerate(table["category"].to_pylist())
-        if archive_of(code) in NEAR_ARCHIVES and archive_of(code) not in names
-    ][:NEAR_PAPERS]  # fmt: skip
-    return texts_of(table.take(near)) if near else []
+    archives = [archive_of(code) for code in table["category"].to_pylist()]
+    near = [row for row, name in enumerate(archives) if name in NEAR_ARCHIVES and name not in names]
+    return texts_of(table.take(near[:NEAR_PAPERS])) if near else []
 
 
 def alarm_rate(before: Rows, after: Rows, labels: np.ndarray, names: list[str], seed: int) -> float | None:
@@ -172,11 +293,11 @@ def alarm_rate(before: Rows, after: Rows, labels: np.ndarray, names: list[str], 
     return alarms / RUNS
 
 
-def plot_robustness(record: dict[str, Any], path: Path) -> None:
+def _plot(record: dict[str, Any], path: Path) -> None:
     """Accuracy by severity, a line per change."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    colours = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
+    colours = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.VERMILION, plots.PURPLE, plots.SKY)
     for at, name in enumerate(dict.fromkeys(entry["change"] for entry in record["changes"])):
         entries = [entry for entry in record["changes"] if entry["change"] == name]
         axes.plot(
@@ -184,11 +305,9 @@ def plot_robustness(record: dict[str, Any], path: Path) -> None:
             [record["accuracy"], *(entry["accuracy"] for entry in entries)],
             color=colours[at % 6], linestyle="-" if at < 6 else "--", marker="o", markersize=3, label=name,
         )  # fmt: skip
-    axes.set_xlabel("severity")
-    axes.set_ylabel("accuracy")
+    axes.set(xlabel="severity", ylabel="accuracy")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
 

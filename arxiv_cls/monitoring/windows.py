@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -11,21 +10,11 @@ from typing import Any
 import numpy as np
 
 from arxiv_cls.monitoring.accuracy import AccuracyEstimate
-from arxiv_cls.monitoring.drift import (
-    FEWEST,
-    TOO_FEW,
-    WATCH_P,
-    WINDOW,
-    DriftTest,
-    WindowTest,
-    verdict_of,
-    worst,
-)
+from arxiv_cls.monitoring.drift import FEWEST, TOO_FEW, WATCH_P, DriftTest, WindowTest, verdict_of
 from arxiv_cls.monitoring.log_reader import LogRow
-from arxiv_cls.scoring.reference import FEATURES, Reference, Rows
+from arxiv_cls.scoring.reference import Reference, Rows
 
-# Rows that are remembered to tell repeated ones, at least; a client that sends a file again repeats within
-# these.
+# Rows that are remembered, at least, to tell repeated ones: a client that sends a file again is within them.
 REMEMBERED = 100_000
 NAMED_REQUESTS = 10
 TOP_COLUMNS = 5
@@ -35,32 +24,29 @@ class ReferenceTests:
     """A reference with what is worked out of it once."""
 
     def __init__(self, reference: Reference) -> None:
-        self.reference = reference
-        self.drift = DriftTest(reference)
-        self.accuracy = AccuracyEstimate(reference)
+        self.reference, self.drift, self.accuracy = (
+            reference,
+            DriftTest(reference),
+            AccuracyEstimate(reference),
+        )
 
 
 class Group:
-    """The windows of one model version and one half, in the order of the log.
+    """The windows of one model version and one half ("baseline" or "transformer"), in the order of the log.
 
-    Args:
-        version: of the model.
-        half: "baseline" or "transformer".
-        tests: of its reference.
-        size: distinct rows of a window.
+    A window is `size` distinct rows.
     """
 
-    def __init__(self, version: str, half: str, tests: ReferenceTests, size: int = WINDOW) -> None:
+    def __init__(self, version: str, half: str, tests: ReferenceTests, size: int) -> None:
         self.version, self.half, self.tests, self.size = version, half, tests, size
-        self.rows, self.repeated = 0, 0
+        self.rows, self.repeated, self.latest = 0, 0, float("-inf")
         self.windows: list[dict[str, Any]] = []
-        self.latest = float("-inf")
-        # The newest whole window, which the report describes.
-        self.newest: list[LogRow] = []
         self._seen: set[int] = set()
         self._seen_before: set[int] = set()
-        self._current: list[LogRow] = []
+        self._waiting: list[LogRow] = []
         self._repeated_before = 0
+        # The newest window, which the report describes.
+        self._newest: tuple[list[LogRow], Rows, WindowTest] | None = None
 
     def add(self, row: LogRow) -> None:
         """Takes a row; tests the window when it is full."""
@@ -73,50 +59,44 @@ class Group:
         self._seen.add(key)
         if len(self._seen) >= REMEMBERED:
             self._seen, self._seen_before = set(), self._seen
-        self._current.append(row)
-        if len(self._current) == self.size:
-            self.newest, self._current = self._current, []
-            self.windows.append(self._tested(self.newest))
-            self._repeated_before = self.repeated
-
-    @property
-    def waiting(self) -> int:
-        """Distinct rows of the window that is not full yet."""
-        return len(self._current)
+        self._waiting.append(row)
+        if len(self._waiting) == self.size:
+            self._test()
 
     def close(self) -> None:
         """Tests what there is when no window was filled, so that a small log gets an answer too."""
-        if not self.windows and len(self._current) >= min(FEWEST, self.size):
-            self.newest, self._current = self._current, []
-            self.windows.append(self._tested(self.newest))
+        if not self.windows and len(self._waiting) >= FEWEST:
+            self._test()
 
     @property
     def verdict(self) -> str:
         """Of the newest window."""
         return self.windows[-1]["verdict"] if self.windows else TOO_FEW
 
-    def _tested(self, window: list[LogRow]) -> dict[str, Any]:
+    def _test(self) -> None:
+        window, self._waiting = self._waiting, []
         rows = to_rows(window)
         found = self.tests.drift(rows)
-        before = self.windows[-1]["p"] if self.windows else None
+        self._newest = window, rows, found
         times = [row.time for row in window]
-        labels = self.tests.reference.labels
-        mix = np.bincount(rows.scores.argmax(axis=1), minlength=len(labels)) / len(rows)
-        return {
-            "model_version": self.version,
-            "answered_by": self.half,
-            "start": _iso(min(times)),
-            "end": _iso(max(times)),
-            "distinct": len(window),
-            "repeated": self.repeated - self._repeated_before,
-            "p": found.p,
-            "groups": found.groups,
-            "verdict": verdict_of(found.p, before),
-            "out_of_scope": None if found.out_of_scope is None else float(found.out_of_scope.mean()),
-            "unusual": float(found.unusual.mean()),
-            "labels": {label: round(float(share), 4) for label, share in zip(labels, mix, strict=True)},
-            "accuracy": self.tests.accuracy(rows),
-        }
+        self.windows.append(
+            {
+                "model_version": self.version,
+                "answered_by": self.half,
+                "start": _iso(min(times)),
+                "end": _iso(max(times)),
+                "distinct": len(window),
+                "repeated": self.repeated - self._repeated_before,
+                "p": found.p,
+                "groups": found.groups,
+                "verdict": verdict_of(found.p, self.windows[-1]["p"] if self.windows else None),
+                "out_of_scope": None if found.out_of_scope is None else float(found.out_of_scope.mean()),
+                "unusual": float(found.unusual.mean()),
+                "labels": {one["label"]: round(one["window"], 4) for one in self.tests.drift.label_mix(rows)},
+                "accuracy": self.tests.accuracy(rows),
+            }
+        )
+        self._repeated_before = self.repeated
 
     def summary(self) -> dict[str, Any]:
         """The newest window with its effects: columns, label mix, texts to look at, what to do."""
@@ -127,80 +107,55 @@ class Group:
             "rows": self.rows,
             "distinct": self.rows - self.repeated,
             "repeated": self.repeated,
-            "waiting": self.waiting,
+            "waiting": len(self._waiting),
             "windows": len(self.windows),
             "alarms": sum(window["verdict"] == "alarm" for window in self.windows),
             "reference_papers": len(self.tests.reference.rows),
         }
-        if not self.windows:
-            return base | {
-                "window": None,
-                "action": f"{self.waiting} distinct texts: a verdict needs {min(FEWEST, self.size)}",
-            }
-        rows = to_rows(self.newest)
-        found = self.tests.drift(rows)
-        columns = self.tests.drift.describe(rows)
-        mix = self.tests.drift.label_mix(rows)
-        if (
-            found.groups["labels"] < WATCH_P
-            and (estimated := self.tests.accuracy.label_mix(rows)) is not None
-        ):
-            mix = [
-                entry | {"estimated_true": float(share)} for entry, share in zip(mix, estimated, strict=True)
-            ]
-        window = self.windows[-1]
-        reference = _reference_shares(self.tests)
-        described = {
-            "window": window,
-            "reference_shares": reference,
-            "columns": columns,
-            "top_columns": [column["column"] for column in columns if column["p"] < WATCH_P][:TOP_COLUMNS],
-            "label_mix": mix,
-            "requests": self._requests(found, rows),
-            "severity": severity(window, reference),
-        }
-        return base | described | {"action": action(base | described)}
-
-    def _requests(self, found: WindowTest, rows: Rows) -> dict[str, list[str]]:
-        """Texts to look at, as request id and index: out of scope, and unusual."""
+        if self._newest is None:
+            needed = f"{len(self._waiting)} distinct texts: a verdict needs {FEWEST}"
+            return base | {"window": None, "action": needed}
+        texts, rows, found = self._newest
+        window, drift = self.windows[-1], self.tests.drift
+        columns, mix = drift.describe(rows), drift.label_mix(rows)
+        if found.groups["labels"] < WATCH_P and (shares := self.tests.accuracy.label_mix(rows)) is not None:
+            mix = [one | {"estimated_true": float(share)} for one, share in zip(mix, shares, strict=True)]
 
         def named(mask: np.ndarray | None) -> list[str]:
             places = np.flatnonzero([] if mask is None else mask)[:NAMED_REQUESTS]
-            return [f"{self.newest[at].request_id}#{self.newest[at].place}" for at in places]
+            return [f"{texts[at].request_id}#{texts[at].place}" for at in places]
 
-        return {"out_of_scope": named(found.out_of_scope), "unusual": named(found.unusual)}
+        described = base | {
+            "window": window,
+            "reference_shares": drift.shares,
+            "columns": columns,
+            "top_columns": [column["column"] for column in columns if column["p"] < WATCH_P][:TOP_COLUMNS],
+            "label_mix": mix,
+            # Texts to look at, as request id and index.
+            "requests": {"out_of_scope": named(found.out_of_scope), "unusual": named(found.unusual)},
+            "severity": _severity(window, drift.shares),
+        }
+        return described | {"action": _action(described)}
 
 
 def to_rows(window: list[LogRow]) -> Rows:
     """Rows of the log as arrays."""
-    scores = array("d")
-    features = array("d")
-    for row in window:
-        scores.extend(row.scores)
-        features.extend(row.features)
-    return Rows(
-        np.frombuffer(scores).reshape(len(window), -1),
-        np.frombuffer(features).reshape(len(window), len(FEATURES)),
-        np.array([row.in_scope for row in window]),
+    scores, features, in_scope = zip(
+        *((row.scores, row.features, row.in_scope) for row in window), strict=True
     )
+    return Rows(np.array(scores), np.array(features), np.array(in_scope))
 
 
 def _iso(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
 
 
-def _reference_shares(tests: ReferenceTests) -> dict[str, float | None]:
-    hits, n = tests.drift.scope_counts
-    unusual, m = tests.drift.usual_counts
-    return {"out_of_scope": hits / n if n else None, "unusual": unusual / m if m else None}
-
-
 def group_rows(
     rows: Iterable[LogRow],
     tests: Mapping[tuple[bool, str], ReferenceTests],
     versions: set[str],
-    size: int = WINDOW,
-    starts: Mapping[tuple[str, str], float] | None = None,
+    size: int,
+    starts: Mapping[tuple[str, str], float],
 ) -> tuple[dict[tuple[str, str], Group], Counter[str]]:
     """Sorts rows into groups.
 
@@ -216,46 +171,31 @@ def group_rows(
         The groups by version and half; and the rows that are in none, by what they are: the version of
         another model, or `no reference (HALF)`.
     """
-    starts = starts or {}
     groups: dict[tuple[str, str], Group] = {}
     others: Counter[str] = Counter()
     for row in rows:
         key = (row.version, row.half)
-        group = groups.get(key)
-        if group is None:
+        if key not in groups:
             first, plus, _ = row.version.partition("+")
             if not {first, row.version} & versions:
                 others[row.version] += 1
                 continue
-            found = tests.get((bool(plus), row.half))
-            if found is None:
-                of = "cascade, " if plus else ""
-                others[f"no reference ({of}{row.half})"] += 1
+            if (bool(plus), row.half) not in tests:
+                others[f"no reference ({'cascade, ' if plus else ''}{row.half})"] += 1
                 continue
-            group = groups[key] = Group(row.version, row.half, found, size)
+            groups[key] = Group(*key, tests[bool(plus), row.half], size)
         if row.time >= starts.get(key, float("-inf")):
-            group.add(row)
+            groups[key].add(row)
     for group in groups.values():
         group.close()
     return groups, others
 
 
-def newest_groups(groups: Iterable[Group]) -> list[Group]:
-    """Of each half the version that answered last: an old one says nothing of today."""
-    newest: dict[str, Group] = {}
-    for group in groups:
-        if group.half not in newest or group.latest > newest[group.half].latest:
-            newest[group.half] = group
-    return sorted(newest.values(), key=lambda group: group.half)
-
-
-def severity(window: dict[str, Any], reference: dict[str, float | None]) -> str:
-    """low, moderate or high: by the estimated loss of accuracy and the new texts out of scope, never by p."""
-    loss = 0.0
-    if window["accuracy"]:
-        loss = window["accuracy"]["released"] - window["accuracy"]["accuracy"]
-    outside = (window["out_of_scope"] or 0.0) - (reference["out_of_scope"] or 0.0)
-    return severity_of(max(loss, outside))
+def _severity(window: dict[str, Any], reference: dict[str, float | None]) -> str:
+    """By the estimated loss of accuracy and the new texts out of scope, never by p."""
+    estimate = window["accuracy"]
+    loss = estimate["released"] - estimate["accuracy"] if estimate else 0.0
+    return severity_of(max(loss, (window["out_of_scope"] or 0.0) - (reference["out_of_scope"] or 0.0)))
 
 
 def severity_of(drop: float) -> str:
@@ -263,47 +203,34 @@ def severity_of(drop: float) -> str:
     return "high" if drop > 0.2 else "moderate" if drop > 0.1 else "low"
 
 
-def action(summary: dict[str, Any]) -> str:
+def _action(summary: dict[str, Any]) -> str:
     """One sentence: what changed most, and what to look at."""
     window = summary["window"]
     if window["verdict"] == "ok":
         return "nothing to do: the newest texts are like the test split"
-    reference, requests = summary["reference_shares"], summary["requests"]
     name = min(window["groups"], key=window["groups"].get)
-
-    def ids(kind: str) -> str:
-        return ": look at these request ids: " + ", ".join(requests[kind][:5]) if requests[kind] else ""
-
-    if name == "scope":
-        said = (
-            f"out-of-scope share {_percent(reference['out_of_scope'])} -> {_percent(window['out_of_scope'])}"
+    if name in ("scope", "unusual"):
+        key, what = (
+            ("out_of_scope", "out-of-scope share") if name == "scope" else ("unusual", "unusual texts")
         )
-        said += ids("out_of_scope")
-    elif name == "unusual":
-        said = f"unusual texts {_percent(reference['unusual'])} -> {_percent(window['unusual'])}" + ids(
-            "unusual"
-        )
+        said = f"{what} {_percent(summary['reference_shares'][key])} -> {_percent(window[key])}"
+        if requests := summary["requests"][key]:
+            said += ": look at these request ids: " + ", ".join(requests[:5])
     elif name == "labels":
         most = max(summary["label_mix"], key=lambda entry: abs(entry["window"] - entry["reference"]))
         said = f"share of {most['label']} {_percent(most['reference'])} -> {_percent(most['window'])}"
         said += ": is it expected (a new client, a season)? If it stays, retrain on newer papers"
     else:
         column = next(entry for entry in summary["columns"] if entry["group"] == name)
-        shown = "score of " + column["column"] if column["column"] in window["labels"] else column["column"]
-        means = (column[side]["mean"] for side in ("reference", "window"))
-        said = f"{shown}: mean {' -> '.join(f'{mean:.3g}' for mean in means)}"
-        said += (
-            ": look at what the clients send" if name == "text" else ": label a sample to measure accuracy"
-        )
+        before, now = (column[side]["mean"] for side in ("reference", "window"))
+        said = f"{column['column']}: mean {before:.3g} -> {now:.3g}: "
+        said += "look at what the clients send" if name == "text" else "label a sample to measure accuracy"
+        if column["column"] in window["labels"]:
+            said = f"score of {said}"
     if window["verdict"] == "watch":
         return said + "; wait for the next window before acting"
     return f"{said}; severity {summary['severity']}"
 
 
-def _percent(share: float | None) -> str:
-    return "?" if share is None else f"{100 * share:.3g}%"
-
-
-def overall(groups: Iterable[Group]) -> str:
-    """The one verdict: the worst of the newest groups."""
-    return worst([group.verdict for group in groups])
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"

@@ -251,7 +251,7 @@ class Absent:
         if name.split(".")[0] in {absent}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
-from arxiv_cls.monitoring.check import check_drift
+from arxiv_cls.monitoring.check import check_drift, parse_time
 check_drift(sys.argv[1], sys.argv[2], out=Path(sys.argv[3]))
 """
         done = run_python("-c", code, released, write_log(quiet[:300]), tmp_path / "out")

@@ -11,32 +11,31 @@ import pytest
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
 from arxiv_cls.monitoring import robustness
-from arxiv_cls.monitoring.perturbations import PERTURBATIONS, gibberish, near_scope, perturbed
+from arxiv_cls.monitoring.robustness import CHANGES, changed, near_scope
 from arxiv_cls.record.files import changed_files
 from arxiv_cls.record.manifest import files_in
 
 TEXT = "A title of five words\n\nThe first sentence is here. The second is there! A third one ends it."
 ALL = {
-    **PERTURBATIONS,
-    "gibberish": gibberish,
+    **CHANGES,
     "near scope": near_scope(["T\n\nOther things. More of them."]),
 }
 
 
-class TestPerturbations:
+class TestChanges:
     """What they do to a text."""
 
     @pytest.mark.parametrize("name", ALL)
     def test_every_change(self, name):
         """A text changes and is never empty; the same seed gives the same; texts of one word work."""
         change = ALL[name]
-        (after,) = perturbed([TEXT], change, 0.9, 1)
+        (after,) = changed([TEXT], change, 0.9, 1)
         assert after != TEXT
         assert after.strip()
-        assert perturbed(["x", TEXT], change, 0.9, 1)[1] == after
+        assert changed(["x", TEXT], change, 0.9, 1)[1] == after
         for short in ("word", "a\n\nb", "\n\nb", "word\n\n"):
-            assert perturbed([short], change, 1.0, 3)[0].strip()
-        assert perturbed([TEXT], change, 0.0, 1)[0].split() == TEXT.split() or name == "abstract truncated"
+            assert changed([short], change, 1.0, 3)[0].strip()
+        assert changed([TEXT], change, 0.0, 1)[0].split() == TEXT.split() or name == "abstract truncated"
 
     @pytest.mark.parametrize(
         ("name", "expected"),
@@ -50,14 +49,14 @@ class TestPerturbations:
     def test_by_hand(self, name, expected):
         """What is left."""
         severity = 0.5 if name == "abstract truncated" else 1.0
-        assert PERTURBATIONS[name](TEXT, severity, random.Random(0)) == expected
+        assert CHANGES[name](TEXT, severity, random.Random(0)) == expected
 
     def test_share_of_words(self):
         """About as many words as the severity says."""
         text = " ".join(["word"] * 2000)
-        dropped = PERTURBATIONS["words dropped"](text, 0.3, random.Random(0)).split()
+        dropped = CHANGES["words dropped"](text, 0.3, random.Random(0)).split()
         assert len(dropped) == pytest.approx(1400, abs=80)
-        masked = PERTURBATIONS["words masked"](text, 0.3, random.Random(0)).split()
+        masked = CHANGES["words masked"](text, 0.3, random.Random(0)).split()
         assert masked.count("[MASK]") == pytest.approx(600, abs=80)
 
 
@@ -82,8 +81,8 @@ class TestMeasured:
         assert worst["risk"] in ("low", "moderate", "high")
         assert 0 <= worst["noticed"] <= 1
         names = ["monitoring/robustness.json", "monitoring/robustness.png", "monitoring/reference.parquet"]
-        changed, unrecorded = changed_files(directory, files_in(directory))
-        assert not set(names) & {*changed, *unrecorded}
+        differing, unrecorded = changed_files(directory, files_in(directory))
+        assert not set(names) & {*differing, *unrecorded}
 
     @pytest.mark.parametrize("text", ["2", "0", "much", "-0.1"])
     def test_severity(self, trained, text):
