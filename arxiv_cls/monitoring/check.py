@@ -33,7 +33,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def open_log(
-    model: str | Path, log: str, since: str | None, until: str | None, versions: Iterable[str]
+    model: str | Path, log: str, versions: Iterable[str], since: str | None = None, until: str | None = None
 ) -> tuple[References, set[str], LogReader]:
     """A model's references, what the log calls the model, and the log; arguments as of `check_drift`.
 
@@ -81,7 +81,7 @@ def check_drift(
     """
     if window < FEWEST:
         raise UserError(f"--window {window}: fewer than {FEWEST} texts tell nothing")
-    references, names, reader = open_log(model, log, since, until, versions)
+    references, names, reader = open_log(model, log, versions, since, until)
     history = _read_history(out)
     tests = {key: ReferenceTests(reference) for key, reference in references.items()}
     starts = {} if reader.since is None else _starts(history, references, window, reader.since)
@@ -209,3 +209,38 @@ def _merged(history: Windows, groups: Iterable[Group], size: int) -> Windows:
             windows = [one for one in windows if _key(one) != key or _seconds(one["end"]) < first]
             windows += [window | about for window in group.windows]
     return sorted(windows, key=lambda one: (one["end"], *_key(one)))[-HISTORY_KEPT:]
+
+
+def drift_table(record: dict[str, Any]) -> str:
+    """Verdict, counts and newest windows, for the terminal."""
+    log = record["log"]
+    lines = [
+        f"{record['verdict']}: {record['action']}",
+        f"  log        {log['rows_read']:,} rows in {log['files']:,} files, {log['distinct']:,} distinct, "
+        f"{log['repeated']:,} repeated, {sum(log['bad'].values()):,} bad",
+    ]
+    lines += [
+        f"  not compared  {name}: {rows:,} rows" for name, rows in list(log["other_versions"].items())[:5]
+    ]
+    for group in record["groups"]:
+        if not (window := group["window"]):
+            continue
+        tests = ", ".join(f"{name} {p:.2g}" for name, p in window["groups"].items())
+        lines += [
+            f"  {group['answered_by']}, version {group['model_version']}: {group['verdict']}, "
+            f"p {window['p']:.2g} ({tests})",
+            f"    newest of {group['windows']:,} windows: {window['distinct']} texts, {window['start']} to "
+            f"{window['end']}; {group['alarms']} windows with an alarm",
+        ]
+        if estimate := window["accuracy"]:
+            lines.append(
+                f"    accuracy, estimated without labels: {estimate['accuracy']:.3f} "
+                f"({estimate['low']:.3f} to {estimate['high']:.3f}); the release: {estimate['released']:.3f}"
+            )
+        if group["verdict"] != "ok" and (most := group["columns"][: len(group["top_columns"])]):
+            means = (
+                f"{one['column']} {one['reference']['mean']:.3g} -> {one['window']['mean']:.3g}"
+                for one in most
+            )
+            lines.append("    changed most (means): " + ", ".join(means))
+    return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,10 +17,6 @@ LogOption = Annotated[
     str,
     typer.Option("--log", metavar="LOG", help="Request log: a directory, one file or gs://bucket/prefix."),
 ]
-SinceOption = Annotated[
-    str | None, typer.Option(metavar="TIME", help="An age (7d, 12h, 30m) or a date. Default: the whole log.")
-]
-UntilOption = Annotated[str | None, typer.Option(metavar="TIME", help="Likewise. Default: now.")]
 VersionsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -29,11 +25,6 @@ VersionsOption = Annotated[
 ]
 
 app = typer.Typer(help="Compare production with the test split, and act on it.")
-
-
-@app.callback()
-def monitor() -> None:
-    """Compare production with the test split, and act on it."""
 
 
 @app.command()
@@ -69,8 +60,11 @@ def reference(
 def drift(
     model: ModelArgument,
     log: LogOption,
-    since: SinceOption = None,
-    until: UntilOption = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="An age (7d, 12h, 30m) or a date. Default: the whole log."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Likewise. Default: now.")] = None,
     window: Annotated[int, typer.Option(metavar="N", help="Distinct texts that are tested together.")] = 300,
     version: VersionsOption = None,
     out: Annotated[
@@ -87,7 +81,7 @@ def drift(
       arxiv-cls monitor drift outputs/minilm --log logs --out outputs/drift
       arxiv-cls monitor drift user/name@v1.2.0 --log gs://bucket/requests --since 7d
     """
-    from arxiv_cls.monitoring.check import check_drift
+    from arxiv_cls.monitoring.check import check_drift, drift_table
 
     try:
         record = check_drift(
@@ -96,8 +90,7 @@ def drift(
     except UserError as error:
         error.exit_code = 2
         raise
-    for line in _lines(record):
-        print(line)
+    print(drift_table(record))
     if out:
         print(f"\nwritten to {out}")
     if record["verdict"] == "alarm":
@@ -115,8 +108,6 @@ def feedback(
             help="CSV or JSON Lines: request_id, index, and category or categories (the primary one first).",
         ),
     ],
-    since: SinceOption = None,
-    until: UntilOption = None,
     version: VersionsOption = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for feedback.json.")] = None,
 ) -> None:
@@ -130,7 +121,7 @@ def feedback(
     """
     from arxiv_cls.monitoring.feedback import feedback_table, measure_feedback
 
-    record = measure_feedback(model, log, labels, since=since, until=until, versions=version or (), out=out)
+    record = measure_feedback(model, log, labels, versions=version or (), out=out)
     print(feedback_table(record))
     if out:
         print(f"\nwritten to {out}")
@@ -163,50 +154,10 @@ def robustness(
     from arxiv_cls.monitoring.robustness import measure_robustness, robustness_table
 
     try:
-        severities = tuple(float(part) for part in severity.split(","))
+        severities = [float(part) for part in severity.split(",")]
     except ValueError:
         raise UserError(f"--severity {severity}: shares with commas, such as 0.1,0.3,0.5") from None
     record = measure_robustness(
-        model,
-        severities=severities,
-        seed=seed,
-        papers=papers,
-        data=data,
-        engine=engine,
-        out=out,
+        model, severities=severities, seed=seed, papers=papers, data=data, engine=engine, out=out
     )
     print(robustness_table(record))
-
-
-def _lines(record: dict[str, Any]) -> list[str]:
-    log = record["log"]
-    lines = [
-        f"{record['verdict']}: {record['action']}",
-        f"  log        {log['rows_read']:,} rows in {log['files']:,} files, {log['distinct']:,} distinct, "
-        f"{log['repeated']:,} repeated, {sum(log['bad'].values()):,} bad",
-    ]
-    for name, rows in list(log["other_versions"].items())[:5]:
-        lines.append(f"  not compared  {name}: {rows:,} rows")
-    for group in record["groups"]:
-        if not (window := group["window"]):
-            continue
-        tests = ", ".join(f"{name} {p:.2g}" for name, p in window["groups"].items())
-        lines += [
-            f"  {group['answered_by']}, version {group['model_version']}: {group['verdict']}, "
-            f"p {window['p']:.2g} ({tests})",
-            f"    newest of {group['windows']:,} windows: {window['distinct']} texts, {window['start']} to "
-            f"{window['end']}; {group['alarms']} windows with an alarm",
-        ]
-        if estimate := window["accuracy"]:
-            lines.append(
-                f"    accuracy, estimated without labels: {estimate['accuracy']:.3f} "
-                f"({estimate['low']:.3f} to {estimate['high']:.3f}); the release: {estimate['released']:.3f}"
-            )
-        if group["verdict"] != "ok" and group["top_columns"]:
-            changed = [column for column in group["columns"] if column["column"] in group["top_columns"]]
-            means = (
-                f"{one['column']} {one['reference']['mean']:.3g} -> {one['window']['mean']:.3g}"
-                for one in changed
-            )
-            lines.append("    changed most (means): " + ", ".join(means))
-    return lines

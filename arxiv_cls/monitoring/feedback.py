@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
@@ -35,14 +35,8 @@ WANTED_POWER = 0.8
 MOST_LABELS = 10_000_000
 
 
-class Label(NamedTuple):
-    """What is known of one text."""
-
-    category: str  # the true one, of several the primary one
-    categories: tuple[str, ...]  # all of them; the true one alone where no others are known
-
-
-Labels = dict[tuple[str, int], Label]
+# Of a text, by request id and index: its categories, the primary one first.
+Labels = dict[tuple[str, int], tuple[str, ...]]
 
 
 def read_labels(path: Path) -> tuple[Labels, Counter[str]]:
@@ -102,16 +96,16 @@ def _rows(path: Path) -> Iterator[Any]:
         raise UserError(f"--labels {path}: cannot be read: {error}") from None
 
 
-def _label(row: Any) -> tuple[tuple[str, int], Label]:
+def _label(row: Any) -> tuple[tuple[str, int], tuple[str, ...]]:
     request = row.get("request_id") or row.get("arxiv_id")
     if not isinstance(request, str) or not request:
         raise ValueError("no request id")
     many = row.get("categories") or ()
     found = many.split() if isinstance(many, str) else list(many)
-    category = row.get("category") or (found[0] if found else None)
-    if not isinstance(category, str) or not all(isinstance(one, str) for one in found):
+    found = [row["category"].strip(), *found] if row.get("category") else found
+    if not found or not all(isinstance(one, str) and one for one in found):
         raise ValueError("no category")
-    return (request, int(row.get("index") or 0)), Label(category.strip(), tuple(found) or (category.strip(),))
+    return (request, int(row.get("index") or 0)), tuple(dict.fromkeys(found))
 
 
 class Joined:
@@ -121,7 +115,7 @@ class Joined:
         self.version, self.latest = version, float("-inf")
         self.served = np.zeros(labels, dtype=np.int64)  # predictions of each label
         self.rows: list[LogRow] = []
-        self.known: list[Label] = []
+        self.categories: list[tuple[str, ...]] = []
 
 
 def measure_feedback(
@@ -129,8 +123,6 @@ def measure_feedback(
     log: str,
     labels: Path,
     *,
-    since: str | None = None,
-    until: str | None = None,
     versions: Iterable[str] = (),
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -138,9 +130,8 @@ def measure_feedback(
 
     Args:
         model: directory or Hub id.
-        log: as of `check_drift`.
+        log, versions: as of `check_drift`.
         labels: see `read_labels`.
-        since, until, versions: as of `check_drift`.
         out: folder for feedback.json; None writes nothing.
 
     Returns:
@@ -149,7 +140,7 @@ def measure_feedback(
     Raises:
         UserError: no model, reference, log or labels; no label belongs to a text of this model.
     """
-    references, ours, reader = open_log(model, log, since, until, versions)
+    references, ours, reader = open_log(model, log, versions)
     names = reader.labels
     known, counts = read_labels(labels)
     found, used = _join(reader, known, ours)
@@ -159,7 +150,7 @@ def measure_feedback(
             hint="name what the log calls it with --version",
         )
     newest = max(found, key=lambda joined: joined.latest)
-    truth = true_columns([label.category for label in newest.known], names)
+    truth = true_columns([categories[0] for categories in newest.categories], names)
     if not (truth >= 0).any():
         raise UserError(
             f"--labels {labels}: none of its {len(known):,} labels belongs to one of the "
@@ -202,7 +193,7 @@ def _join(reader: LogReader, known: Labels, ours: set[str]) -> tuple[list[Joined
         # A line that is there twice is one answer.
         if label := waiting.pop((row.request_id, row.place), None):
             joined.rows.append(row)
-            joined.known.append(label)
+            joined.categories.append(label)
     return list(found.values()), len(known) - len(waiting)
 
 
@@ -213,7 +204,7 @@ def _measured(joined: Joined, truth: np.ndarray, names: list[str]) -> dict[str, 
     scores = scores / scores.sum(axis=1, keepdims=True)
     predicted = scores.argmax(axis=1)
     correct = predicted == labels
-    listed = [names[one] in joined.known[at].categories for one, at in zip(predicted, kept, strict=True)]
+    listed = [names[one] in joined.categories[at] for one, at in zip(predicted, kept, strict=True)]
     metrics = compute_metrics(labels, scores, names)
     served, labelled = joined.served, np.bincount(predicted, minlength=len(names))
     shares = zip(names, labelled / len(rows), served / served.sum(), strict=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 import jinja2
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arxiv_cls.scoring.plots import BLUE, ORANGE, VERMILION
@@ -21,123 +20,89 @@ LABELS_SHOWN = 30
 WINDOWS_SHOWN = 200
 SMALLEST_P = 1e-12
 
+FILTERS = {
+    "percent": lambda share: "-" if share is None else f"{100 * share:.1f}%",
+    "number": lambda value: "-" if value is None else f"{value:,.4g}",
+    "p_value": lambda p: f"{p:.1e}" if p < 0.001 else f"{p:.3f}",
+    "minute": lambda time: time[:16].replace("T", " "),
+}
+
 
 def render_report(record: dict[str, Any]) -> str:
     """One self-contained page from the content of drift.json."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "number": _number, "p_value": _p_value, "minute": _minute}
-    plots = [
-        {
+    environment.filters |= FILTERS
+    plots = []
+    for group in record["groups"]:
+        windows = [one for one in record["history"] if one["answered_by"] == group["answered_by"]]
+        drawn = group["window"] and {
             "labels": _labels(group["label_mix"]),
-            "columns": _histograms(group["columns"][:COLUMNS_SHOWN]),
-            "history": _history(
-                [window for window in record["history"] if window["answered_by"] == group["answered_by"]][
-                    -WINDOWS_SHOWN:
-                ],
-                record["rule"],
-            ),
+            "columns": [_histogram(column) for column in group["columns"][:COLUMNS_SHOWN]],
+            "history": _history(windows[-WINDOWS_SHOWN:], record["rule"]),
         }
-        if group["window"]
-        else None
-        for group in record["groups"]
-    ]
+        plots.append(drawn)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(record=record, plots=plots, columns_shown=COLUMNS_SHOWN)
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}%"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.4g}"
-
-
-def _minute(time: str) -> str:
-    return time[:16].replace("T", " ")
-
-
-def _p_value(p: float) -> str:
-    return f"{p:.1e}" if p < 0.001 else f"{p:.3f}"
-
-
 def _image(figure: Figure) -> str:
     """A figure as the address of an image inside the page; its letters stay letters, so it is small."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_axisbelow(True)
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue().encode()).decode()
 
 
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-
-
 def _labels(mix: list[dict[str, Any]]) -> str:
     shown = sorted(mix, key=lambda entry: -max(entry["reference"], entry["window"]))[:LABELS_SHOWN]
     figure = Figure(figsize=(5, 1 + 0.42 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    places = range(len(shown))
-    axes.barh(
-        [at - 0.2 for at in places], [e["reference"] for e in shown], 0.38, color=BLUE, label="test split"
-    )
-    axes.barh([at + 0.2 for at in places], [e["window"] for e in shown], 0.38, color=ORANGE, label="window")
-    axes.set_yticks(list(places), [entry["label"] for entry in shown])
+    for side, shift, colour, label in (
+        ("reference", -0.2, BLUE, "test split"),
+        ("window", 0.2, ORANGE, "window"),
+    ):
+        places = [at + shift for at in range(len(shown))]
+        axes.barh(places, [entry[side] for entry in shown], 0.38, color=colour, label=label)
+    axes.set_yticks(range(len(shown)), [entry["label"] for entry in shown])
     axes.invert_yaxis()
     axes.set_xlabel("share of predictions")
     axes.legend(frameon=False)
-    _plain(axes)
     return _image(figure)
 
 
-def _histograms(columns: list[dict[str, Any]]) -> list[str]:
-    """One small figure per column, so that a phone shows them one below the other."""
-    images = []
-    for column in columns:
-        figure = Figure(figsize=(3.4, 2.1), layout="constrained")
-        axes = figure.subplots()
-        edges = column["edges"]
-        axes.stairs(column["reference_shares"], edges, color=BLUE, fill=True, alpha=0.35, label="test split")
-        axes.stairs(column["window_shares"], edges, color=ORANGE, linewidth=1.6, label="window")
-        axes.set_title(column["column"], fontsize=10)
-        axes.tick_params(labelsize=8)
-        axes.set_yticks([])
-        _plain(axes)
-        images.append(_image(figure))
-    return images
+def _histogram(column: dict[str, Any]) -> str:
+    """A small figure per column, so that a phone shows them one below the other."""
+    figure = Figure(figsize=(3.4, 2.1), layout="constrained")
+    axes, edges = figure.subplots(), column["edges"]
+    axes.stairs(column["reference_shares"], edges, color=BLUE, fill=True, alpha=0.35)
+    axes.stairs(column["window_shares"], edges, color=ORANGE, linewidth=1.6)
+    axes.set_title(column["column"], fontsize=10)
+    axes.tick_params(labelsize=8)
+    axes.set_yticks([])
+    return _image(figure)
 
 
 def _history(windows: list[dict[str, Any]], rule: dict[str, Any]) -> str:
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
-    numbers = list(range(1 - len(windows), 1))
-    upper.semilogy(
-        numbers,
-        [max(window["p"], SMALLEST_P) for window in windows],
-        "o-",
-        color=BLUE,
-        markersize=3,
-        linewidth=1,
-    )
-    for limit, colour in ((rule["watch_p"], ORANGE), (rule["alarm_p"], VERMILION)):
-        upper.axhline(limit, color=colour, linewidth=1, linestyle="--")
+    line = {"color": BLUE, "marker": "o", "markersize": 3, "linewidth": 1}
+    limit = {"linewidth": 1, "linestyle": "--"}
+    numbers = range(1 - len(windows), 1)
+    upper.semilogy(numbers, [max(window["p"], SMALLEST_P) for window in windows], **line)
+    upper.axhline(rule["watch_p"], color=ORANGE, **limit)
+    upper.axhline(rule["alarm_p"], color=VERMILION, **limit)
     upper.set_ylabel("p")
-    estimates = [
-        (at, window["accuracy"]) for at, window in zip(numbers, windows, strict=True) if window["accuracy"]
-    ]
+    estimates = [(at, one["accuracy"]) for at, one in zip(numbers, windows, strict=True) if one["accuracy"]]
     if estimates:
         at = [place for place, _ in estimates]
-        lower.fill_between(
-            at, [one["low"] for _, one in estimates], [one["high"] for _, one in estimates],
-            color=BLUE, alpha=0.2, linewidth=0,
-        )  # fmt: skip
-        lower.plot(at, [one["accuracy"] for _, one in estimates], "o-", color=BLUE, markersize=3, linewidth=1)
-        lower.axhline(estimates[-1][1]["released"], color="0.4", linewidth=1, linestyle="--")
-    lower.set_ylabel("estimated accuracy")
-    lower.set_xlabel("windows, the newest is 0")
-    for axes in (upper, lower):
-        _plain(axes)
+        low, middle, high = ([one[name] for _, one in estimates] for name in ("low", "accuracy", "high"))
+        lower.fill_between(at, low, high, color=BLUE, alpha=0.2, linewidth=0)
+        lower.plot(at, middle, **line)
+        lower.axhline(estimates[-1][1]["released"], color="0.4", **limit)
+    lower.set(ylabel="estimated accuracy", xlabel="windows, the newest is 0")
     return _image(figure)

@@ -11,7 +11,6 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,30 +44,16 @@ FEWEST_PAPERS = 2 * WINDOW
 Change = Callable[[str, float, random.Random], str]
 SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 LATEX = (
-    r"$\mathcal{L}(\theta)=\sum_{i=1}^{n}\ell(x_i)$",
-    r"\emph{see} \cite{smith2015}",
-    r"\textbf{state of the art}",
-    r"$O(n \log n)$",
-)
+    r"$\mathcal{L}(\theta)=\sum_{i=1}^{n}\ell(x_i)$", r"\emph{see} \cite{smith2015}",
+    r"\textbf{state of the art}", r"$O(n \log n)$",
+)  # fmt: skip
 HTML = ("<p>", "</p>", "<br/>", "<i>et al.</i>", "&nbsp;", "&lt;", '<a href="#ref1">[1]</a>')
 # Phrases of fields that the label sets of computer science leave out.
 DOMAIN_PHRASES = (
-    "in patients with type 2 diabetes",
-    "the magnetic field of the galaxy",
-    "of the stock market index",
-    "gene expression in tumour cells",
-    "the boundary of the manifold",
-    "at room temperature",
-    "a randomised controlled trial",
-    "the Hubble constant",
-)
-MASK = "[MASK]"
-
-
-def _words(text: str, severity: float, draw: random.Random, change: Callable[[str], str]) -> str:
-    """The text with this share of its words changed; the white space stays."""
-    parts = re.split(r"(\s+)", text)
-    return "".join(change(part) if part.strip() and draw.random() < severity else part for part in parts)
+    "in patients with type 2 diabetes", "the magnetic field of the galaxy", "of the stock market index",
+    "gene expression in tumour cells", "the boundary of the manifold", "at room temperature",
+    "a randomised controlled trial", "the Hubble constant",
+)  # fmt: skip
 
 
 def _parts(text: str) -> tuple[str, str]:
@@ -77,87 +62,73 @@ def _parts(text: str) -> tuple[str, str]:
     return (title + blank, abstract) if blank else ("", title)
 
 
-def _sentences(text: str, severity: float, draw: random.Random, change: Callable[[str], str]) -> str:
-    """The text with this share of the abstract's sentences changed."""
+def of_words(change: Callable[[str, random.Random], str]) -> Change:
+    """Changes words; the white space stays, and a text of which nothing is left stays as it is."""
+
+    def changed(text: str, severity: float, draw: random.Random) -> str:
+        parts = re.split(r"(\s+)", text)
+        after = (change(one, draw) if one.strip() and draw.random() < severity else one for one in parts)
+        return "".join(after).strip() or text
+
+    return changed
+
+
+def of_sentences(change: Callable[[str, random.Random], str]) -> Change:
+    """Changes sentences of the abstract."""
+
+    def changed(text: str, severity: float, draw: random.Random) -> str:
+        title, abstract = _parts(text)
+        sentences = SENTENCE_END.split(abstract)
+        return title + " ".join(change(one, draw) if draw.random() < severity else one for one in sentences)
+
+    return changed
+
+
+def of_texts(change: Callable[[str], str]) -> Change:
+    """Changes whole texts; one of which nothing is left stays as it is."""
+
+    def changed(text: str, severity: float, draw: random.Random) -> str:
+        after = change(text) if draw.random() < severity else text
+        return after if after.strip() else text
+
+    return changed
+
+
+def _letters_swapped(word: str, draw: random.Random) -> str:
+    if len(word) < 3:
+        return word
+    at = draw.randrange(len(word) - 1)
+    return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+
+
+def _first_sentence(text: str) -> str:
     title, abstract = _parts(text)
-    sentences = SENTENCE_END.split(abstract)
-    return title + " ".join(change(one) if draw.random() < severity else one for one in sentences)
+    return title + SENTENCE_END.split(abstract.strip(), maxsplit=1)[0]
 
 
-def words_dropped(text: str, severity: float, draw: random.Random) -> str:
-    """Words are missing; never all of them."""
-    return _words(text, severity, draw, lambda word: "").strip() or text
-
-
-def words_masked(text: str, severity: float, draw: random.Random) -> str:
-    """Words are hidden."""
-    return _words(text, severity, draw, lambda word: MASK)
-
-
-def typos(text: str, severity: float, draw: random.Random) -> str:
-    """Two neighbouring letters of a word have changed places."""
-
-    def swapped(word: str) -> str:
-        if len(word) < 3:
-            return word
-        at = draw.randrange(len(word) - 1)
-        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
-
-    return _words(text, severity, draw, swapped)
-
-
-def phrases_appended(phrases: Sequence[str], text: str, severity: float, draw: random.Random) -> str:
-    """Sentences end with a phrase."""
-    return _sentences(text, severity, draw, lambda one: f"{one} {draw.choice(phrases)}")
-
-
-def html(text: str, severity: float, draw: random.Random) -> str:
-    """Sentences are between tags and entities."""
-    return _sentences(text, severity, draw, lambda one: f"{draw.choice(HTML)}{one}{draw.choice(HTML)}")
-
-
-def abstract_truncated(text: str, severity: float, draw: random.Random) -> str:
-    """The end of the abstract is missing; a word stays."""
+def _abstract_truncated(text: str, severity: float, draw: random.Random) -> str:
     title, abstract = _parts(text)
     words = abstract.split()
     return title + " ".join(words[: max(1, round(len(words) * (1 - severity)))])
 
 
-def title_missing(text: str, severity: float, draw: random.Random) -> str:
-    """The title is missing."""
-    title, abstract = _parts(text)
-    return abstract if title and draw.random() < severity and abstract.strip() else text
-
-
-def upper_case(text: str, severity: float, draw: random.Random) -> str:
-    """The text is in capitals."""
-    return text.upper() if draw.random() < severity else text
-
-
-def one_sentence(text: str, severity: float, draw: random.Random) -> str:
-    """The abstract is its first sentence."""
-    title, _, abstract = text.partition("\n\n")
-    first = SENTENCE_END.split(abstract.strip(), maxsplit=1)[0]
-    return f"{title}\n\n{first}" if draw.random() < severity else text
-
-
 def near_scope(others: Sequence[str]) -> Change:
     """A change: sentences are those of papers of neighbouring fields."""
     sentences = [one for text in others for one in SENTENCE_END.split(_parts(text)[1]) if one.strip()]
-    return lambda text, severity, draw: _sentences(text, severity, draw, lambda one: draw.choice(sentences))
+    return of_sentences(lambda one, draw: draw.choice(sentences))
 
 
 CHANGES: dict[str, Change] = {
-    "words dropped": words_dropped,
-    "words masked": words_masked,
-    "domain phrases": partial(phrases_appended, DOMAIN_PHRASES),
-    "abstract truncated": abstract_truncated,
-    "one sentence": one_sentence,
-    "title missing": title_missing,
-    "LaTeX": partial(phrases_appended, LATEX),
-    "HTML": html,
-    "typos": typos,
-    "upper case": upper_case,
+    "words dropped": of_words(lambda word, draw: ""),
+    "words masked": of_words(lambda word, draw: "[MASK]"),
+    "domain phrases": of_sentences(lambda one, draw: f"{one} {draw.choice(DOMAIN_PHRASES)}"),
+    "abstract truncated": _abstract_truncated,
+    "one sentence": of_texts(_first_sentence),
+    "title missing": of_texts(lambda text: _parts(text)[1]),
+    "LaTeX": of_sentences(lambda one, draw: f"{one} {draw.choice(LATEX)}"),
+    "HTML": of_sentences(lambda one, draw: f"{draw.choice(HTML)}{one}{draw.choice(HTML)}"),
+    "typos": of_words(_letters_swapped),
+    "upper case": of_texts(str.upper),
 }
 
 
