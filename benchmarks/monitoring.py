@@ -37,8 +37,8 @@ from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.models.text_features import TEXT_FEATURES
 from arxiv_cls.monitoring.accuracy import AccuracyEstimate
 from arxiv_cls.monitoring.drift import ALARM, DriftTest, verdict_of
-from arxiv_cls.monitoring.robustness import CHANGES, changed, rows_of
-from arxiv_cls.scoring.reference import Reference, Rows
+from arxiv_cls.monitoring.robustness import CHANGES, changed
+from arxiv_cls.scoring.reference import Reference, Rows, rows_of
 from arxiv_cls.scoring.scored_papers import load_corpus
 from benchmarks.children import run_benchmark
 
@@ -137,7 +137,7 @@ def scored_pools(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Po
                     np.savez(path, scores=predictor.predict_proba(batch).round(6))
                 print(f"  scored {name} {first + len(batch):,}/{len(texts):,}", file=sys.stderr, flush=True)
             with np.load(path) as saved:
-                parts.append(rows_of(predictor, batch, saved["scores"], scope))
+                parts.append(rows_of(predictor.encode(batch), saved["scores"], scope))
         pools[name] = join([Pool(part, np.zeros(len(part))) for part in parts])
         pools[name].truth = np.array(truth)
     return predictor.labels, pools

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -32,7 +31,6 @@ FEWEST = 30
 SIGNIFICANCE = 0.05
 DROPS = (0.03, 0.05, 0.1)
 WANTED_POWER = 0.8
-MOST_LABELS = 10_000_000
 
 
 # Of a text, by request id and index: its categories, the primary one first.
@@ -88,7 +86,7 @@ def _rows(path: Path) -> Iterator[Any]:
                 for line in file:
                     try:
                         yield json.loads(line)
-                    except ValueError:
+                    except (ValueError, RecursionError):
                         yield None
             else:
                 yield from csv.DictReader(file)
@@ -261,8 +259,7 @@ def compare_with_release(accuracy: float, n: int, released: dict[str, Any]) -> d
     """Is it worse than released? One-sided test of two shares at 5%, with its power.
 
     Returns:
-        {difference, p, worse, power: {drop: share of such drops that n labels show}, labels_needed: {drop:
-        labels for a power of 0.8}, answer}.
+        {difference, p, worse, power: {drop: share of such drops that n labels show}, answer}.
     """
     before, m = released["accuracy"], released["n"]
     pooled = (accuracy * n + before * m) / (n + m)
@@ -286,7 +283,6 @@ def compare_with_release(accuracy: float, n: int, released: dict[str, Any]) -> d
         "p": p,
         "worse": p < SIGNIFICANCE,
         "power": power,
-        "labels_needed": {str(drop): labels_needed(drop, before, m) for drop in DROPS},
         "answer": answer,
     }
 
@@ -300,13 +296,6 @@ def power_of(drop: float, n: int, before: float, m: int) -> float:
     if not under_drop:
         return 1.0
     return float(norm.cdf((drop - norm.isf(SIGNIFICANCE) * under_none) / under_drop))
-
-
-def labels_needed(drop: float, before: float, m: int) -> int | None:
-    """The fewest labels that show a drop with a power of 0.8; None when no number does."""
-    numbers = range(1, MOST_LABELS)
-    at = bisect_left(numbers, WANTED_POWER, key=lambda n: power_of(drop, n, before, m))
-    return numbers[at] if at < len(numbers) else None
 
 
 def feedback_table(record: dict[str, Any]) -> str:

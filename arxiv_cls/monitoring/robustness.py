@@ -20,8 +20,6 @@ from matplotlib.figure import Figure
 from arxiv_cls import __version__
 from arxiv_cls.corpus.taxonomy import archive_of
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import ScopeRule
-from arxiv_cls.models.text_features import TEXT_FEATURES, text_features
 from arxiv_cls.monitoring.drift import ALARM, WINDOW, DriftTest, verdict_of
 from arxiv_cls.monitoring.windows import severity_of
 from arxiv_cls.record.files import update_file, write_json
@@ -30,7 +28,7 @@ from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.scoring import plots
 from arxiv_cls.scoring.intervals import paired_bootstrap
 from arxiv_cls.scoring.metrics import compute_metrics
-from arxiv_cls.scoring.reference import Reference, Rows, tokens_per_word
+from arxiv_cls.scoring.reference import Reference, Rows, rows_of
 from arxiv_cls.scoring.scored_papers import load_model_and_corpus, score_papers, texts_of
 
 SCHEMA_VERSION = 1
@@ -137,18 +135,6 @@ def changed(texts: Sequence[str], change: Change, severity: float, seed: int) ->
     return [change(text, severity, random.Random(f"{seed}:{text}")) for text in texts]
 
 
-def rows_of(predictor: Any, texts: list[str], scores: np.ndarray, scope: ScopeRule | None) -> Rows:
-    """What the request log would hold of texts that were scored."""
-    features = [text_features(text) for text in texts]
-    counts = np.array([[row[name] for name in TEXT_FEATURES] for row in features], dtype=np.float64)
-    tokens = np.array([np.nan if item.truncated else item.tokens for item in predictor.encode(texts)])
-    per_word = tokens_per_word(tokens, counts[:, TEXT_FEATURES.index("words")])
-    in_scope = np.full(len(texts), np.nan)
-    if scope is not None:
-        in_scope = (scope.scores(texts) >= scope.threshold).astype(np.float64)
-    return Rows(scores, np.column_stack([counts, per_word]), in_scope)
-
-
 def measure_robustness(
     model: str | Path,
     *,
@@ -186,7 +172,7 @@ def measure_robustness(
     test = test.select(range(min(papers or len(test), len(test))))
     scored = score_papers(predictor, test, corpus.labels)
     texts, labels, names = list(test["text"]), scored.labels, list(predictor.labels)
-    rows = rows_of(predictor, texts, scored.probabilities, predictor.scope_rule)
+    rows = rows_of(predictor.encode(texts), scored.probabilities, predictor.scope_rule)
     changes = dict(CHANGES)
     if others := _near_texts(corpus, names):
         changes["near-scope sentences"] = near_scope(others)
@@ -197,7 +183,7 @@ def measure_robustness(
             after = np.asarray(predictor.predict_proba(after_texts))
             metrics = compute_metrics(labels, after, names)
             differences = paired_bootstrap(labels, scored.probabilities, after, names)
-            after_rows = rows_of(predictor, after_texts, after, predictor.scope_rule)
+            after_rows = rows_of(predictor.encode(after_texts), after, predictor.scope_rule)
             found.append(
                 {
                     "change": name,

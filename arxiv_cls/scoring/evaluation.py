@@ -292,7 +292,7 @@ def evaluate_loaded(
         return evaluation
     _drop_files_of_other_weights(folder.parent, loaded.weights_sha256)
     fitted = {"rules": _fit_rules(loaded, scored, folder.parent)} if rules else {}
-    write_model_reference(loaded, scored, loaded.corpus.splits[split], split)
+    write_model_reference(loaded, scored, split)
     known = {Path(loaded.predictor.weights_path).name: loaded.weights_sha256}
     return write_step_record(evaluation, folder.parent, METRICS_FILE, known) | fitted
 

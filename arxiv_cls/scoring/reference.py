@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ FEATURES = (*TEXT_FEATURES, "tokens_per_word")
 BASELINE, TRANSFORMER = "baseline", "transformer"
 _SCORE = "score:"
 _IDENTITY = b"arxiv_cls"
+_features_of = itemgetter(*TEXT_FEATURES)
 
 
 def half_of(answered_by: str) -> str:
@@ -93,45 +95,37 @@ class Reference:
     sha256: str
 
 
+def rows_of(encoded: Sequence[EncodedText], scores: np.ndarray, scope_rule: ScopeRule | None) -> Rows:
+    """What the request log holds of n texts with (n, k) scores."""
+    texts = [item.text for item in encoded]
+    features = np.array([_features_of(text_features(text)) for text in texts], dtype=np.float64)
+    tokens = np.array([np.nan if item.truncated else item.tokens for item in encoded])
+    per_word = tokens / np.maximum(features[:, TEXT_FEATURES.index("words")], 1)
+    in_scope = np.full(len(texts), np.nan)
+    if scope_rule is not None:
+        in_scope = (scope_rule.scores(texts) >= scope_rule.threshold).astype(np.float64)
+    return Rows(scores, np.column_stack([features, per_word]), in_scope)
+
+
 def write_reference(
     path: Path,
     labels: Sequence[str],
-    probabilities: np.ndarray,
+    rows: Rows,
     truth: np.ndarray,
-    encoded: Sequence[EncodedText],
-    scope_rule: ScopeRule | None,
     answered_by: Sequence[str],
     identity: dict[str, Any],
 ) -> None:
-    """Writes a reference of n papers.
-
-    Args:
-        path: the file.
-        labels: the k categories.
-        probabilities: (n, k) in their order.
-        truth: (n,) column of the true category.
-        encoded: the n texts as the engine reads them.
-        scope_rule: None for a model without.
-        answered_by: the engine that answered each paper.
-        identity: kept in the file, see `Reference`.
-    """
+    """Writes the reference of n rows, each with its true column and the engine that answered it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    features = [text_features(item.text) for item in encoded]
-    names = np.asarray(labels, dtype=object)
-    scope = None if scope_rule is None else scope_rule.scores([item.text for item in encoded])
-    no_scope = [None] * len(encoded)
     columns = {
         "answered_by": list(answered_by),
-        "label": names[truth],
+        "label": np.asarray(labels, dtype=object)[truth],
         # Rounded as the request log rounds them.
-        **{_SCORE + name: probabilities[:, at].round(6) for at, name in enumerate(labels)},
-        **{name: np.array([row[name] for row in features], dtype=np.float64) for name in TEXT_FEATURES},
-        "tokens": [item.tokens for item in encoded],
-        "truncated": [item.truncated for item in encoded],
-        "in_scope": no_scope if scope is None or scope_rule is None else scope >= scope_rule.threshold,
-        "scope_score": pa.array(no_scope if scope is None else scope, pa.float64()),
+        **{_SCORE + name: column for name, column in zip(labels, rows.scores.round(6).T, strict=True)},
+        **dict(zip(FEATURES, rows.features.T, strict=True)),
+        "in_scope": rows.in_scope,
     }
     identity = {"schema_version": SCHEMA_VERSION, "labels": list(labels), **identity}
     table = pa.table(columns).replace_schema_metadata({_IDENTITY: json.dumps(identity)})
@@ -153,13 +147,12 @@ def read_reference(path: Path) -> dict[str, Reference]:
         table = pq.read_table(path)
         identity = json.loads((table.schema.metadata or {})[_IDENTITY])
         labels = identity["labels"]
-        columns = [table[_SCORE + name].to_numpy() for name in labels]
-        features = np.column_stack([table[name].to_numpy() for name in TEXT_FEATURES])
-        tokens = np.where(table["truncated"].to_numpy(), np.nan, table["tokens"].to_numpy())
-        truth = np.array([labels.index(name) for name in table["label"].to_pylist()])
-        in_scope = np.array(
-            [np.nan if one is None else float(one) for one in table["in_scope"].to_pylist()], dtype=np.float64
+        scores, features = (
+            np.column_stack([table[name].to_numpy() for name in names])
+            for names in ([_SCORE + label for label in labels], FEATURES)
         )
+        rows = Rows(scores, features, table["in_scope"].to_numpy())
+        truth = np.array([labels.index(name) for name in table["label"].to_pylist()])
         halves = np.array([half_of(name) for name in table["answered_by"].to_pylist()])
         version = identity["schema_version"]
     except FileNotFoundError:
@@ -168,21 +161,11 @@ def read_reference(path: Path) -> dict[str, Reference]:
         raise UserError(f"{path} is no reference: {type(error).__name__}: {error}", hint=hint) from None
     if version != SCHEMA_VERSION:
         raise UserError(f"{path} is of version {version}, this program reads version {SCHEMA_VERSION}")
-    rows = Rows(
-        np.column_stack(columns),
-        np.column_stack([features, tokens_per_word(tokens, features[:, TEXT_FEATURES.index("words")])]),
-        in_scope,
-    )
     sha256 = file_sha256(path)
     return {
         str(half): Reference(labels, rows.take(halves == half), truth[halves == half], identity, sha256)
         for half in np.unique(halves)
     }
-
-
-def tokens_per_word(tokens: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """(n,) ratios; NaN where the tokens are NaN."""
-    return tokens / np.maximum(words, 1)
 
 
 def load_references(model_dir: Path) -> dict[tuple[bool, str], Reference]:
@@ -244,36 +227,32 @@ def _check(
         raise UserError(f"{path} is not the file that was recorded (sha256 differs)", hint=hint)
 
 
-def write_model_reference(loaded: LoadedModel, scored: ScoredPapers, papers: Any, split: str | None) -> Path:
-    """Writes `monitoring/reference.parquet` of papers that a model has scored; records nothing.
+def _write(
+    model_dir: Path, name: str, predictor: Any, texts: list[str], scores: np.ndarray, truth: np.ndarray,
+    **identity: Any,
+) -> Path:  # fmt: skip
+    encoded = predictor.encode(texts)
+    answered_by = [predictor.engine] * len(texts)
+    if name == CASCADE_REFERENCE:
+        halves = predictor.transformer, predictor.baseline
+        answered_by = [halves[item.answered].engine for item in encoded]
+    identity |= {"kind": predictor.kind, "engine": predictor.engine}
+    rows = rows_of(encoded, scores, load_scope(model_dir))
+    write_reference(model_dir / name, predictor.labels, rows, truth, answered_by, identity)
+    return model_dir / name
 
-    Args:
-        loaded: the model.
-        scored: the scores.
-        papers: with `text`, in the same order.
-        split: of the model's data; None for papers of another file.
-    """
-    path = loaded.directory / REFERENCE
-    predictor = loaded.predictor
-    identity = {
-        "kind": predictor.kind,
-        "engine": predictor.engine,
-        "split": split,
-        "weights_sha256": loaded.weights_sha256,
-        "data_sha256": loaded.corpus.data.sha256,
-    }
-    write_reference(
-        path, predictor.labels, scored.probabilities, scored.labels, predictor.encode(list(papers["text"])),
-        load_scope(loaded.directory), [predictor.engine] * len(scored), identity,
+
+def write_model_reference(loaded: LoadedModel, scored: ScoredPapers, split: str) -> Path:
+    """Writes `monitoring/reference.parquet` of a split that a model has scored; records nothing."""
+    identity = {"weights_sha256": loaded.weights_sha256, "data_sha256": loaded.corpus.data.sha256}
+    return _write(
+        loaded.directory, REFERENCE, loaded.predictor, list(loaded.corpus.splits[split]["text"]),
+        scored.probabilities, scored.labels, split=split, **identity,
     )  # fmt: skip
-    return path
 
 
 def make_reference(
-    model: str | Path,
-    *,
-    data: str | Path | None = None,
-    csv: str | Path | None = None,
+    model: str | Path, *, data: str | Path | None = None, csv: str | Path | None = None
 ) -> Path:
     """Makes the reference of a model that was evaluated before there were references.
 
@@ -283,43 +262,32 @@ def make_reference(
         csv: papers that the model was not trained on, to take instead of the test split.
 
     Raises:
-        UserError: no such directory, or model or papers cannot be had.
+        UserError: model or papers cannot be had.
     """
     _need_directory(model)
     if csv is None:
         loaded = load_model_and_corpus(model, data)
-        path = write_model_reference(loaded, loaded.score("test"), loaded.corpus.splits["test"], "test")
+        path = write_model_reference(loaded, loaded.score("test"), "test")
     else:
-        path = _reference_of_csv(model, csv)
+        path = _reference_of_csv(Path(model), csv)
     if "files" in (read_model_file(model, METRICS) or {}):
         update_file(Path(model), REFERENCE)
     return path
 
 
-def _reference_of_csv(model: str | Path, csv: str | Path) -> Path:
+def _reference_of_csv(model_dir: Path, csv: str | Path) -> Path:
     from arxiv_cls.corpus.papers import read_papers
     from arxiv_cls.models.predictor import load_predictor
 
-    predictor = load_predictor(model)
+    predictor = load_predictor(model_dir)
     papers = read_papers(csv, required=("title", "abstract", "category"))
     truth = true_columns(papers.table["category"].to_pylist(), predictor.labels)
-    rows = papers.table.take(np.flatnonzero(truth >= 0))
-    if not len(rows):
+    texts = texts_of(papers.table.take(np.flatnonzero(truth >= 0)))
+    if not texts:
         raise UserError(f"{csv}: no row has a label of the model", hint=f"it knows {predictor.labels}")
-    texts = texts_of(rows)
-    identity = {
-        "kind": predictor.kind,
-        "engine": predictor.engine,
-        "split": None,
-        "weights_sha256": file_sha256(predictor.weights_path),
-        "data_sha256": papers.version.sha256,
-    }
-    path = Path(model) / REFERENCE
-    write_reference(
-        path, predictor.labels, predictor.predict_proba(texts), truth[truth >= 0],
-        predictor.encode(texts), load_scope(Path(model)), [predictor.engine] * len(texts), identity,
-    )  # fmt: skip
-    return path
+    identity = {"weights_sha256": file_sha256(predictor.weights_path), "data_sha256": papers.version.sha256}
+    scores = np.asarray(predictor.predict_proba(texts))
+    return _write(model_dir, REFERENCE, predictor, texts, scores, truth[truth >= 0], split=None, **identity)
 
 
 def make_cascade_reference(
@@ -336,30 +304,22 @@ def make_cascade_reference(
         UserError: the pair was not fitted, or model or data cannot be had.
     """
     _need_directory(model)
+    model_dir = Path(model)
     predictor = load_cascade(model, baseline, engine=fitted_engine(model))
     corpus, _ = load_corpus(predictor.directory, data)
     papers = corpus.splits["test"]
     scored = score_papers(predictor, papers, corpus.labels)
-    encoded = predictor.encode(list(papers["text"]))
-    record = read_model_file(model, CASCADE) or {}
-    evaluation = read_model_file(model, METRICS) or {}
+    record, evaluation = (read_model_file(model_dir, name) or {} for name in (CASCADE, METRICS))
     identity = {
-        "kind": predictor.kind,
-        "engine": predictor.engine,
-        "split": "test",
-        "weights_sha256": evaluation.get("weights_sha256") or file_sha256(Path(model) / WEIGHTS[TRANSFORMER]),
+        "weights_sha256": evaluation.get("weights_sha256") or file_sha256(model_dir / WEIGHTS[TRANSFORMER]),
         "data_sha256": corpus.data.sha256,
         **{key: record[key] for key in ("transformer_sha256", "baseline_sha256", "threshold")},
     }
-    answered_by = [
-        predictor.baseline.engine if item.answered else predictor.transformer.engine for item in encoded
-    ]
-    path = Path(model) / CASCADE_REFERENCE
-    write_reference(
-        path, predictor.labels, scored.probabilities, scored.labels, encoded, predictor.scope_rule,
-        answered_by, identity,
+    path = _write(
+        model_dir, CASCADE_REFERENCE, predictor, list(papers["text"]), scored.probabilities, scored.labels,
+        split="test", **identity,
     )  # fmt: skip
-    write_step_record({key: value for key, value in record.items() if key != "files"}, Path(model), CASCADE)
+    write_step_record({key: value for key, value in record.items() if key != "files"}, model_dir, CASCADE)
     return path
 
 

@@ -14,7 +14,7 @@ import pytest
 from factories import SAMPLE
 
 from arxiv_cls.models.prediction import EncodedText, Prediction
-from arxiv_cls.scoring.reference import write_reference
+from arxiv_cls.scoring.reference import rows_of, write_reference
 from arxiv_cls.serving.batching import Job
 from arxiv_cls.serving.request_log import ScoredText, log_line
 
@@ -114,8 +114,9 @@ def write_traffic(path: Path, traffic: Traffic, weights: bytes, engine: str = "t
         def scores(self, texts):
             return traffic.in_scope.astype(float)
 
+    rows = rows_of(traffic.encoded, traffic.scores, Scope())
     write_reference(
-        path, LABELS, traffic.scores, traffic.truth, traffic.encoded, Scope(), [engine] * len(traffic),
+        path, LABELS, rows, traffic.truth, [engine] * len(traffic),
         {"kind": engine, "engine": engine, "split": "test",
          "weights_sha256": hashlib.sha256(weights).hexdigest(), "data_sha256": "d" * 64, **identity},
     )  # fmt: skip

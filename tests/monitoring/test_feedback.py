@@ -12,7 +12,6 @@ from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
 from arxiv_cls.monitoring.feedback import (
     compare_with_release,
-    labels_needed,
     measure_feedback,
     power_of,
     read_labels,
@@ -162,12 +161,6 @@ class TestPower:
             for a, b in zip(now, before, strict=True)
         ]
         assert np.mean(worse) == pytest.approx(found, abs=0.06)
-
-    def test_labels_needed(self):
-        """The smallest number with a power of 0.8; none for a drop that 3,324 papers cannot show."""
-        n = labels_needed(0.05, 0.8, 3324)
-        assert power_of(0.05, n, 0.8, 3324) >= 0.8 > power_of(0.05, n - 1, 0.8, 3324)
-        assert labels_needed(0.01, 0.8, 3324) is None
 
     def test_the_answer_states_it(self):
         """What such a number of labels would have shown."""

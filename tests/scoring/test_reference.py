@@ -45,8 +45,7 @@ class TestContent:
         assert reference.rows.scores == pytest.approx(predictions.probabilities, abs=1e-6)
         assert (reference.truth == predictions.labels).all()
         assert set(pq.read_table(evaluated / PATH).column_names) == {
-            "answered_by", "label", *(f"score:{label}" for label in reference.labels), *FEATURES[:-1],
-            "tokens", "truncated", "in_scope", "scope_score",
+            "answered_by", "label", *(f"score:{label}" for label in reference.labels), *FEATURES, "in_scope",
         }  # fmt: skip
         assert reference.rows.features[:, FEATURES.index("words")].min() > 10
 
