@@ -47,11 +47,9 @@ class AccuracyEstimate:
         return self._calibrated(scores)[np.arange(len(scores)), scores.argmax(axis=1)]
 
     def __call__(self, rows: Rows) -> dict[str, Any] | None:
-        """The accuracy of n rows; None when fewer than `FEWEST` are in scope.
+        """The accuracy of n rows, with a 95% interval; None when fewer than `FEWEST` are in scope.
 
-        Returns:
-            {accuracy, low, high (95%), released (accuracy of the reference), rows (counted), out_of_scope
-            (share of the rows that is not counted)}.
+        `released` is the reference's; `out_of_scope` the share of the n that is not among the `rows` counted.
         """
         scores = rows.scores[rows.in_scope != 0]
         n = len(scores)
@@ -90,14 +88,9 @@ def _logits(scores: np.ndarray) -> np.ndarray:
 
 
 def fit_bcts(scores: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
-    """Temperature and a bias per class with the highest likelihood (bias-corrected temperature scaling).
+    """Temperature and (k,) biases with the highest likelihood (bias-corrected temperature scaling).
 
-    Args:
-        scores: (n, k) probabilities.
-        truth: (n,) true classes.
-
-    Returns:
-        The temperature, and (k,) biases that add up to 0; 1 and zeros for fewer than `FEWEST` rows.
+    Of (n, k) probabilities and (n,) true classes. The biases add up to 0; 1 and zeros below `FEWEST` rows.
     """
     n, classes = scores.shape
     if n < FEWEST:

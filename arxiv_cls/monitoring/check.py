@@ -13,10 +13,10 @@ from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ONNX_FILES
 from arxiv_cls.models.predictor import locate_model
-from arxiv_cls.monitoring.accuracy import ASSUMPTIONS
-from arxiv_cls.monitoring.drift import ALARM_P, FEWEST, TWICE_P, WATCH_P, WINDOW, worst
+from arxiv_cls.monitoring.accuracy import ASSUMPTIONS, AccuracyEstimate
+from arxiv_cls.monitoring.drift import ALARM_P, FEWEST, TWICE_P, WATCH_P, WINDOW, DriftTest, worst
 from arxiv_cls.monitoring.log_reader import LogReader
-from arxiv_cls.monitoring.windows import Group, ReferenceTests, group_rows
+from arxiv_cls.monitoring.windows import Group, group_rows
 from arxiv_cls.record.files import file_sha256, write_atomically, write_json
 from arxiv_cls.record.manifest import WEIGHTS, model_kind
 from arxiv_cls.scoring.reference import Reference, load_references
@@ -83,7 +83,7 @@ def check_drift(
         raise UserError(f"--window {window}: fewer than {FEWEST} texts tell nothing")
     references, names, reader = open_log(model, log, versions, since, until)
     history = _read_history(out)
-    tests = {key: ReferenceTests(reference) for key, reference in references.items()}
+    tests = {key: (DriftTest(one), AccuracyEstimate(one)) for key, one in references.items()}
     starts = {} if reader.since is None else _starts(history, references, window, reader.since)
     groups, others = group_rows(reader, tests, names, window, starts)
     # Of each half the version that answered last: an old one says nothing of today.
@@ -205,7 +205,7 @@ def _merged(history: Windows, groups: Iterable[Group], size: int) -> Windows:
     for group in groups:
         if group.windows:
             key, first = (group.version, group.half), _seconds(group.windows[0]["start"])
-            about = {"reference": group.tests.reference.sha256[:12], "size": size}
+            about = {"reference": group.drift.reference.sha256[:12], "size": size}
             windows = [one for one in windows if _key(one) != key or _seconds(one["end"]) < first]
             windows += [window | about for window in group.windows]
     return sorted(windows, key=lambda one: (one["end"], *_key(one)))[-HISTORY_KEPT:]

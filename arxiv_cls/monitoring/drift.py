@@ -95,12 +95,10 @@ class DriftTest:
         return WindowTest(min(1.0, len(groups) * min(groups.values())), groups, outside, unusual)
 
     def describe(self, rows: Rows) -> list[dict[str, Any]]:
-        """What each column says, largest change first.
+        """What each column says, largest change first: means, medians and histograms of both sides.
 
-        Returns:
-            Per column {column, group, p (uncorrected), distance (0 to 1, Kolmogorov-Smirnov), direction (up,
-            down or none), reference and window {mean, median}, effect (difference of means in standard
-            deviations of the reference), edges, reference_shares, window_shares (of a histogram)}.
+        `p` is uncorrected, `distance` that of Kolmogorov and Smirnov, `direction` up, down or none, `effect`
+        the difference of means in standard deviations of the reference.
         """
         labels, found = self.reference.labels, []
         names = [*labels, TOP_SCORE, *FEATURES]

@@ -38,14 +38,10 @@ Labels = dict[tuple[str, int], tuple[str, ...]]
 
 
 def read_labels(path: Path) -> tuple[Labels, Counter[str]]:
-    """Labels by request id and index, from CSV or JSON Lines.
+    """Labels from CSV or JSON Lines, and how many rows were `bad`, `repeated` or `contradicting` (not taken).
 
     Each row has `request_id`, or `arxiv_id` where the client sent that as its request id, `index` (0 where it
     is not there), and `category` or `categories` (a list, or a text with spaces; the first is the primary).
-
-    Returns:
-        The labels; and how many rows were `bad`, `repeated` (the same label again) or `contradicting`
-        (another label: neither is taken).
 
     Raises:
         UserError: no such file, or it has no row with a label.
@@ -117,23 +113,12 @@ class Joined:
 
 
 def measure_feedback(
-    model: str | Path,
-    log: str,
-    labels: Path,
-    *,
-    versions: Iterable[str] = (),
-    out: Path | None = None,
+    model: str | Path, log: str, labels: Path, *, versions: Iterable[str] = (), out: Path | None = None
 ) -> dict[str, Any]:
-    """Measures the newest served version of a model on the labels that are there.
+    """Measures the newest served version of a model on the labels that are there; what feedback.json holds.
 
-    Args:
-        model: directory or Hub id.
-        log, versions: as of `check_drift`.
-        labels: see `read_labels`.
-        out: folder for feedback.json; None writes nothing.
-
-    Returns:
-        What feedback.json holds.
+    `model`, `log` and `versions` are as of `check_drift`, `labels` as of `read_labels`; `out` is a folder
+    for the file.
 
     Raises:
         UserError: no model, reference, log or labels; no label belongs to a text of this model.
@@ -256,10 +241,9 @@ def _released(references: list[Reference], names: list[str]) -> dict[str, Any]:
 
 
 def compare_with_release(accuracy: float, n: int, released: dict[str, Any]) -> dict[str, Any]:
-    """Is it worse than released? One-sided test of two shares at 5%, with its power.
+    """{difference, p, worse, power, answer}: is it worse? One-sided test of two shares at 5%.
 
-    Returns:
-        {difference, p, worse, power: {drop: share of such drops that n labels show}, answer}.
+    `power` is {drop: probability that n labels show it}.
     """
     before, m = released["accuracy"], released["n"]
     pooled = (accuracy * n + before * m) / (n + m)
@@ -271,10 +255,9 @@ def compare_with_release(accuracy: float, n: int, released: dict[str, Any]) -> d
     else:
         shown = [drop for drop in DROPS if power[str(drop)] >= WANTED_POWER]
         answer = f"not shown to be worse than released (p = {p:.2g}); {n:,} labels show "
+        probably = f"with a probability of at least {WANTED_POWER:g}"
         answer += (
-            f"a drop of {100 * min(shown):g} points with a probability of at least {WANTED_POWER:g}"
-            if shown
-            else "no drop up to 10 points reliably"
+            f"a drop of {100 * shown[0]:g} points {probably}" if shown else "no drop up to 10 points reliably"
         )
     if n < FEWEST:
         answer += f"; with fewer than {FEWEST} labels take it for nothing"

@@ -49,10 +49,8 @@ class LogRow(NamedTuple):
 class LogReader:
     """The rows of a log; `counts` says what was read and what was no row.
 
-    Args:
-        target: a directory, one file, or gs://bucket/prefix.
-        labels: the model's.
-        since, until: seconds since 1970; rows outside are counted as `outside_period`.
+    `target` is a directory, one file, or gs://bucket/prefix; `labels` are the model's. Rows outside `since`
+    and `until`, in seconds since 1970, are counted as `outside_period`.
 
     Raises:
         UserError: the target cannot be read or holds no log.

@@ -12,7 +12,7 @@ import numpy as np
 from arxiv_cls.monitoring.accuracy import AccuracyEstimate
 from arxiv_cls.monitoring.drift import FEWEST, TOO_FEW, WATCH_P, DriftTest, WindowTest, verdict_of
 from arxiv_cls.monitoring.log_reader import LogRow
-from arxiv_cls.scoring.reference import Reference, Rows
+from arxiv_cls.scoring.reference import Rows
 
 # Rows that are remembered, at least, to tell repeated ones: a client that sends a file again is within them.
 REMEMBERED = 100_000
@@ -20,15 +20,8 @@ NAMED_REQUESTS = 10
 TOP_COLUMNS = 5
 
 
-class ReferenceTests:
-    """A reference with what is worked out of it once."""
-
-    def __init__(self, reference: Reference) -> None:
-        self.reference, self.drift, self.accuracy = (
-            reference,
-            DriftTest(reference),
-            AccuracyEstimate(reference),
-        )
+# Of one reference.
+Tests = tuple[DriftTest, AccuracyEstimate]
 
 
 class Group:
@@ -37,8 +30,9 @@ class Group:
     A window is `size` distinct rows.
     """
 
-    def __init__(self, version: str, half: str, tests: ReferenceTests, size: int) -> None:
-        self.version, self.half, self.tests, self.size = version, half, tests, size
+    def __init__(self, version: str, half: str, tests: Tests, size: int) -> None:
+        self.version, self.half, self.size = version, half, size
+        self.drift, self.accuracy = tests
         self.rows, self.repeated, self.latest = 0, 0, float("-inf")
         self.windows: list[dict[str, Any]] = []
         self._seen: set[int] = set()
@@ -76,7 +70,7 @@ class Group:
     def _test(self) -> None:
         window, self._waiting = self._waiting, []
         rows = to_rows(window)
-        found = self.tests.drift(rows)
+        found = self.drift(rows)
         self._newest = window, rows, found
         times = [row.time for row in window]
         self.windows.append(
@@ -92,8 +86,8 @@ class Group:
                 "verdict": verdict_of(found.p, self.windows[-1]["p"] if self.windows else None),
                 "out_of_scope": None if found.out_of_scope is None else float(found.out_of_scope.mean()),
                 "unusual": float(found.unusual.mean()),
-                "labels": {one["label"]: round(one["window"], 4) for one in self.tests.drift.label_mix(rows)},
-                "accuracy": self.tests.accuracy(rows),
+                "labels": {one["label"]: round(one["window"], 4) for one in self.drift.label_mix(rows)},
+                "accuracy": self.accuracy(rows),
             }
         )
         self._repeated_before = self.repeated
@@ -110,15 +104,15 @@ class Group:
             "waiting": len(self._waiting),
             "windows": len(self.windows),
             "alarms": sum(window["verdict"] == "alarm" for window in self.windows),
-            "reference_papers": len(self.tests.reference.rows),
+            "reference_papers": len(self.drift.reference.rows),
         }
         if self._newest is None:
-            needed = f"{len(self._waiting)} distinct texts: a verdict needs {FEWEST}"
-            return base | {"window": None, "action": needed}
+            action = f"{len(self._waiting)} distinct texts: a verdict needs {FEWEST}"
+            return base | {"window": None, "action": action}
         texts, rows, found = self._newest
-        window, drift = self.windows[-1], self.tests.drift
+        window, drift = self.windows[-1], self.drift
         columns, mix = drift.describe(rows), drift.label_mix(rows)
-        if found.groups["labels"] < WATCH_P and (shares := self.tests.accuracy.label_mix(rows)) is not None:
+        if found.groups["labels"] < WATCH_P and (shares := self.accuracy.label_mix(rows)) is not None:
             mix = [one | {"estimated_true": float(share)} for one, share in zip(mix, shares, strict=True)]
 
         def named(mask: np.ndarray | None) -> list[str]:
@@ -140,10 +134,8 @@ class Group:
 
 def to_rows(window: list[LogRow]) -> Rows:
     """Rows of the log as arrays."""
-    scores, features, in_scope = zip(
-        *((row.scores, row.features, row.in_scope) for row in window), strict=True
-    )
-    return Rows(np.array(scores), np.array(features), np.array(in_scope))
+    names = ("scores", "features", "in_scope")
+    return Rows(*(np.array([getattr(row, name) for row in window]) for name in names))
 
 
 def _iso(time: float) -> str:
@@ -152,24 +144,16 @@ def _iso(time: float) -> str:
 
 def group_rows(
     rows: Iterable[LogRow],
-    tests: Mapping[tuple[bool, str], ReferenceTests],
+    tests: Mapping[tuple[bool, str], Tests],
     versions: set[str],
     size: int,
     starts: Mapping[tuple[str, str], float],
 ) -> tuple[dict[tuple[str, str], Group], Counter[str]]:
-    """Sorts rows into groups.
+    """Groups of rows by version and half; and the rows that are in none, by their version or `no reference`.
 
-    Args:
-        rows: of the log.
-        tests: by whether a cascade answered, and which half.
-        versions: of the model; of a cascade's version the part before the "+" counts.
-        size: of a window.
-        starts: of the first window of a group, by version and half; earlier rows are left out, so that a
-            moving start of the period does not move every window.
-
-    Returns:
-        The groups by version and half; and the rows that are in none, by what they are: the version of
-        another model, or `no reference (HALF)`.
+    `tests` are by whether a cascade answered, and which half; of a cascade's version the part before the "+"
+    is compared with `versions`. Rows before the `starts` of their group are left out, so that a moving start
+    of the period does not move every window.
     """
     groups: dict[tuple[str, str], Group] = {}
     others: Counter[str] = Counter()
@@ -210,15 +194,14 @@ def _action(summary: dict[str, Any]) -> str:
         return "nothing to do: the newest texts are like the test split"
     name = min(window["groups"], key=window["groups"].get)
     if name in ("scope", "unusual"):
-        key, what = (
-            ("out_of_scope", "out-of-scope share") if name == "scope" else ("unusual", "unusual texts")
-        )
-        said = f"{what} {_percent(summary['reference_shares'][key])} -> {_percent(window[key])}"
+        key = "out_of_scope" if name == "scope" else name
+        said = "out-of-scope share" if name == "scope" else "unusual texts"
+        said += _change(summary["reference_shares"][key], window[key])
         if requests := summary["requests"][key]:
             said += ": look at these request ids: " + ", ".join(requests[:5])
     elif name == "labels":
         most = max(summary["label_mix"], key=lambda entry: abs(entry["window"] - entry["reference"]))
-        said = f"share of {most['label']} {_percent(most['reference'])} -> {_percent(most['window'])}"
+        said = f"share of {most['label']}{_change(most['reference'], most['window'])}"
         said += ": is it expected (a new client, a season)? If it stays, retrain on newer papers"
     else:
         column = next(entry for entry in summary["columns"] if entry["group"] == name)
@@ -232,5 +215,5 @@ def _action(summary: dict[str, Any]) -> str:
     return f"{said}; severity {summary['severity']}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g}%"
+def _change(before: float, now: float) -> str:
+    return f" {100 * before:.3g}% -> {100 * now:.3g}%"
