@@ -18,6 +18,7 @@ import typer
 
 import arxiv_cls.cloud.commands
 import arxiv_cls.corpus.commands
+import arxiv_cls.monitoring.commands
 import arxiv_cls.release.commands
 import arxiv_cls.scoring.commands
 import arxiv_cls.serving.commands
@@ -74,6 +75,7 @@ def _log_to_stderr() -> Iterator[None]:
 
 
 app.add_typer(arxiv_cls.corpus.commands.app, name="data")
+app.add_typer(arxiv_cls.monitoring.commands.app, name="monitor")
 for commands in (
     arxiv_cls.scoring.commands,
     arxiv_cls.release.commands,

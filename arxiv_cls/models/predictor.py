@@ -35,7 +35,8 @@ def locate_model(model: str | Path, revision: str | None = None, engine: str | N
             hint="MODEL is a directory that training wrote, or a Hub id user/name.",
         )
     weights = [ONNX_FILES[engine], "onnx/parity.json"] if engine in ONNX_FILES else HUB_WEIGHTS
-    files = [*HUB_FILES, *weights, "model.skops", "recipe.yaml", "run.json", "eval/*", "README.md"]
+    own = ["model.skops", "recipe.yaml", "run.json", "eval/*", "monitoring/*", "README.md"]
+    files = [*HUB_FILES, *weights, *own]
     return download_from_hub(name, tag or revision, files)
 
 

@@ -35,6 +35,10 @@ TERMS = "eval/terms.json"
 ONNX_PARITY = "onnx/parity.json"
 ONNX_INT8 = "onnx/model_int8.onnx"
 HANDLER = "handler.py"
+REFERENCE = "monitoring/reference.parquet"
+CASCADE_REFERENCE = "monitoring/cascade.parquet"
+ROBUSTNESS = "monitoring/robustness.json"
+ROBUSTNESS_PLOT = "monitoring/robustness.png"
 
 RECORD_COMMANDS = {
     METRICS: "evaluate", ONNX_PARITY: "export", MAP_RECORD: "visualize", CASCADE: "cascade", EXAMPLES: "card",
@@ -61,7 +65,7 @@ class ManifestFile:
     @property
     def evaluated(self) -> bool:
         """Written by the evaluation or later: a run that has just saved its weights lacks it."""
-        return self.path.startswith("eval/") or self.path == CARD
+        return self.path.startswith(("eval/", "monitoring/")) or self.path == CARD
 
 
 def _transformer(path: str, what: str, *, required: bool = False, record: str = METRICS) -> ManifestFile:
@@ -99,6 +103,10 @@ MANIFEST: tuple[ManifestFile, ...] = (
     _transformer(
         CASCADE, "when a baseline answers before this model, with the sha256 of both weights", record=CASCADE
     ),
+    _optional(REFERENCE, "one row per test paper, to compare production with: scores, features; no text"),
+    _transformer(CASCADE_REFERENCE, "the same of a cascade, for each half that answers", record=CASCADE),
+    _optional(ROBUSTNESS, "accuracy on changed texts, and whether the drift check notices"),
+    _optional(ROBUSTNESS_PLOT, "accuracy on changed texts by severity"),
     _optional(EXAMPLES, "example texts with their scores, for the card", EXAMPLES),
     _optional(SCOPE_PLOT, "scores of papers inside and outside the label set"),
     _optional(MAP_PLOT, "t-SNE or UMAP map of the embeddings", MAP_RECORD),

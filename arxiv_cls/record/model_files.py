@@ -414,6 +414,25 @@ class _Terms(_Embeddings):
     terms: dict[Label, dict[str, float]]
 
 
+class _Change(Record):
+    change: str
+    severity: float
+    accuracy: float
+    macro_f1: float
+    accuracy_change: Annotated[list[float], Field(min_length=3, max_length=3)]
+    risk: str
+    noticed: float | None = None
+
+
+class _Robustness(Record):
+    hint: ClassVar[str] = "run `arxiv-cls monitor robustness` again"
+    schema_version: int
+    weights_sha256: str
+    papers: Count
+    accuracy: float
+    changes: list[_Change]
+
+
 class _Override(Record):
     check: str
     found: str
@@ -458,6 +477,7 @@ SCHEMAS: dict[str, type[Record]] = {
     "eval/terms.json": _Terms,
     "eval/embeddings.json": _Embeddings,
     "eval/gate.json": _GateRecord,
+    "monitoring/robustness.json": _Robustness,
     "onnx/parity.json": _Parity,
 }
 

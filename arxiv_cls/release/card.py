@@ -292,6 +292,7 @@ def render_model_card(
         scope=scope,
         scope_plot=(folder / manifest.SCOPE_PLOT).is_file(),
         worst_archives=_worst_archives(scope or {}),
+        robustness=model.optional_json(manifest.ROBUSTNESS),
         slice_findings=_slice_findings(slices),
         smallest_slice=ENOUGH_PAPERS,
         exports=exports,

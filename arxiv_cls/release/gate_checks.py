@@ -30,6 +30,7 @@ MADE_FOR_WEIGHTS = (
     (manifest.CASCADE, "transformer_sha256", "cascade"),
     (manifest.TERMS, "weights_sha256", "visualize"),
     (manifest.MAP_RECORD, "weights_sha256", "visualize"),
+    (manifest.ROBUSTNESS, "weights_sha256", "monitor robustness"),
 )
 
 

@@ -189,11 +189,13 @@ def cascade(
     """Fit when a baseline answers first.
 
     Chooses on the validation split when the baseline answers alone and how many tokens the transformer reads
-    of the rest, and writes MODEL/eval/cascade.json.
+    of the rest, and writes MODEL/eval/cascade.json, and the reference of both halves for monitoring.
     """
     from arxiv_cls.scoring.cascade_fitting import cascade_table, fit_cascade
+    from arxiv_cls.scoring.reference import make_cascade_reference
 
     record = fit_cascade(model, baseline, engine=engine, max_accuracy_loss=max_accuracy_loss, data=data)
+    make_cascade_reference(model, baseline, data=data)
     print(cascade_table(record))
     print(f"\nwritten to {Path(model) / 'eval' / 'cascade.json'}")
 

@@ -30,6 +30,7 @@ from arxiv_cls.scoring.metrics import (
     macro_f1,
     true_scores,
 )
+from arxiv_cls.scoring.reference import write_model_reference
 from arxiv_cls.scoring.scored_papers import (
     LoadedModel,
     Predictions,
@@ -277,8 +278,8 @@ def evaluate_loaded(
 ) -> dict[str, Any]:
     """`evaluate_model` of a split with what is in memory; reads neither the CSV nor the weights again.
 
-    `folder` is where the files go; None writes none. With `eval/` of `loaded.directory` metrics.json also
-    records the checksums of the model's files.
+    `folder` is where the files go; None writes none. With `eval/` of `loaded.directory` the reference
+    for monitoring is written too, and metrics.json records the checksums of the model's files.
     """
     scored = loaded.score(split)
     data = evaluated_data(loaded.corpus.data, loaded.options)
@@ -291,6 +292,7 @@ def evaluate_loaded(
         return evaluation
     _drop_files_of_other_weights(folder.parent, loaded.weights_sha256)
     fitted = {"rules": _fit_rules(loaded, scored, folder.parent)} if rules else {}
+    write_model_reference(loaded, scored, loaded.corpus.splits[split], split)
     known = {Path(loaded.predictor.weights_path).name: loaded.weights_sha256}
     return write_step_record(evaluation, folder.parent, METRICS_FILE, known) | fitted
 

@@ -281,11 +281,14 @@ class Endpoint:
                 message = f"text {number}: the model gives no number for it, its weights are damaged"
                 raise Refused(500, message, reason="no_number")
         request_id = request.scope["state"]["request_id"]
-        for encoded, prediction in zip(answer.encoded, answer.predictions, strict=True):
+        pairs = zip(answer.encoded, answer.predictions, strict=True)
+        for index, (encoded, prediction) in enumerate(pairs):
             self.metrics.note_prediction(prediction)
             if self.request_log:
                 self.request_log.add(
-                    ScoredText(now, request_id, body.log_name, model, encoded, prediction, answer, seconds)
+                    ScoredText(
+                        now, request_id, index, body.log_name, model, encoded, prediction, answer, seconds
+                    )
                 )
         return JSONResponse(schemas.reply_to(body, answer.predictions, model))
 

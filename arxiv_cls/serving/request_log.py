@@ -9,12 +9,11 @@ import contextlib
 import json
 import logging
 import os
-import re
 import secrets
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,13 +24,15 @@ import prometheus_client
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText, Prediction
+from arxiv_cls.models.text_features import text_features
 from arxiv_cls.serving.batching import Job
 from arxiv_cls.serving.schemas import ServedModel
 from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+# 2: `index`, the place of a text in its request, and `markup_share`. Readers take lines without them.
+SCHEMA_VERSION = 2
 
 
 class ScoredText(NamedTuple):
@@ -39,6 +40,7 @@ class ScoredText(NamedTuple):
 
     time: datetime
     request_id: str
+    index: int
     schema: str
     model: ServedModel
     encoded: EncodedText
@@ -54,6 +56,7 @@ def log_line(scored: ScoredText, with_text: bool) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "time": scored.time.isoformat(timespec="milliseconds"),
         "request_id": scored.request_id,
+        "index": scored.index,
         "schema": scored.schema,
         "model": scored.model.name,
         "model_version": scored.model.version,
@@ -72,27 +75,6 @@ def log_line(scored: ScoredText, with_text: bool) -> dict[str, Any]:
         **text_features(text),
     }
     return line | ({"text": text} if with_text else {})
-
-
-def text_features(text: str) -> dict[str, Any]:
-    """Counts of one text, and shares from 0 to 1 of its characters (of its letters for capitals)."""
-    words = re.findall(r"\w+", text)
-    # One pass in C, then a look at each of the few characters that occur: this thread shares the interpreter
-    # with those that answer.
-    counts = Counter(text)
-
-    def number(belongs: Callable[[str], bool]) -> int:
-        return sum(count for character, count in counts.items() if belongs(character))
-
-    return {
-        "characters": len(text),
-        "words": len(words),
-        "mean_word_length": round(sum(map(len, words)) / max(1, len(words)), 3),
-        "non_ascii_share": round((len(text) - number(str.isascii)) / len(text), 5),
-        "digit_share": round(number(str.isdigit) / len(text), 5),
-        "upper_case_share": round(number(str.isupper) / max(1, number(str.isalpha)), 5),
-        "line_breaks": text.count("\n"),
-    }
 
 
 QUEUE_RECORDS = 10_000

@@ -27,9 +27,10 @@ ELSEWHERE = {"demo"}
 # own (splits.json), and the rest says where a run writes, what it logs, how the finished model is scored.
 NOT_IN_THE_WEIGHTS = (
     "corpus/", "record/", "release/", "errors.py", "label_sets.py",
-    *(f"models/{name}.py" for name in ("onnx_engine", "onnx_model", "prediction", "predictor")),
+    *(f"models/{name}.py" for name in ("cascade", "onnx_engine", "onnx_model", "prediction", "predictor",
+                                       "text_features")),
     *(f"scoring/{name}.py" for name in ("evaluation", "intervals", "out_of_scope", "plots",
-                                        "scored_papers")),
+                                        "reference", "scored_papers")),
     "training/run_directory.py",
 )  # fmt: skip
 

@@ -72,7 +72,8 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
 
     from arxiv_cls.corpus import build_corpus
     from arxiv_cls.record.directory import read_model_directory, write_release_group
-    from arxiv_cls.record.files import file_sha256, write_record
+    from arxiv_cls.record.files import file_sha256, update_file, write_step_record
+    from arxiv_cls.record.manifest import CASCADE, CASCADE_REFERENCE, REFERENCE, ROBUSTNESS, ROBUSTNESS_PLOT
     from arxiv_cls.record.run_record import data_record
     from arxiv_cls.scoring import out_of_scope
     from arxiv_cls.scoring.evaluation import evaluate_model
@@ -97,7 +98,15 @@ def whole_model(exported: Path, sample_csv: Path, tmp_path_factory: pytest.TempP
         "schema_version": 1, "engine": "onnx", "transformer_sha256": weights, "baseline_sha256": "0" * 64,
         "threshold": 0.9, "max_tokens": 64, "set_threshold": 0.9,
     }  # fmt: skip
-    write_record(cascade, folder / "eval/cascade.json")
+    shutil.copy(folder / REFERENCE, folder / CASCADE_REFERENCE)
+    change = {"change": "typos", "severity": 0.1, "accuracy": 0.7, "macro_f1": 0.6, "risk": "low"}
+    robustness = {"schema_version": 1, "weights_sha256": weights, "papers": 20, "accuracy": 0.75}
+    changes = [change | {"accuracy_change": [-0.05, -0.1, 0.0], "noticed": 0.5}]
+    write_json(folder / ROBUSTNESS, robustness | {"changes": changes})
+    (folder / ROBUSTNESS_PLOT).write_bytes(PNG)
+    update_file(folder, ROBUSTNESS)
+    update_file(folder, ROBUSTNESS_PLOT)
+    write_step_record(cascade, folder, CASCADE)
     write_release_group(folder, folder / "recipe.yaml")
     ensure_examples(read_model_directory(folder))
     return folder

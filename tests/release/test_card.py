@@ -236,6 +236,15 @@ class TestOptionalSections:
         least = "It catches least among `eess` (40.2% of 1,200 papers), `econ` (56.1% of 41 papers): such"
         assert least in render_model_card(model)
 
+    def test_robustness(self, model: Path) -> None:
+        """Accuracy on changed texts, where it was measured."""
+        assert "## Robustness" not in render_model_card(model)
+        change = {"change": "typos", "severity": 0.3, "accuracy": 0.7123, "macro_f1": 0.6}
+        change |= {"accuracy_change": [-0.05, -0.0612, -0.0401], "risk": "low", "noticed": 0.25}
+        record = {"schema_version": 1, "weights_sha256": "0" * 64, "papers": 1000, "accuracy": 0.7623}
+        write_json(model / "monitoring/robustness.json", record | {"changes": [change]})
+        assert "| typos | 0.3 | 0.712 | -0.050 (-0.061 to -0.040) | low | 25% |" in render_model_card(model)
+
     def test_exports(self, model: Path) -> None:
         """Size and agreement of each file, the engine that loads the fastest, the handler where it is."""
         card = render_model_card(add_export(model), repo_id="user/m", version="v0.1.0")

@@ -17,6 +17,7 @@ from arxiv_cls.cli import main
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import load_rule
+from arxiv_cls.scoring import reference
 from arxiv_cls.scoring.cascade_fitting import (
     NEVER,
     cascade_scores,
@@ -155,9 +156,12 @@ def test_choice_and_record(pair):
     assert (scores[np.arange(len(truth)), truth] >= record["set_threshold"]).mean() >= 0.9
 
 
-def test_command(pair, capsys):
+def test_command(pair, capsys, monkeypatch):
     """The pair is better than the transformer alone: the loss counts from the pair; the choice is marked."""
+    referenced = []
+    monkeypatch.setattr(reference, "make_cascade_reference", lambda *pair, data: referenced.append(pair))
     main(["cascade", str(pair.model), str(pair.baseline), "--max-accuracy-loss", "0.01"])
+    assert referenced == [(str(pair.model), str(pair.baseline))]
     found = json.loads((pair.model / "eval" / "cascade.json").read_text())["validation"]
     assert found["least_accuracy"] > found["accuracy_of_the_transformer"] - 0.01
     assert found["chosen"]["accuracy"] >= found["least_accuracy"]

@@ -17,9 +17,10 @@ from local_servers import lines_in
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText, Prediction
+from arxiv_cls.models.text_features import text_features
 from arxiv_cls.serving import request_log
 from arxiv_cls.serving.batching import Job
-from arxiv_cls.serving.request_log import LogFiles, RequestLog, ScoredText, log_line, text_features
+from arxiv_cls.serving.request_log import LogFiles, RequestLog, ScoredText, log_line
 from arxiv_cls.serving.settings import ServingSettings
 
 SAID = Prediction(
@@ -40,6 +41,7 @@ def scored(text: str = "vision", prediction: Prediction | None = SAID) -> Scored
     return ScoredText(
         time=datetime(2026, 1, 2, 3, 4, 5, 6000, UTC),
         request_id="r1",
+        index=2,
         schema="text",
         model=SimpleNamespace(name="tiny", version="abc"),
         encoded=encoded,
@@ -113,7 +115,8 @@ class TestLine:
         line = log_line(scored(), with_text=False)
         assert line["time"] == "2026-01-02T03:04:05.006+00:00"
         assert (line["label"], line["scores"]) == ("cs.CV", {"cs.CV": 0.9, "cs.AI": 0.1})
-        assert (line["model_version"], line["answered_by"], line["schema_version"]) == ("abc", "onnx", 1)
+        assert (line["model_version"], line["answered_by"], line["schema_version"]) == ("abc", "onnx", 2)
+        assert (line["request_id"], line["index"]) == ("r1", 2)
         assert (line["milliseconds"], line["waited_milliseconds"]) == (12.35, 1.0)
         assert (line["scope_score"], line["tokens"], line["words"]) == (0.8, 3, 1)
         assert "a secret finding" not in json.dumps(log_line(scored("a secret finding"), with_text=False))
@@ -132,9 +135,11 @@ class TestLine:
             "digit_share": round(2 / 14, 5),
             "upper_case_share": round(4 / 9, 5),
             "line_breaks": 2,
+            "markup_share": 0.0,
         }
         names = ("digit_share", "non_ascii_share", "upper_case_share", "words", "mean_word_length")
         assert [text_features("Ж中²a")[name] for name in names[:3]] == [0.25, 0.75, round(1 / 3, 5)]
+        assert text_features(r"a $\alpha$")["markup_share"] == 0.3
         assert [text_features("!?")[name] for name in names] == [0, 0, 0, 0, 0]
 
 

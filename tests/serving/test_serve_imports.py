@@ -17,7 +17,7 @@ from arxiv_cls.record.files import file_sha256
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"
 TRAINING = {"torch", "transformers", "wandb", "dvc", "datasets", "evaluate"}
-HEAVY = TRAINING | {"sklearn", "pandas", "pyarrow"}
+HEAVY = TRAINING | {"sklearn", "pandas", "pyarrow", "evidently"}
 # `arxiv-cls serve`, which tells at its end what it has imported.
 SERVE_AND_TELL = """
 import atexit, json, sys

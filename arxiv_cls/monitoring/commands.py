@@ -1,0 +1,212 @@
+"""`arxiv-cls monitor reference|drift|feedback|robustness`: production beside the test split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.options import DataOption, DirectoryArgument, EngineOption, ModelArgument
+
+# Of `drift`: 2 is an error, whatever its kind, so that a script can tell an alarm from it.
+ALARM_STATUS = 3
+
+LogOption = Annotated[
+    str,
+    typer.Option("--log", metavar="LOG", help="Request log: a directory, one file or gs://bucket/prefix."),
+]
+SinceOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="An age (7d, 12h, 30m) or a date. Default: the whole log.")
+]
+UntilOption = Annotated[str | None, typer.Option(metavar="TIME", help="Likewise. Default: now.")]
+VersionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--version", metavar="NAME", help="Also what the log calls this model, such as v1.2.0; repeatable."
+    ),
+]
+
+app = typer.Typer(help="Compare production with the test split, and act on it.")
+
+
+@app.callback()
+def monitor() -> None:
+    """Compare production with the test split, and act on it."""
+
+
+@app.command()
+def reference(
+    model: DirectoryArgument,
+    data: DataOption = None,
+    csv: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Papers that the model was not trained on, instead of the test split."
+        ),
+    ] = None,
+    cascade: Annotated[
+        str | None,
+        typer.Option(metavar="BASELINE", help="Of a cascade: the baseline that answers before MODEL."),
+    ] = None,
+) -> None:
+    """Make the reference of an older release.
+
+    `arxiv-cls evaluate` and `arxiv-cls cascade` write it themselves.
+    """
+    from arxiv_cls.scoring.reference import make_cascade_reference, make_reference
+
+    if cascade and csv:
+        raise UserError("--cascade takes the test split: leave out --csv")
+    if cascade:
+        print(make_cascade_reference(model, cascade, data=data))
+    else:
+        print(make_reference(model, data=data, csv=csv))
+
+
+@app.command()
+def drift(
+    model: ModelArgument,
+    log: LogOption,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    window: Annotated[int, typer.Option(metavar="N", help="Distinct texts that are tested together.")] = 300,
+    version: VersionsOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for drift.json, report.html and the history of windows."),
+    ] = None,
+) -> None:
+    """Compare the request log with the test split.
+
+    One verdict: ok, watch, alarm or too_few. The exit status is 3 for an alarm, 2 for an error, else 0.
+
+    \b
+    Examples:
+      arxiv-cls monitor drift outputs/minilm --log logs --out outputs/drift
+      arxiv-cls monitor drift user/name@v1.2.0 --log gs://bucket/requests --since 7d
+    """
+    from arxiv_cls.monitoring.check import check_drift
+
+    try:
+        record = check_drift(
+            model, log, since=since, until=until, window=window, versions=version or (), out=out
+        )
+    except UserError as error:
+        error.exit_code = 2
+        raise
+    for line in _lines(record):
+        print(line)
+    if out:
+        print(f"\nwritten to {out}")
+    if record["verdict"] == "alarm":
+        raise typer.Exit(ALARM_STATUS)
+
+
+@app.command()
+def feedback(
+    model: ModelArgument,
+    log: LogOption,
+    labels: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="CSV or JSON Lines: request_id, index, and category or categories (the primary one first).",
+        ),
+    ],
+    since: SinceOption = None,
+    until: UntilOption = None,
+    version: VersionsOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for feedback.json.")] = None,
+) -> None:
+    """Measure accuracy with labels that came later.
+
+    Says whether it is worse than released, and what drop so many labels can show.
+
+    \b
+    Example:
+      arxiv-cls monitor feedback outputs/minilm --log logs --labels labels.csv
+    """
+    from arxiv_cls.monitoring.feedback import feedback_table, measure_feedback
+
+    record = measure_feedback(model, log, labels, since=since, until=until, versions=version or (), out=out)
+    print(feedback_table(record))
+    if out:
+        print(f"\nwritten to {out}")
+
+
+@app.command()
+def robustness(
+    model: ModelArgument,
+    severity: Annotated[
+        str, typer.Option(metavar="SHARES", help="Shares of words or texts that change, with commas.")
+    ] = "0.1,0.3,0.5",
+    seed: Annotated[int, typer.Option(help="Of the changes.")] = 42,
+    papers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="At most N test papers. Default: all.")
+    ] = None,
+    data: DataOption = None,
+    engine: EngineOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder. Default: MODEL/monitoring.")
+    ] = None,
+) -> None:
+    """Measure accuracy on changed texts.
+
+    Words dropped or masked, LaTeX, typos and others; and whether the drift check would notice.
+
+    \b
+    Example:
+      arxiv-cls monitor robustness outputs/minilm --engine onnx --papers 1000 --out outputs/robustness
+    """
+    from arxiv_cls.monitoring.robustness import measure_robustness, robustness_table
+
+    try:
+        severities = tuple(float(part) for part in severity.split(","))
+    except ValueError:
+        raise UserError(f"--severity {severity}: shares with commas, such as 0.1,0.3,0.5") from None
+    record = measure_robustness(
+        model,
+        severities=severities,
+        seed=seed,
+        papers=papers,
+        data=data,
+        engine=engine,
+        out=out,
+    )
+    print(robustness_table(record))
+
+
+def _lines(record: dict[str, Any]) -> list[str]:
+    log = record["log"]
+    lines = [
+        f"{record['verdict']}: {record['action']}",
+        f"  log        {log['rows_read']:,} rows in {log['files']:,} files, {log['distinct']:,} distinct, "
+        f"{log['repeated']:,} repeated, {sum(log['bad'].values()):,} bad",
+    ]
+    for name, rows in list(log["other_versions"].items())[:5]:
+        lines.append(f"  not compared  {name}: {rows:,} rows")
+    for group in record["groups"]:
+        if not (window := group["window"]):
+            continue
+        tests = ", ".join(f"{name} {p:.2g}" for name, p in window["groups"].items())
+        lines += [
+            f"  {group['answered_by']}, version {group['model_version']}: {group['verdict']}, "
+            f"p {window['p']:.2g} ({tests})",
+            f"    newest of {group['windows']:,} windows: {window['distinct']} texts, {window['start']} to "
+            f"{window['end']}; {group['alarms']} windows with an alarm",
+        ]
+        if estimate := window["accuracy"]:
+            lines.append(
+                f"    accuracy, estimated without labels: {estimate['accuracy']:.3f} "
+                f"({estimate['low']:.3f} to {estimate['high']:.3f}); the release: {estimate['released']:.3f}"
+            )
+        if group["verdict"] != "ok" and group["top_columns"]:
+            changed = [column for column in group["columns"] if column["column"] in group["top_columns"]]
+            means = (
+                f"{one['column']} {one['reference']['mean']:.3g} -> {one['window']['mean']:.3g}"
+                for one in changed
+            )
+            lines.append("    changed most (means): " + ", ".join(means))
+    return lines
