@@ -333,7 +333,7 @@ def download_from_hub(repo_id: str, revision: str | None, allow_patterns: list[s
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         raise UserError(
             f"the model {named} cannot be reached at {endpoint} and is not in the cache "
-            f"({type(error).__name__}); pass a local one: --model.name_or_path DIRECTORY "
-            "(`arxiv-cls local-distilbert OUT` makes a DistilBERT)",
+            f"({type(error).__name__}); pass a directory with a model instead "
+            "(`arxiv-cls local-distilbert OUT` makes a DistilBERT to train from)",
             exit_code=3,
         ) from None
