@@ -82,10 +82,6 @@ class ScopeRule:
         """(n,) scores of n texts."""
         return np.fromiter((self.score(text) for text in texts), dtype=np.float64, count=len(texts))
 
-    def in_scope(self, text: str) -> bool:
-        """Whether the text belongs to the model's categories."""
-        return self.score(text) >= self.threshold
-
 
 def load_scope(model_dir: str | Path) -> ScopeRule | None:
     """The rule of a model directory; None when it has none.
@@ -225,7 +221,9 @@ def text_problem(text: object) -> str | None:
     # Format characters, such as zero-width spaces and joiners, show nothing by themselves.
     if all(character.isspace() or unicodedata.category(character) in {"Cc", "Cf"} for character in text):
         return "is empty"
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return "holds characters that are not UTF-8"
     return None
 
