@@ -351,7 +351,7 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
     names = label_names(config.name, merged["category"])
     labels = label_indices(config.name, names, merged["category"])
     inside = labels >= 0
-    # Only the columns and rows that go on: the table of the whole file is let go of. In one chunk, since
+    # Only the columns and rows that go on: the table of the whole file is freed. In one chunk, since
     # taking rows from many is several times slower.
     merged = merged.select(["title", "abstract", "arxiv_id", "published", "category"])
     outside = merged.filter(pa.array(~inside))

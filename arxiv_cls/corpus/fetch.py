@@ -175,7 +175,7 @@ def _download(repository: Repo, remote: str | None, csv: Path, md5: str) -> None
 
 
 def _check_reachable(url: str) -> None:
-    """Fails at once where DVC would retry for a minute: connects to the remote's host, and hangs up."""
+    """Fails at once where DVC would retry for a minute: connects to the remote's host once."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "gs":
         emulator = os.environ.get("STORAGE_EMULATOR_HOST", "https://storage.googleapis.com")

@@ -64,15 +64,6 @@ def parse_id(identifier: str, *, numbers: bool = False) -> tuple[str, int | None
     return base, int(match["version"]) if match["version"] else None
 
 
-def base_id(identifier: str) -> str:
-    """The identifier without its version, as arXiv writes it: `0901.4761`, `hep-th/9901001`.
-
-    Raises:
-        ValueError: it is not an arXiv identifier.
-    """
-    return parse_id(identifier)[0]
-
-
 def _from_number(text: str) -> str:
     """The only identifier that a number can have been, "" when there is none: the month tells its digits."""
     if not re.fullmatch(

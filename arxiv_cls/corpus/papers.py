@@ -1,6 +1,6 @@
 """The papers of a CSV, checked field by field: every row is either a paper or a reject with its reason.
 
-A clean file is taken apart with pyarrow. pyarrow is lenient (an unterminated quote swallows the rows behind
+A clean file is taken apart with pyarrow. pyarrow is lenient (an unterminated quote takes in the rows behind
 it without an error), so the quotes are verified first; a file with anything wrong is read record by record.
 """
 

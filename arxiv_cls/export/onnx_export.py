@@ -107,7 +107,7 @@ def export_model(
     if model_kind(folder) != TRANSFORMER:
         raise UserError(
             f"{model} is a TF-IDF baseline: there is nothing to export",
-            hint="it is served as it is: `arxiv-cls serve` takes it, and as the cheap half of a cascade",
+            hint="it is served as it is: `arxiv-cls serve` takes it, and as the baseline of a cascade",
         )
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(

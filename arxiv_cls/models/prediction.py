@@ -82,10 +82,6 @@ class ScopeRule:
         """(n,) scores of n texts."""
         return np.fromiter((self.score(text) for text in texts), dtype=np.float64, count=len(texts))
 
-    def in_scope(self, text: str) -> bool:
-        """Whether the text belongs to the model's categories."""
-        return self.score(text) >= self.threshold
-
 
 def load_scope(model_dir: str | Path) -> ScopeRule | None:
     """The rule of a model directory; None when it has none.
@@ -225,7 +221,9 @@ def text_problem(text: object) -> str | None:
     # Format characters, such as zero-width spaces and joiners, show nothing by themselves.
     if all(character.isspace() or unicodedata.category(character) in {"Cc", "Cf"} for character in text):
         return "is empty"
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return "holds characters that are not UTF-8"
     return None
 
@@ -333,7 +331,7 @@ def download_from_hub(repo_id: str, revision: str | None, allow_patterns: list[s
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         raise UserError(
             f"the model {named} cannot be reached at {endpoint} and is not in the cache "
-            f"({type(error).__name__}); pass a local one: --model.name_or_path DIRECTORY "
-            "(`arxiv-cls local-distilbert OUT` makes a DistilBERT)",
+            f"({type(error).__name__}); pass a directory with a model instead "
+            "(`arxiv-cls local-distilbert OUT` makes a DistilBERT to train from)",
             exit_code=3,
         ) from None

@@ -476,12 +476,12 @@ class TfidfPredictor(Predictor):
         return self._per_chunk(texts, self.model.dense, width, progress).astype(np.float32)
 
     def top_terms(self, label: str, n: int = 20) -> list[tuple[str, float]]:
-        """The terms that speak most for a category in the linear part.
+        """The terms with the largest weights for a category in the linear part.
 
         A term's number is what it adds to the category's margin, above its mean over the categories, for
         each unit of tf-idf; for a linear model that is the whole of its part in the decision. Terms are
         ranked by that number times the fourth root of the share of training papers that have the term, so
-        that neither words met twice nor words met everywhere crowd out the ones that decide. Terms of
+        that neither words met twice nor words met everywhere hide the ones that decide. Terms of
         titles start with `title:`.
 
         Raises:

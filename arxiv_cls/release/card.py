@@ -165,7 +165,7 @@ def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _check_complete(path: str, value: Any) -> None:
-    """Refuses a number that is not there or not finite: a card with a hole in it is not written."""
+    """Refuses a number that is not there or not finite: no card is written without it."""
     for name, leaf in leaves(value, path):
         if leaf is None or (isinstance(leaf, float) and not math.isfinite(leaf)):
             raise UserError(

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
@@ -238,10 +237,15 @@ def check_recipe(model: ModelDirectory) -> CheckResult:
     commit, name = model.run.get("git", {}).get("commit"), f"{model.run['recipe']}.yaml"
     overridden = model.run.get("overrides")
     listing = commit and run_git("ls-tree", "-r", "--name-only", "--full-tree", str(commit), "recipes/")
-    paths = [path for path in (listing or "").splitlines() if PurePosixPath(path).name == name]
+    # A sweep may have the name of the recipe that it starts from.
+    paths = [
+        path for path in (listing or "").splitlines() if path.endswith(f"/{name}") and "/sweeps/" not in path
+    ]
     if overridden is None or len(paths) != 1:
         reason = f"whether the recipe follows from {name} of its commit: "
-        reason += "its overrides are not on record" if paths else "there is no such file"
+        reason += (
+            f"there are {len(paths)} such files" if len(paths) != 1 else "its overrides are not on record"
+        )
         return CheckResult("recipe", True, name, "a recipe of the commit", reason, checked=False)
     original = yaml.safe_load(run_git("show", f"{commit}:{paths[0]}") or "") or {}
     wrong = [

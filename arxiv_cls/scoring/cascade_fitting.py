@@ -72,6 +72,8 @@ def fit_cascade(
     labels, texts = full.labels, list(loaded.corpus.splits["validation"]["text"])
     cheap, cheap_seconds = _timed(first, texts)
     cheap = cheap[:, columns]
+    # The cascade takes no answer of the baseline to a text of which it knows no word.
+    sure = cheap * np.array([[not item.no_known_words] for item in first.encode(texts)])
     of_full = _accuracy(full.probabilities, labels)
     alone: list[dict[str, float]] = []
     scores, seconds, kept = full.probabilities, 0.0, second.max_length
@@ -79,14 +81,14 @@ def fit_cascade(
     for budget in (second.max_length, *(budget for budget in TOKEN_BUDGETS if budget < second.max_length)):
         second.limit_tokens(budget)
         shorter, taken = _timed(second, texts)
-        alone += threshold_rows(labels, cheap, shorter, (cheap_seconds, taken), budget, [NEVER])
+        alone += threshold_rows(labels, sure, shorter, (cheap_seconds, taken), budget, [NEVER])
         if seconds and alone[-1]["accuracy"] < of_full - max_accuracy_loss:
             break
         scores, seconds, kept = shorter, taken, budget
-    rows = threshold_rows(labels, cheap, scores, (cheap_seconds, seconds), kept)
+    rows = threshold_rows(labels, sure, scores, (cheap_seconds, seconds), kept)
     least = max(of_full, *(row["accuracy"] for row in rows)) - max_accuracy_loss
     chosen = fastest(rows, least)
-    joined = cascade_scores(cheap, scores, chosen["threshold"])
+    joined = cascade_scores(sure, scores, chosen["threshold"])
     record = {
         "schema_version": SCHEMA_VERSION,
         "engine": second.engine,

@@ -250,7 +250,7 @@ class Endpoint:
         return self.model
 
     async def answer(self, request: Request, body: schemas.AnyRequest) -> JSONResponse:
-        """Scores the texts of a request, which is watched for a client that hangs up, and makes its reply.
+        """Scores the texts of a request, which is watched for a client that disconnects, and makes its reply.
 
         Raises:
             Refused: a limit, a full queue, no model, or a model that gives no numbers.

@@ -80,7 +80,7 @@ def read_facts(model: str, directory: Path) -> ModelFacts:
     )
 
 
-# Log-odds that give the full colour at least: where nothing decides, nothing should shine.
+# Log-odds that give the full colour at least: smaller ones stay pale.
 FULL = 0.3
 # Shades below this share of the full colour are left out.
 FAINTEST = 0.12

@@ -261,7 +261,7 @@ def fetch_paper(entered: str, *, endpoint: str = ENDPOINT, timeout: float = 10) 
     try:
         with urllib.request.urlopen(request, timeout=timeout) as reply:
             content = reply.read(MAX_REPLY_BYTES + 1)
-        # A document type is the door to entities that grow without end; arXiv sends none.
+        # A document type can define entities that expand without end; arXiv sends none.
         if len(content) > MAX_REPLY_BYTES or b"<!DOCTYPE" in content:
             raise ValueError
         entry = ElementTree.fromstring(content).find("atom:entry", _NAMESPACES)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from arxiv_cls.corpus.ids import CSV_ID_PATTERN, base_id, parse_id, split_position
+from arxiv_cls.corpus.ids import CSV_ID_PATTERN, parse_id, split_position
 from arxiv_cls.corpus.splits import (
     SPLITS,
     parse_time_boundaries,
@@ -61,7 +61,6 @@ BAD = [
 def test_parse(identifier, expected):
     """Both styles, with and without version, as files, addresses, DOIs and PDF stamps write them."""
     assert parse_id(identifier) == expected
-    assert base_id(identifier) == expected[0]
 
 
 @pytest.mark.parametrize("identifier", BAD)

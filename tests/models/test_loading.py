@@ -51,7 +51,7 @@ class TestResolve:
         )
         assert done.returncode == 3
         assert done.stderr.strip().splitlines()[-1].startswith("error: the model user/name cannot be reached")
-        assert "--model.name_or_path" in done.stderr
+        assert "pass a directory with a model instead" in done.stderr
         assert "Traceback" not in done.stderr
 
 

@@ -187,22 +187,25 @@ class TestLocalChecks:
         assert "metrics.brier_score, metrics.per_class.cs.CV." in refused.reason
 
     @pytest.mark.parametrize(
-        ("rate", "overrides", "refused", "checked"),
+        ("name", "rate", "overrides", "refused", "checked"),
         [
-            (2.0e-4, ["output_dir"], [], True),
-            (9.0e-4, ["output_dir"], ["recipe"], True),
-            (9.0e-4, ["trainer.output_dir", "trainer.learning_rate"], [], True),
-            (9.0e-4, None, [], False),
+            ("demo", None, ["output_dir"], [], True),
+            ("demo", 9.0e-4, ["output_dir"], ["recipe"], True),
+            # There is a sweep of this name, too.
+            ("minilm", 9.0e-4, ["output_dir"], ["recipe"], True),
+            ("demo", 9.0e-4, ["trainer.output_dir", "trainer.learning_rate"], [], True),
+            ("demo", 9.0e-4, None, [], False),
         ],
     )
     def test_recipe_of_the_commit(
-        self, model: Path, rate: float, overrides: list[str] | None, refused: list[str], checked: bool
-    ) -> None:
+        self, model: Path, name: str, rate: float | None, overrides: list[str] | None, refused: list[str],
+        checked: bool,
+    ) -> None:  # fmt: skip
         """The recorded recipe is that of the commit but for its overrides, where these are on record."""
-        recipe = yaml.safe_load((ROOT / "recipes/demo.yaml").read_text())
-        recipe["trainer"] |= {"learning_rate": rate, "output_dir": "outputs/elsewhere"}
+        recipe = yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text())
+        recipe["trainer"] |= {"output_dir": "outputs/elsewhere"} | ({"learning_rate": rate} if rate else {})
         (model / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-        change_json(model / "run.json", recipe="demo", overrides=overrides)
+        change_json(model / "run.json", recipe=name, overrides=overrides)
         report = run_gate(model)
         assert failed(report) == refused
         (result,) = [result for result in report.results if result.check == "recipe"]
