@@ -28,7 +28,7 @@ VERSIONS_NAMED = 20
 DRIFT, REPORT, HISTORY = "drift.json", "report.html", "history.json"
 References = dict[tuple[bool, str], Reference]
 Windows = list[dict[str, Any]]
-_AGE = re.compile(r"(\d+)([mhdw])")
+_AGE = re.compile(r"(\d{1,5})([mhdw])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 

@@ -103,8 +103,12 @@ class TestReader:
     def test_times(self, text):
         """Ages and dates."""
         assert parse_time(text, "--since") > 0
-        with pytest.raises(UserError, match="--since soon"):
-            parse_time("soon", "--since")
+
+    @pytest.mark.parametrize("text", ["soon", "", "7 days", "999999999w"])
+    def test_no_times(self, text):
+        """Words, and ages longer than the calendar."""
+        with pytest.raises(UserError, match=f"--since {text}: an age such as"):
+            parse_time(text, "--since")
 
 
 class TestVerdict:
