@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -165,6 +166,11 @@ class PaperTrainer(Trainer):
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
         )  # fmt: skip
+
+    def prediction_step(self, *args: Any, **options: Any) -> tuple[Any, Any, Any]:
+        """Loss, logits and labels; an encoder with a decoder gives hidden states beside its logits."""
+        loss, logits, labels = super().prediction_step(*args, **options)
+        return loss, logits[0] if isinstance(logits, tuple) else logits, labels
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """AdamW (or what `optim` names) over the groups of `parameter_groups`."""

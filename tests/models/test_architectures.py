@@ -21,6 +21,12 @@ SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_t
 # Each reads 64 tokens, whether its table has as many positions, two more, or there is no table.
 ARCHITECTURES = {
     "albert": {"embedding_size": 16},
+    # An encoder with a decoder, whose answers hold hidden states beside the logits.
+    "bart": {
+        **{f"{half}_{key}": value for half in ("encoder", "decoder")
+           for key, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))},
+        "d_model": 16, "max_position_embeddings": 64, "decoder_start_token_id": 2,
+    },
     "bert": {},
     "deberta-v2": {"relative_attention": True, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"]},
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
@@ -30,7 +36,7 @@ ARCHITECTURES = {
     "mpnet": {"max_position_embeddings": 66},
     "roberta": {"max_position_embeddings": 66},
     "xlnet": {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32},
-}
+}  # fmt: skip
 
 
 def write_model(directory: Path, architecture: str) -> Path:
