@@ -60,17 +60,15 @@ def _validation_papers(model_dir: Path, data: str | Path | None, limit: int | No
 def _csv_papers(model_dir: Path, csv: str | Path, limit: int | None) -> _Measured:
     """The first rows of a file whose category is one of the model's labels."""
     from arxiv_cls.corpus.papers import read_papers
-    from arxiv_cls.scoring.scored_papers import REQUIRED, true_columns
+    from arxiv_cls.scoring.scored_papers import REQUIRED, texts_of, true_columns
 
     papers = read_papers(csv, required=REQUIRED)
     columns = true_columns(papers.table["category"].to_pylist(), model_labels(model_dir))
     rows = np.flatnonzero(columns >= 0)[:limit]
     if not len(rows):
         raise UserError(f"{csv}: none of its {papers.rows_read:,} rows has a label of the model")
-    table = papers.table.select(["title", "abstract"]).take(rows)
-    texts = [f"{row['title']}\n\n{row['abstract']}" for row in table.to_pylist()]
     source = {"texts": "rows of a file", "data_sha256": papers.version.sha256}
-    return _Measured(texts, columns[rows], source)
+    return _Measured(texts_of(papers.table.take(rows)), columns[rows], source)
 
 
 def export_model(
