@@ -33,7 +33,7 @@ CLOUD_RUN = $(call option,PROJECT,--project) $(call option,REGION,--region) $(ca
 
 # The extras become part of a file's name: only names that pyproject.toml has.
 WANTED := $(subst $(comma), ,$(EXTRAS))
-KNOWN := $(shell sed -n '/optional-dependencies/,/^\[project.scripts/s/^\([a-z]*\) = \[.*/\1/p' pyproject.toml)
+KNOWN := $(shell sed -n '/optional-dependencies/,/^\[project.scripts/s/^\([a-z0-9]*\) = \[.*/\1/p' pyproject.toml)
 UNKNOWN := $(filter-out $(KNOWN),$(WANTED))
 $(if $(UNKNOWN),$(error there is no extra $(UNKNOWN); pyproject.toml lists them))
 
