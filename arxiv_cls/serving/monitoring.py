@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
+from arxiv_cls.serving import schemas
 from arxiv_cls.serving.http_requests import Refused, documented, read_json
 from arxiv_cls.serving.request_log import LogFiles, Objects
 from arxiv_cls.serving.service import Credentials, check_token
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 PREFIX = "feedback-"
 REPORT = "report.html"
-# Of one request; each may have a list of categories.
+# Of one request.
 MAX_LABELS = 64
 # Requests that wait for the disk or the bucket; each has its own answer to wait for.
 MAX_WAITING = 16
@@ -37,23 +38,18 @@ SECURITY_POLICY = (
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
-Category = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
+Category = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class Label(BaseModel):
-    """The true category of a text that was answered, or all of its categories, the primary one first."""
+    """What a text that was answered is, as someone who knows says."""
 
     model_config = ConfigDict(extra="forbid")
-    request_id: str = Field(pattern=r"^[\w.:-]{1,64}$", description="X-Request-Id of the answer")
-    index: int = Field(0, ge=0, le=999_999, strict=True, description="of the text in its request, from 0")
-    category: Category | None = None
-    categories: list[Category] = Field([], max_length=20)
-
-    @model_validator(mode="after")
-    def _named(self) -> Label:
-        if not (self.category or self.categories):
-            raise ValueError("name `category` or `categories`")
-        return self
+    request_id: str = Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$", description="X-Request-Id of the answer")
+    index: schemas.Whole = Field(0, ge=0, le=999_999, description="of the text in its request, from 0")
+    categories: list[Category] = Field(
+        min_length=1, max_length=20, description="the true category, or all of them, the primary one first"
+    )
 
 
 class FeedbackRequest(BaseModel):
@@ -61,7 +57,7 @@ class FeedbackRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"labels": [{"request_id": "4f1c", "category": "cs.CL"}]}]},
+        json_schema_extra={"examples": [{"labels": [{"request_id": "4f1c", "categories": ["cs.CL"]}]}]},
     )
     labels: list[Label] = Field(min_length=1, max_length=MAX_LABELS)
 
@@ -103,7 +99,7 @@ class Monitoring:
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         about = {"schema_version": SCHEMA_VERSION, "time": now}
-        lines = [json.dumps(about | label.model_dump(exclude_defaults=True)) + "\n" for label in labels]
+        lines = [json.dumps(about | label.model_dump()) + "\n" for label in labels]
         if not self._waiting.acquire(blocking=False):
             raise Refused(429, "too many labels are being written", {"Retry-After": "1"}, reason="queue_full")
         try:
