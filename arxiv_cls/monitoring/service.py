@@ -79,6 +79,7 @@ class MonitorService(Service):
         self._run: asyncio.Task[dict[str, Any]] | None = None
         self._thread: Thread | None = None
         self._schedule: asyncio.Task[None] | None = None
+        self._given_up = asyncio.Event()
 
     def _of_this_model(self, name: str, schema_version: int) -> dict[str, Any] | None:
         record = self.results.read(name, schema_version)
@@ -149,7 +150,16 @@ class MonitorService(Service):
         self._run = asyncio.create_task(self._run_once())
         # The client may hang up; the run goes on, and has logged what it raises.
         self._run.add_done_callback(lambda run: run.cancelled() or run.exception())
-        return await asyncio.shield(self._run)
+        given_up = asyncio.ensure_future(self._given_up.wait())
+        await asyncio.wait({self._run, given_up}, return_when=asyncio.FIRST_COMPLETED)
+        given_up.cancel()
+        if not self._run.done():
+            raise ending()
+        return self._run.result()
+
+    def refuse_accepted(self) -> None:
+        """Whoever waits for a run is answered 503."""
+        self._given_up.set()
 
     async def _run_once(self) -> dict[str, Any]:
         before = time.monotonic()
