@@ -6,6 +6,7 @@ import hashlib
 import logging
 import logging.handlers
 import os
+import re
 import shutil
 import socket
 import urllib.parse
@@ -30,6 +31,7 @@ KAGGLE_CSV = Path("data/raw/arxiv_kaggle.csv")
 KAGGLE_DATASET = "sumitm004/arxiv-scientific-research-papers-dataset"
 KAGGLE_MD5 = "51fb0a7e9911559e4bc0dc99fa05ae31"  # with the line ends of Windows, as Kaggle serves it
 KAGGLE_SHA256_LF = "db1bcdd5d4fbd6dd3e9450fc55e22e4861e24627c09ede2e898b30b39a4199a5"  # with line feeds
+_HUB_FILE = re.compile(r"hf:/{1,2}datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 REQUESTED = "requested"  # name of a remote that is in no configuration
 UNREACHABLE = 3  # exit status: not the input but the other side is at fault
 CONNECT_SECONDS = 5.0  # a remote that does not take a connection in this time is not there
@@ -44,6 +46,42 @@ _BY_HAND = (
     f"download it in a browser from https://www.kaggle.com/datasets/{KAGGLE_DATASET}, unpack the CSV to "
     f"{KAGGLE_CSV} and run this again: it will be checked; or `make data REMOTE=<directory or url>`"
 )
+
+
+def local_file(path: str | Path) -> Path:
+    """The file itself or, of hf://datasets/USER/NAME[@REVISION]/FILE, its copy in the Hub client's cache.
+
+    Raises:
+        UserError: the address is none, or the Hub does not give the file.
+    """
+    text = str(path)
+    if not text.startswith("hf:"):
+        return Path(path)
+    match = _HUB_FILE.fullmatch(text)
+    if match is None:
+        raise UserError(
+            f"{text}: no file of a dataset on the Hub", "hf://datasets/USER/NAME@REVISION/FOLDER/FILE"
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo, revision, name = match.group("repo", "revision", "file")
+    try:
+        return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{text}: {' '.join(str(error).split())[:300]}", "is the name right, are you logged in?"
+        ) from None
+
+
+def pinned(path: str | Path) -> str:
+    """A path as it goes on record: of a file of the Hub with the commit that `local_file` found."""
+    match = _HUB_FILE.fullmatch(str(path))
+    if match is None:
+        return str(path)
+    parts = local_file(path).parts
+    commit = parts[parts.index("snapshots") + 1]
+    return f"hf://datasets/{match['repo']}@{commit}/{match['file']}"
 
 
 def file_md5(path: Path) -> str:
