@@ -344,7 +344,7 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         papers = read_papers(self.csv, data=data, digests=digests, keep=texts and texts.keep)
         del data
         if papers.rows_read == 0:
-            raise UserError(f"{self.csv}: no rows", "get the data with `make data`")
+            raise UserError(f"{self.csv}: a header and no rows", "get the data with `make data`")
         if len(papers.rejects) > MAXIMUM_REJECTED * papers.rows_read:
             raise self._too_many_rejects(papers)
         splits, outside, report = build_splits(papers, self.config, texts)

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from arxiv_cls.corpus.csv_reader import FIELDS, CsvFile, is_header, open_csv, read_bytes, records
 from arxiv_cls.corpus.fetch import local_file
+from arxiv_cls.corpus.ids import parse_id
 from arxiv_cls.corpus.records import (
     KNOWN_COLUMNS,
     Keep,
@@ -34,9 +35,11 @@ from arxiv_cls.corpus.records import (
     file_format,
     json_lines,
     parquet_rows,
+    parse_cell,
 )
+from arxiv_cls.corpus.taxonomy import category_codes
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.files import text_cell
+from arxiv_cls.record.files import staged, text_cell
 
 QUOTE, COMMA, LINE_FEED, CARRIAGE_RETURN = 34, 44, 10, 13
 _CHUNK = 1 << 22  # bytes that numpy compares and pyarrow parses at once; 4 MiB was the fastest of 1, 4 and 8
@@ -303,6 +306,52 @@ def _read_by_record(file: CsvFile) -> RawTable:
         parts.append(pa.record_batch(columns, schema=schema))
     rows, lines = np.array(places, dtype=np.int64).reshape(-1, 2).T
     return _raw(file, pa.Table.from_batches(parts, schema), rows, lines, damaged)
+
+
+def join_categories(source: Path, categories: Path, out: Path) -> str:
+    """Writes a CSV with the column `categories` behind its own, and says in a line what was found.
+
+    Args:
+        source: a CSV with a column `id` and none of this name.
+        categories: a line per paper: id, tab, codes with blanks between them; plain, .gz or .zst.
+        out: the new file; a row whose paper is not among them has an empty cell, a damaged row is left out.
+
+    Raises:
+        UserError: a file cannot be read or written, or the column is there already.
+    """
+    known: dict[str, str] = {}
+    try:
+        with pa.input_stream(str(categories), compression="detect") as stream:
+            for number, line in enumerate(stream.read().decode("utf-8").splitlines(), start=1):
+                identifier, _, codes = line.partition("\t")
+                if not category_codes(codes):
+                    raise UserError(f"{categories}, line {number}: no id, tab and codes: {line[:80]!r}")
+                known[parse_id(identifier)[0]] = codes.strip()
+    except (OSError, ValueError) as error:
+        raise unreadable(categories, error) from None
+    file = open_csv(source, ("id",))
+    if "categories" in file.names:
+        raise UserError(f"{source}: it has a column `categories` already", "nothing is to be joined")
+    rows = found = damaged = 0
+    try:
+        with (
+            staged(out) as part,
+            part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as to,
+        ):
+            writer = csv.writer(to, lineterminator="\n")
+            writer.writerow([*file.names, "categories"])
+            for record in records(file):
+                if record.reason:
+                    damaged += 1
+                    continue
+                fields = [cell.decode("utf-8", "surrogateescape") for cell in record.fields]
+                base = parse_cell(fields[file.columns["id"]])[0]
+                codes = known.get(base or "", "")
+                writer.writerow([*fields, codes])
+                rows, found = rows + 1, found + bool(codes)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}", "name another file") from None
+    return f"{out}: {rows:,} rows, {found:,} of them with categories, {damaged:,} damaged rows left out"
 
 
 def write_rejects(rejects: Sequence[Reject], path: Path) -> None:

@@ -325,7 +325,7 @@ class _Checks:
         version = pc.cast(pc.if_else(pc.equal(version, ""), unsaid, version), pa.int32())
         left = pc.and_(pc.is_null(base), pc.is_valid(identifiers)).combine_chunks()
         if pc.any(left).as_py():
-            found = [_parse_cell(cell) for cell in identifiers.filter(left).to_pylist()]
+            found = [parse_cell(cell) for cell in identifiers.filter(left).to_pylist()]
             base = _replaced(base, left, [one for one, _ in found])
             version = _replaced(version, left, [one for _, one in found])
         return base, version
@@ -423,7 +423,8 @@ def _replaced(column: pa.ChunkedArray, mask: pa.BooleanArray, values: list[Any])
     )
 
 
-def _parse_cell(identifier: str) -> tuple[str | None, int | None]:
+def parse_cell(identifier: str) -> tuple[str | None, int | None]:
+    """Base id and version of a cell, 1 where it has none; None, None for what is no identifier."""
     try:
         base, version = parse_id(identifier, numbers=True)
     except ValueError:
