@@ -1,10 +1,12 @@
-"""The label sets that `data.config` names: a new one is one entry here.
+"""The label sets that `data.config` names: a new one is one entry here. Any `top<N>` is one too.
 
 Standard library only and below the recipes, which check the name; `corpus/splits.py` applies the rules.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -29,3 +31,21 @@ LABEL_SETS = {
     "all": LabelSet("every category with at least 100 papers", minimum_papers=100),
 }
 DEFAULT_LABEL_SET = "top5"
+OWN_LABELS = "own"
+"""What stands in records for the label set of `data.labels`."""
+KNOWN_LABEL_SETS = f"{', '.join(LABEL_SETS)}, or top<N> with N of 2 or more"
+
+
+def label_set(config: str, labels: Sequence[str] | None = None) -> LabelSet:
+    """The label set of a name or, where labels are given, of these.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if labels:
+        return LabelSet(", ".join(sorted(labels)), labels=tuple(sorted(labels)))
+    if config in LABEL_SETS:
+        return LABEL_SETS[config]
+    if match := re.fullmatch(r"top([2-9]|[1-9][0-9]{1,3})", config, re.ASCII):
+        return LabelSet(f"the {match[1]} most frequent categories", most_frequent=int(match[1]))
+    raise ValueError(f"{config!r} is none of {KNOWN_LABEL_SETS}")

@@ -7,12 +7,24 @@ from typing import Annotated, Literal
 
 import typer
 
-from arxiv_cls.label_sets import LABEL_SETS
+from arxiv_cls.errors import UserError
+from arxiv_cls.label_sets import label_set
 
 Engine = Literal["torch", "onnx", "int8"]
 Split = Literal["train", "validation", "test"]
-LabelSet = Literal[tuple(LABEL_SETS)]  # type: ignore[valid-type]
 
+
+def _known_label_set(name: str) -> str:
+    try:
+        label_set(name)
+    except ValueError as error:
+        raise UserError(f"--config: {error}") from None
+    return name
+
+
+LabelSet = Annotated[
+    str, typer.Option("--config", callback=_known_label_set, help="Label set: top<N>, archive or all.")
+]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model directory or Hub id, also user/name@v0.1.0.")
 ]

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union
 
 import yaml
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, KNOWN_LABEL_SETS, label_set
 
 GROUPS = ("model", "data", "trainer", "release")
 RECIPE_SHAPE = f"a recipe is a mapping with the groups {', '.join(GROUPS)}"
@@ -32,18 +32,35 @@ NULL = ("null", "Null", "NULL", "~", "")
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 WHOLE = re.compile(r"[+-]?\d+(\.0+)?", re.ASCII)
 
+ALIASES = {"data": {"path": "csv"}}
+"""Second names of keys, by group: a recipe may use either, records have the first."""
+
 RecipeT = TypeVar("RecipeT")
 Tracker = Literal["none", "wandb", "trackio"]
+
+
+def _known_label_set(name: str) -> str:
+    try:
+        label_set(name)
+    except ValueError:
+        raise ValueError(KNOWN_LABEL_SETS) from None
+    return name
 
 
 @dataclass
 class DataConfig:
     """Which papers, with which labels, in which splits."""
 
-    config: Literal[tuple(LABEL_SETS)] = Field(  # type: ignore[valid-type]
-        DEFAULT_LABEL_SET, description=f"Label set: {', '.join(LABEL_SETS)}."
+    config: Annotated[str, AfterValidator(_known_label_set)] = Field(
+        DEFAULT_LABEL_SET, description=f"Label set: {KNOWN_LABEL_SETS}."
     )
-    csv: str = Field("data/raw/arxiv.csv", description="Path of the CSV file.")
+    labels: list[str] | None = Field(
+        None, description="Category codes in place of the label set, as in [cs.CL, math.ST]."
+    )
+    csv: str = Field(
+        "data/raw/arxiv.csv",
+        description="The file, also as `path`: CSV, arXiv's snapshot (JSON Lines), Parquet, hf://datasets/...",
+    )
     split: Literal["paper", "time"] = Field(
         "paper", description="`paper`: by the hash of the arXiv id; `time`: by date, training first."
     )
@@ -51,6 +68,9 @@ class DataConfig:
         None, description="For `split: time`: the first day of validation and that of test, ISO dates."
     )
     seed: int = Field(42, ge=0, description="Seed of the split by paper.")
+    ratios: list[float] | None = Field(
+        None, description="Shares of training, validation and test by paper; null: 0.70, 0.15, 0.15."
+    )
     near_duplicates: Literal["keep", "drop"] = Field(
         "keep", description="`drop`: without papers that have a near-duplicate in a later split."
     )
@@ -60,6 +80,18 @@ class DataConfig:
 
     def problems(self) -> list[str]:
         """What is wrong with the group as a whole, a sentence each."""
+        found = []
+        if self.labels is not None and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
+            found.append(f"labels: {self.labels} should be two or more different codes")
+        if self.ratios is not None:
+            if self.split != "paper":
+                found.append("ratios: only with split: paper")
+            shares = self.ratios
+            if len(shares) != 3 or min(shares, default=0) <= 0 or abs(math.fsum(shares) - 1) > 1e-6:
+                found.append(f"ratios: {shares} should be three shares above 0 that add up to 1")
+        return found + self._boundary_problems()
+
+    def _boundary_problems(self) -> list[str]:
         if self.time_boundaries is None:
             return []
         if self.split != "time":
@@ -213,7 +245,10 @@ def read_groups(
         elif not isinstance(section, dict | None):
             problems.append(f"{group}: {section!r:.200} should be a mapping of keys to values")
         elif group in groups:
-            given[group] = section or {}
+            for key, value in (section or {}).items():
+                if (name := _own_name(group, key)) in given[group]:
+                    problems.append(f"{group}.{key}: is there twice, as {name} and by its other name")
+                given[group][name] = value
     _apply_overrides(overrides, groups, given, problems)
     sections = {group: _build(group, kind, given[group], problems) for group, kind in groups.items()}
     raise_problems(Path(path), problems)
@@ -290,6 +325,10 @@ def fields_of(group_type: Any) -> dict[str, FieldInfo]:
     return {name: field for name, field in group_type.__pydantic_fields__.items() if field.init is not False}
 
 
+def _own_name(group: str, key: str) -> str:
+    return ALIASES.get(group, {}).get(key, key)
+
+
 def _apply_overrides(
     words: list[str], groups: Mapping[str, Any], given: dict[str, dict[str, Any]], problems: list[str]
 ) -> None:
@@ -306,7 +345,11 @@ def _apply_overrides(
                 continue
             text = remaining.popleft()
         group, _, key = name.rpartition(".")
-        owners = [group] if group else [owner for owner, kind in groups.items() if key in fields_of(kind)]
+        owners = (
+            [group]
+            if group
+            else [owner for owner, kind in groups.items() if _own_name(owner, key) in fields_of(kind)]
+        )
         if len(owners) > 1:
             problems.append(f"--{key}: is a key of {' and '.join(owners)}; write --{owners[0]}.{key}")
         elif not owners and len(groups) == len(GROUPS):
@@ -315,6 +358,7 @@ def _apply_overrides(
         elif group and group not in GROUPS:
             problems.append(f"--{name}: unknown group {group!r}{nearest(group, GROUPS)}")
         elif owners and owners[0] in groups:
+            key = _own_name(owners[0], key)
             field = fields_of(groups[owners[0]]).get(key)
             given[owners[0]][key] = _override_value(text, field.annotation if field else str)
 

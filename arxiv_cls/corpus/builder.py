@@ -7,6 +7,8 @@ import hashlib
 import json
 import shutil
 import sys
+import threading
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +24,16 @@ from pydantic import TypeAdapter
 
 from arxiv_cls.corpus.csv_reader import read_bytes
 from arxiv_cls.corpus.duplicates import THRESHOLD, find_duplicates, method, search
-from arxiv_cls.corpus.papers import DataVersion, Papers, keep_newest_versions, read_papers, write_rejects
+from arxiv_cls.corpus.fetch import local_file, pinned
+from arxiv_cls.corpus.papers import (
+    DataVersion,
+    Papers,
+    file_digests,
+    keep_newest_versions,
+    read_papers,
+    write_rejects,
+)
+from arxiv_cls.corpus.records import file_format
 from arxiv_cls.corpus.splits import (
     SPLITS,
     label_indices,
@@ -32,14 +43,18 @@ from arxiv_cls.corpus.splits import (
     split_by_time,
     split_positions,
 )
+from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.errors import UserError
-from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, OWN_LABELS, label_set
 
 DEFAULT_CSV = Path("data/raw/arxiv.csv")
 MAXIMUM_REJECTED = 0.02  # share of the rows
 REPORT_FILE, REJECTS_FILE, OUTSIDE_FILE = "report.json", "rejects.csv", "outside.arrow"
 _BATCH = 2000  # papers per Arrow record batch
 _SHOWN = 5  # rejects in an error message
+# Papers outside the label set whose texts are kept of a file that is not read as a whole; as many lie outside
+# `top5` in the public file.
+_MOST_OUTSIDE = 120_000
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,7 @@ class BuildReport:
     near_duplicates: list[DroppedDuplicate]  # with data.near_duplicates: drop
     left_out: int  # by max_samples
     splits: dict[str, dict[str, int]]  # split to label to papers
+    ratios: list[float] | None = None  # shares of the splits, where not the usual ones
 
     @property
     def papers(self) -> int:
@@ -125,6 +141,8 @@ class BuildReport:
         if self.left_out:
             lines.append(f"{self.left_out:>9,} left out by max_samples")
         how = f"by paper, seed {self.seed}" if self.split == "paper" else "by time"
+        if self.ratios:
+            how += f", shares {', '.join(f'{share:g}' for share in self.ratios)}"
         if self.time_boundaries:
             how += f": validation from {self.time_boundaries[0]}, test from {self.time_boundaries[1]}"
         lines += [f"{self.papers:>9,} papers, split {how}", ""]
@@ -167,7 +185,8 @@ def load_arxiv(config: str = DEFAULT_LABEL_SET, **options: Any) -> datasets.Data
     """The splits train, validation and test; see `build_corpus` for the options and errors.
 
     Each has the features text (title, blank line, abstract), title, abstract, label (`ClassLabel` of category
-    codes), arxiv_id (base id) and published (date), and is in hash order.
+    codes), arxiv_id (base id), published (date) and, where the file lists several categories of a paper,
+    categories (all of them, the primary one first), and is in hash order.
     """
     return build_corpus(config, **options).splits
 
@@ -181,42 +200,58 @@ def build_corpus(
     time_boundaries: list[str] | None = None,
     near_duplicates: str = "keep",
     max_samples: int | None = None,
+    labels: list[str] | None = None,
+    ratios: list[float] | None = None,
     cache_dir: str | Path | None = None,
 ) -> Corpus:
-    """Builds the corpus from the CSV, or takes it from the cache, with the report of the build.
+    """Builds the corpus from a file, or takes it from the cache, with the report of the build.
 
     Args:
-        config: label set, a key of `label_sets.LABEL_SETS`.
-        csv: the file; `data/raw/arxiv.csv` by default.
+        config: label set, as of `label_sets.label_set`.
+        csv: the file, as of `read_papers`; `data/raw/arxiv.csv` by default.
         split: "paper" (70 / 15 / 15 by hash of the base id) or "time" (train before, test after a date).
         seed: seed of the hash.
         time_boundaries: ISO dates `[from_validation, from_test]` for "time"; None for those of `splits`.
         near_duplicates: "drop" leaves out papers with a near-duplicate in a later split.
         max_samples: N takes the first N training papers in hash order, and of validation and test at most
             N // 4 each; the label set stays.
+        labels: category codes in place of the label set.
+        ratios: shares of training, validation and test, for "paper"; None for 0.70, 0.15, 0.15.
         cache_dir: None for the cache of `datasets` (`HF_DATASETS_CACHE`).
 
     Raises:
         UserError: the file cannot be read or used, an option is wrong, or the cache cannot be written.
     """
     for key, given, known in (
-        ("config", config, LABEL_SETS),
         ("split", split, ("paper", "time")),
         ("near_duplicates", near_duplicates, ("keep", "drop")),
     ):
         if given not in known:
             raise UserError(f"data.{key}: {given!r} is unknown", f"one of {', '.join(known)}")
+    try:
+        label_set(config)
+    except ValueError as error:
+        raise UserError(f"data.config: {error}") from None
+    if unknown := sorted({*(labels or ())} - CATEGORY_NAMES.keys()):
+        raise UserError(
+            f"data.labels: {', '.join(unknown)}: no category of arXiv", "write codes, such as cs.CL"
+        )
+    if ratios is not None and split != "paper":
+        raise UserError("data.ratios: only for data.split: paper", "leave it out")
     if split == "paper" and time_boundaries is not None:
         raise UserError("data.time_boundaries: only for data.split: time", "leave it out")
     if max_samples is not None and max_samples < 4:
         hint = "at least 4: validation and test get a quarter each"
         raise UserError(f"data.max_samples: {max_samples} is too few", hint)
     boundaries = tuple(str(day) for day in parse_time_boundaries(time_boundaries)) * (split == "time")
-    path = DEFAULT_CSV if csv is None else Path(csv)
+    path = str(DEFAULT_CSV if csv is None else csv)
+    # What is not asked for stays out of the cache key, which older corpora have too.
+    more = {"labels": tuple(sorted(labels))} if labels else {}
+    more |= {"ratios": tuple(ratios)} if ratios else {}
     try:
         builder = ArxivBuilder(
-            path, config, cache_dir, split=split, seed=seed, time_boundaries=boundaries,
-            near_duplicates=near_duplicates, max_samples=max_samples or 0,
+            path, OWN_LABELS if labels else config, cache_dir, split=split, seed=seed,
+            time_boundaries=boundaries, near_duplicates=near_duplicates, max_samples=max_samples or 0, **more,
         )  # fmt: skip
         with _progress_on_terminals_only():
             builder.download_and_prepare(verification_mode="no_checks")
@@ -240,7 +275,7 @@ def build_corpus(
         labels=list(builder.info.features["label"].names),
         report=report,
         # The same content may have been built from another path.
-        data=replace(DataVersion(**record["data"]), csv=str(path)),
+        data=replace(DataVersion(**record["data"]), csv=pinned(path)),
         cache_dir=home,
     )
 
@@ -262,25 +297,32 @@ def _progress_on_terminals_only() -> Iterator[None]:
 class ArxivConfig(datasets.BuilderConfig):
     """Everything that decides what is built; all of it is in the cache key."""
 
-    sha256: str = ""  # of the CSV
+    sha256: str = ""  # of the file
     split: str = "paper"  # "paper" or "time"
     seed: int = 42
     time_boundaries: tuple[str, ...] = ()  # ISO dates, for "time"
     near_duplicates: str = "keep"  # or "drop"
     max_samples: int = 0  # papers to train on, 0 for all
+    labels: tuple[str, ...] = ()  # category codes in place of the label set
+    ratios: tuple[float, ...] = ()  # shares of the splits, () for the usual ones
 
 
 class ArxivBuilder(datasets.ArrowBasedBuilder):
-    """Builds the splits of one label set from one CSV; `build_corpus` checks the options."""
+    """Builds the splits of one label set from one file; `build_corpus` checks the options."""
 
     VERSION = datasets.Version("1.2.0")
     BUILDER_CONFIG_CLASS = ArxivConfig
 
-    def __init__(self, csv: Path, config: str, cache_dir: str | Path | None, **options: Any) -> None:
-        self.csv = csv
-        # Kept for the build, which would read and hash the file a second time.
-        self._data: bytes | None = read_bytes(csv)
-        options["sha256"] = hashlib.sha256(self._data).hexdigest()
+    def __init__(self, csv: str, config: str, cache_dir: str | Path | None, **options: Any) -> None:
+        self.csv, self.file = csv, local_file(csv)
+        # Kept for the build, which would read or hash the file a second time.
+        self._data: bytes | None = None
+        self._md5: str | None = None
+        if file_format(self.file) == "csv":
+            self._data = read_bytes(self.file)
+            options["sha256"] = hashlib.sha256(self._data).hexdigest()
+        else:
+            self._md5, options["sha256"] = file_digests(self.file)
         keyed = options | {"near_duplicates": options["near_duplicates"] == "drop" and method()}
         key = hashlib.sha256(json.dumps(keyed, sort_keys=True).encode()).hexdigest()[:16]
         names = {"dataset_name": "arxiv", "config_name": config, "config_id": f"{config}-{key}"}
@@ -297,16 +339,21 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         for leftover in output.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         data, self._data = self._data, None
-        papers = read_papers(self.csv, data=data, sha256=self.config.sha256)
+        digests = (self._md5, self.config.sha256) if self._md5 else None
+        texts = None if data is not None else _Texts(self._labels())
+        papers = read_papers(self.csv, data=data, digests=digests, keep=texts and texts.keep)
         del data
         if papers.rows_read == 0:
             raise UserError(f"{self.csv}: a header and no rows", "get the data with `make data`")
         if len(papers.rejects) > MAXIMUM_REJECTED * papers.rows_read:
             raise self._too_many_rejects(papers)
-        tables, outside, report = build_splits(papers, self.config)
+        splits, outside, report = build_splits(papers, self.config, texts)
         feather.write_feather(outside, str(output / OUTSIDE_FILE), compression="uncompressed")
         del outside
-        features: dict[str, Any] = dict.fromkeys(tables["train"].column_names, datasets.Value("string"))
+        columns = ["text", "title", "abstract", "label", "arxiv_id", "published"]
+        features: dict[str, Any] = dict.fromkeys(columns, datasets.Value("string"))
+        if "categories" in splits["train"].papers.column_names:
+            features["categories"] = datasets.Sequence(datasets.Value("string"))
         features["label"] = datasets.ClassLabel(names=list(report.splits["train"]))
         features["published"] = datasets.Value("date32")
         self.info.features = datasets.Features(features)
@@ -316,12 +363,23 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         record = {"report": asdict(report) | sums, "data": asdict(papers.version)}
         (output / REPORT_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         return [
-            datasets.SplitGenerator(name=name, gen_kwargs={"table": table}) for name, table in tables.items()
+            datasets.SplitGenerator(name=name, gen_kwargs={"split": split}) for name, split in splits.items()
         ]
 
-    def _generate_tables(self, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-        for number, start in enumerate(range(0, len(table), _BATCH)):
-            yield number, table.slice(start, _BATCH)
+    def _generate_tables(self, split: SplitPapers) -> Iterator[tuple[int, pa.Table]]:
+        for number, start in enumerate(range(0, len(split.rows), _BATCH)):
+            yield number, split.table(slice(start, start + _BATCH))
+
+    def _labels(self) -> list[str]:
+        """The labels, for a file whose texts are not all held: most frequent ones take a first reading."""
+        chosen = label_set(self.config.name, self.config.labels)
+        categories = None
+        if not (chosen.labels or chosen.archives):
+            papers = read_papers(
+                self.csv, digests=("", ""), keep=lambda table: np.zeros(len(table), dtype=bool)
+            )
+            categories = keep_newest_versions(papers.table)[0]["category"]
+        return label_names(self.config.name, categories, self.config.labels)
 
     def _too_many_rejects(self, papers: Papers) -> UserError:
         """More than 2 % unusable rows mean that the file is not what it should be."""
@@ -337,30 +395,90 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         )
 
 
-def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Table], pa.Table, BuildReport]:
+class _Texts:
+    """Whose texts are held of a file that is larger than the memory: those inside the label set, and others.
+
+    The others are those whose hash is below a share, which halves whenever they become too many: in the end
+    the same ones, whatever the order of the rows.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.share, self.lock = names, 1.0, threading.Lock()
+        self.outside = np.empty(0)
+
+    def keep(self, table: pa.Table) -> np.ndarray:
+        """As `records.Keep`, for several parts of a file at once."""
+        inside = label_indices(self.names, table["category"]) >= 0
+        hashes = self.hashes(table["arxiv_id"])
+        with self.lock:
+            self.outside = np.concatenate([self.outside, hashes[~inside & (hashes < self.share)]])
+            while len(self.outside) > _MOST_OUTSIDE:
+                self.share /= 2
+                self.outside = self.outside[self.outside < self.share]
+            return inside | (hashes < self.share)
+
+    @staticmethod
+    def hashes(base_ids: pa.ChunkedArray) -> np.ndarray:
+        """A number from 0 to 1 for each paper that has nothing to do with its split."""
+        return np.fromiter((zlib.crc32(name.encode()) for name in base_ids.to_pylist()), float) / 2**32
+
+
+@dataclass
+class SplitPapers:
+    """The papers of a split, in its order; a table of all of them would hold every text twice."""
+
+    papers: pa.Table  # of all splits
+    labels: np.ndarray  # int64, of all splits
+    rows: np.ndarray  # those of this split
+
+    def table(self, places: slice) -> pa.Table:
+        """The features, label int64, of some papers of the split."""
+        part = self.papers.take(pa.array(self.rows[places]))
+        columns = {
+            "text": pc.binary_join_element_wise(part["title"], part["abstract"], "\n\n"),
+            "title": part["title"],
+            "abstract": part["abstract"],
+            "label": pa.array(self.labels[self.rows[places]], type=pa.int64()),
+            "arxiv_id": part["arxiv_id"],
+            "published": part["published"],
+        }
+        if "categories" in part.column_names:
+            columns["categories"] = part["categories"]
+        return pa.table(columns)
+
+
+def build_splits(
+    papers: Papers, config: ArxivConfig, texts: _Texts | None = None
+) -> tuple[dict[str, SplitPapers], pa.Table, BuildReport]:
     """The build without its files. Empties `papers.table`, so that a large file is not held twice.
 
     Returns:
-        Split name to table (columns of the features, label int64; in hash order, smallest first), the papers
-        outside the label set, and the report.
+        Split name to papers (in hash order, smallest first), the papers outside the label set, and the
+        report.
 
     Raises:
         UserError: a split or a label is without papers.
     """
     merged, merged_away = keep_newest_versions(papers.table)
-    names = label_names(config.name, merged["category"])
-    labels = label_indices(config.name, names, merged["category"])
+    names = label_names(config.name, merged["category"], config.labels)
+    labels = label_indices(names, merged["category"])
     inside = labels >= 0
+    held = ~inside if texts is None else ~inside & (texts.hashes(merged["arxiv_id"]) < texts.share)
     # Only the columns and rows that go on: the table of the whole file is freed. In one chunk, since
     # taking rows from many is several times slower.
-    merged = merged.select(["title", "abstract", "arxiv_id", "published", "category"])
-    outside = merged.filter(pa.array(~inside))
+    columns = ["title", "abstract", "arxiv_id", "published", "category"]
+    outside = merged.select(columns).filter(pa.array(held))
+    if "categories" in merged.column_names:
+        lengths = pc.list_value_length(merged["categories"])
+        if (pc.max(lengths).as_py() or 0) > 1:  # else the file says no more than the label
+            columns.append("categories")
+    merged = merged.select(columns)
     merged = merged.filter(pa.array(inside)).combine_chunks()
-    labels, papers.table = labels[inside], papers.table.slice(0, 0)
+    labels, papers.table = labels[inside], papers.table.schema.empty_table()
     base_ids = merged["arxiv_id"].to_pylist()
     positions = split_positions(base_ids, config.seed)
     if config.split == "paper":
-        splits = split_by_paper(positions)
+        splits = split_by_paper(positions, config.ratios)
     else:
         published = np.asarray(merged["published"]).astype("datetime64[D]")
         splits = split_by_time(published, parse_time_boundaries(config.time_boundaries))
@@ -371,9 +489,9 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
     near_duplicates: dict[int, int] = {}
     if config.near_duplicates == "drop":
         places = np.flatnonzero(keep)
-        texts = _texts(merged.take(pa.array(places))).to_pylist()
+        joined = SplitPapers(merged, labels, places).table(slice(None))["text"].to_pylist()
         # Of several reasons to drop a paper the most similar one is reported.
-        pairs = sorted(search(texts, splits[places], THRESHOLD), key=lambda pair: pair[2])
+        pairs = sorted(search(joined, splits[places], THRESHOLD), key=lambda pair: pair[2])
         near_duplicates = {int(places[first]): int(places[second]) for first, second, _ in pairs}
         keep[list(near_duplicates)] = False
 
@@ -384,7 +502,7 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
             "no model can learn it: take a file with papers of every label, or another data.config",
         )
     order = np.lexsort((np.asarray(base_ids, dtype=object), positions))
-    tables, counts, left_out = {}, {}, 0
+    found, counts, left_out = {}, {}, 0
     for number, split in enumerate(SPLITS):
         rows = order[(splits[order] == number) & keep[order]]
         if config.max_samples:
@@ -396,17 +514,7 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
                 f"no paper is in the split {split!r} of {config.name} ({len(base_ids):,} papers in all)",
                 "take a larger file, another data.config or other data.time_boundaries",
             )
-        part = merged.take(pa.array(rows))
-        tables[split] = pa.table(
-            {
-                "text": _texts(part),
-                "title": part["title"],
-                "abstract": part["abstract"],
-                "label": pa.array(labels[rows], type=pa.int64()),
-                "arxiv_id": part["arxiv_id"],
-                "published": part["published"],
-            }
-        )
+        found[split] = SplitPapers(merged, labels, rows)
         counted = np.bincount(labels[rows], minlength=len(names)).tolist()
         counts[split] = dict(zip(names, counted, strict=True))
 
@@ -426,14 +534,11 @@ def build_splits(papers: Papers, config: ArxivConfig) -> tuple[dict[str, pa.Tabl
         rejected_by_reason=papers.rejected_by_reason(),
         rejects_file=None,
         merged=merged_away,
-        outside_config=len(outside),
+        outside_config=int((~inside).sum()),
         duplicates=dropped(duplicates),
         near_duplicates=dropped(near_duplicates),
         left_out=left_out,
         splits=counts,
+        ratios=list(config.ratios) or None,
     )
-    return tables, outside, report
-
-
-def _texts(papers: pa.Table) -> pa.ChunkedArray:
-    return pc.binary_join_element_wise(papers["title"], papers["abstract"], "\n\n")
+    return found, outside, report

@@ -1,4 +1,4 @@
-"""`arxiv-cls data fetch|build|check|stats|diff`."""
+"""`arxiv-cls data fetch|join|build|check|stats|diff`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.label_sets import DEFAULT_LABEL_SET
-from arxiv_cls.options import LabelSet
+from arxiv_cls.options import LabelSet as ConfigOption
 from arxiv_cls.record.files import write_atomically
 
 if TYPE_CHECKING:
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Fetch, build, check and describe the corpus.")
 
 CsvOption = Annotated[
-    str | None, typer.Option("--csv", metavar="FILE", help="The CSV. Default: data/raw/arxiv.csv.")
+    str | None, typer.Option("--csv", "--path", metavar="FILE", help="The file. Default: data/raw/arxiv.csv.")
 ]
-ConfigOption = Annotated[LabelSet, typer.Option(help="Label set.")]
 SplitOption = Annotated[Literal["paper", "time"], typer.Option(help="How papers are split.")]
 RecipeOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="Take file, label set and split from this recipe.")
@@ -62,19 +61,39 @@ def fetch(
         typer.Option(metavar="URL_OR_DIR", help="A DVC remote: its URL, directory or configured name."),
     ] = None,
     source: Annotated[
-        Literal["dvc", "kaggle"],
-        typer.Option(help="kaggle: the public original, also as data/raw/arxiv.csv if there is none."),
+        Literal["dvc", "kaggle", "kaggle-full"],
+        typer.Option(
+            help="kaggle: the public original, also as data/raw/arxiv.csv if there is none; "
+            "kaggle-full: arXiv's whole snapshot."
+        ),
     ] = "dvc",
     force: Annotated[
         bool, typer.Option("--force", help="Replace a data/raw/arxiv.csv that DVC does not know.")
     ] = False,
 ) -> None:
     """Bring data/raw/arxiv.csv and verify it; `make data` calls this."""
-    from arxiv_cls.corpus.fetch import fetch_from_dvc, fetch_from_kaggle
+    from arxiv_cls.corpus.fetch import fetch_from_dvc, fetch_from_kaggle, fetch_snapshot
 
-    if source == "kaggle" and remote:
+    if source != "dvc" and remote:
         raise UserError("a remote was named, and Kaggle as the source", "leave one of them out")
-    print(fetch_from_kaggle() if source == "kaggle" else fetch_from_dvc(remote, force=force))
+    if source == "dvc":
+        print(fetch_from_dvc(remote, force=force))
+    else:
+        print(fetch_from_kaggle() if source == "kaggle" else fetch_snapshot())
+
+
+@app.command()
+def join(
+    csv: Annotated[Path, typer.Argument(metavar="CSV", help="A CSV without the column `categories`.")],
+    categories: Annotated[
+        Path, typer.Argument(metavar="CATEGORIES", help="id, tab, codes with blanks between; also as .gz.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The CSV with the column.")],
+) -> None:
+    """Add the column of all categories of a paper to a CSV."""
+    from arxiv_cls.corpus.papers import join_categories
+
+    print(join_categories(csv, categories, out))
 
 
 @app.command()

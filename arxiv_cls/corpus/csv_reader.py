@@ -24,6 +24,7 @@ COLUMN_NAMES = {
     "abstract": ("summary", "abstract"),
     "category_code": ("category_code",),
     "category": ("category", "categories"),
+    "categories": ("categories",),
     "published": ("published_date",),
     "text": ("text",),
 }
@@ -123,6 +124,8 @@ def open_csv(
                 raise UserError(f"{where}: the column {alias!r} is there {times} times", "keep one of them")
             if times:
                 columns.setdefault(key, names.index(alias))
+    if columns.get("categories") == columns.get("category"):
+        columns.pop("categories", None)  # one column for both
     if instead not in columns:
         _check_required(where, names, columns, required, instead)
     return CsvFile(data, names, columns, end, line + 1)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import logging.handlers
 import os
+import re
 import shutil
 import socket
 import urllib.parse
@@ -28,8 +29,11 @@ logger = logging.getLogger(__name__)
 TRACKED_CSV = Path("data/raw/arxiv.csv")
 KAGGLE_CSV = Path("data/raw/arxiv_kaggle.csv")
 KAGGLE_DATASET = "sumitm004/arxiv-scientific-research-papers-dataset"
+SNAPSHOT = Path("data/raw/arxiv-metadata-oai-snapshot.json")
+SNAPSHOT_DATASET = "Cornell-University/arxiv"  # a new version every week: it has no known checksum
 KAGGLE_MD5 = "51fb0a7e9911559e4bc0dc99fa05ae31"  # with the line ends of Windows, as Kaggle serves it
 KAGGLE_SHA256_LF = "db1bcdd5d4fbd6dd3e9450fc55e22e4861e24627c09ede2e898b30b39a4199a5"  # with line feeds
+_HUB_FILE = re.compile(r"hf:/{1,2}datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 REQUESTED = "requested"  # name of a remote that is in no configuration
 UNREACHABLE = 3  # exit status: not the input but the other side is at fault
 CONNECT_SECONDS = 5.0  # a remote that does not take a connection in this time is not there
@@ -40,10 +44,42 @@ _ALTERNATIVES = (
     "pass another place that holds the data: `make data REMOTE=<directory or gs://, s3://, https:// url>`, "
     "or `make data SOURCE=kaggle`; the sample needs no download: `--data.csv data/sample/arxiv_sample.csv`"
 )
-_BY_HAND = (
-    f"download it in a browser from https://www.kaggle.com/datasets/{KAGGLE_DATASET}, unpack the CSV to "
-    f"{KAGGLE_CSV} and run this again: it will be checked; or `make data REMOTE=<directory or url>`"
-)
+
+
+def local_file(path: str | Path) -> Path:
+    """The file itself or, of hf://datasets/USER/NAME[@REVISION]/FILE, its copy in the Hub client's cache.
+
+    Raises:
+        UserError: the address is none, or the Hub does not give the file.
+    """
+    text = str(path)
+    if not text.startswith("hf:"):
+        return Path(path)
+    match = _HUB_FILE.fullmatch(text)
+    if match is None:
+        raise UserError(
+            f"{text}: no file of a dataset on the Hub", "hf://datasets/USER/NAME@REVISION/FOLDER/FILE"
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo, revision, name = match.group("repo", "revision", "file")
+    try:
+        return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{text}: {' '.join(str(error).split())[:300]}", "is the name right, are you logged in?"
+        ) from None
+
+
+def pinned(path: str | Path) -> str:
+    """A path as it goes on record: of a file of the Hub with the commit that `local_file` found."""
+    match = _HUB_FILE.fullmatch(str(path))
+    if match is None:
+        return str(path)
+    parts = local_file(path).parts
+    commit = parts[parts.index("snapshots") + 1]
+    return f"hf://datasets/{match['repo']}@{commit}/{match['file']}"
 
 
 def file_md5(path: Path) -> str:
@@ -210,7 +246,7 @@ def fetch_from_kaggle(csv: Path = KAGGLE_CSV, tracked: Path = TRACKED_CSV) -> st
             said = f"{csv} is in place and is the known file: {csv.stat().st_size:,} bytes"
         else:
             csv.parent.mkdir(parents=True, exist_ok=True)
-            _download_from_kaggle(csv)
+            _download_from_kaggle(csv, KAGGLE_DATASET)
             said = f"{csv}: {csv.stat().st_size:,} bytes, checksum as expected"
         if not tracked.exists():
             with staged(tracked) as part:
@@ -221,36 +257,57 @@ def fetch_from_kaggle(csv: Path = KAGGLE_CSV, tracked: Path = TRACKED_CSV) -> st
         raise UserError(f"cannot write {csv}: {error.strerror or error}", "free some space") from None
 
 
-def _download_from_kaggle(csv: Path) -> None:
+def fetch_snapshot(path: Path = SNAPSHOT) -> str:
+    """Makes `path` arXiv's snapshot from Kaggle where there is none; says in a line what was done.
+
+    A newer version comes when the file is moved away. Errors are those of `fetch_from_kaggle`.
+    """
+    try:
+        if path.is_file():
+            return f"{path} is in place: {path.stat().st_size:,} bytes"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _download_from_kaggle(path, SNAPSHOT_DATASET)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}", "free some space") from None
+    return f"{path}: {path.stat().st_size:,} bytes; train with --data.path {path}"
+
+
+def _download_from_kaggle(target: Path, dataset: str) -> None:
     try:
         import kagglehub
         import requests
     except ImportError:
         raise UserError("kagglehub is not installed", "make setup, or: pip install kagglehub") from None
-    folder = csv.with_name(csv.name + ".download")
+    folder = target.with_name(target.name + ".download")
+    by_hand = (
+        f"download it in a browser from https://www.kaggle.com/datasets/{dataset}, unpack it to {target} and "
+        "run this again; or `make data REMOTE=<directory or url>`"
+    )
     # Its `output_dir` would throw away what came of a broken download; its cache keeps it.
     os.environ["KAGGLEHUB_CACHE"] = str(folder)
     logging.getLogger("kagglehub").setLevel(logging.WARNING)
     for attempt in range(ATTEMPTS):
         try:
-            kagglehub.dataset_download(KAGGLE_DATASET)
+            kagglehub.dataset_download(dataset)
             break
         except requests.RequestException as error:
             status = getattr(error.response, "status_code", None)
             if attempt == ATTEMPTS - 1 or (status is not None and status < 500):
                 what = f"answers {status}" if status else f"cannot be reached: {_innermost(error)}"
-                raise UserError(f"Kaggle {what} ({KAGGLE_DATASET})", _BY_HAND, UNREACHABLE) from None
+                raise UserError(f"Kaggle {what} ({dataset})", by_hand, UNREACHABLE) from None
         except _DAMAGED as error:
             shutil.rmtree(folder)
             what = f"Kaggle: what came is no whole archive: {error}"
-            raise UserError(what, _BY_HAND, UNREACHABLE) from None
+            raise UserError(what, by_hand, UNREACHABLE) from None
     try:
-        found = sorted(folder.rglob("*.csv"))
-        if len(found) != 1 or not is_kaggle_original(found[0]):
-            names = ", ".join(f"{path.name} (md5 {file_md5(path)})" for path in found) or "no CSV"
-            what = f"Kaggle: what it has as {KAGGLE_DATASET} is not the known file: {names}"
-            raise UserError(what, "Kaggle may hold a newer version; " + _BY_HAND, UNREACHABLE)
-        found[0].replace(csv)
+        found = sorted(folder.rglob(f"*{target.suffix}"))
+        known = dataset != KAGGLE_DATASET or (len(found) == 1 and is_kaggle_original(found[0]))
+        if len(found) != 1 or not known:
+            kind = target.suffix.removeprefix(".").upper()
+            names = ", ".join(f"{path.name} (md5 {file_md5(path)})" for path in found) or f"no {kind}"
+            what = f"Kaggle: what it has as {dataset} is not the known file: {names}"
+            raise UserError(what, "Kaggle may hold a newer version; " + by_hand, UNREACHABLE)
+        found[0].replace(target)
     finally:
         shutil.rmtree(folder)
 

@@ -1,6 +1,6 @@
-"""The papers of a CSV, checked field by field: every row is either a paper or a reject with its reason.
+"""The papers of a file, CSV, JSON Lines or Parquet; `records` says what is checked of each.
 
-A clean file is taken apart with pyarrow. pyarrow is lenient (an unterminated quote takes in the rows behind
+A clean CSV is taken apart with pyarrow. pyarrow is lenient (an unterminated quote takes in the rows behind
 it without an error), so the quotes are verified first; a file with anything wrong is read record by record.
 """
 
@@ -9,73 +9,44 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 
-from arxiv_cls.corpus.csv_reader import (
-    BAD_UTF8,
-    FIELDS,
-    MISSING,
-    NUL_BYTE,
-    CsvFile,
-    cell_text,
-    is_header,
-    open_csv,
-    read_bytes,
-    records,
+from arxiv_cls.corpus.csv_reader import FIELDS, CsvFile, is_header, open_csv, read_bytes, records
+from arxiv_cls.corpus.fetch import local_file
+from arxiv_cls.corpus.ids import parse_id
+from arxiv_cls.corpus.records import (
+    KNOWN_COLUMNS,
+    Keep,
+    RawTable,
+    Reject,
+    Rows,
+    blank_lines,
+    check_rows,
+    file_format,
+    json_lines,
+    parquet_rows,
+    parse_cell,
 )
-from arxiv_cls.corpus.ids import CSV_ID_PATTERN, parse_id
-from arxiv_cls.corpus.taxonomy import ambiguous_names, category_code
-from arxiv_cls.record.files import text_cell
-
-BAD_ID = "malformed arXiv id"
-UNKNOWN_CATEGORY = "unknown category"
-AMBIGUOUS_NAME = "name of two categories"
-BAD_DATE = "unreadable date"
+from arxiv_cls.corpus.taxonomy import category_codes
+from arxiv_cls.errors import UserError
+from arxiv_cls.record.files import staged, text_cell
 
 QUOTE, COMMA, LINE_FEED, CARRIAGE_RETURN = 34, 44, 10, 13
 _CHUNK = 1 << 22  # bytes that numpy compares and pyarrow parses at once; 4 MiB was the fastest of 1, 4 and 8
 _RECORDS = 10_000  # records per chunk of a table that is read record by record
-_VISIBLE = r"[^\s\pZ\p{Cc}\p{Cf}]"  # as `cell_text` has it
-_DATE = re.compile(r"(?:(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ].*)?|(\d{1,2})/(\d{1,2})/(\d{4}|\d{2}))", re.ASCII)
-_PIVOT = 69  # two-digit years from here on are 19xx, as POSIX strptime reads them
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row that cannot be used, and why."""
-
-    row: int  # number of the row in the file, from 0, blank lines not counted
-    line: int  # physical line, from 1
-    column: str  # name of the column in the file, or "" when the row could not be taken apart
-    reason: str
-    value: str  # the value in question, at most 80 characters
-
-    @property
-    def where(self) -> str:
-        """What stands before the reason."""
-        return f"{self.column}: " if self.column else ""
-
-
-@dataclass
-class RawTable:
-    """The columns of a CSV as they stand in the file."""
-
-    table: pa.Table  # binary columns named by the keys of COLUMN_NAMES that the file has
-    rows: np.ndarray  # int64, (table rows,): number of each row in the file, from 0
-    lines: np.ndarray  # int64, (table rows,): physical line of each row, from 1
-    damaged: list[Reject]
+_BLOCK = 1 << 24  # bytes of JSON Lines that are parsed at once
+_PARQUET_ROWS = 8192
+_READ = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -91,12 +62,13 @@ class DataVersion:
 
 @dataclass
 class Papers:
-    """What a CSV holds, in the order of the file.
+    """What a file holds, in the order of the file.
 
     `table` has the columns row (int64, from 0), line (int64, physical, from 1), id (as in the file),
-    arxiv_id (base id), version (int32), title, abstract, category (code), published (date32). A column that
-    is not required can hold nulls, all others are filled: a paper with `id` and no `arxiv_id` has an
-    identifier that cannot be read.
+    arxiv_id (base id), version (int32), title, abstract, category (code), published (date32) and, where the
+    file has a column of them, categories (list of codes, the category first). A column that is not required
+    can hold nulls, all others are filled: a paper with `id` and no `arxiv_id` has an identifier that cannot
+    be read. A row that was not asked for has no title and abstract.
     """
 
     table: pa.Table
@@ -111,144 +83,148 @@ class Papers:
 
 
 def read_papers(
-    csv: str | Path, *, required: Sequence[str] = FIELDS, data: bytes | None = None, sha256: str | None = None
+    path: str | Path,
+    *,
+    required: Sequence[str] = FIELDS,
+    data: bytes | None = None,
+    digests: tuple[str, str] | None = None,
+    keep: Keep | None = None,
 ) -> Papers:
-    """Reads and checks a CSV of arXiv papers, with no label set, split or merging.
+    """Reads and checks a file of arXiv papers, with no label set, split or merging.
 
     Args:
-        csv: path of the file, in either export's column names.
+        path: the file, CSV, JSON Lines (plain, .gz or .zst) or Parquet, or hf://datasets/...; the columns
+            are named as in the public CSV or as in arXiv's snapshot.
         required: those of `FIELDS` (id, title, abstract, category, published) that a row must have to be
             used; for the others a missing column or a bad value is a null.
-        data, sha256: the bytes of the file and their hash, where the caller has them already.
+        data: the bytes of a CSV, where the caller has them already.
+        digests: md5 and sha256 of the file, where the caller has them already.
+        keep: whose title and abstract are kept; of all by default. A CSV is in memory anyway.
 
     Raises:
         UserError: the file cannot be read, or a required column is missing.
     """
-    content = read_bytes(csv) if data is None else data
-    file = open_csv(csv, required, content)
+    file = local_file(path)
+    if file_format(file) != "csv":
+        parts = list(_checked_parts(file, required, keep))
+        rows = sum(part.rows_read for part in parts)
+        rejects = [reject for part in parts for reject in part.rejects]
+        if not parts:
+            raise UserError(f"{path}: the file is empty", "papers are expected, one a row")
+        # A part without a value in some column lacks it.
+        table = pa.concat_tables([part.table for part in parts], promote_options="default")
+        version = DataVersion(str(path), *(digests or file_digests(file)), file.stat().st_size, rows)
+        return Papers(table, sorted(rejects, key=lambda reject: reject.row), rows, version)
+    content = read_bytes(file) if data is None else data
+    csv_file = open_csv(path, required, content)
     # Hashing and pyarrow release the interpreter lock, so they run beside each other.
     with ThreadPoolExecutor(max(2, pa.cpu_count())) as pool:
-        md5 = pool.submit(lambda: hashlib.md5(content, usedforsecurity=False).hexdigest())
-        sha = pool.submit(lambda: sha256 or hashlib.sha256(content).hexdigest())
-        checks = _Checks(file, set(required), pool)
-        table = checks.papers()
-        rows_read = len(checks.bad) + len(checks.raw.damaged)
-        version = DataVersion(str(csv), md5.result(), sha.result(), len(content), rows_read)
-    return Papers(table, sorted(checks.rejects, key=lambda reject: reject.row), rows_read, version)
+        md5 = pool.submit(
+            lambda: digests[0] if digests else hashlib.md5(content, usedforsecurity=False).hexdigest()
+        )
+        sha = pool.submit(lambda: digests[1] if digests else hashlib.sha256(content).hexdigest())
+        found = check_rows(read_table(csv_file), required, keep, pool.map)
+        version = DataVersion(str(path), md5.result(), sha.result(), len(content), found.rows_read)
+    return Papers(found.table, sorted(found.rejects, key=lambda reject: reject.row), found.rows_read, version)
 
 
-class _Checks:
-    """The checks of one file: the first thing wrong with a row is its reason."""
+def file_digests(path: Path) -> tuple[str, str]:
+    """md5 and sha256 of a file's bytes, read once."""
+    both = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    try:
+        with path.open("rb") as stream, ThreadPoolExecutor(2) as pool:
+            while block := stream.read(_READ):
+                list(pool.map(lambda digest, block=block: digest.update(block), both))
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return both[0].hexdigest(), both[1].hexdigest()
 
-    def __init__(self, file: CsvFile, required: set[str], pool: ThreadPoolExecutor) -> None:
-        self.raw, self.required, self.pool = read_table(file), required, pool
-        self.names = {key: file.names[index] for key, index in file.columns.items()}
-        # Codes are read where the file has them, names else.
-        self.category = "category_code" if "category_code" in self.names else "category"
-        self.has_nul = b"\0" in file.data
-        self.bad = np.zeros(len(self.raw.table), dtype=bool)
-        self.rejects = list(self.raw.damaged)
 
-    def papers(self) -> pa.Table:
-        """The columns of `Papers.table`, rows with something wrong left out."""
-        identifiers = self.text("id")
-        base, version = self.parsed(identifiers)
-        self.refuse("id", pc.is_null(base), identifiers, BAD_ID)
-        columns = {
-            "row": pa.array(self.raw.rows),
-            "line": pa.array(self.raw.lines),
-            "id": identifiers,
-            "arxiv_id": base,
-            "version": version,
-            "title": self.text("title"),
-            "abstract": self.text("abstract"),
-            "category": self.categories(),
-            "published": self.dates(),
-        }
-        table = pa.table(columns)
-        return table.filter(pa.array(~self.bad)) if self.bad.any() else table
+def unreadable(path: str | Path, error: Exception) -> UserError:
+    """What to say of a file that breaks off or is not what its name says."""
+    return UserError(f"{path}: the file cannot be read: {' '.join(str(error).split())}", "fetch it again")
 
-    def parsed(self, identifiers: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-        """Base ids and versions: by a pattern for the whole column, then by `parse_id` for what is left."""
-        parts = self.each_chunk(lambda chunk: pc.extract_regex(chunk, CSV_ID_PATTERN), identifiers)
-        old, new = pc.struct_field(parts, "old"), pc.struct_field(parts, "new")
-        slashed = pc.binary_join_element_wise(pc.struct_field(parts, "archive"), old, "/")
-        base = pc.if_else(pc.equal(new, ""), slashed, new)
-        version = pc.struct_field(parts, "version")
-        version = pc.cast(pc.if_else(pc.equal(version, ""), "1", version), pa.int32())
-        left = pc.and_(pc.is_null(base), pc.is_valid(identifiers)).combine_chunks()
-        if pc.any(left).as_py():
-            found = [_parse_cell(cell) for cell in identifiers.filter(left).to_pylist()]
-            base = _replaced(base, left, [one for one, _ in found])
-            version = _replaced(version, left, [one for _, one in found])
-        return base, version
 
-    def each_chunk(
-        self, function: Callable[[pa.Array], pa.Array], column: pa.ChunkedArray
-    ) -> pa.ChunkedArray:
-        """A function of the columns' chunks, several at a time: pyarrow's own take one after another."""
-        chunks = column.chunks or [pa.array([], type=column.type)]
-        return pa.chunked_array(list(self.pool.map(function, chunks)))
+def _checked_parts(path: Path, required: Sequence[str], keep: Keep | None) -> Iterator[Rows]:
+    """The parts of a file, in order, checked several at a time; only so many of them are in memory."""
+    read = _json_parts(path) if file_format(path) == "json" else _parquet_parts(path)
+    threads = max(2, pa.cpu_count())
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Rows]] = deque()
+        for function, part, *place in read:
+            waiting.append(
+                pool.submit(lambda f=function, p=part, w=place: check_rows(f(p, *w), required, keep))
+            )
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
-    def refuse(self, field: str, mask: pa.ChunkedArray, values: pa.ChunkedArray, reason: str) -> None:
-        """Rejects the rows of the mask that are still good, when the field is a required one."""
-        if field not in self.required:
-            return
-        column = self.names[self.category if field == "category" else field]
-        wrong = np.asarray(pc.fill_null(mask, False)) & ~self.bad
-        for index in np.flatnonzero(wrong).tolist():
-            value = values[index].as_py() or ""
-            shown = value[:320].decode("utf-8", "replace") if isinstance(value, bytes) else value
-            row, line = int(self.raw.rows[index]), int(self.raw.lines[index])
-            self.rejects.append(Reject(row, line, column, reason, shown[:80]))
-        self.bad |= wrong
 
-    def text(self, key: str, field: str | None = None) -> pa.ChunkedArray:
-        """A column as trimmed text; null where it is not valid text or empty."""
-        field = field or key
-        if key not in self.raw.table.column_names:
-            return pa.chunked_array([pa.nulls(len(self.bad), pa.string())])
-        values = self.raw.table[key]
-        # Trimming copies: the untrimmed column is let go, which halves the memory of the abstracts.
-        self.raw.table = self.raw.table.drop_columns([key])
-        text = self.each_chunk(lambda chunk: pc.utf8_trim_whitespace(_decode(chunk)), values)
-        if text.null_count:
-            self.refuse(field, pc.is_null(text), values, BAD_UTF8)
-        if self.has_nul:
-            self.refuse(field, pc.match_substring(text, "\0"), text, NUL_BYTE)
-        empty = self.each_chunk(lambda chunk: pc.invert(pc.match_substring_regex(chunk, _VISIBLE)), text)
-        self.refuse(field, empty, text, MISSING)
-        if pc.any(empty).as_py():
-            text = pc.if_else(empty, pa.scalar(None, pa.string()), text)
-        return text
+def json_blocks(path: Path, size: int = _BLOCK) -> Iterator[tuple[bytes, int, int]]:
+    """Blocks of whole lines of JSON Lines, plain or compressed, each with its first line and row.
 
-    def categories(self) -> pa.ChunkedArray:
-        """Category codes; a file has few different cells, so each is read once."""
-        given = self.text(self.category, "category")
-        cells = given.combine_chunks().dictionary_encode()
-        distinct = cells.dictionary.to_pylist()
-        ambiguous = ambiguous_names(distinct)
-        for name, codes in ambiguous.items():
-            self.refuse("category", pc.equal(given, name), given, f"{AMBIGUOUS_NAME}: {codes}, give the code")
-        read = [None if cell in ambiguous else category_code(cell) for cell in distinct]
-        codes = pa.chunked_array([pc.take(pa.array(read, pa.string()), cells.indices)])
-        self.refuse("category", pc.is_null(codes), given, UNKNOWN_CATEGORY)
-        return codes
+    Raises:
+        UserError: the file cannot be read, or is one JSON list.
+    """
+    line, row, rest = 1, 0, b""
+    try:
+        with pa.input_stream(str(path), compression="detect") as stream:
+            more = True
+            while more:
+                block = stream.read(size)
+                more = bool(block)
+                end = block.rfind(b"\n") + 1 if more else 0
+                if more and not end:
+                    rest += block
+                    continue
+                whole, rest = rest + block[:end], block[end:] if more else b""
+                if line == 1 and whole.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+                    raise UserError(
+                        f"{path}: the file is one JSON list", "an object a line is expected: JSON Lines"
+                    )
+                if whole:
+                    yield whole, line, row
+                    lines = whole.count(b"\n")
+                    line, row = line + lines, row + lines - blank_lines(whole)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(path, error) from None
 
-    def dates(self) -> pa.ChunkedArray:
-        """Days, each read once, as `categories`."""
-        given = self.text("published")
-        days = given.combine_chunks().dictionary_encode()
-        read = pa.array([_parse_date(day) for day in days.dictionary.to_pylist()], type=pa.date32())
-        published = pa.chunked_array([pc.take(read, days.indices)])
-        self.refuse("published", pc.is_null(published), given, BAD_DATE)
-        return published
+
+def _json_parts(path: Path) -> Iterator[tuple]:
+    for block, line, row in json_blocks(path):
+        yield json_lines, block, line, row
+
+
+def _parquet_parts(path: Path) -> Iterator[tuple]:
+    try:
+        with pq.ParquetFile(path) as file:
+            names = [name for name in KNOWN_COLUMNS if name in file.schema_arrow.names]
+            if not names:
+                shown = ", ".join(file.schema_arrow.names)
+                raise UserError(
+                    f"{path}: no column of papers\n  found: {shown}",
+                    "the columns are those of arXiv's snapshot",
+                )
+            row = 0
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=names):
+                yield parquet_rows, batch, row
+                row += len(batch)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(path, error) from None
 
 
 def read_table(file: CsvFile) -> RawTable:
     """All records of a file as columns; those that are no rows are listed, none is lost."""
     table = _read_clean(file)
     return _read_by_record(file) if table is None else table
+
+
+def _raw(
+    file: CsvFile, table: pa.Table, rows: np.ndarray, lines: np.ndarray, damaged: list[Reject]
+) -> RawTable:
+    names = {key: file.names[index] for key, index in file.columns.items()}
+    return RawTable(table, rows, lines, damaged, names, has_nul=b"\0" in file.data)
 
 
 def _read_clean(file: CsvFile) -> RawTable | None:
@@ -290,7 +266,7 @@ def _read_clean(file: CsvFile) -> RawTable | None:
         starts = np.concatenate(([start], ends[ends < len(data)]))
         blank = (content[starts] == LINE_FEED) | (content[starts] == CARRIAGE_RETURN)
         lines = np.searchsorted(breaks, starts[~blank]) + file.line
-    return RawTable(table, rows, lines, [])
+    return _raw(file, table, rows, lines, [])
 
 
 def _positions(content: np.ndarray, value: int, start: int) -> np.ndarray:
@@ -329,45 +305,53 @@ def _read_by_record(file: CsvFile) -> RawTable:
         columns = [[record.fields[index] for _, record in good] for index in file.columns.values()]
         parts.append(pa.record_batch(columns, schema=schema))
     rows, lines = np.array(places, dtype=np.int64).reshape(-1, 2).T
-    return RawTable(pa.Table.from_batches(parts, schema), rows, lines, damaged)
+    return _raw(file, pa.Table.from_batches(parts, schema), rows, lines, damaged)
 
 
-def _decode(values: pa.Array) -> pa.Array:
-    """Binary to string, null where the bytes are not UTF-8."""
+def join_categories(source: Path, categories: Path, out: Path) -> str:
+    """Writes a CSV with the column `categories` behind its own, and says in a line what was found.
+
+    Args:
+        source: a CSV with a column `id` and none of this name.
+        categories: a line per paper: id, tab, codes with blanks between them; plain, .gz or .zst.
+        out: the new file; a row whose paper is not among them has an empty cell, a damaged row is left out.
+
+    Raises:
+        UserError: a file cannot be read or written, or the column is there already.
+    """
+    known: dict[str, str] = {}
     try:
-        return values.cast(pa.string())
-    except pa.ArrowInvalid:
-        cells = [None if cell_text(value)[1] == BAD_UTF8 else value.decode() for value in values.to_pylist()]
-        return pa.array(cells, type=pa.string())
-
-
-def _replaced(column: pa.ChunkedArray, mask: pa.BooleanArray, values: list[Any]) -> pa.ChunkedArray:
-    return pa.chunked_array(
-        [pc.replace_with_mask(column.combine_chunks(), mask, pa.array(values, column.type))]
-    )
-
-
-def _parse_cell(identifier: str) -> tuple[str | None, int | None]:
+        with pa.input_stream(str(categories), compression="detect") as stream:
+            for number, line in enumerate(stream.read().decode("utf-8").splitlines(), start=1):
+                identifier, _, codes = line.partition("\t")
+                if not category_codes(codes):
+                    raise UserError(f"{categories}, line {number}: no id, tab and codes: {line[:80]!r}")
+                known[parse_id(identifier)[0]] = codes.strip()
+    except (OSError, ValueError) as error:
+        raise unreadable(categories, error) from None
+    file = open_csv(source, ("id",))
+    if "categories" in file.names:
+        raise UserError(f"{source}: it has a column `categories` already", "nothing is to be joined")
+    rows = found = damaged = 0
     try:
-        base, version = parse_id(identifier, numbers=True)
-    except ValueError:
-        return None, None
-    return base, version or 1
-
-
-def _parse_date(text: str) -> date | None:
-    """The day in `8/1/93`, `8/1/1993` (month first) or ISO; None when it is none of them."""
-    match = _DATE.fullmatch(text)
-    if match is None:
-        return None
-    year, month, day = match.group(1, 2, 3) if match[1] else match.group(6, 4, 5)
-    number = int(year)
-    if len(year) == 2:
-        number += 1900 if number >= _PIVOT else 2000
-    try:
-        return date(number, int(month), int(day))
-    except ValueError:
-        return None
+        with (
+            staged(out) as part,
+            part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as to,
+        ):
+            writer = csv.writer(to, lineterminator="\n")
+            writer.writerow([*file.names, "categories"])
+            for record in records(file):
+                if record.reason:
+                    damaged += 1
+                    continue
+                fields = [cell.decode("utf-8", "surrogateescape") for cell in record.fields]
+                base = parse_cell(fields[file.columns["id"]])[0]
+                codes = known.get(base or "", "")
+                writer.writerow([*fields, codes])
+                rows, found = rows + 1, found + bool(codes)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}", "name another file") from None
+    return f"{out}: {rows:,} rows, {found:,} of them with categories, {damaged:,} damaged rows left out"
 
 
 def write_rejects(rejects: Sequence[Reject], path: Path) -> None:
@@ -393,7 +377,9 @@ def keep_newest_versions(papers: pa.Table) -> tuple[pa.Table, int]:
         return papers, 0
     rows = np.flatnonzero(repeated)
     fields = papers.select(["version", "published", "title", "abstract", "category"]).take(pa.array(rows))
-    keys = list(zip(*(column.to_pylist() for column in fields.columns), strict=True))
+    # A text that was not asked for is null.
+    columns = (pc.fill_null(c, "") if pa.types.is_string(c.type) else c for c in fields.columns)
+    keys = list(zip(*(column.to_pylist() for column in columns), strict=True))
     newest: dict[int, tuple[tuple, int]] = {}
     for row, group, key in zip(rows.tolist(), groups[rows].tolist(), keys, strict=True):
         if group not in newest or key > newest[group][0]:

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from arxiv_cls.corpus.ids import split_position
 from arxiv_cls.corpus.taxonomy import ARCHIVES, CATEGORY_NAMES, archive_of
 from arxiv_cls.errors import UserError
-from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, label_set
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits; a split's index in this tuple is its number in the arrays below."""
 
-VALIDATION_FROM, TEST_FROM = 0.70, 0.85
+DEFAULT_RATIOS = (0.70, 0.15, 0.15)
 # `top5` of the published file (1993 to 2019): 70.0 % lies before the first date, 15.1 % between the two and
 # 14.9 % from the second on. Fixed, so that a longer file does not move papers from one split to another.
 DEFAULT_TIME_BOUNDARIES = ("2018-07-15", "2019-02-15")
@@ -28,9 +28,12 @@ def split_positions(base_ids: Iterable[str], seed: int) -> np.ndarray:
     return np.fromiter((split_position(base, seed) for base in base_ids), dtype=np.float64)
 
 
-def split_by_paper(positions: np.ndarray) -> np.ndarray:
-    """Numbers of the splits, int8 of shape (papers,), from `split_positions`."""
-    return ((positions >= VALIDATION_FROM).astype(np.int8) + (positions >= TEST_FROM)).astype(np.int8)
+def split_by_paper(positions: np.ndarray, ratios: Sequence[float] | None = None) -> np.ndarray:
+    """Numbers of the splits, int8 of shape (papers,), from `split_positions` and the splits' shares."""
+    train, validation, _ = ratios or DEFAULT_RATIOS
+    # Rounded: 0.70 + 0.15 is not 0.85 in binary.
+    test_from = round(train + validation, 9)
+    return ((positions >= train).astype(np.int8) + (positions >= test_from)).astype(np.int8)
 
 
 def split_by_time(published: np.ndarray, boundaries: tuple[date, date]) -> np.ndarray:
@@ -61,17 +64,19 @@ def parse_time_boundaries(boundaries: Sequence[str | date] | None) -> tuple[date
     return first, second
 
 
-def label_names(config: str, categories: pa.ChunkedArray) -> list[str]:
-    """The labels of a config, a key of `LABEL_SETS`, in the order of their indices.
+def label_names(
+    config: str, categories: pa.ChunkedArray | None, own: Sequence[str] | None = None
+) -> list[str]:
+    """The labels of a label set in the order of their indices.
 
     Args:
-        config: the label set.
-        categories: category code of every paper of the file, versions merged.
+        config, own: as of `label_set`.
+        categories: category code of every paper of the file, versions merged; None where it does not matter.
 
     Raises:
         UserError: fewer than two categories qualify.
     """
-    chosen = LABEL_SETS[config]
+    chosen = label_set(config, own)
     if chosen.labels or chosen.archives:
         return list(chosen.labels or ARCHIVES)
     counted = pc.value_counts(categories).to_pylist()
@@ -87,9 +92,9 @@ def label_names(config: str, categories: pa.ChunkedArray) -> list[str]:
     return sorted(names)
 
 
-def label_indices(config: str, names: list[str], categories: pa.ChunkedArray) -> np.ndarray:
-    """Index into `names` of each paper: int64 array of shape (papers,), -1 outside the config."""
-    if LABEL_SETS[config].archives:
+def label_indices(names: list[str], categories: pa.ChunkedArray) -> np.ndarray:
+    """Index into `names` of each paper: int64 array of shape (papers,), -1 outside the label set."""
+    if set(names) == set(ARCHIVES):
         known = list(CATEGORY_NAMES)
         archives = pa.array([archive_of(code) for code in known])
         categories = pc.take(archives, pc.index_in(categories, pa.array(known)))

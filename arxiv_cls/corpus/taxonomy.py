@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.resources
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 ARCHIVES = ("cs", "econ", "eess", "math", "physics", "q-bio", "q-fin", "stat")
 """Labels of the config `archive`: arXiv's eight groups of archives."""
@@ -47,11 +48,27 @@ def category_code(text: str) -> str | None:
     """
     if code := _CODES.get(text.casefold()):
         return code
-    words = re.split(r"[\s,;|'\"\[\]]+", text.casefold().strip("[]'\" ,;|"))
+    words = _words(text)
     if all(word in _CODES for word in words):
         return _CODES[words[0]]
     bracketed = re.search(r"\(([a-z-]+(?:\.[a-z-]+)?)\)", text.casefold())
     return _CODES.get(bracketed[1]) if bracketed else None
+
+
+def _words(text: str) -> list[str]:
+    return re.split(r"[\s,;|'\"\[\]]+", text.casefold().strip("[]'\" ,;|"))
+
+
+@lru_cache(maxsize=1 << 16)
+def category_codes(text: str) -> tuple[str, ...]:
+    """All codes of a list of them, in its order, without repetitions and those that arXiv does not have.
+
+    A cell that is no list gives the code that `category_code` reads in it, if any.
+    """
+    words = _words(text)
+    if text.casefold() in _CODES or words[0] not in _CODES:
+        return (code,) if (code := category_code(text)) else ()
+    return tuple(dict.fromkeys(_CODES[word] for word in words if word in _CODES))
 
 
 def ambiguous_names(cells: Collection[str]) -> dict[str, str]:

@@ -196,6 +196,7 @@ class DataRecord(Record):
     seed: int | None = None
     max_samples: Count | None = None
     time_boundaries: list[Any] | None = None
+    ratios: list[float] | None = None
     splits: dict[str, Count] = Field(default_factory=dict)
     labels: list[Label] | None = None
     newest_training_paper: str | None = None

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from arxiv_cls.label_sets import OWN_LABELS
+
 COMMIT_VARIABLE = "ARXIV_CLS_COMMIT"
 SCHEMA_VERSION = 1
 RECORDED_LIBRARIES = (
@@ -126,16 +128,18 @@ def data_record(corpus: Any, options: dict[str, Any]) -> dict[str, Any]:
     """
     days = [day for day in corpus.splits["train"]["published"][:] if day is not None]
     return {
-        "csv": Path(corpus.data.csv).name,
+        # A file of the Hub by its address with the commit, another by its name.
+        "csv": corpus.data.csv if corpus.data.csv.startswith("hf:") else Path(corpus.data.csv).name,
         "md5": corpus.data.md5,
         "sha256": corpus.data.sha256,
         "bytes": corpus.data.bytes,
         "rows": corpus.data.rows,
-        "config": options.get("config", "top5"),
+        "config": OWN_LABELS if options.get("labels") else options.get("config", "top5"),
         "split": options.get("split", "paper"),
         "time_boundaries": options.get("time_boundaries"),
         "seed": options.get("seed", 42),
         "max_samples": options.get("max_samples"),
+        **({"ratios": options["ratios"]} if options.get("ratios") else {}),
         "report": corpus.report.counts(),
         "splits": {name: len(papers) for name, papers in corpus.splits.items()},
         "newest_training_paper": max(days).isoformat() if days else None,

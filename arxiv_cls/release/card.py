@@ -23,7 +23,7 @@ from arxiv_cls.record import manifest
 from arxiv_cls.record.directory import ModelDirectory, read_model_directory
 from arxiv_cls.record.files import write_atomically
 from arxiv_cls.release.hub import check_repo_id
-from arxiv_cls.scoring.metrics import METRICS
+from arxiv_cls.scoring.metrics import LISTED_METRICS, METRICS
 from arxiv_cls.scoring.scored_papers import EXAMPLE_PAPERS, ensure_examples
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -81,13 +81,14 @@ def template(name: str) -> Template:
         autoescape=False,
     )
     environment.filters |= FILTERS
-    environment.globals["METRICS"] = METRICS
+    environment.globals |= {"METRICS": METRICS, "LISTED_METRICS": LISTED_METRICS}
     return environment.get_template(name)
 
 
 def template_digest() -> str:
     """The first digits of the sha256 of the model card's template: a card names the one that wrote it."""
     words = "".join(f"{metric.title}{metric.help}" for metric in METRICS.values())
+    words += "".join("".join(pair) for pair in LISTED_METRICS.values())
     return hashlib.sha256((TEMPLATES / MODEL_CARD).read_bytes() + words.encode()).hexdigest()[:8]
 
 
@@ -267,6 +268,7 @@ def render_model_card(
         "prediction_sets": (model.optional_json(manifest.PREDICTION_SETS) or {}).get("levels", {}),
         "metrics.per_class": {label: evaluation["metrics"]["per_class"].get(label) for label in model.labels},
         "slices": slices,
+        "listed": evaluation.get("listed") or {},
         "scope": {name: part for name, part in (scope or {}).items() if isinstance(part, float)},
         "run.duration_seconds": run["duration_seconds"],
         "run.data.rows": data["rows"],

@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCardData
 from tqdm import tqdm
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS
+from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS, label_set
 from arxiv_cls.recipe import DataConfig
 from arxiv_cls.record.manifest import CARD
 from arxiv_cls.release.card import is_synthetic, template
@@ -91,7 +91,7 @@ def render_dataset_card(repo_id: str, version: str | None, configs: Sequence[Con
         papers=papers,
         synthetic=synthetic,
         configs=configs,
-        label_sets=LABEL_SETS,
+        label_sets={config.name: label_set(config.name) for config in configs},
         columns=COLUMNS,
         csv=Path(data.csv).name,
         data=data,

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from arxiv_cls.corpus import Corpus
 
 CITED_AS = re.compile(r"url +=[ ]\{https://huggingface\.co/([^/}]+/[^/}]+)(?:/tree/(v[^}]+))?\}")
-MEASURED = ("papers", "metrics", "intervals", "calibration", "slices")
+MEASURED = ("papers", "metrics", "intervals", "calibration", "slices", "listed")
 # A release holds the endpoint's files of its own version.
 CHECKS = (
     *(gate_checks.LOCAL_CHECKS[name] for name in ("checksums", "weights", "data", "commit", "recipe")),

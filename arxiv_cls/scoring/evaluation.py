@@ -27,6 +27,7 @@ from arxiv_cls.scoring.metrics import (
     METRICS,
     class_counts,
     compute_metrics,
+    listed_values,
     macro_f1,
     true_scores,
 )
@@ -104,6 +105,28 @@ def _slices_by_words(scored: ScoredPapers) -> dict[str, dict[str, Any]]:
     return {names[number]: _slice_metrics(scored, place == number) for number in np.unique(place)}
 
 
+def _listed(scored: ScoredPapers) -> dict[str, Any]:
+    """What all categories of the papers tell: {metrics, intervals, papers} by name of `LISTED_METRICS`.
+
+    Shares have Wilson intervals, the mean rank one by the normal approximation. One that is about no paper is
+    left out.
+    """
+    if scored.listed is None:
+        return {}
+    found: dict[str, Any] = {"metrics": {}, "intervals": {}, "papers": {}}
+    for name, values in listed_values(scored.labels, scored.probabilities, scored.listed).items():
+        if count := len(values):
+            mean = float(values.mean())
+            half = 1.96 * float(values.std()) / count**0.5
+            shares = values.dtype == bool
+            ends = (
+                wilson_interval(int(values.sum()), count) if shares else (mean - half, min(1.0, mean + half))
+            )
+            found["metrics"][name], found["intervals"][name] = mean, list(ends)
+            found["papers"][name] = count
+    return {"listed": found}
+
+
 def evaluation_of(
     scored: ScoredPapers, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
@@ -126,6 +149,7 @@ def evaluation_of(
             "p_value": (as_large + 1) / (len(by_chance) + 1),
         },
         "slices": {"year": _slices_by_year(scored), "words": _slices_by_words(scored)},
+        **_listed(scored),
     }
 
 
@@ -391,6 +415,12 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> str:
         f"calibration error by chance, perfectly calibrated: {chance['chance_mean']:.4f} "
         f"(95% below {chance['chance_upper']:.4f}); p = {chance['p_value']:.3f}",
     ]
+    if listed := evaluation.get("listed"):
+        rows = [
+            [name, f"{value:.4f}", _span(listed["intervals"][name]), f"{listed['papers'][name]:,}"]
+            for name, value in listed["metrics"].items()
+        ]
+        parts.append(aligned(rows, ["all categories of a paper", "value", "95% interval", "papers"]))
     rows = []
     for name, scores in metrics["per_class"].items():
         shown = [f"{scores[key]:.3f}" for key in ("precision", "recall", "f1")]

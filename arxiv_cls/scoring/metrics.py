@@ -172,6 +172,40 @@ def compute_metrics(
     return found
 
 
+LISTED_METRICS: dict[str, tuple[str, str]] = {
+    "listed_accuracy": (
+        "Listed accuracy",
+        "share of papers whose highest score is one of the categories that the paper lists",
+    ),
+    "single_listed_accuracy": ("Accuracy, one listed label", "accuracy on papers that list one label only"),
+    "listed_reciprocal_rank": (
+        "Mean reciprocal rank", "mean of 1 over the rank of the first label that the paper lists"
+    ),
+    "errors_listed": (
+        "Errors that are listed", "share of wrong highest scores that the paper lists as a further category"
+    ),
+}  # fmt: skip
+"""Title and meaning of what a file with all categories of a paper adds to `METRICS`."""
+
+
+def listed_values(labels: np.ndarray, probabilities: np.ndarray, listed: np.ndarray) -> dict[str, np.ndarray]:
+    """The values whose mean is each of `LISTED_METRICS`, of the papers that it is about; maybe none.
+
+    Args:
+        labels, probabilities: as of `check_scores`.
+        listed: (n, k) bool, the classes that a paper lists, its label among them.
+    """
+    predicted, papers = probabilities.argmax(axis=1), np.arange(len(labels))
+    right, is_listed = predicted == labels, listed[papers, predicted]
+    first = np.where(listed, probabilities, -1.0).argmax(axis=1)
+    return {
+        "listed_accuracy": is_listed,
+        "single_listed_accuracy": right[listed.sum(axis=1) == 1],
+        "listed_reciprocal_rank": 1.0 / (true_label_ranks(first, probabilities) + 1),
+        "errors_listed": is_listed[~right],
+    }
+
+
 def arxiv_metric(label_names: Sequence[str]) -> evaluate.Metric:
     """`compute_metrics` as a metric of the library `evaluate`: predictions (n, k), references (n,)."""
     # Only a training needs these two; scoring a text does without.

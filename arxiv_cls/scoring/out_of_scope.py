@@ -39,6 +39,7 @@ def outside_papers(corpus: Corpus) -> OutsidePapers:
     table, report = corpus.outside_papers(), corpus.report
     days = np.asarray(table["published"]).astype("datetime64[D]")
     how = {"split": report.split, "seed": report.seed, "time_boundaries": report.time_boundaries}
+    how["ratios"] = report.ratios
     numbers, positions = split_numbers(table["arxiv_id"].to_pylist(), days, how)
     order = np.argsort(positions, kind="stable")
     train = table.take(order[numbers[order] == 0][:MOST_TRAINING_PAPERS])

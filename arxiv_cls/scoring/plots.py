@@ -77,28 +77,34 @@ def _accuracy_panels(
 def plot_confusion_matrix(
     labels: np.ndarray, predicted: np.ndarray, label_names: Sequence[str], path: str | Path
 ) -> None:
-    """Draws counts of (n,) class numbers: rows are true categories, the shade is the share of the row."""
+    """Draws counts of (n,) class numbers, rows being true categories, read both ways.
+
+    The shade is the share of the row (recall on the diagonal) on the left, of the column (precision) on the
+    right.
+    """
     classes = len(label_names)
     matrix = np.zeros((classes, classes), dtype=int)
     np.add.at(matrix, (labels, predicted), 1)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(16.0, max(5.0, 0.85 * classes if classes <= _CLASSES_WITH_NUMBERS else 0.16 * classes))
-    with _picture(path, 1.1 * side + 1.0, side) as figure:
-        axes = figure.subplots()
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        small = min(9.0, 45 * side / classes)  # points; a row is 72 * side / classes high, less the margins
-        axes.set_xticks(range(classes), label_names, rotation=45 if classes <= 6 else 90, fontsize=small)
-        axes.set_yticks(range(classes), label_names, fontsize=small)
-        axes.set(xlabel="predicted category", ylabel="true category")
-        axes.set_title("Confusion matrix: papers, shaded by share of the true category")
-        for row, column in np.ndindex(*matrix.shape) if classes <= _CLASSES_WITH_NUMBERS else ():
-            share = shares[row, column]
-            text = f"{matrix[row, column]:,}"
-            if classes <= 10 and matrix[row].sum():
-                text += f"\n{share:.0%}"
-            colour = "white" if share > 0.55 else "black"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-        figure.colorbar(image, ax=axes, label="share of the true category", shrink=0.7, fraction=0.03)
+    small = min(9.0, 45 * side / classes)  # points; a row is 72 * side / classes high, less the margins
+    with _picture(path, 2.2 * side + 1.0, side) as figure:
+        figure.suptitle("Confusion matrix: papers")
+        for axis, of, axes in zip((1, 0), ("true", "predicted"), figure.subplots(1, 2), strict=True):
+            totals = matrix.sum(axis=axis, keepdims=True)
+            shares = matrix / np.maximum(totals, 1)
+            image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+            axes.set_xticks(range(classes), label_names, rotation=45 if classes <= 6 else 90, fontsize=small)
+            axes.set_yticks(range(classes), label_names, fontsize=small)
+            axes.set(xlabel="predicted category", ylabel="true category")
+            axes.set_title(f"share of the {of} category")
+            for row, column in np.ndindex(*matrix.shape) if classes <= _CLASSES_WITH_NUMBERS else ():
+                share = shares[row, column]
+                text = f"{matrix[row, column]:,}"
+                if classes <= 10 and np.broadcast_to(totals, matrix.shape)[row, column]:
+                    text += f"\n{share:.0%}"
+                colour = "white" if share > 0.55 else "black"
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+            figure.colorbar(image, ax=axes, shrink=0.7, fraction=0.03)
 
 
 def plot_reliability(probabilities: np.ndarray, labels: np.ndarray, path: str | Path) -> None:

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from arxiv_cls.corpus.fetch import local_file
 from arxiv_cls.errors import UserError
+from arxiv_cls.label_sets import OWN_LABELS
 from arxiv_cls.recipe import DataConfig, portable_path
 from arxiv_cls.record.directory import ModelDirectory
 from arxiv_cls.record.files import file_sha256, staged, write_record
@@ -52,6 +54,7 @@ class ScoredPapers(Predictions):
 
     published: np.ndarray  # (n,) datetime64[D], NaT where it is not known
     words: np.ndarray  # (n,) int64, words of the text (title and abstract)
+    listed: np.ndarray | None = None  # (n, k) bool, all categories of a paper, where the file has them
 
 
 def texts_of(table: Any) -> list[str]:
@@ -85,7 +88,20 @@ def score_papers(
         probabilities=np.asarray(predictor.predict_proba(texts, progress=progress), dtype=np.float64),
         published=np.asarray(papers["published"], dtype="datetime64[D]"),
         words=np.asarray([len(text.split()) for text in texts]),
+        listed=listed_columns(papers["categories"], predictor.labels)
+        if "categories" in papers.column_names
+        else None,
     )
+
+
+def listed_columns(categories: Sequence[list[str]], label_names: list[str]) -> np.ndarray:
+    """(n, k) bool: the model's columns among all categories of each paper, as `true_columns` reads them."""
+    every = [code for codes in categories for code in codes]
+    papers = np.repeat(np.arange(len(categories)), [len(codes) for codes in categories])
+    columns = true_columns(every, label_names)
+    listed = np.zeros((len(categories), len(label_names)), dtype=bool)
+    listed[papers[columns >= 0], columns[columns >= 0]] = True
+    return listed
 
 
 def true_columns(categories: list[str], label_names: list[str]) -> np.ndarray:
@@ -113,7 +129,7 @@ def score_csv(predictor: Any, csv: str | Path) -> tuple[ScoredPapers, dict[str, 
 
     from arxiv_cls.corpus.papers import read_papers
 
-    if not Path(csv).exists():
+    if not local_file(csv).exists():
         raise UserError(f"{csv}: no such file", hint="name a file in the schema of the data with --csv FILE")
     papers = read_papers(csv, required=REQUIRED)
     categories = papers.table["category"].to_pylist()
@@ -133,6 +149,9 @@ def score_csv(predictor: Any, csv: str | Path) -> tuple[ScoredPapers, dict[str, 
         )
     # Only the rows to score, only the columns that scoring needs, and one batch of texts stay in memory.
     table = papers.table.select(["arxiv_id", "title", "abstract", "published"]).take(rows)
+    listed = None
+    if "categories" in papers.table.column_names:
+        listed = listed_columns(papers.table["categories"].take(rows).to_pylist(), predictor.labels)
     data_version = papers.version
     del papers, categories
     probabilities = np.empty((len(rows), len(predictor.labels)))
@@ -150,6 +169,8 @@ def score_csv(predictor: Any, csv: str | Path) -> tuple[ScoredPapers, dict[str, 
         probabilities=probabilities,
         published=np.asarray(table["published"].to_pylist(), dtype="datetime64[D]"),
         words=np.asarray(words),
+        # Where no paper lists a second category, the file says no more than the labels.
+        listed=listed if listed is not None and listed.sum() > len(rows) else None,
     )
     return scored, found, data_version
 
@@ -282,7 +303,7 @@ def load_corpus(model_dir: Path, csv: str | Path | None = None) -> tuple[Any, di
     options = data_options(model_dir)
     if csv is not None:
         options["csv"] = str(csv)
-    if not Path(options["csv"]).is_file():
+    if not local_file(options["csv"]).is_file():
         named = "" if csv is not None else ", which the recipe of the model names,"
         raise UserError(
             f"{options['csv']}{named} is not there",
@@ -300,7 +321,11 @@ def evaluated_data(data: Any, options: dict[str, Any]) -> dict[str, Any]:
     """A `DataVersion` and how it was split, as `metrics.json` records them."""
     keys = ("config", "split", "seed", "time_boundaries", "max_samples")
     how = {key: options.get(key) for key in keys}
-    return asdict(data) | {"csv": portable_path(options["csv"])} | how
+    # Keys that few recipes have.
+    how |= {"ratios": options["ratios"]} if options.get("ratios") else {}
+    how |= {"config": OWN_LABELS} if options.get("labels") else {}
+    path = data.csv if data.csv.startswith("hf:") else portable_path(options["csv"])
+    return asdict(data) | {"csv": path} | how
 
 
 def split_numbers(
@@ -311,7 +336,7 @@ def split_numbers(
 
     positions = splits.split_positions(arxiv_ids, options["seed"])
     if options["split"] == "paper":
-        return splits.split_by_paper(positions), positions
+        return splits.split_by_paper(positions, options.get("ratios")), positions
     return splits.split_by_time(
         published, splits.parse_time_boundaries(options["time_boundaries"])
     ), positions
@@ -343,7 +368,11 @@ def training_papers(
 
     options, data = data_options(model_dir), _data_group(model_dir, RUN_RECORD) or {}
     unknown = arxiv_ids == ""
-    for path in (Path(options["csv"]), Path(csv)):
+    for named in (options["csv"], csv):
+        try:
+            path = local_file(named)
+        except UserError:  # the Hub does not answer: the rule decides
+            continue
         if path.is_file() and file_sha256(path) == data.get("sha256"):
             # From the cache, where this data was built before.
             corpus = build_corpus(**options | {"csv": str(path)})

@@ -166,8 +166,8 @@ class TestConfigs:
         monkeypatch.setitem(LABEL_SETS, "two", robots)
         corpus = build("two", csv=csv)
         assert (corpus.labels, corpus.report.papers) == (["cs.CV", "cs.LG"], 80)
-        with pytest.raises(UserError, match=r"'top7' is unknown\n.* all, two"):
-            build("top7", csv=csv)
+        with pytest.raises(UserError, match=r"'top1' is none of .* all, or top<N>"):
+            build("top1", csv=csv)
 
     SUBJECTS = ("AG", "AT", "CA", "CO", "DG", "GT", "NA", "NT", "PR")
 
@@ -201,7 +201,7 @@ class TestConfigs:
     def test_indices(self, config, of, labels):
         """Position in the labels, -1 outside."""
         names = label_names(config, codes({}))
-        found = label_indices(config, names, pa.chunked_array([of]))
+        found = label_indices(names, pa.chunked_array([of]))
         assert [None if index < 0 else names[index] for index in found] == labels
 
 
@@ -267,8 +267,8 @@ class TestCache:
     def test_a_build_that_fails_leaves_nothing(self, build, csv, tmp_path, monkeypatch):
         """A disk that is full in the middle: one message, and the next build starts clean."""
 
-        def full(self, table):
-            yield 0, table.slice(0, 1)
+        def full(self, split):
+            yield 0, split.table(slice(0, 1))
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
