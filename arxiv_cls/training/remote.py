@@ -92,6 +92,7 @@ class CheckpointMirror:
             self._fs, self._root = _open(self.address)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._upload: Future[None] | None = None
+        self._outgoing, self._seen = self.folder / "uploading", set[str]()
         self.problem = ""
 
     def fetch(self, *, resume: bool, overwrite: bool) -> None:
@@ -122,13 +123,19 @@ class CheckpointMirror:
 
     def start(self) -> None:
         """Deletes there what is not here, and says there what the run trains."""
+        shutil.rmtree(self._outgoing, ignore_errors=True)
         with _reached(self.address):
             self._delete_all_but({path.name for path in self.checkpoints()})
             self._fs.put_file(str(self.state), f"{self._root}/{self.state.name}")
+            self._seen = set(self._whole())
         self.update()
 
     def update(self) -> None:
-        """Uploads new checkpoints and deletes old ones, in the thread."""
+        """Has the thread upload new checkpoints and delete old ones."""
+        for checkpoint in self.checkpoints():
+            if checkpoint.name not in self._seen:
+                self._seen.add(checkpoint.name)
+                _link_files(checkpoint, self._outgoing / checkpoint.name)
         if self._upload is None or self._upload.running() or self._upload.done():
             self._upload = self._thread.submit(self._synchronize)
 
@@ -175,21 +182,20 @@ class CheckpointMirror:
         return partial.rename(self.folder / name)
 
     def _synchronize(self) -> None:
-        links = self.folder / "uploading"
         try:
-            shutil.rmtree(links, ignore_errors=True)
-            here, whole = self.checkpoints(), self._whole()
-            for checkpoint in reversed(here):
-                if checkpoint.name not in whole and _linked(checkpoint, links / checkpoint.name):
-                    _put_folder(links / checkpoint.name, self._fs, f"{self._root}/{checkpoint.name}")
-            self._delete_all_but({path.name for path in here})
+            here = {path.name for path in self.checkpoints()}
+            outgoing = {path.name for path in self._outgoing.glob("checkpoint-*")}
+            for name in outgoing - here:
+                shutil.rmtree(self._outgoing / name)
+            for name in sorted(outgoing & here, key=_step, reverse=True):
+                _put_folder(self._outgoing / name, self._fs, f"{self._root}/{name}")
+                shutil.rmtree(self._outgoing / name)
+            self._delete_all_but(here)
             self.problem = ""
         except Exception as error:
             # Training goes on: the next checkpoint is the next try.
             self.problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             logger.warning("%s: the last checkpoint was not uploaded: %s", self.address, self.problem)
-        finally:
-            shutil.rmtree(links, ignore_errors=True)
 
     def _delete_all_but(self, kept: set[str]) -> None:
         for folder in self._fs.glob(f"{self._root}/checkpoint-*"):
@@ -204,22 +210,17 @@ def _step(name: str) -> int:
     return int(name.rpartition("-")[2])
 
 
-def _linked(folder: Path, target: Path) -> bool:
-    """Whether all of a folder is now under another name too; False where it was deleted meanwhile."""
+def _link_files(folder: Path, target: Path) -> None:
+    """Makes a folder of hard links, at once: it is there with all its files or not at all."""
+    partial = target.with_name("linking")
+    shutil.rmtree(partial, ignore_errors=True)
 
     def link(source: str, copy: str) -> None:
         try:
             os.link(source, copy)
-        except FileNotFoundError:
-            raise
         except OSError:
             # A file system without hard links.
             shutil.copy2(source, copy)
 
-    try:
-        shutil.copytree(folder, target, copy_function=link)
-    except (FileNotFoundError, shutil.Error):
-        if folder.is_dir():
-            raise
-        return False
-    return True
+    shutil.copytree(folder, partial, copy_function=link)
+    partial.rename(target)
