@@ -69,7 +69,7 @@ ENV ARXIV_CLS_COMMIT=${COMMIT}
 
 FROM job AS train
 COPY --link --from=environment-gpu /opt/venv /opt/venv
-ENTRYPOINT ["python", "-m", "arxiv_cls.container", "accelerate", "launch", "--quiet", "arxiv_cls/train.py"]
+ENTRYPOINT ["python", "-m", "arxiv_cls.container", "python", "arxiv_cls/train.py"]
 CMD ["recipes/distilbert.yaml"]
 
 FROM job AS baseline

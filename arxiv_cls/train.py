@@ -42,8 +42,15 @@ def main(argv: list[str]) -> None:
     from arxiv_cls.scoring.evaluation import evaluation_table
     from arxiv_cls.training import fine_tuning
     from arxiv_cls.training.batches import load_tokenizer, tokenize
-    from arxiv_cls.training.run_directory import TrainingRun
-    from arxiv_cls.training.trainer import LogCallback, MarkComplete, PaperTrainer, recipe_callbacks
+    from arxiv_cls.training.interruption import Interruption, restarted
+    from arxiv_cls.training.run_directory import STATE, TrainingRun
+    from arxiv_cls.training.trainer import (
+        LogCallback,
+        MarkComplete,
+        PaperTrainer,
+        StopTogether,
+        recipe_callbacks,
+    )
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers_logging.set_verbosity_error()
@@ -51,16 +58,19 @@ def main(argv: list[str]) -> None:
     args = recipe.trainer
     threads = fine_tuning.set_cpu_threads(args.cpu_threads)
     with fine_tuning.one_output(args), logging_redirect_tqdm(), TrainingRun(recipe, overrides) as run:
+        folder = run.directory.folder
+        interruption = run.enter_context(Interruption(folder, args.max_hours, main=not args.process_index))
+        resume = arguments.resume or restarted(folder, STATE)
         pretrained = resolve_pretrained(recipe.model.name_or_path, recipe.model.revision)
         with args.main_process_first(desc="build the corpus"):
             run.build_corpus()
         start = fine_tuning.starting_weights(pretrained)
         state = fine_tuning.fingerprint(recipe, run.corpus.data.sha256, args.world_size, start["sha256"])
         checkpoint = fine_tuning.on_main_process(
-            args, lambda: run.begin(state, resume=arguments.resume, overwrite=arguments.overwrite)
+            args, lambda: run.begin(state, resume=resume, overwrite=arguments.overwrite)
         )
 
-        precision = fine_tuning.apply_to_machine(args, run.directory.folder)
+        precision = fine_tuning.apply_to_machine(args, folder)
         tokenizer = load_tokenizer(pretrained, recipe.model.max_length)
         papers = tokenize(run.corpus.splits, tokenizer)
         texts = run.corpus.splits["train"]["text"][:]
@@ -72,9 +82,9 @@ def main(argv: list[str]) -> None:
             "%s: %s training papers, %s, %s, %d processes of %d threads",
             recipe.name, f"{len(texts):,}", args.device.type, precision, args.world_size, threads,
         )  # fmt: skip
-        marks = MarkComplete(checkpoint)
-        chosen = recipe_callbacks(model, args, run.directory.folder / "profile")
-        callbacks = [marks, *chosen, LogCallback(run.trackers)]
+        marks = MarkComplete(checkpoint, run.mirror)
+        chosen = recipe_callbacks(model, args, folder / "profile")
+        callbacks = [marks, *chosen, LogCallback(run.trackers), StopTogether(interruption, run.mirror)]
         trainer = PaperTrainer(model, args, tokenizer, papers["train"], papers["validation"], callbacks)
         fine_tuning.train(trainer, checkpoint, marks.ended)
         seconds, memory = marks.seconds(), fine_tuning.peak_memory_bytes(args.device)

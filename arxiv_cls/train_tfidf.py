@@ -37,12 +37,14 @@ def main(argv: list[str]) -> None:
     from arxiv_cls.record.run_record import available_cores, peak_resident_bytes, processor_name
     from arxiv_cls.release.card import write_model_card
     from arxiv_cls.scoring.evaluation import evaluation_table
+    from arxiv_cls.training.interruption import Interruption
     from arxiv_cls.training.run_directory import TrainingRun
     from arxiv_cls.training.tfidf_fit import Split, fit_tfidf
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     threads = recipe.trainer.cpu_threads or available_cores()
     with TrainingRun(recipe, overrides) as run, logging_redirect_tqdm():
+        run.enter_context(Interruption(run.directory.folder))
         run.build_corpus()
         run.begin(resolved(recipe), resume=False, overwrite=arguments.overwrite)
         if arguments.resume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -40,6 +41,11 @@ REFUSED = {
     "the optimizers that take it are not supported": "optim_target_modules",
 }
 
+# What `accelerate launch` sets for a model that is divided among the processes.
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
+}  # fmt: skip
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical", "passive"]
 
@@ -108,6 +114,17 @@ class TransformerTrainerConfig(TrainingArguments):
         0, ge=0, description="Steps recorded by torch's profiler into <checkpoints>/profile; 0: none."
     )
 
+    max_hours: float | None = Field(
+        None,
+        ge=0,
+        description="Stop after so many hours, with a checkpoint and exit status 75; 0 with --resume: train "
+        "no further, the last checkpoint becomes the model.",
+    )
+    checkpoint_dir: str | None = Field(
+        None,
+        description="Checkpoints are copied there: gs://bucket/folder or a mount; null: AIP_CHECKPOINT_DIR.",
+    )
+
     # Inherited fields: torch and numpy would refuse some values in the middle of a run.
     lr_scheduler_kwargs: dict[str, Any] | None = Field(None)
     greater_is_better: bool | None = Field(None)
@@ -156,6 +173,12 @@ class TransformerTrainerConfig(TrainingArguments):
         from transformers import Trainer, get_scheduler
 
         wrong = []
+        for variable, name in SHARDED.items():
+            if os.environ.get(variable, "").lower() in ("true", "1"):
+                wrong.append(
+                    f"`accelerate` is set to {name}, but each process holds the whole model: 16 bytes a "
+                    "parameter, 1 GB for DistilBERT; take distributed_type: MULTI_GPU"
+                )
         if (self.torch_compile_backend or "no").upper() not in DynamoBackend.__members__:
             known = ", ".join(DynamoBackend.__members__).lower()
             wrong.append(f"torch_compile_backend: {self.torch_compile_backend!r}; there are {known}")

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 # Keys that may differ between a run and its resumption: none of them changes the weights.
 NOT_IN_FINGERPRINT = {
     "trainer.output_dir", "trainer.report_to", "trainer.logging_steps", "trainer.disable_tqdm",
-    "trainer.profile_steps", "data.csv",
+    "trainer.profile_steps", "trainer.max_hours", "trainer.checkpoint_dir", "data.csv",
 }  # fmt: skip
 
 ResultT = TypeVar("ResultT")
@@ -232,12 +232,21 @@ def add_soft_labels(papers: Dataset, texts: Sequence[str], weight: float, seed: 
 
 
 def train(trainer: PaperTrainer, checkpoint: Path | None, ended: bool) -> None:
-    """Trains to the end, from a checkpoint where there is one, or takes its weights if that was the end."""
+    """Trains to the end, from a checkpoint where there is one, or takes its weights if that was the end.
+
+    Raises:
+        UserError: no time to train and no checkpoint.
+    """
+    if checkpoint is None and trainer.args.max_hours == 0:
+        raise UserError(
+            "trainer.max_hours: 0 takes a checkpoint as it is, and there is none to take",
+            "With --resume it takes the last one of an unfinished run.",
+        )
     # The Trainer would undo an early stop.
-    if checkpoint is None or not ended:
+    if checkpoint is None or not (ended or trainer.args.max_hours == 0):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return
-    logger.info("the training had ended at %s: its weights are taken as they are", checkpoint.name)
+    logger.info("no further training after %s: its weights are taken as they are", checkpoint.name)
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     weights = checkpoint.parent / Path(best).name if best else checkpoint

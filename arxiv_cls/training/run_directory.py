@@ -31,6 +31,8 @@ from arxiv_cls.record.run_record import build_run_record, data_record, git_state
 from arxiv_cls.scoring.evaluation import evaluate_loaded
 from arxiv_cls.scoring.plots import plot_training_curve
 from arxiv_cls.scoring.scored_papers import LoadedModel, write_examples
+from arxiv_cls.training.interruption import MARKER
+from arxiv_cls.training.remote import CheckpointMirror, copy_model
 
 COMPLETE = "complete"
 STATE = "run_state.json"
@@ -205,6 +207,7 @@ class TrainingRun(contextlib.ExitStack):
     corpus: Corpus  # after `build_corpus`
     record: dict[str, Any]  # content of `run.json`, after `write_record`
     evaluation: dict[str, Any]  # content of `eval/metrics.json`, after `evaluate`
+    mirror: CheckpointMirror | None = None  # of the main process, where an address is given
 
     def __init__(self, recipe: Any, overrides: Sequence[str]) -> None:
         super().__init__()
@@ -213,6 +216,9 @@ class TrainingRun(contextlib.ExitStack):
         self.recorded_recipe = recorded(recipe)
         output_dir = portable_path(self.directory.model_dir.as_posix())
         self.recorded_recipe["trainer"]["output_dir"] = output_dir
+        # Where and for how long a machine ran says nothing of the model.
+        for key in ("checkpoint_dir", "max_hours"):
+            self.recorded_recipe["trainer"].pop(key, None)
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.git = git_state()
         self.trackers = Trackers("none", recipe.name, self.directory.folder, {})
@@ -227,7 +233,15 @@ class TrainingRun(contextlib.ExitStack):
     def begin(self, fingerprint: dict[str, Any], *, resume: bool, overwrite: bool) -> Path | None:
         """Takes the directory, opens log file and trackers; arguments and result as of `prepare`."""
         self.enter_context(self.directory.lock())
+        address = getattr(self.recipe.trainer, "checkpoint_dir", None) or os.environ.get("AIP_CHECKPOINT_DIR")
+        if address and hasattr(self.recipe.trainer, "checkpoint_dir"):
+            state = self.directory.folder / STATE
+            self.mirror = CheckpointMirror(address, state, self.directory.checkpoints)
+            self.mirror.fetch(resume=resume, overwrite=overwrite)
         checkpoint = self.directory.prepare(fingerprint, resume=resume, overwrite=overwrite)
+        (self.directory.folder / MARKER).unlink(missing_ok=True)
+        if self.mirror:
+            self.mirror.start()
         self.directory.staging.mkdir()
         self._log_to_file()
         config = {"recipe": self.recorded_recipe, "data": self.data}
@@ -281,10 +295,14 @@ class TrainingRun(contextlib.ExitStack):
         self.trackers.log_evaluation(self.evaluation, staging)
 
     def publish(self) -> None:
-        """Makes the staged model the model directory."""
+        """Makes the staged model the model directory, and copies it to `AIP_MODEL_DIR` where that is set."""
         self.directory.publish()
         state = "" if "test" in self.record["metrics"] else ", not evaluated yet"
         logger.info("model directory%s: %s", state, self.directory.model_dir)
+        if address := os.environ.get("AIP_MODEL_DIR"):
+            copy_model(self.directory.target, address)
+        if self.mirror:
+            self.mirror.clear()
 
 
 class Trackers:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from scipy.special import softmax
 from torch import nn
@@ -33,6 +34,8 @@ from arxiv_cls.recipe import nearest
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, arxiv_metric
 from arxiv_cls.training.arguments import TransformerTrainerConfig
 from arxiv_cls.training.batches import EpochDataLoader, LengthGroupedBatches, collate
+from arxiv_cls.training.interruption import Interruption
+from arxiv_cls.training.remote import CheckpointMirror
 from arxiv_cls.training.run_directory import COMPLETE, Trackers
 
 # Parameters without weight decay: biases and normalisation, as in BERT's own training.
@@ -313,10 +316,12 @@ class MarkComplete(TrainerCallback):
     """Writes a mark into each checkpoint after its last file; without it, a checkpoint is incomplete.
 
     The mark holds the seconds of training so far, those before the checkpoint that was resumed included, and
-    `ended` where nothing was left to train: the Trainer forgets an early stop when it goes on.
+    `ended` where nothing was left to train: the Trainer forgets an early stop when it goes on. The mirror
+    gets each marked checkpoint.
     """
 
-    def __init__(self, checkpoint: Path | None) -> None:
+    def __init__(self, checkpoint: Path | None, mirror: CheckpointMirror | None = None) -> None:
+        self.mirror = mirror
         mark = (checkpoint / COMPLETE).read_text(encoding="utf-8") if checkpoint else "0"
         seconds, _, ended = mark.partition(" ")
         self.ended = ended == "ended"
@@ -332,7 +337,62 @@ class MarkComplete(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs) -> None:
         """Marks the checkpoint of this step."""
+        # Each process writes the state of its own random numbers.
+        PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             ended = " ended" if control.should_training_stop else ""
             (checkpoint / COMPLETE).write_text(f"{self.seconds():.2f}{ended}", encoding="utf-8")
+            if self.mirror:
+                self.mirror.update()
+
+
+class StopTogether(TrainerCallback):
+    """Ends all processes after the same step, with a whole checkpoint, when one of them is due to end.
+
+    It leaves the Trainer by an exception, after `MarkComplete`: `should_training_stop` would make it evaluate
+    and return, and the model would be published.
+    """
+
+    def __init__(self, interruption: Interruption, mirror: CheckpointMirror | None) -> None:
+        self.interruption, self.mirror = interruption, mirror
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """From here on there is something to save."""
+        self.interruption.deferred = True
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Asks for a checkpoint."""
+        # The last step of an epoch is left to `on_epoch_end`: a resumed run would not make its evaluation.
+        if not (control.should_training_stop or float(state.epoch).is_integer()):
+            control.should_save |= self._due(args)
+
+    def on_epoch_end(self, args, state, control, **kwargs) -> None:
+        """Asks for a checkpoint, after the evaluation where the epoch ends with one."""
+        control.should_save |= self._due(args)
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        """Ends the process once its checkpoint is whole."""
+        if self._due(args):
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self._end(f"{checkpoint} of {state.max_steps} steps is whole")
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        """Ends the process before the model is evaluated."""
+        if self._due(args):
+            self._end("the training is complete")
+        self.interruption.deferred = False
+
+    def _due(self, args) -> bool:
+        due = torch.tensor(int(self.interruption.due()), device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(due, op=torch.distributed.ReduceOp.MAX)
+        return bool(due)
+
+    def _end(self, state: str) -> None:
+        if self.mirror:
+            problem = self.mirror.flush()
+            state += f", {f'not ({problem})' if problem else 'also'} in {self.mirror.address}"
+        # A launcher ends all processes when the first has ended.
+        PartialState().wait_for_everyone()
+        self.interruption.end(state)
