@@ -32,7 +32,7 @@ FILES = {RUN_RECORD: "run.json", METRICS: "metrics.json", PREDICTIONS: "predicti
 LARGEST_FILE = 300_000  # bytes
 CHECKS = ("checksums", "weights", "data", "predictions", "commit", "clean-tree", "recipe")
 # Another value of these is the same recipe; the data is known by its sha256.
-FREE_KEYS = frozenset("seed output_dir report_to cpu_threads csv path".split())
+FREE_KEYS = frozenset({"seed", "output_dir", "report_to", "cpu_threads", "csv", "path"})
 PAGES = ("README.md", "docs/*.md")
 REGION = re.compile(
     r"(?P<start><!-- results: (?P<name>[\w-]+) -->\n)(?P<table>.*?)(?P<end><!-- /results -->)", re.DOTALL
@@ -55,7 +55,7 @@ class Result(NamedTuple):
 
 
 def add_result(model_dir: str | Path, results: Path) -> Path:
-    """Copies the records of a model into `results/<recipe>-<seed>/`, in place of an older one, and returns it.
+    """Copies the records of a model into `results/<recipe>-<seed>/`, and returns it; an older one is replaced.
 
     Raises:
         UserError: the tree has changes that are not committed, or did when the model was trained, the
@@ -70,8 +70,8 @@ def add_result(model_dir: str | Path, results: Path) -> Path:
     problems = [str(verdict) for verdict in verdicts if not (verdict.passed and verdict.checked)]
     if other := [key for key in model.run.get("overrides", ()) if key.split(".")[-1] not in FREE_KEYS]:
         problems.append(f"overrides: not the recipe as its file has it: {listed(other)}")
-    large = [path for path in FILES if (model.model_dir / path).stat().st_size >= LARGEST_FILE]
-    if large and not problems:
+    sizes = {path: (model.model_dir / path).stat().st_size for path in FILES if not problems}
+    if large := [path for path, size in sizes.items() if size >= LARGEST_FILE]:
         problems.append(f"size: {listed(large)} has {LARGEST_FILE:,} bytes or more")
     if problems:
         lines = "".join(f"\n  - {problem}" for problem in problems)
@@ -115,7 +115,7 @@ def read_result(folder: Path) -> Result:
     # A metric that came into the project later is not in an older record.
     known = {path: value for path, value in recorded.items() if path in measured}
     wrong += [check.field for check in compare_numbers(known, measured, ROUNDING) if not check.reproduced]
-    if wrong or "metrics.accuracy" not in known:
+    if wrong or "metrics.macro_f1" not in known:
         hint = "`arxiv-cls results add MODEL` writes it; nothing in it is edited by hand"
         raise UserError(f"{folder}: not as it was recorded: {listed(wrong)}", hint)
     return Result(folder, run, evaluation, predictions)
@@ -136,20 +136,21 @@ def read_results(results: Path) -> list[Result]:
 def _by_recipe(results: Sequence[Result]) -> dict[str, list[Result]]:
     groups = itertools.groupby(results, key=lambda result: result.recipe)
     found = {recipe: list(group) for recipe, group in groups}
-    return dict(sorted(found.items(), key=lambda item: -_mean(item[1], "accuracy")))
+
+    def place(item: tuple[str, list[Result]]) -> tuple[str, float]:
+        return item[1][0].run["data"]["config"], -statistics.fmean(_values(item[1], "macro_f1"))
+
+    return dict(sorted(found.items(), key=place))
 
 
 def _values(group: Sequence[Result], metric: str) -> list[float]:
-    return [result.evaluation["metrics"][metric] for result in group]
-
-
-def _mean(group: Sequence[Result], metric: str) -> float:
-    return statistics.fmean(_values(group, metric))
+    # Another task has other metrics.
+    return [one.evaluation["metrics"][metric] for one in group if metric in one.evaluation["metrics"]]
 
 
 def _spread(values: Sequence[float]) -> str:
     deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3f}{deviation}"
+    return f"{statistics.fmean(values):.3f}{deviation}" if values else ""
 
 
 def _seconds(group: Sequence[Result]) -> str:
@@ -165,11 +166,12 @@ def _table(header: str, rows: Sequence[Sequence[str]]) -> str:
 
 def _recipes_table(results: Sequence[Result]) -> str:
     """Mean and deviation over the seeds of each recipe."""
-    rows = [
-        [f"`recipes/{recipe}.yaml`", f"`{group[0].run['data']['config']}`", ", ".join(str(one.run["seed"]) for one in group),
-         *(_spread(_values(group, metric)) for metric in ("accuracy", "macro_f1", "log_loss")), _seconds(group)]
-        for recipe, group in _by_recipe(results).items()
-    ]  # fmt: skip
+    rows = []
+    for recipe, group in _by_recipe(results).items():
+        seeds = ", ".join(str(one.run["seed"]) for one in group)
+        means = [_spread(_values(group, metric)) for metric in ("accuracy", "macro_f1", "log_loss")]
+        labels = f"`{group[0].run['data']['config']}`"
+        rows.append([f"`recipes/{recipe}.yaml`", labels, seeds, *means, _seconds(group)])
     return _table("recipe | labels | seeds | accuracy | macro-F1 | log-loss | training", rows)
 
 
@@ -177,22 +179,16 @@ def _runs_table(results: Sequence[Result]) -> str:
     """Each run with its 95% intervals, and the calibration error that chance alone would give."""
     rows = []
     for result in results:
-        evaluation, cells = result.evaluation, []
-        metrics, intervals = evaluation["metrics"], evaluation["intervals"]
-        for name in ("accuracy", "macro_f1", "expected_calibration_error"):
-            low, high = intervals[name]
-            cells.append(f"{metrics[name]:.3f} ({low:.3f} to {high:.3f})")
-        cells.append(f"{evaluation['calibration']['chance_mean']:.3f}")
-        device = result.run["device"]
-        rows.append(
-            [
-                f"`{result.folder.name}`",
-                *cells,
-                f"{device['name']}, {device['threads']} threads",
-                f"`{result.run['git']['commit'][:8]}`",
-            ]
-        )
-    return _table("run | accuracy | macro-F1 | calibration error | by chance | machine | commit", rows)
+        evaluation, device = result.evaluation, result.run["device"]
+        cells = [
+            f"{evaluation['metrics'][name]:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
+            for name, ends in evaluation["intervals"].items()
+            if name in ("accuracy", "macro_f1", "expected_calibration_error")
+        ]
+        cells[-1] += f", {evaluation['calibration']['chance_mean']:.3f}"
+        machine = f"{device['name']}, {device['threads']} threads"
+        rows.append([f"`{result.folder.name}`", *cells, machine, f"`{result.run['git']['commit'][:8]}`"])
+    return _table("run | accuracy | macro-F1 | calibration error, by chance | machine | commit", rows)
 
 
 def _labels_table(results: Sequence[Result]) -> str:
@@ -206,29 +202,27 @@ def _labels_table(results: Sequence[Result]) -> str:
 
 
 def _pairs_table(results: Sequence[Result]) -> str:
-    """Two recipes on the same papers, at the smallest seed that both have: the second less the first."""
+    """Two recipes on the same papers, at the smallest seed that both have: the better one less the other."""
     rows = []
-    for (first, group_a), (second, group_b) in itertools.combinations(
-        reversed(_by_recipe(results).items()), 2
-    ):
-        seeds = [{one.run["seed"]: one for one in group} for group in (group_a, group_b)]
-        common = sorted(seeds[0].keys() & seeds[1].keys())
-        a, b = (found[common[0]] for found in seeds) if common else (group_a[0], group_b[0])
-        if (
-            not common
-            or a.run["data"]["sha256"] != b.run["data"]["sha256"]
-            or {*a.predictions.label_names} != {*b.predictions.label_names}
-        ):
+    for (better, group_a), (other, group_b) in itertools.combinations(_by_recipe(results).items(), 2):
+        by_seed = [{one.run["seed"]: one for one in group} for group in (group_b, group_a)]
+        seed = min(by_seed[0].keys() & by_seed[1].keys(), default=None)
+        if seed is None or not _same_papers(*(found[seed] for found in by_seed)):
             continue
-        found = compare_predictions(a.predictions, b.predictions, 0)
-        cells = [
+        found = compare_predictions(*(found[seed].predictions for found in by_seed), papers=0)
+        differences = [
             f"{line['difference']:+.3f} ({line['low']:+.3f} to {line['high']:+.3f}), p {line['p_value']:.3f}"
             for line in (found["metrics"][name] for name in ("accuracy", "macro_f1", "log_loss"))
         ]
-        only = found["mcnemar"]
-        counts = f"{only['only_b_right']}, {only['only_a_right']}; p {only['p_value']:.3f}"
-        rows.append([f"`{second}` less `{first}`, seed {common[0]}", *cells, counts])
-    return _table("pair | accuracy | macro-F1 | log-loss | only the first right, only the second", rows)
+        test = found["mcnemar"]
+        right = f"{test['only_b_right']}, {test['only_a_right']}; p {test['p_value']:.3f}"
+        rows.append([f"`{better}` less `{other}`, seed {seed}", *differences, right])
+    return _table("pair | accuracy | macro-F1 | log-loss | only one is right", rows)
+
+
+def _same_papers(a: Result, b: Result) -> bool:
+    same = a.evaluation["data"] == b.evaluation["data"]
+    return same and {*a.predictions.label_names} == {*b.predictions.label_names}
 
 
 TABLES: dict[str, Callable[[Sequence[Result]], str]] = {
