@@ -55,7 +55,7 @@ class Result(NamedTuple):
 
 
 def add_result(model_dir: str | Path, results: Path) -> Path:
-    """Copies the records of a model into `results/<recipe>-<seed>/`, and returns it; an older one is replaced.
+    """Copies the records of a model into `results/<recipe>-<seed>/`, in the place of an older one.
 
     Raises:
         UserError: the tree has changes that are not committed, or did when the model was trained, the
