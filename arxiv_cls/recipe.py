@@ -33,7 +33,8 @@ DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORE
 WHOLE = re.compile(r"[+-]?\d+(\.0+)?", re.ASCII)
 
 RecipeT = TypeVar("RecipeT")
-Tracker = Literal["none", "wandb", "trackio"]
+Tracker = Literal["auto", "none", "wandb", "trackio"]
+TRACKERS = "Trackers: none, wandb, trackio, a list; auto: wandb where a key or login is there."
 
 
 @dataclass
@@ -121,7 +122,7 @@ class TfidfTrainerConfig:
     )
     seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of folds, linear models and trees.")
     cpu_threads: int | None = Field(None, ge=1, description="Threads; null: the cores of the machine.")
-    report_to: Tracker | list[Tracker] = Field("none", description="Trackers: none, wandb, trackio, a list.")
+    report_to: Tracker | list[Tracker] = Field("auto", description=TRACKERS)
 
 
 @dataclass

@@ -158,6 +158,19 @@ def push_space(
 
 
 @app.command()
+def download(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="wandb:ENTITY/PROJECT/NAME:ALIAS, user/name@v1.0.0.")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: outputs/NAME.")] = None,
+) -> None:
+    """Download a model and verify its checksums."""
+    from arxiv_cls.release.download import download_model
+
+    print(f"{download_model(model, out)}: downloaded, every checksum is the recorded one")
+
+
+@app.command()
 def releases(repo: HubModel) -> None:
     """List the released versions of a model."""
     from arxiv_cls.release.releases import list_releases
