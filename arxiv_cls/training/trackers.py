@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import netrc
 import os
 import re
 import shlex
@@ -147,11 +148,24 @@ def _why_not_wandb(asked: list[str]) -> str:
         return "WANDB_MODE is disabled"
     if "wandb" in asked or mode != "online":
         return ""
-    if importlib.util.find_spec("wandb") is None:
-        return "wandb is not installed"
-    import wandb
+    if not _has_wandb_key():
+        return "no WANDB_API_KEY and no login"
+    return "" if importlib.util.find_spec("wandb") else "wandb is not installed"
 
-    return "" if wandb.api.api_key else "no WANDB_API_KEY and no login"
+
+def _wandb_host() -> str:
+    return urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+
+
+def _has_wandb_key() -> bool:
+    # Without W&B's client, which takes a second to import, and whose own check asks the server.
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    login = Path(os.environ.get("NETRC") or Path.home() / ("_netrc" if os.name == "nt" else ".netrc"))
+    try:
+        return _wandb_host() in netrc.netrc(login).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
@@ -160,9 +174,8 @@ def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
         import wandb
     except ImportError:
         raise UserError("trainer.report_to: wandb is not installed", hint="make setup EXTRAS=train") from None
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     mode = os.environ.get("WANDB_MODE") or "online"
-    reason = f"WANDB_MODE is {mode}" if mode != "online" else "" if wandb.api.api_key else "no API key"
+    reason = f"WANDB_MODE is {mode}" if mode != "online" else "" if _has_wandb_key() else "no API key"
     timeouts = dict.fromkeys(("init_timeout", "login_timeout"), CONNECT_TIMEOUT_SECONDS)
     options = {
         "project": os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT), "name": run_name, "dir": str(folder),
@@ -173,7 +186,7 @@ def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
     except wandb.Error as error:
         if mode != "online":
             raise
-        reason = f"{host} cannot be reached: {type(error).__name__}"
+        reason = f"{_wandb_host()} cannot be reached: {type(error).__name__}"
         run = wandb.init(mode="offline", **options)
     if run.offline:
         logger.warning("W&B: offline (%s); upload later with: wandb sync %s", reason, run.settings.sync_dir)
