@@ -25,10 +25,10 @@ from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import portable_path, recorded
 from arxiv_cls.record.files import file_sha256, update_file, write_json
-from arxiv_cls.record.manifest import CARD, MANIFEST, RUN_RECORD, files_in
+from arxiv_cls.record.manifest import CARD, MANIFEST, RUN_RECORD, TERMS_PLOT, files_in
 from arxiv_cls.record.run_record import build_run_record, data_record, git_state
 from arxiv_cls.scoring.evaluation import evaluate_loaded
-from arxiv_cls.scoring.plots import plot_training_curve
+from arxiv_cls.scoring.plots import plot_terms, plot_training_curve
 from arxiv_cls.scoring.scored_papers import LoadedModel, write_examples
 from arxiv_cls.training.trackers import Trackers
 
@@ -248,7 +248,7 @@ class TrainingRun(contextlib.ExitStack):
     def write_record(
         self, predictor: Any, seconds: float, history: list[dict[str, float]], **measured: Any
     ) -> None:
-        """Adds `recipe.yaml`, `training_curve.png` and `run.json` to the staged weights.
+        """Adds `recipe.yaml`, plots and `run.json` to the staged weights.
 
         Args:
             predictor: over the weights in memory, which are those that were saved.
@@ -259,6 +259,10 @@ class TrainingRun(contextlib.ExitStack):
         recipe = yaml.safe_dump(self.recorded_recipe, sort_keys=False, allow_unicode=True)
         (staging / "recipe.yaml").write_text(recipe, encoding="utf-8")
         plot_training_curve(history, staging / "training_curve.png")
+        if hasattr(predictor, "top_terms"):
+            plot_terms(
+                {label: predictor.top_terms(label) for label in predictor.labels}, staging / TERMS_PLOT
+            )
         self.record = build_run_record(
             kind=predictor.kind, recipe=self.recipe.name, data=self.data, git=self.git, started=self.started,
             seed=self.recipe.trainer.seed, overrides=self.overrides, duration_seconds=seconds,

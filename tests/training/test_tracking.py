@@ -285,7 +285,7 @@ class TestWholeRuns:
         metadata = json.loads(model.metadata)
         assert metadata["metrics"]["test/macro_f1"] == metrics["macro_f1"]
         files = {entry.path for entry in model.manifest.contents}
-        assert files == set(metadata["checksums"]) >= {"model.skops", "run.json", "README.md"}
+        assert files == set(metadata["checksums"]) >= {"model.skops", "run.json", "README.md", "terms.png"}
         assert all(
             file_sha256(tmp_path / "tiny" / path) == sha for path, sha in metadata["checksums"].items()
         )
