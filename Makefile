@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo data reproduce sweep test test-slow coverage bench push-model push-dataset push-space serve monitor load-test space deploy api-url images push-images lint format docs serve-docs lock hashes build clean
+.PHONY: help setup demo data reproduce sweep results test test-slow coverage bench push-model push-dataset push-space serve monitor load-test space deploy api-url images push-images lint format docs serve-docs lock hashes build clean
 
 # What a person may give, as VARIABLE=value. A value is data and never code: make expands no $(...) in it, and
 # the recipes read it from the environment, so that no shell reads it as text of its own.
@@ -75,6 +75,9 @@ reproduce: $(READY)  ## Data, training, evaluation and card of a recipe: what ch
 
 sweep: $(READY)  ## Search a recipe's keys for the best validation macro-F1 [SWEEP=recipes/sweeps/x.yaml TRIALS=20]
 	@$(PYTHON) -m arxiv_cls.sweep $(call option,SWEEP) $(call option,TRIALS,--trials)
+
+results: $(READY)  ## Write the tables of README and docs anew from results/
+	@$(CLI) results tables
 
 # pytest splits its variable into words itself, quotes and all.
 test: $(READY)  ## Run the fast tests [PYTEST_ARGS=...]

@@ -36,7 +36,8 @@ ALIASES = {"data": {"path": "csv"}}
 """Second names of keys, by group: a recipe may use either, records have the first."""
 
 RecipeT = TypeVar("RecipeT")
-Tracker = Literal["none", "wandb", "trackio"]
+Tracker = Literal["auto", "none", "wandb", "trackio"]
+TRACKERS = "Trackers: none, wandb, trackio, a list; auto: wandb where a key or login is there."
 
 
 def _known_label_set(name: str) -> str:
@@ -153,7 +154,7 @@ class TfidfTrainerConfig:
     )
     seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of folds, linear models and trees.")
     cpu_threads: int | None = Field(None, ge=1, description="Threads; null: the cores of the machine.")
-    report_to: Tracker | list[Tracker] = Field("none", description="Trackers: none, wandb, trackio, a list.")
+    report_to: Tracker | list[Tracker] = Field("auto", description=TRACKERS)
 
 
 @dataclass

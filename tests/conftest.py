@@ -14,7 +14,8 @@ from pathlib import Path
 _CACHE = tempfile.TemporaryDirectory(prefix="arxiv_cls-tests-")
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_DATASETS_CACHE"] = str(Path(_CACHE.name) / "datasets")
-os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["WANDB_DATA_DIR"] = _CACHE.name
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TQDM_DISABLE"] = "1"
 

@@ -184,7 +184,7 @@ class TestBadRecipes:
             ("trainer: {freeze: embeddings}", "'embeddings' should be a valid list"),
             ("trainer: {push_to_hub: true}", "trainer.push_to_hub: a release goes to the Hub by"),
             ("trainer: {bf16: true}", "trainer.bf16: name the precision in trainer.precision"),
-            ("trainer: {report_to: [wandb, mlflow]}", "should be 'none', 'wandb' or 'trackio'"),
+            ("trainer: {report_to: [wandb, mlflow]}", "should be 'auto', 'none', 'wandb' or 'trackio'"),
             ("trainer: {head_only_epochs: 3}", "must leave an epoch"),
             ("trainer: {distillation_weight: 2}", "should be less than or equal to 1"),
             ("model: {name_or_path: ~}", "model.name_or_path: null should be a valid string"),

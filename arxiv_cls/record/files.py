@@ -132,7 +132,7 @@ def changed_files(model_dir: Path, paths: Iterable[str]) -> tuple[list[str], lis
     changed, unrecorded = [], []
     named: dict[str, dict[str, str]] = {}
     for record in RECORD_COMMANDS:
-        intact, named[record] = _read_record(model_dir / record)
+        intact, named[record] = checked_record(model_dir / record)
         if intact is None:
             unrecorded.append(record)
         elif not intact:
@@ -152,7 +152,7 @@ def changed_files(model_dir: Path, paths: Iterable[str]) -> tuple[list[str], lis
     return [path for path in [*changed, *gone] if path in present], [p for p in unrecorded if p in present]
 
 
-def _read_record(path: Path) -> tuple[bool | None, dict[str, str]]:
+def checked_record(path: Path) -> tuple[bool | None, dict[str, str]]:
     """Whether a record is as it was written (None: it has no checksum), and the files that it names."""
     try:
         text = path.read_bytes().decode()

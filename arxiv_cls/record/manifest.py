@@ -32,6 +32,7 @@ GATE_RECORD = "eval/gate.json"
 MAP_PLOT = "eval/embeddings.png"
 MAP_RECORD = "eval/embeddings.json"
 TERMS = "eval/terms.json"
+TERMS_PLOT = "terms.png"
 ONNX_PARITY = "onnx/parity.json"
 ONNX_INT8 = "onnx/model_int8.onnx"
 HANDLER = "handler.py"
@@ -92,6 +93,7 @@ MANIFEST: tuple[ManifestFile, ...] = (
     _optional(RELEASE, "the recipe's release group, where it was set after training", RELEASE),
     ManifestFile(RUN_RECORD, "provenance: data, commit, versions, seed, device, duration, metrics"),
     ManifestFile("training_curve.png", "losses and metrics over the steps"),
+    ManifestFile(TERMS_PLOT, "terms that count most for each category", frozenset({TFIDF}), required=False),
     ManifestFile("train.log", "log of the training run", required=False, pushed=False, record=None),
     ManifestFile(METRICS, "metrics with intervals, slices, sha256 of weights and data"),
     ManifestFile(PREDICTIONS, "one row per scored paper: id, label, scores"),

@@ -302,6 +302,7 @@ def render_model_card(
         handler=(folder / manifest.HANDLER).is_file(),
         map_plot=(folder / manifest.MAP_PLOT).is_file(),
         terms=_terms(model),
+        terms_plot=(folder / manifest.TERMS_PLOT).is_file(),
         data=data,
         # A path would tell about the machine.
         data_file=PurePosixPath(data["csv"]).name,

@@ -10,6 +10,8 @@ import typer
 from arxiv_cls.options import DataOption, DirectoryArgument, PrivateOption, RepoOption, VersionOption
 
 app = typer.Typer()
+results_app = typer.Typer(help="Results on record: results/ and its tables.")
+app.add_typer(results_app, name="results")
 
 HubModel = Annotated[str, typer.Argument(metavar="USER/NAME", help="A model repository on the Hub.")]
 
@@ -156,6 +158,19 @@ def push_space(
 
 
 @app.command()
+def download(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="wandb:ENTITY/PROJECT/NAME:ALIAS, user/name@v1.0.0.")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: outputs/NAME.")] = None,
+) -> None:
+    """Download a model and verify its checksums."""
+    from arxiv_cls.release.download import download_model
+
+    print(f"{download_model(model, out)}: downloaded, every checksum is the recorded one")
+
+
+@app.command()
 def releases(repo: HubModel) -> None:
     """List the released versions of a model."""
     from arxiv_cls.release.releases import list_releases
@@ -195,3 +210,23 @@ def verify(
     report = verify_release(release, csv=csv, tolerance=tolerance)
     print(report.summary())
     return 0 if report.reproduced else 1
+
+
+@results_app.command()
+def add(model: DirectoryArgument) -> None:
+    """Put a model's test results on record.
+
+    Copies run record, metrics and predictions into results/RECIPE-SEED; needs a tree without changes, now and
+    when the model was trained.
+    """
+    from arxiv_cls.release.results import add_result
+
+    print(f"{add_result(model, Path('results'))}: added; `make results` writes the tables")
+
+
+@results_app.command()
+def tables() -> None:
+    """Write the tables of README and docs anew."""
+    from arxiv_cls.release.results import write_tables
+
+    print("\n".join(str(path) for path in write_tables(Path())) or "every table is as results/ has it")

@@ -35,6 +35,7 @@ _COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK)
 _SHAPES = "o^s"
 _FEWEST_ON_A_MAP = 5
 _TERMS = 15
+_TERMS_OF_A_CHART = 10
 _SEED = 0
 
 
@@ -169,6 +170,25 @@ def plot_training_curve(history: Sequence[Mapping[str, Any]], path: str | Path) 
             if len(epochs) <= 1:
                 # One evaluation only: a scale of thousandths of an epoch around it would mislead.
                 axes.set_xticks(list(epochs))
+
+
+def plot_terms(terms: Mapping[str, Sequence[tuple[str, float]]], path: str | Path) -> None:
+    """A bar chart for each category: its terms with their weights, the most telling one on top."""
+    columns = min(3, len(terms))
+    rows = -(-len(terms) // columns)
+    with _picture(path, 3.4 * columns, 2.6 * rows) as figure:
+        panels = figure.subplots(rows, columns, squeeze=False).flat
+        for (label, weights), axes in zip(terms.items(), panels, strict=False):
+            names, values = zip(*weights[:_TERMS_OF_A_CHART], strict=True)
+            axes.barh(range(len(names)), values, color=BLUE)
+            axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names], fontsize=7)
+            axes.invert_yaxis()
+            axes.set_title(label)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(axis="x", labelsize=7)
+        for axes in panels:
+            axes.set_axis_off()
+        figure.supxlabel("weight per unit of tf-idf; ordered by weight and frequency", fontsize=8)
 
 
 def plot_out_of_scope(inside: np.ndarray, outside: np.ndarray, threshold: float, path: str | Path) -> None:

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from transformers import TrainingArguments
 
-from arxiv_cls.recipe import LARGEST_SEED, Recipe, Tracker, TransformerModelConfig
+from arxiv_cls.recipe import LARGEST_SEED, TRACKERS, Recipe, Tracker, TransformerModelConfig
 from arxiv_cls.scoring.metrics import LOWER_IS_BETTER
 
 # Keys of TrainingArguments that would have no effect here, or break the run; all others have their effect.
@@ -76,7 +76,7 @@ class TransformerTrainerConfig(TrainingArguments):
     metric_for_best_model: str | None = Field(
         "macro_f1", description="Metric of the validation split that names the best epoch."
     )
-    report_to: Tracker | list[Tracker] = Field("none", description="Trackers: none, wandb, trackio, a list.")
+    report_to: Tracker | list[Tracker] = Field("auto", description=TRACKERS)
     seed: int = Field(42, ge=0, le=LARGEST_SEED, description="Seed of head, dropout and order of batches.")
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(

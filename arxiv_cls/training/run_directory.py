@@ -1,4 +1,4 @@
-"""A training run: its directory of checkpoints and logs, its trackers, and all that it has made so far.
+"""A training run: its directory of checkpoints and logs, and all that it has made so far.
 
 `outputs/.checkpoints/<name>/` belongs to the run; `outputs/<name>/` appears only when it is whole.
 """
@@ -14,10 +14,9 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 from filelock import FileLock, Timeout
@@ -26,13 +25,14 @@ from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import portable_path, recorded
 from arxiv_cls.record.files import file_sha256, update_file, write_json
-from arxiv_cls.record.manifest import CARD, MANIFEST, RUN_RECORD, files_in
+from arxiv_cls.record.manifest import CARD, MANIFEST, RUN_RECORD, TERMS_PLOT, files_in
 from arxiv_cls.record.run_record import build_run_record, data_record, git_state
 from arxiv_cls.scoring.evaluation import evaluate_loaded
-from arxiv_cls.scoring.plots import plot_training_curve
+from arxiv_cls.scoring.plots import plot_terms, plot_training_curve
 from arxiv_cls.scoring.scored_papers import LoadedModel, write_examples
 from arxiv_cls.training.interruption import MARKER
 from arxiv_cls.training.remote import CheckpointMirror, copy_model
+from arxiv_cls.training.trackers import Trackers
 
 COMPLETE = "complete"
 STATE = "run_state.json"
@@ -40,8 +40,6 @@ PUBLISHING = "publishing"  # in a model directory that is not whole yet
 # A mount point, another disk, a parent directory that is not ours to write.
 NO_RENAME = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)
 ELSEWHERE = "Name another directory: --trainer.output_dir DIR."
-CONNECT_TIMEOUT_SECONDS = 5
-DEFAULT_PROJECT = "arxiv_cls"
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +219,7 @@ class TrainingRun(contextlib.ExitStack):
             self.recorded_recipe["trainer"].pop(key, None)
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.git = git_state()
-        self.trackers = Trackers("none", recipe.name, self.directory.folder, {})
+        self.trackers = Trackers([], recipe.name, self.directory.folder, {})
 
     def build_corpus(self) -> None:
         """Reads the CSV, or takes the splits from the cache."""
@@ -247,6 +245,7 @@ class TrainingRun(contextlib.ExitStack):
         config = {"recipe": self.recorded_recipe, "data": self.data}
         trackers = Trackers(self.recipe.trainer.report_to, self.recipe.name, self.directory.folder, config)
         self.trackers = self.enter_context(trackers)
+        self.trackers.log_data(self.data)
         logger.info("%s", self.corpus.report_line())
         return checkpoint
 
@@ -263,7 +262,7 @@ class TrainingRun(contextlib.ExitStack):
     def write_record(
         self, predictor: Any, seconds: float, history: list[dict[str, float]], **measured: Any
     ) -> None:
-        """Adds `recipe.yaml`, `training_curve.png` and `run.json` to the staged weights.
+        """Adds `recipe.yaml`, plots and `run.json` to the staged weights.
 
         Args:
             predictor: over the weights in memory, which are those that were saved.
@@ -274,6 +273,10 @@ class TrainingRun(contextlib.ExitStack):
         recipe = yaml.safe_dump(self.recorded_recipe, sort_keys=False, allow_unicode=True)
         (staging / "recipe.yaml").write_text(recipe, encoding="utf-8")
         plot_training_curve(history, staging / "training_curve.png")
+        if hasattr(predictor, "top_terms"):
+            plot_terms(
+                {label: predictor.top_terms(label) for label in predictor.labels}, staging / TERMS_PLOT
+            )
         self.record = build_run_record(
             kind=predictor.kind, recipe=self.recipe.name, data=self.data, git=self.git, started=self.started,
             seed=self.recipe.trainer.seed, overrides=self.overrides, duration_seconds=seconds,
@@ -281,7 +284,7 @@ class TrainingRun(contextlib.ExitStack):
             weights_sha256=file_sha256(predictor.weights_path), **measured,
         )  # fmt: skip
         write_json(self.record, staging / RUN_RECORD)
-        self.trackers.log(_numbers("validation", self.record["metrics"]["validation"]))
+        self.trackers.log_metrics("validation", self.record["metrics"]["validation"])
 
     def evaluate(self, predictor: Any) -> None:
         """Scores the test split and the card's examples, and adds the metrics to the record."""
@@ -295,93 +298,12 @@ class TrainingRun(contextlib.ExitStack):
         self.trackers.log_evaluation(self.evaluation, staging)
 
     def publish(self) -> None:
-        """Makes the staged model the model directory, and copies it to `AIP_MODEL_DIR` where that is set."""
+        """Makes the staged model the model directory; W&B and `AIP_MODEL_DIR`, where set, get copies."""
         self.directory.publish()
+        self.trackers.log_model(self.directory.model_dir, self.record)
         state = "" if "test" in self.record["metrics"] else ", not evaluated yet"
         logger.info("model directory%s: %s", state, self.directory.model_dir)
         if address := os.environ.get("AIP_MODEL_DIR"):
             copy_model(self.directory.target, address)
         if self.mirror:
             self.mirror.clear()
-
-
-class Trackers:
-    """The open runs of the trackers that a recipe asks for, closed at the end of a `with` block.
-
-    The Trainer's own callbacks close the run before the test split and log the paths of the machine. W&B's
-    files are in `folder`, the run's; the trackio board is in `outputs/.trackio`.
-
-    Raises:
-        UserError: a tracker's package is not installed.
-    """
-
-    def __init__(
-        self, report_to: str | list[str], run_name: str, folder: Path, config: Mapping[str, Any]
-    ) -> None:
-        openers = {"wandb": _open_wandb, "trackio": _open_trackio}
-        names = [report_to] if isinstance(report_to, str) else report_to
-        self.runs = {name: openers[name](run_name, folder, dict(config)) for name in names if name != "none"}
-
-    def __enter__(self) -> Trackers:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        for name, run in self.runs.items():
-            run.finish(**({"exit_code": int(kind is not None)} if name == "wandb" else {}))
-
-    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """Numbers, at a training step where one is given."""
-        for run in self.runs.values():
-            run.log(dict(values), step=step)
-
-    def log_evaluation(self, evaluation: Mapping[str, Any], model_dir: Path) -> None:
-        """Adds test metrics and plots to the trackio board; the evaluation itself logs to an open W&B run."""
-        if "trackio" in self.runs:
-            import trackio
-
-            plots = sorted((model_dir / "eval").glob("*.png"))
-            images = {f"test/{plot.stem}": trackio.Image(str(plot)) for plot in plots}
-            self.runs["trackio"].log(_numbers("test", evaluation["metrics"]) | images)
-
-
-def _numbers(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{split}/{name}": value for name, value in metrics.items() if isinstance(value, float)}
-
-
-def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
-    # Online with a key and a network, else offline; never a prompt, 10 seconds at most.
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("trainer.report_to: wandb is not installed", hint="make setup EXTRAS=train") from None
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    mode = os.environ.get("WANDB_MODE") or "online"
-    reason = "no API key" if mode == "online" and not wandb.api.api_key else None
-    timeouts = dict.fromkeys(("init_timeout", "login_timeout"), CONNECT_TIMEOUT_SECONDS)
-    options = {
-        "project": os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT), "name": run_name, "dir": str(folder),
-        "config": config, "settings": wandb.Settings(console="off", silent=True, **timeouts),
-    }  # fmt: skip
-    try:
-        run = wandb.init(mode="offline" if reason else mode, **options)
-    except wandb.Error as error:
-        if mode != "online":
-            raise
-        reason = f"{host} cannot be reached: {type(error).__name__}"
-        run = wandb.init(mode="offline", **options)
-    if reason:
-        logger.warning("W&B: offline (%s); upload later with: wandb sync %s", reason, run.settings.sync_dir)
-    return run
-
-
-def _open_trackio(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
-    # Read once, at import. One board for the runs of all recipes, since a board is there to compare them.
-    directory = os.environ.setdefault("TRACKIO_DIR", str(folder.resolve().parent.parent / ".trackio"))
-    try:
-        import trackio
-    except ImportError:
-        message = "trainer.report_to: trackio is not installed"
-        raise UserError(message, hint="make setup EXTRAS=dev,trackio") from None
-    run = trackio.init(project=DEFAULT_PROJECT, name=run_name, config=config, embed=False)
-    logger.warning("trackio: TRACKIO_DIR=%s trackio show --project %s", directory, DEFAULT_PROJECT)
-    return run

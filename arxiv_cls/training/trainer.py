@@ -36,7 +36,8 @@ from arxiv_cls.training.arguments import TransformerTrainerConfig
 from arxiv_cls.training.batches import EpochDataLoader, LengthGroupedBatches, collate
 from arxiv_cls.training.interruption import Interruption
 from arxiv_cls.training.remote import CheckpointMirror
-from arxiv_cls.training.run_directory import COMPLETE, Trackers
+from arxiv_cls.training.run_directory import COMPLETE
+from arxiv_cls.training.trackers import Trackers
 
 # Parameters without weight decay: biases and normalisation, as in BERT's own training.
 _NOT_DECAYED = re.compile(r"(?:^|\.)bias$|norm", re.IGNORECASE)

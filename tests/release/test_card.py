@@ -282,7 +282,9 @@ class TestOptionalSections:
         assert '| `cs.CL` | "parsing", "title:words" |' in card
         assert "](training_curve.png)" not in card
         change_json(folder / "eval/terms.json", weights_sha256="0" * 64)
-        (folder / "eval/embeddings.png").write_bytes(PNG)
+        for name in ("eval/embeddings.png", "terms.png"):
+            (folder / name).write_bytes(PNG)
         card = render_model_card(folder)
+        assert "](terms.png)" in card
         assert "parsing" not in card
         assert "](eval/embeddings.png)" in card

@@ -39,6 +39,7 @@ def shares(papers: int) -> tuple[np.ndarray, np.ndarray]:
         *((plots.plot_confusion_matrix, (np.arange(1, n), np.arange(n - 1), ["cs"] * n)) for n in (2, 40)),
         *((plots.plot_reliability, shares(papers)) for papers in (1, 500)),
         *((plots.plot_accuracy_by_year, (dict.fromkeys(map(str, range(n)), YEAR),)) for n in (1, 30)),
+        *((plots.plot_terms, ({f"cs.{n}": [("$x", 1.0)] * 20 for n in range(count)},)) for count in (1, 5)),
         (plots.plot_out_of_scope, (np.array([0.9]), np.array([0.1]), 0.5)),
         *((plots.plot_training_curve, (history,)) for history in ([], NOTHING_YET, ONE_EPOCH)),
     ],

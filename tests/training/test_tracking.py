@@ -14,12 +14,15 @@ import pytest
 from factories import ROOT
 
 from arxiv_cls import train, train_tfidf
-from arxiv_cls.training import fine_tuning
-from arxiv_cls.training.run_directory import Trackers
+from arxiv_cls.errors import UserError
+from arxiv_cls.record.files import file_sha256
+from arxiv_cls.training import fine_tuning, trackers
+from arxiv_cls.training.trackers import Trackers
 
 RELEASE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"
 HEADER_BYTES, BLOCK_BYTES, LAST_CHUNK_TYPES = 7, 32768, (1, 4)
 KEY = "0123456789" * 4
+NO_ANSWER = "offline (127.0.0.1:9 cannot be reached"
 
 
 def run_files(folder: Path) -> list[Path]:
@@ -70,6 +73,7 @@ def read_run(run_file: Path) -> SimpleNamespace:
         history=values(item for record in records for item in record.history.item),
         summary=values(item for record in records for item in record.summary.update),
         config=values(item for record in records for item in record.run.config.update),
+        artifacts=[record.artifact for record in records if record.WhichOneof("record_type") == "artifact"],
         exit_code=codes[0],
     )
 
@@ -88,8 +92,8 @@ class TestWandb:
         ("key", "mode", "host", "reason"),
         [
             (None, "online", "closed", "no API key"),
-            (KEY, "", "closed", "127.0.0.1 cannot be reached"),
-            (KEY, "", "silent", "127.0.0.1 cannot be reached"),
+            (KEY, "", "closed", "127.0.0.1:9 cannot be reached"),
+            (KEY, "", "silent", "127.0.0.1:"),
         ],
     )
     def test_offline_without_a_prompt(self, tmp_path, monkeypatch, capsys, caplog, key, mode, host, reason):
@@ -104,12 +108,88 @@ class TestWandb:
             with Trackers("wandb", "tiny", tmp_path / "run", {}):
                 assert time.monotonic() - start < 15
         assert caplog.text.count(f"W&B: offline ({reason}") == 1
+        assert "cannot be reached" in caplog.text or not key
         files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
         assert files
         if key:
             captured = capsys.readouterr()
             assert not [path for path in files if key.encode() in path.read_bytes()]
             assert key not in captured.out + captured.err + caplog.text
+
+
+class TestWhereItReports:
+    """`report_to: auto`: one line says where, or why not."""
+
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path, monkeypatch):
+        """A person without a login, who starts runs in an empty folder."""
+        import wandb
+
+        wandb.teardown()  # it keeps key and address for the life of a process
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+        for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
+            monkeypatch.setenv(name, "x")  # what `.env` sets is taken back after the test
+            monkeypatch.delenv(name)
+
+    @pytest.mark.parametrize(
+        ("report_to", "variables", "file", "said"),
+        [
+            ("auto", {}, None, "not reported (no WANDB_API_KEY and no login)"),
+            ("none", {"WANDB_MODE": "offline"}, None, "not reported (trainer.report_to is none)"),
+            ("wandb", {"WANDB_MODE": "disabled"}, None, "not reported (WANDB_MODE is disabled)"),
+            ("auto", {"WANDB_MODE": "offline"}, None, "offline (WANDB_MODE is offline)"),
+            ("auto", {"WANDB_API_KEY": KEY}, None, NO_ANSWER),
+            ("auto", {}, (".netrc", f"machine 127.0.0.1:9 login user password {KEY}"), NO_ANSWER),
+            ("auto", {}, (".env", f"A='\nexport WANDB_API_KEY='{KEY}' # mine"), NO_ANSWER),
+            ("auto", {"WANDB_MODE": "disabled"}, (".env", "WANDB_MODE=offline"), "WANDB_MODE is disabled"),
+        ],
+    )  # fmt: skip
+    def test_one_line(self, tmp_path, monkeypatch, caplog, report_to, variables, file, said):
+        """By key, login, `.env` and mode; the environment wins over `.env`, and no key is shown."""
+        caplog.set_level("INFO", logger="arxiv_cls")
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        if file:
+            (tmp_path / file[0]).write_text(file[1] + "\n")
+            (tmp_path / file[0]).chmod(0o600)
+        with Trackers(report_to, "tiny", tmp_path / "run", {}) as trackers:
+            assert bool(trackers.runs) == ("not reported" not in said and "disabled" not in said)
+        assert caplog.text.count("W&B: ") == 1
+        assert said in caplog.text
+        assert KEY not in caplog.text
+
+    def test_a_broken_line_of_the_file(self, tmp_path):
+        """Named by its number; its content is not shown."""
+        (tmp_path / ".env").write_text("A=1\nWANDB_API_KEY='abc\n")
+        with pytest.raises(UserError, match=r"^\.env, line 2: a quote is not closed") as error:
+            Trackers("auto", "tiny", tmp_path / "run", {})
+        assert "abc" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "ours", "others", "best"),
+    [
+        ("macro_f1", 0.7, [0.6, None], True),
+        ("macro_f1", 0.7, [0.6, 0.8], False),
+        ("log_loss", 0.7, [0.6], False),
+        ("log_loss", 0.7, [], True),
+    ],
+)
+def test_best_of_a_sweep(monkeypatch, metric, ours, others, best):
+    """The alias `best` goes to a run that no other run of its sweep beats, by the sweep's own metric."""
+    import wandb
+
+    name = f"validation/{metric}"
+    runs = [SimpleNamespace(id=str(n), summary={name: value}) for n, value in enumerate([*others, 0.1])]
+    sweep = SimpleNamespace(config={"metric": {"name": name}}, runs=runs)
+    asked = []
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(sweep=lambda path: asked.append(path) or sweep))
+    # The last of the runs is this one: what it has sent so far does not count.
+    run = SimpleNamespace(entity="e", project="p", sweep_id="s", id=str(len(others)), offline=False)
+    assert trackers._is_best_of_sweep(run, {name: ours}) is best
+    assert asked == ["e/p/s"]
 
 
 class TestTrackio:
@@ -120,7 +200,7 @@ class TestTrackio:
         pytest.importorskip("trackio")
         done = run_python(
             "-c",
-            "import sys; from pathlib import Path; from arxiv_cls.training.run_directory import Trackers\n"
+            "import sys; from pathlib import Path; from arxiv_cls.training.trackers import Trackers\n"
             f"run = Path({str(tmp_path)!r}) / 'outputs' / '.checkpoints' / 'tiny'\n"
             "with Trackers('trackio', 'tiny', run, {'recipe': {}}) as trackers:\n"
             "    trackers.log({'train/loss': 0.25}, step=1)\n"
@@ -151,6 +231,11 @@ class TestTrackio:
 
 class TestWholeRuns:
     """`report_to: wandb` in a recipe: losses, metrics, confusion matrix, recipe, data version."""
+
+    @pytest.fixture(autouse=True)
+    def offline(self, monkeypatch):
+        """Nothing is sent."""
+        monkeypatch.setenv("WANDB_MODE", "offline")
 
     LOGGED = frozenset({"train/loss", "validation/macro_f1", "test/confusion_matrix/path"})
 
@@ -188,5 +273,19 @@ class TestWholeRuns:
         assert self.LOGGED | {"eval/loss"} <= set(run.history)
         assert run.config["recipe"]["trainer"]["num_train_epochs"] == 2
         assert run.exit_code == 0
-        metrics = json.loads((tmp_path / "tiny" / "eval" / "metrics.json").read_text())["metrics"]
+        evaluation = json.loads((tmp_path / "tiny" / "eval" / "metrics.json").read_text())
+        metrics, md5 = evaluation["metrics"], evaluation["data"]["md5"]
         assert run.summary["test/f1/cs.CL"] == metrics["per_class"]["cs.CL"]["f1"]
+
+        data, model = run.artifacts
+        assert (data.type, data.use_after_commit, data.name) == ("dataset", True, "arxiv_sample.csv")
+        (reference,) = data.manifest.contents
+        assert reference.ref == f"dvc://files/md5/{md5[:2]}/{md5[2:]}"
+        assert (model.type, model.name, list(model.aliases)) == ("model", "tfidf_xgboost", ["latest"])
+        metadata = json.loads(model.metadata)
+        assert metadata["metrics"]["test/macro_f1"] == metrics["macro_f1"]
+        files = {entry.path for entry in model.manifest.contents}
+        assert files == set(metadata["checksums"]) >= {"model.skops", "run.json", "README.md", "terms.png"}
+        assert all(
+            file_sha256(tmp_path / "tiny" / path) == sha for path, sha in metadata["checksums"].items()
+        )

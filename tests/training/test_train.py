@@ -87,7 +87,7 @@ class TestModelDirectory:
         recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
         assert recipe["trainer"]["learning_rate"] == 1.0e-3
         assert recipe["trainer"]["length_grouping"] is True
-        assert recipe["trainer"]["report_to"] == "none"
+        assert recipe["trainer"]["report_to"] == "auto"
         assert recipe["trainer"]["output_dir"] == trained.name
         assert recipe["data"]["csv"] == "data/sample/arxiv_sample.csv"
         for name in ("recipe.yaml", "run.json", "README.md", "eval/metrics.json"):
