@@ -81,7 +81,7 @@ class Google:
         path: str,
         doing: str,
         body: Any = None,
-        region: str = "",
+        region: str | None = None,
         **query: Any,
     ) -> dict[str, Any]:
         """One request; `query` are its parameters, `doing` is told in errors.
