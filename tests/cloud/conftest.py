@@ -9,6 +9,7 @@ from pathlib import Path
 import google.auth
 import pytest
 import yaml
+from google.auth.exceptions import DefaultCredentialsError
 from google.oauth2.credentials import Credentials
 from huggingface_hub import constants
 from local_google import API, LocalGoogle
@@ -18,6 +19,13 @@ from arxiv_cls.cloud import vertex
 
 TOKEN = "hf_" + "loopback" * 4
 CANARY = "canary-0123456789abcdef"
+
+
+def signed_in(scopes: list[str], **others: object) -> tuple[Credentials, str]:
+    """Credentials for REST; for gcsfs's look over gRPC, which no server on loopback answers, there are none."""
+    if others:
+        raise DefaultCredentialsError("none for gRPC")
+    return Credentials("access-token"), "papers"
 
 
 @pytest.fixture
@@ -34,7 +42,7 @@ def google_cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalGoogle]:
             monkeypatch.setenv(
                 f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service.upper()}", f"{server.url}/{service}"
             )
-        monkeypatch.setattr(google.auth, "default", lambda **_: (Credentials("access-token"), "papers"))
+        monkeypatch.setattr(google.auth, "default", signed_in)
         monkeypatch.setattr(vertex, "POLL_SECONDS", 0.01)
         server.quota = {"custom_model_training_nvidia_l4_gpus": {"us-central1": 1}, "other": {}, "third": {}}
         server.secrets = {"projects/papers/secrets/wandb/versions/3": ("ENABLED", CANARY.encode())}
