@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 import arxiv_cls.cloud.commands
+import arxiv_cls.cloud.job_commands
 import arxiv_cls.corpus.commands
 import arxiv_cls.monitoring.commands
 import arxiv_cls.release.commands
@@ -76,6 +77,7 @@ def _log_to_stderr() -> Iterator[None]:
 
 app.add_typer(arxiv_cls.corpus.commands.app, name="data")
 app.add_typer(arxiv_cls.monitoring.commands.app, name="monitor")
+app.add_typer(arxiv_cls.cloud.job_commands.app, name="cloud")
 for commands in (
     arxiv_cls.scoring.commands,
     arxiv_cls.release.commands,

@@ -1,0 +1,113 @@
+"""The two ends of a job: what its machine runs, and how its model is fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+from arxiv_cls.cloud.jobs import SPEC_VARIABLE, UNREACHABLE, JobSpec
+from arxiv_cls.cloud.vertex import read_secret
+from arxiv_cls.errors import UserError
+from arxiv_cls.record.files import changed_files, file_sha256
+from arxiv_cls.record.manifest import RUN_RECORD, foreign_files, missing_files, model_kind
+
+# Written beside a model by the training, last, with the sha256 of each file.
+COMPLETE = "complete.json"
+CHUNK = 1 << 22
+
+
+def run_on_machine(environment: dict[str, str]) -> NoReturn:
+    """Becomes the training of a job, in a new folder of the machine that it was given.
+
+    The data is copied and must have the pinned checksum; secrets are read into the training's variables.
+
+    Raises:
+        UserError: no job is described, or its data is another.
+        OSError: the data cannot be read, or the program cannot be started.
+    """
+    spec = JobSpec.from_json(environment.get(SPEC_VARIABLE))
+    program = Path(__file__).parents[2] / spec.program
+    folder = Path(tempfile.mkdtemp(prefix="arxiv-cls-"))
+    recipe, csv = folder / spec.recipe_path, folder / spec.csv
+    for path in (recipe, csv):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    recipe.write_text(spec.recipe, encoding="utf-8")
+    digest = hashlib.sha256()
+    with Path(spec.data).open("rb") as source, csv.open("wb") as copy:
+        while chunk := source.read(CHUNK):
+            digest.update(chunk)
+            copy.write(chunk)
+    if digest.hexdigest() != spec.data_sha256:
+        raise UserError(f"{spec.data}: not the data that the job was submitted with (its sha256 differs)")
+    environment = environment | {name: read_secret(reference) for name, reference in spec.secrets.items()}
+    launcher = [sys.executable]
+    if spec.processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={spec.processes}"]
+    # The machine that follows one that was taken away goes on; a first one starts.
+    resume = ["--resume", "--overwrite"] if spec.program == "arxiv_cls/train.py" else []
+    os.chdir(folder)
+    paths = [str(program.parents[1]), environment.get("PYTHONPATH", "")]
+    environment = environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    # In this process's place, so that signals reach the training itself.
+    os.execvpe(  # noqa: S606
+        launcher[0], [*launcher, str(program), spec.recipe_path, *resume, *spec.overrides], environment
+    )
+
+
+def download_model(spec: JobSpec, target: Path) -> Path:
+    """Fetches the model directory of a job and checks every file against its checksums.
+
+    Raises:
+        UserError: there is none yet, it is incomplete or changed, or something is in the way.
+    """
+    import fsspec
+
+    source = f"{spec.output}/model"
+    if target.exists():
+        raise UserError(f"{target}: is there already", "name another place: --to DIR")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        try:
+            files, root = fsspec.core.url_to_fs(source, use_listings_cache=False)
+            listed = json.loads(files.cat_file(f"{root}/{COMPLETE}"))["files"]
+            for name in listed:
+                if Path(name).is_absolute() or ".." in Path(name).parts:
+                    raise UserError(f"{source}: {name!r} leads out of the model directory")
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                files.get_file(f"{root}/{name}", str(partial / name))
+        except UserError:
+            raise
+        except FileNotFoundError:
+            raise UserError(
+                f"{source}: there is no whole model", "`arxiv-cls cloud status JOB` says why"
+            ) from None
+        except Exception as error:
+            # Every storage client has errors of its own for credentials, networks and names.
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise UserError(f"{source}: {reason}", exit_code=UNREACHABLE) from error
+        kind = model_kind(partial)
+        bad = [name for name, sha256 in listed.items() if file_sha256(partial / name) != sha256]
+        bad += changed_files(partial, sorted(listed))[0]
+        if bad:
+            raise UserError(
+                f"{source}: not as it was written: {', '.join(sorted(set(bad)))}", "download it again"
+            )
+        if missing := missing_files(partial, kind, before_evaluation=True):
+            raise UserError(f"{source}: the model is incomplete: {', '.join(missing)}")
+        if foreign := foreign_files(partial, kind):
+            raise UserError(f"{source}: files that no model directory has: {', '.join(foreign)}")
+        trained = json.loads((partial / RUN_RECORD).read_text(encoding="utf-8"))["data"]["sha256"]
+        if trained != spec.data_sha256:
+            raise UserError(f"{source}: trained on other data than the job was submitted with")
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target

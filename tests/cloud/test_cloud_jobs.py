@@ -1,0 +1,723 @@
+"""`arxiv-cls cloud` as a user runs it, against the services' published interfaces on loopback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import google.auth
+import pytest
+import yaml
+from factories import ROOT, change_json, make_model_dir, record_again
+from fsspec.core import url_to_fs
+from local_google import Refused
+from local_hub_jobs import COMMIT
+from local_servers import free_port
+
+from arxiv_cls.cli import main
+from arxiv_cls.cloud import machine
+from arxiv_cls.cloud.jobs import SPEC_VARIABLE, JobSpec, load_cloud_recipe
+from arxiv_cls.cloud.preflight import quota_metric
+from arxiv_cls.errors import UserError
+from arxiv_cls.record.files import file_sha256
+
+CANARY = "canary-0123456789abcdef"
+BACKENDS = ["vertex", "hf"]
+LONG_ID = "projects/papers/locations/us-central1/customJobs/1000"
+SHORT_ID = "user/000000000000000000000000"
+IDS = {"vertex": LONG_ID, "hf": SHORT_ID}
+
+
+@pytest.fixture
+def services(google_cloud, hub_jobs, tmp_path, sample_csv) -> dict[str, object]:
+    """Both, each with the data where the cloud recipes expect it."""
+    google_cloud.objects[("bucket", "data/arxiv.csv")] = hub_jobs.csv = sample_csv.read_bytes()
+    return {"vertex": google_cloud, "hf": hub_jobs}
+
+
+@pytest.fixture
+def run(capsys, caplog) -> Callable[..., tuple[int, str]]:
+    """Runs a command; its exit status and all that it printed. A secret in either fails the test."""
+
+    def call(*words: object) -> tuple[int, str]:
+        capsys.readouterr()
+        caplog.set_level(logging.DEBUG)
+        try:
+            status = main([str(word) for word in words]) or 0
+        except UserError as error:
+            status, told = error.exit_code, str(error)
+            printed = capsys.readouterr()
+            assert CANARY not in printed.out + printed.err + told + caplog.text
+            return status, told
+        printed = capsys.readouterr()
+        assert CANARY not in printed.out + printed.err + caplog.text
+        return status, printed.out + printed.err
+
+    return call
+
+
+@pytest.fixture
+def submitted(services, write_cloud_recipe, run) -> Callable[[str], JobSpec]:
+    """Submits a job of the backend, whose id is in `IDS`, and returns what it was told."""
+
+    def submit(backend: str) -> JobSpec:
+        status, told = run(
+            "cloud", "submit", write_cloud_recipe(backend), "--backend", backend, "--name", "first"
+        )
+        assert status == 0, told
+        assert told.startswith(f"{IDS[backend]}\n"), told
+        return JobSpec.from_json(variables(services[backend], backend)[SPEC_VARIABLE])
+
+    return submit
+
+
+def variables(service, backend: str) -> dict[str, str]:
+    """The plain environment of the last job that a service was given."""
+    job = list(service.jobs.values())[-1]
+    if backend == "hf":
+        return job["environment"]
+    container = job["jobSpec"]["workerPoolSpecs"][0]["containerSpec"]
+    return {item["name"]: item["value"] for item in container["env"]}
+
+
+class TestRecipe:
+    """The files of `recipes/cloud/`."""
+
+    @pytest.mark.parametrize(
+        "path", sorted((ROOT / "recipes/cloud").glob("*.yaml")), ids=lambda path: path.stem
+    )
+    def test_the_project_s_own(self, path):
+        """Each is read, and names a recipe that is there."""
+        read = load_cloud_recipe(path, yaml.safe_load(path.read_text())["backend"])
+        assert (ROOT / read.recipe).is_file()
+        assert (ROOT / read.program).is_file()
+
+    def test_every_problem_at_once(self, write_cloud_recipe):
+        """Keys, types, what is missing, with the nearest key; then what does not go together."""
+        path = write_cloud_recipe("vertex", machina="x", max_hours="long", spot="perhaps")
+        text = path.read_text().replace("data: gs", "dta: gs")
+        path.write_text(text)
+        with pytest.raises(UserError) as caught:
+            load_cloud_recipe(path, "vertex")
+        told = str(caught.value)
+        assert "5 problems" in told
+        for part in (
+            "machina: unknown key; did you mean machine?",
+            "'long' should be a decimal number",
+            "spot: 'perhaps' should be",
+            "dta: unknown key; did you mean data?",
+            "data: missing",
+        ):
+            assert part in told
+
+    @pytest.mark.parametrize(
+        ("backend", "changes", "told"),
+        [
+            ("vertex", {"accelerator": "NVIDIA_L5"}, "did you mean NVIDIA_L4?"),
+            ("vertex", {"accelerators": 0}, "at least 1"),
+            ("vertex", {"region": None}, "region: missing"),
+            ("vertex", {"data": "/local/arxiv.csv"}, "should be gs://BUCKET/FILE"),
+            ("vertex", {"output": "gs://bucket/a/../b"}, "output: "),
+            ("vertex", {"secrets": {"KEY": CANARY}}, "never the secret itself"),
+            ("vertex", {"max_hours": 0}, "greater than 0"),
+            ("vertex", {"image": "Not An Image"}, "no image"),
+            ("hf", {"spot": True, "region": "x"}, "only with backend: vertex"),
+            ("hf", {"secrets": {"KEY": CANARY}}, "never the secret itself"),
+            ("hf", {"secrets": {"A-B": "C"}}, "no name of a variable"),
+        ],
+    )
+    def test_values(self, write_cloud_recipe, backend, changes, told):
+        """What is allowed is said; a secret that was written into the file is not repeated."""
+        with pytest.raises(UserError) as caught:
+            load_cloud_recipe(write_cloud_recipe(backend, **changes), backend)
+        assert told in str(caught.value)
+        assert CANARY not in str(caught.value)
+
+    def test_the_other_backend(self, write_cloud_recipe):
+        """A file of one service is not sent to the other."""
+        with pytest.raises(UserError, match="--backend hf"):
+            load_cloud_recipe(write_cloud_recipe("vertex"), "hf")
+
+
+class TestSubmit:
+    """The request of a job: pinned, limited, labelled, without secrets."""
+
+    def test_vertex(self, services, submitted, registry, sample_csv):
+        """Image by digest, data by checksum, a timeout, labels."""
+        spec = submitted("vertex")
+        job = services["vertex"].jobs[LONG_ID]
+        pool = job["jobSpec"]["workerPoolSpecs"][0]
+        assert pool["containerSpec"]["imageUri"] == registry.image.rpartition(":")[0] + f"@{registry.digest}"
+        accelerator = {"acceleratorType": "NVIDIA_L4", "acceleratorCount": 1}
+        assert pool["machineSpec"] == {"machineType": "g2-standard-8", **accelerator}
+        assert job["jobSpec"]["scheduling"] == {
+            "timeout": "7200s", "restartJobOnWorkerRestart": True, "strategy": "STANDARD"
+        }  # fmt: skip
+        assert job["jobSpec"]["baseOutputDirectory"] == {"outputUriPrefix": "gs://bucket/models/first"}
+        assert job["labels"]["app"] == "arxiv-cls"
+        assert job["labels"]["data-sha256"] == file_sha256(sample_csv)[:16]
+        assert all(len(value) <= 63 for value in job["labels"].values())
+        assert (spec.data, spec.data_sha256) == ("/gcs/bucket/data/arxiv.csv", file_sha256(sample_csv))
+        assert spec.recipe == Path("recipes/small.yaml").read_text()
+        assert spec.secrets == {"WANDB_API_KEY": "projects/papers/secrets/wandb/versions/3"}
+        assert "projects.secrets.versions.access" not in services["vertex"].methods()
+        assert CANARY not in json.dumps(services["vertex"].requests)
+
+    def test_hf(self, services, submitted, registry):
+        """Data at a commit, output in a bucket; a secret is only in the service's own store."""
+        spec = submitted("hf")
+        job = services["hf"].jobs[SHORT_ID.split("/")[1]]
+        assert job["dockerImage"].endswith(f"@{registry.digest}")
+        assert job["timeoutSeconds"] == 7200
+        assert job["volumes"] == [
+            {
+                "type": "dataset",
+                "source": "user/csv",
+                "mountPath": "/data",
+                "revision": COMMIT,
+                "readOnly": True,
+            },
+            {"type": "bucket", "source": "user/models", "mountPath": "/output"},
+        ]
+        assert job["environment"]["AIP_MODEL_DIR"] == "/output/runs/first/model/"
+        assert job["environment"]["AIP_CHECKPOINT_DIR"] == "/output/runs/first/checkpoints/"
+        assert job["labels"]["app"] == "arxiv-cls"
+        assert spec.output == "hf://buckets/user/models/runs/first"
+        assert (spec.processes, spec.secrets) == (4, {})
+        assert services["hf"].secrets == {"WANDB_API_KEY": CANARY}
+        bodies = [json.loads(body) for path, body in services["hf"].requests if path == "POST /api/jobs/user"]
+        assert [CANARY in json.dumps(body | {"secrets": {}}) for body in bodies] == [False]
+
+    def test_options(self, services, write_cloud_recipe, run):
+        """--spot and --max-hours win over the file."""
+        recipe = write_cloud_recipe("vertex", price_per_hour=0.5, service_account="train@papers.example")
+        words = [
+            "cloud",
+            "submit",
+            recipe,
+            "--backend",
+            "vertex",
+            "--spot",
+            "--max-hours",
+            "1.5",
+            "--max-cost",
+            "0.75",
+        ]
+        status, told = run(*words)
+        assert status == 0
+        assert "0.50 USD per hour, at most 0.75" in told
+        assert "console.cloud.google.com/vertex-ai/locations/us-central1/training/1000?project=papers" in told
+        job = services["vertex"].jobs[LONG_ID]["jobSpec"]
+        assert (job["scheduling"]["timeout"], job["scheduling"]["strategy"]) == ("5400s", "SPOT")
+        assert job["serviceAccount"] == "train@papers.example"
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_dry_run_sends_nothing(self, services, write_cloud_recipe, run, backend):
+        """What would be sent is printed, the secret by its reference."""
+        status, told = run("cloud", "submit", write_cloud_recipe(backend), "--backend", backend, "--dry-run")
+        assert status == 0
+        assert not services[backend].jobs
+        reference = (
+            "projects/papers/secrets/wandb/versions/3"
+            if backend == "vertex"
+            else "<value of $WANDB_KEY_HERE>"
+        )
+        assert reference in json.dumps(json.loads(told))
+
+    @pytest.mark.parametrize(
+        ("backend", "changes", "words", "told"),
+        [
+            ("vertex", {}, ["--max-cost", "5"], "price of the machine is not known"),
+            ("vertex", {"price_per_hour": 3}, ["--max-cost", "5"], "3.00 USD x 2 hours = 6.00 USD"),
+            ("hf", {}, ["--max-cost", "5"], "3.80 USD x 2 hours"),
+            ("hf", {"machine": "l4x5"}, [], "did you mean l4x4?"),
+            ("hf", {"secrets": {"A": "NOT_SET_HERE"}}, [], "not set on this machine: NOT_SET_HERE"),
+            ("vertex", {}, ["--name", "No Name"], "no name for a job"),
+            ("vertex", {"recipe": "/etc/recipe.yaml"}, [], "no such recipe"),
+            ("vertex", {"overrides": ["--trainer.sed=7"]}, [], "did you mean seed?"),
+            ("vertex", {"overrides": ["--data.csv=data/raw/none.csv"]}, [], "make data"),
+            ("vertex", {"image": "us-docker.pkg.invalid/a/b:1"}, [], "cannot be reached"),
+        ],
+    )
+    def test_refused_before_it_costs(self, services, write_cloud_recipe, run, backend, changes, words, told):
+        """Price, machine, names, the training's own recipe, and what is not here."""
+        status, said = run(
+            "cloud", "submit", write_cloud_recipe(backend, **changes), "--backend", backend, *words
+        )
+        assert status in (2, 3)
+        assert told in said
+        assert not services[backend].jobs
+
+    def test_a_secret_in_the_recipe(self, services, write_cloud_recipe, run):
+        """It would be public to all who see the job."""
+        recipe = write_cloud_recipe("vertex", overrides=["--release.dataset=hf_" + "a" * 30])
+        status, told = run("cloud", "submit", recipe, "--backend", "vertex")
+        assert status == 2
+        assert "Hugging Face token" in told
+        assert "a" * 30 not in told
+
+
+class TestFollow:
+    """status, list, logs, cancel."""
+
+    @pytest.mark.parametrize(
+        ("raw", "state", "code"),
+        [
+            ("JOB_STATE_SUCCEEDED", "succeeded", 0), ("JOB_STATE_FAILED", "failed", 1),
+            ("JOB_STATE_CANCELLED", "cancelled", 4), ("JOB_STATE_EXPIRED", "expired", 5),
+            ("JOB_STATE_PARTIALLY_SUCCEEDED", "failed", 1), ("JOB_STATE_QUEUED", "queued", None),
+            ("JOB_STATE_PENDING", "queued", None), ("JOB_STATE_RUNNING", "running", None),
+            ("JOB_STATE_CANCELLING", "running", None), ("JOB_STATE_PAUSED", "running", None),
+            ("JOB_STATE_UPDATING", "running", None),
+        ],
+    )  # fmt: skip
+    def test_states_of_vertex(self, services, submitted, run, raw, state, code):
+        """Each is told; one that ends a job is the exit status of `logs --follow`."""
+        submitted("vertex")
+        services["vertex"].error = "Replica 0 exited with a non-zero status of 1."
+        services["vertex"].states = [raw]
+        _, told = run("cloud", "status", LONG_ID, "--backend", "vertex")
+        assert f"  {state}  " in told
+        assert ("Replica 0" in told) == (raw == "JOB_STATE_FAILED")
+        if code is not None:
+            assert run("cloud", "logs", LONG_ID, "--backend", "vertex", "--follow")[0] == code
+
+    @pytest.mark.parametrize(
+        ("raw", "state", "code"),
+        [("COMPLETED", "succeeded", 0), ("ERROR", "failed", 1), ("CANCELED", "cancelled", 4),
+         ("DELETED", "cancelled", 4), ("SCHEDULING", "queued", None), ("RUNNING", "running", None)],
+    )  # fmt: skip
+    def test_states_of_the_hub(self, services, submitted, run, raw, state, code):
+        """The same."""
+        submitted("hf")
+        services["hf"].stages, services["hf"].log = [raw], ["line"]
+        _, told = run("cloud", "status", SHORT_ID, "--backend", "hf")
+        assert f"  {state}  " in told
+        if code is not None:
+            assert run("cloud", "logs", SHORT_ID, "--backend", "hf", "--follow")[0] == code
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_list_and_cancel(self, services, submitted, run, backend):
+        """Jobs of other programs are not listed; a cancelled job says so."""
+        submitted(backend)
+        place = ["--region", "us-central1"] if backend == "vertex" else []
+        if backend == "vertex":
+            other = LONG_ID.replace("1000", "1")
+            services[backend].jobs[other] = {"name": other, "displayName": "theirs"}
+        _, told = run("cloud", "list", "--backend", backend, *place)
+        assert IDS[backend] in told
+        assert "theirs" not in told
+        _, told = run("cloud", "cancel", IDS[backend], "--backend", backend)
+        assert "  cancelled  " in told
+
+    def test_a_log_of_vertex_that_breaks(self, services, submitted, run):
+        """Pages, an entry that comes late, a broken connection, 429 and 503: each line once, in order."""
+        submitted("vertex")
+        cloud = services["vertex"]
+        cloud.states = ["JOB_STATE_PENDING", *["JOB_STATE_RUNNING"] * 6, "JOB_STATE_FAILED"]
+        cloud.error = "out of memory"
+        cloud.entries = [
+            {
+                "insertId": str(n),
+                "timestamp": f"2026-01-02T03:04:{n:02d}.123456789Z",
+                "textPayload": f"step {n}",
+            }
+            for n in range(5)
+        ]
+        cloud.entries.append(
+            {
+                "insertId": "j",
+                "timestamp": "2026-01-02T03:04:06Z",
+                "jsonPayload": {"message": "late\nlines"},
+                "after": 4,
+            }
+        )
+        key = f"WANDB_API_KEY=wandb_v1_{'k' * 30}"
+        cloud.entries.append(
+            {"insertId": "k", "timestamp": "2026-01-02T03:04:07Z", "textPayload": key, "after": 7}
+        )
+        cloud.refusals["entries.list"] = ["drop", Refused(429, "slow down"), Refused(503, "try later")]
+        status, told = run("cloud", "logs", LONG_ID, "--backend", "vertex", "--follow")
+        lines = told.splitlines()
+        assert lines[:7] == [f"step {n}" for n in range(5)] + ["late", "lines"]
+        assert "k" * 30 not in told
+        assert lines[-1] == "failed: JOB_STATE_FAILED: out of memory"
+        assert status == 1
+
+    def test_a_log_of_the_hub_that_breaks(self, services, submitted, run):
+        """A stream that ends in the middle is opened again where it was."""
+        submitted("hf")
+        hub = services["hf"]
+        hub.log, hub.breaks = [f"step {n}" for n in range(6)], [2, 4]
+        hub.stages = ["RUNNING", "RUNNING", "COMPLETED"]
+        status, told = run("cloud", "logs", SHORT_ID, "--backend", "hf", "--follow")
+        assert [line for line in told.splitlines() if line.startswith("step")] == hub.log
+        assert status == 0
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_a_log_as_it_is(self, services, submitted, run, backend):
+        """Without --follow it ends at once, with 0."""
+        submitted(backend)
+        services[backend].log = ["line"]
+        services["vertex"].entries = [{"timestamp": "2026-01-02T03:04:05Z", "textPayload": "line"}]
+        status, told = run("cloud", "logs", IDS[backend], "--backend", backend)
+        assert (status, told) == (0, "line\n")
+
+
+class TestRefusals:
+    """What a service refuses is one sentence with what to do next."""
+
+    @pytest.mark.parametrize(
+        ("status", "reason", "told", "code"),
+        [
+            (403, "", "add-iam-policy-binding papers", 2),
+            (403, "SERVICE_DISABLED", "gcloud services enable aiplatform.googleapis.com --project papers", 2),
+            (404, "", "look at the project", 2),
+            (429, "", "iam-admin/quotas?project=papers", 2),
+            (500, "", "HTTP 500", 3),
+        ],
+    )
+    def test_vertex(self, services, write_cloud_recipe, run, status, reason, told, code):
+        refusal = Refused(status, "because", reason, service="aiplatform.googleapis.com")
+        services["vertex"].refusals["projects.locations.customJobs.create"] = [refusal]
+        got, said = run("cloud", "submit", write_cloud_recipe("vertex"), "--backend", "vertex")
+        assert got == code
+        assert "because" in said
+        assert told in said
+
+    @pytest.mark.parametrize(
+        ("status", "told", "code"),
+        [(401, "hf auth login", 2), (402, "no credit", 2), (403, "give it the right", 2),
+         (404, "namespace", 2), (429, "wait", 2), (500, "HTTP 500", 3)],
+    )  # fmt: skip
+    def test_hub(self, services, write_cloud_recipe, run, status, told, code):
+        services["hf"].refusals["/api/jobs/user"] = status
+        got, said = run("cloud", "submit", write_cloud_recipe("hf"), "--backend", "hf")
+        assert (got, told in said) == (code, True), said
+
+    @pytest.mark.parametrize("command", ["status", "logs", "cancel", "download"])
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_no_such_job(self, services, run, command, backend):
+        status, told = run("cloud", command, IDS[backend], "--backend", backend)
+        assert status == 2
+        assert "HTTP 404" in told
+
+    @pytest.mark.parametrize(
+        "words", [["status", "JOB"], ["list"], ["logs", "JOB", "--follow"], ["cancel", "JOB"]]
+    )
+    @pytest.mark.parametrize("problem", ["expired", "none", "unreachable"])
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_credentials_and_network(self, services, run, monkeypatch, backend, words, problem):
+        """What was not reached, and what to pass."""
+        from google.auth.exceptions import DefaultCredentialsError
+        from google.oauth2.credentials import Credentials
+        from huggingface_hub import constants
+
+        def nobody(scopes):
+            raise DefaultCredentialsError("none")
+
+        dead = f"http://127.0.0.1:{free_port()}"
+        if problem == "expired":
+            monkeypatch.setattr(google.auth, "default", lambda scopes: (Credentials("old"), "papers"))
+            monkeypatch.setenv("HF_TOKEN", "hf_" + "old" * 10)
+        elif problem == "none":
+            monkeypatch.setattr(google.auth, "default", nobody)
+            monkeypatch.delenv("HF_TOKEN")
+        else:
+            monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM", dead)
+            monkeypatch.setattr(constants, "ENDPOINT", dead)
+            monkeypatch.setattr("arxiv_cls.cloud.vertex.MOST_FAILURES", 1)
+            monkeypatch.setattr("arxiv_cls.cloud.hf_jobs.MOST_FAILURES", 0)
+            monkeypatch.setattr("huggingface_hub.hf_api.time.sleep", lambda seconds: None)
+        place = ["--region", "us-central1"] if words == ["list"] and backend == "vertex" else []
+        said = [word if word != "JOB" else IDS[backend] for word in words]
+        status, told = run("cloud", *said, "--backend", backend, *place)
+        if problem == "unreachable":
+            assert status == 3
+            assert "cannot be reached" in told
+            assert (
+                "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM" if backend == "vertex" else "HF_ENDPOINT"
+            ) in told
+        else:
+            assert status == 2, told
+            assert (
+                "gcloud auth application-default login" if backend == "vertex" else "hf auth login"
+            ) in told
+
+    def test_fake_refuses_what_is_not_published(self, google_cloud, monkeypatch):
+        """The proof of the proof: an unknown field, a wrong type and an unknown parameter are 400."""
+        from arxiv_cls.cloud.vertex import Google, GoogleError
+
+        for body, query in [
+            ({"displayName": "a", "jobSpec": {"workerPools": []}}, {}),
+            ({"displayName": "a", "jobSpec": {"scheduling": {"timeout": 7200}}}, {}),
+            ({"displayName": "a", "jobSpec": {"scheduling": {"strategy": "CHEAP"}}}, {}),
+            ({"displayName": "a"}, {}),
+            ({"displayName": "a", "jobSpec": {}}, {"dryRun": "true"}),
+        ]:
+            with pytest.raises(GoogleError, match="HTTP 400"):
+                Google().call(
+                    "aiplatform", "POST", f"v1/{LONG_ID.rpartition('/')[0]}", "trying", body, **query
+                )
+
+
+DATA, SECRET = ("bucket", "data/arxiv.csv"), "projects/papers/secrets/wandb/versions/3"
+QUOTA = "custom_model_training_nvidia_l4_gpus"
+
+
+def refuse(method: str, status: int, *words: str) -> Callable[..., None]:
+    """A fault: a method refuses once."""
+    refusal = Refused(status, *(words or ("no",)), service="aiplatform.googleapis.com")
+    return lambda cloud, _: cloud.refusals.update({method: [refusal]})
+
+
+# What is wrong, the line of the report, and what its next line says.
+FAULTS = [
+    (lambda c, _: c.services_off.add("logging.googleapis.com"), "FAIL    APIs: off: logging", "services ena"),
+    (lambda c, _: c.permissions_off.add("aiplatform.customJobs.create"), "FAIL    permissions", "add-iam"),
+    (lambda c, _: c.permissions_off.add("storage.objects.create"), "FAIL    output", "storage.objectUser"),
+    (lambda c, _: c.objects.clear(), "FAIL    data: gs://bucket/data/arxiv.csv is not there", "storage cp"),
+    (lambda c, _: c.objects.update({DATA: b"x" * len(c.objects[DATA])}), "FAIL    data", "storage cp"),
+    (lambda c, _: c.quota.update({QUOTA: {"us-central1": 0}}),
+     f"FAIL    quota: aiplatform.googleapis.com/{QUOTA} in us-central1 is 0, the job needs 1", "iam-admin"),
+    (lambda c, _: c.quota.clear(), "unknown quota", "iam-admin/quotas"),
+    (lambda c, _: c.secrets.update({SECRET: ("DISABLED", b"")}), "FAIL    secret", "versions add wandb"),
+    (lambda c, _: c.secrets.clear(), "FAIL    secret WANDB_API_KEY", "look at"),
+    (lambda _, r: setattr(r, "platforms", ("arm64",)), "FAIL    image", "push-images"),
+    (lambda _, r: setattr(r, "status", 404), "FAIL    image", "push-images"),
+    (refuse("buckets.testIamPermissions", 403), "FAIL    output", "iam"),
+    (refuse("services.batchGet", 503), "unknown APIs", ""),
+    (refuse("projects.locations.customJobs.list", 403, "off", "SERVICE_DISABLED"),
+     "FAIL    project, region", "gcloud services enable aiplatform.googleapis.com --project papers"),
+]  # fmt: skip
+
+
+class TestPreflight:
+    """Each check with its verdict and what corrects it; nothing is changed."""
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_all_well(self, services, write_cloud_recipe, run, backend):
+        """Only reads are sent; the secret is named, and its value neither read nor shown."""
+        status, told = run("cloud", "preflight", write_cloud_recipe(backend), "--backend", backend)
+        lines = told.splitlines()
+        assert status == 0
+        assert all(line.startswith("ok ") for line in lines), told
+        assert len(lines) == {"vertex": 10, "hf": 8}[backend]
+        assert any("secret WANDB_API_KEY" in line for line in lines)
+        if backend == "vertex":
+            reads = {"projects.testIamPermissions", "buckets.testIamPermissions"}
+            called = set(services["vertex"].methods())
+            assert not called & {"projects.locations.customJobs.create", "projects.secrets.versions.access"}
+            assert all(m in reads or m.endswith((".get", ".list", ".batchGet")) for m in called)
+        else:
+            assert all(
+                path.startswith("GET ") or path.endswith(f"paths-info/{COMMIT}")
+                for path, _ in services["hf"].requests
+            )
+
+    @pytest.mark.parametrize(("fault", "line", "fix"), FAULTS)
+    def test_faults_of_vertex(self, services, registry, write_cloud_recipe, run, fault, line, fix):
+        """Each is one line, and the other checks go on."""
+        fault(services["vertex"], registry)
+        status, told = run("cloud", "preflight", write_cloud_recipe("vertex"), "--backend", "vertex")
+        lines = told.splitlines()
+        (found,) = [n for n, text in enumerate(lines) if text.startswith(line)]
+        assert fix.lower() in lines[min(found + 1, len(lines) - 1)].lower()
+        assert status == int(line.startswith("FAIL"))
+        assert sum(text.startswith("ok ") for text in lines) == 9
+
+    @pytest.mark.parametrize(
+        ("fault", "line"),
+        [
+            (lambda h, r: setattr(h, "role", "read"), "FAIL    namespace"),
+            (lambda h, r: h.refusals.update({"/api/jobs/user": 403}), "FAIL    namespace"),
+            (lambda h, r: h.buckets.clear(), "FAIL    output"),
+            (lambda h, r: setattr(h, "csv", None), "FAIL    data"),
+            (lambda h, r: setattr(h, "csv", b"other"), "FAIL    data"),
+            (lambda h, r: setattr(r, "single", True), "ok      image"),
+            (lambda h, r: setattr(r, "status", 500), "unknown image"),
+        ],
+    )
+    def test_faults_of_the_hub(self, services, registry, write_cloud_recipe, run, fault, line):
+        """The same."""
+        fault(services["hf"], registry)
+        status, told = run("cloud", "preflight", write_cloud_recipe("hf"), "--backend", "hf")
+        assert any(text.startswith(line) for text in told.splitlines()), told
+        assert status == int(line.startswith("FAIL"))
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_no_credentials_and_a_wrong_recipe(self, services, write_cloud_recipe, run, monkeypatch, backend):
+        """What can be checked without an account is, and the rest is named."""
+        from google.auth.exceptions import DefaultCredentialsError
+
+        def nobody(scopes):
+            raise DefaultCredentialsError("none")
+
+        monkeypatch.setattr(google.auth, "default", nobody)
+        monkeypatch.delenv("HF_TOKEN")
+        recipe = write_cloud_recipe(backend, overrides=["--trainer.sed=7"])
+        status, told = run("cloud", "preflight", recipe, "--backend", backend)
+        assert status == 1
+        assert "FAIL    recipe" in told
+        assert "did you mean seed?" in told
+        assert "FAIL    credentials" in told
+        assert "unknown everything else" in told
+
+    @pytest.mark.parametrize(
+        ("accelerator", "spot", "metric"),
+        [
+            (None, False, "cpus"),
+            ("NVIDIA_TESLA_T4", False, "nvidia_t4_gpus"),
+            ("NVIDIA_L4", True, "preemptible_nvidia_l4_gpus"),
+            ("NVIDIA_A100_80GB", False, "nvidia_a100_80gb_gpus"),
+            ("NVIDIA_H100_80GB", True, "preemptible_nvidia_h100_gpus"),
+        ],
+    )
+    def test_quota_metrics(self, accelerator, spot, metric):
+        """Google's own names for them."""
+        assert quota_metric(accelerator, spot) == f"aiplatform.googleapis.com/custom_model_training_{metric}"
+
+
+class TestDownload:
+    """`cloud download`: whole and checked, or not at all."""
+
+    @pytest.fixture
+    def bucket(self, services, submitted, tmp_path, monkeypatch, sample_csv) -> Path:
+        """A model of the submitted job, where its output is reached as a folder."""
+        submitted("vertex")
+        services["vertex"].states = ["JOB_STATE_SUCCEEDED"]
+        folder = make_model_dir(tmp_path / "bucket/models/first/model", "tfidf")
+        run_json = json.loads((folder / "run.json").read_text())
+        change_json(folder / "run.json", data=run_json["data"] | {"sha256": file_sha256(sample_csv)})
+        record_again(folder)
+        mark(folder)
+        import fsspec
+
+        def as_folder(address: str, **_: object):
+            return fsspec.filesystem("file"), address.replace("gs://", f"{tmp_path}/")
+
+        monkeypatch.setattr(fsspec.core, "url_to_fs", as_folder)
+        return folder
+
+    def test_whole(self, bucket, run):
+        """The folder is as it was; a second download does not overwrite it."""
+        status, told = run("cloud", "download", LONG_ID, "--backend", "vertex")
+        assert (status, told) == (0, "outputs/first\n")
+        there = {path.relative_to(bucket): path.read_bytes() for path in bucket.rglob("*") if path.is_file()}
+        here = {
+            p.relative_to("outputs/first"): p.read_bytes()
+            for p in Path("outputs/first").rglob("*")
+            if p.is_file()
+        }
+        there.pop(Path("complete.json"))
+        assert here == there
+        assert "--to DIR" in run("cloud", "download", LONG_ID, "--backend", "vertex")[1]
+
+    @pytest.mark.slow
+    def test_a_bucket(self, bucket, run, monkeypatch):
+        """gs:// itself, on an emulator of Google's storage."""
+        import gcsfs
+        from gcp_storage_emulator.server import create_server
+
+        port = free_port()
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        monkeypatch.setattr("fsspec.core.url_to_fs", url_to_fs)
+        emulator = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+        emulator.start()
+        try:
+            gcsfs.GCSFileSystem.clear_instance_cache()
+            empty = run("cloud", "download", LONG_ID, "--backend", "vertex")
+            gcsfs.GCSFileSystem(token="anon").put(f"{bucket}/", "bucket/models/first/model/", recursive=True)
+            whole = run("cloud", "download", LONG_ID, "--backend", "vertex")
+        finally:
+            emulator.stop()
+        assert "there is no whole model" in empty[1]
+        assert whole == (0, "outputs/first\n")
+
+    @pytest.mark.parametrize(
+        ("fault", "told"),
+        [
+            (lambda f: (f / "model.skops").write_bytes(b"other"), "not as it was written: model.skops"),
+            (lambda f: mark(f, "model.skops", b"other"), "not as it was written: model.skops"),
+            (lambda f: (f / "complete.json").unlink(), "there is no whole model"),
+            (lambda f: (f / "config.json").unlink(), "there is no whole model"),
+            (lambda f: mark(f, "notes.txt", b"x"), "no model directory has: notes.txt"),
+            (lambda f: change_json(f / "complete.json", files={"../../escape": "0"}), "leads out"),
+            (lambda f: (change_json(f / "run.json", data={"sha256": "0"}), mark(record_again(f))), "other"),
+        ],
+    )  # fmt: skip
+    def test_faults(self, bucket, run, fault, told):
+        """Nothing is left of what is not whole."""
+        fault(bucket)
+        status, said = run("cloud", "download", LONG_ID, "--backend", "vertex")
+        assert status == 2
+        assert told in said
+        assert not list(Path("outputs").glob("*"))
+
+    def test_too_early(self, services, submitted, run):
+        """A running job's model is not whole."""
+        submitted("hf")
+        services["hf"].stages = ["RUNNING"]
+        status, told = run("cloud", "download", SHORT_ID, "--backend", "hf")
+        assert status == 2
+        assert "is running" in told
+
+
+def mark(folder: Path, name: str = "", content: bytes = b"") -> None:
+    """What the training writes last beside a model; first another content for one of its files."""
+    if name:
+        (folder / name).write_bytes(content)
+    (folder / "complete.json").unlink(missing_ok=True)
+    files = {p.relative_to(folder).as_posix(): file_sha256(p) for p in folder.rglob("*") if p.is_file()}
+    (folder / "complete.json").write_text(json.dumps({"files": files}))
+
+
+class TestMachine:
+    """`run-job`, which a job's machine starts."""
+
+    def test_other_data(self, submitted, tmp_path):
+        """Data that was changed after the job was submitted ends it."""
+        spec = json.loads(submitted("vertex").to_json())
+        changed = tmp_path / "changed.csv"
+        changed.write_bytes(b"other")
+        with pytest.raises(UserError, match="not the data"):
+            machine.run_on_machine({SPEC_VARIABLE: json.dumps(spec | {"data": str(changed), "secrets": {}})})
+
+    def test_no_job(self):
+        """A person who runs it by hand is told what it is."""
+        with pytest.raises(UserError, match=SPEC_VARIABLE):
+            machine.run_on_machine({})
+
+    def test_what_is_started(self, submitted, sample_csv, monkeypatch):
+        """One process is the training itself, with the secrets in its environment; several get a launcher."""
+        started = []
+        monkeypatch.setattr("os.execvpe", lambda *words: started.append(words) or sys.exit(0))
+        spec = json.loads(submitted("vertex").to_json()) | {"data": str(sample_csv)}
+        with pytest.raises(SystemExit):
+            machine.run_on_machine({SPEC_VARIABLE: json.dumps(spec)})
+        _, words, environment = started.pop()
+        assert words[1:] == [str(ROOT / "arxiv_cls/train_tfidf.py"), "recipes/small.yaml", "--trainer.seed=7"]
+        assert environment["WANDB_API_KEY"] == CANARY
+        several = spec | {"processes": 4, "program": "arxiv_cls/train.py"}
+        with pytest.raises(SystemExit):
+            machine.run_on_machine({SPEC_VARIABLE: json.dumps(several)})
+        words = started.pop()[1]
+        assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
+        assert words[6:9] == ["recipes/small.yaml", "--resume", "--overwrite"]
+
+    @pytest.mark.slow
+    def test_a_training(self, submitted, sample_csv, tmp_path, monkeypatch):
+        """The recipe runs as it would here, and its record names the same data."""
+        spec = json.loads(submitted("hf").to_json()) | {"data": str(sample_csv), "processes": 1}
+        environment = {**os.environ, SPEC_VARIABLE: json.dumps(spec), "TMPDIR": str(tmp_path)}
+        environment["PYTHONPATH"] = str(ROOT)
+        words = [sys.executable, "-m", "arxiv_cls.cli", "cloud", "run-job"]
+        ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        (record,) = tmp_path.glob("arxiv-cls-*/outputs/small/run.json")
+        assert json.loads(record.read_text())["data"]["sha256"] == file_sha256(sample_csv)
