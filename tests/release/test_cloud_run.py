@@ -16,6 +16,8 @@ from arxiv_cls.errors import UserError
 IMAGE = "us-central1-docker.pkg.dev/papers/arxiv-cls/serve:1"
 PATH = "projects/papers/locations/us-central1/services/arxiv-cls"
 DEPLOY = ["deploy", "user/name@v1.2.0", "--image", IMAGE]
+PLACES = ["--log", "gs://papers-logs/requests", "--out", "gs://papers-logs/monitoring"]
+MONITOR = ["deploy-monitor", "user/name@v1.2.0", "--image", IMAGE, *PLACES]
 BAD_NAMES = ["Papers", "1papers", "papers-", "p" * 50, "a/b"]
 
 
@@ -73,6 +75,33 @@ class TestDeploy:
         assert second["template"]["containers"][0]["args"] == ["user/name@v1.1.0"]
         assert not second["template"]["containers"][0].get("env")
         assert not second.get("invokerIamDisabled")
+
+    def test_a_log_keeps_the_processor_on(self, cloud, address):
+        """The bucket is a variable of the service, which runs as the account; without a log the CPU idles."""
+        account = ["--service-account", "endpoint@papers.example"]
+        address(*DEPLOY, *account, *PLACES[:2])
+        template = cloud.services[PATH]["template"]
+        (container,) = template["containers"]
+        assert container["env"] == [{"name": "ARXIV_CLS_REQUEST_LOG", "value": "gs://papers-logs/requests"}]
+        assert not container["resources"].get("cpuIdle")
+        assert template["serviceAccount"] == "endpoint@papers.example"
+        address(*DEPLOY)
+        template = cloud.services[PATH]["template"]
+        assert template["containers"][0]["resources"]["cpuIdle"] is True
+        assert not template.get("serviceAccount")
+
+    def test_the_monitoring_service(self, cloud, address):
+        """Exactly one instance, its CPU on, its results in the bucket; nobody calls it without a token."""
+        words = [*MONITOR, "--monitor-args=--every 6h", "--env", "ARXIV_CLS_TOKEN=t"]
+        assert address(*words) == "https://arxiv-cls-monitor.example"
+        (service,) = cloud.services.values()
+        (container,) = service["template"]["containers"]
+        assert container["args"] == ["user/name@v1.2.0", *PLACES, "--every", "6h"]
+        assert container["env"] == [{"name": "ARXIV_CLS_TOKEN", "value": "t"}]
+        assert container["ports"][0]["containerPort"] == container["startupProbe"]["httpGet"]["port"] == 8001
+        assert not container["resources"].get("cpuIdle")
+        assert service["template"]["scaling"] == {"minInstanceCount": 1, "maxInstanceCount": 1}
+        assert not service.get("invokerIamDisabled")
 
     def test_place_is_the_caller_s(self, cloud, address):
         """--project, --region and --service name another service, which `api-url` finds there."""
@@ -144,6 +173,10 @@ class TestErrors:
             ([*DEPLOY, "--env", "NAME"], "not a variable"),
             ([*DEPLOY, "--env", "=value"], "not a variable"),
             ([*DEPLOY, "--env", "a b=1"], "not a variable"),
+            ([*DEPLOY, "--log", "requests"], "not in a bucket"),
+            ([*MONITOR, "--out", "/app/monitoring"], "not in a bucket"),
+            ([*DEPLOY, "--serve-args=--request-log gs://b/c"], "--log"),
+            ([*DEPLOY, "--env", "ARXIV_CLS_REQUEST_LOG=gs://b"], "--log"),
             *(([*DEPLOY, "--service", name], "no name for a service") for name in BAD_NAMES),
         ],
     )
