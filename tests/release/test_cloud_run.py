@@ -130,7 +130,7 @@ class TestDeploy:
 @pytest.mark.slow
 @pytest.mark.parametrize("away", [0.0, 2.0])
 def test_sigterm_loses_no_line(cloud, address, tmp_path, monkeypatch, away):
-    """What `deploy` declares, stopped as Cloud Run stops it, under traffic: each answer's line is in the bucket.
+    """What `deploy` declares, stopped under traffic as Cloud Run does: each answer's line is in the bucket.
 
     It has ten seconds; in the second run the bucket cannot be reached for the first two.
     """
