@@ -1,14 +1,16 @@
-"""`arxiv-cls monitor reference|drift|feedback|robustness`: production beside the test split."""
+"""`arxiv-cls monitor ...`: production beside the test split, once or as a service, and what to do next."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.monitoring.settings import MonitorSettings
 from arxiv_cls.options import DataOption, DirectoryArgument, EngineOption, ModelArgument
+from arxiv_cls.serving.commands import with_settings
 
 # Of `drift`: 2 is an error, whatever its kind, so that a script can tell an alarm from it.
 ALARM_STATUS = 3
@@ -102,10 +104,11 @@ def feedback(
     model: ModelArgument,
     log: LogOption,
     labels: Annotated[
-        Path,
+        str,
         typer.Option(
-            metavar="FILE",
-            help="CSV or JSON Lines: request_id, index, and category or categories (the primary one first).",
+            metavar="LABELS",
+            help="CSV or JSON Lines: request_id, index, and category or categories (the primary one first). "
+            "A file, or the endpoint's --feedback-log.",
         ),
     ],
     version: VersionsOption = None,
@@ -161,3 +164,24 @@ def robustness(
         model, severities=severities, seed=seed, papers=papers, data=data, engine=engine, out=out
     )
     print(robustness_table(record))
+
+
+def serve(**options: Any) -> int:
+    """Compare on a schedule, show the newest report, tell of alarms.
+
+    GET /drift/report, /drift/history, /metrics; POST /drift/run needs ARXIV_CLS_TOKEN to be set.
+
+    Each option is also a variable: --every is ARXIV_CLS_MONITOR_EVERY. One process on one --out.
+
+    \b
+    Example:
+      arxiv-cls monitor serve outputs/minilm --log logs --out outputs/monitor --every 1h
+    """
+    settings = MonitorSettings(**{name: value for name, value in options.items() if value is not None})
+    from arxiv_cls.monitoring.service import create_app
+    from arxiv_cls.serving.server import run
+
+    return run(settings, create_app, "Watching", "/drift/report")
+
+
+app.command()(with_settings(serve, MonitorSettings))

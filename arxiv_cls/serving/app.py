@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving import monitoring, schemas
 from arxiv_cls.serving.endpoint import Endpoint, allowed_model, load_model
-from arxiv_cls.serving.http_requests import BoundedRoute, Refused, documented, read_json
+from arxiv_cls.serving.http_requests import BoundedRoute, Refused, documented, read_json, without_paths
 from arxiv_cls.serving.service import Credentials, check_token, make_app
 from arxiv_cls.serving.settings import ServingSettings
 
@@ -35,8 +34,6 @@ LINKS = {
     "info": "/info", "metrics": "/metrics", "monitoring": "/monitoring", "feedback": "POST /feedback",
     "docs": "/docs", "openapi": "/openapi.json",
 }  # fmt: skip
-# The directories of an absolute path; no part of an address.
-_DIRECTORIES = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\",;()]+/)+")
 
 
 class LoadRequest(BaseModel):
@@ -135,14 +132,6 @@ async def load(request: Request, credentials: Credentials) -> LoadReply:
         raise Refused(409, "another model is being loaded")
     about = {"model": loaded.name, "model_version": loaded.version, "engine": loaded.predictor.engine}
     return LoadReply(**about, seconds=round(loaded.loaded_in, 3), previous=previous)
-
-
-def without_paths(message: str, models_directory: Path | None) -> str:
-    """An error without the directories of this machine; only that of the models may hold white space."""
-    if models_directory:
-        for root in (models_directory.resolve(), models_directory):
-            message = message.replace(f"{root}/", "")
-    return _DIRECTORIES.sub("", message)
 
 
 @operate.get("/", summary="What this is")

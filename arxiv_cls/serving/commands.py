@@ -48,7 +48,8 @@ def _parameter(name: str, field: Any) -> Parameter:
     kind = bool if field.annotation is bool else str
     made: Any = typer.Argument(metavar="MODEL", help=field.description, show_default=False)
     if name != "model":
-        about = f"{field.description} (default {field.default})" if field.default else field.description
+        default = None if field.is_required() else field.default
+        about = f"{field.description} (default {default})" if default else field.description
         option, metavar = "--" + name.replace("_", "-"), None if kind is bool else name.upper()
         made = typer.Option(option, metavar=metavar, help=about)
     return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, made])

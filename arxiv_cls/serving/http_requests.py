@@ -9,9 +9,11 @@ import asyncio
 import codecs
 import gc
 import logging
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -57,6 +59,8 @@ MAX_KEYS = 32
 SPARE_CONTAINERS = 64
 # A larger body is parsed in a thread; of a smaller one the change of threads costs more than the parsing.
 PARSED_AT_ONCE = 16 * 1024
+# The directories of an absolute path; no part of an address.
+_DIRECTORIES = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\",;()]+/)+")
 # One thread for all: parsing holds the interpreter's lock, so that several would only hinder each other.
 _PARSER = ThreadPoolExecutor(1, thread_name_prefix="json")
 
@@ -101,6 +105,14 @@ def error_reply(
     error = error.encode("utf-8", "replace").decode()
     content = {"error": error, "error_type": kind or ERRORS.get(status, ERRORS[500])[0]}
     return JSONResponse(content, status, dict(headers or {}))
+
+
+def without_paths(message: str, directory: Path | None = None) -> str:
+    """An error without the directories of this machine; only `directory` may hold white space."""
+    if directory:
+        for root in (directory.resolve(), directory):
+            message = message.replace(f"{root}/", "")
+    return _DIRECTORIES.sub("", message)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

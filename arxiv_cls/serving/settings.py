@@ -57,7 +57,6 @@ class ServerSettings(BaseSettings):
         validation_alias=_variables("PORT", "AIP_HTTP_PORT", "PORT"),
     )  # fmt: skip
     root_path: str = Field("", description="prefix that a proxy puts before addresses, such as /papers")
-    max_texts: int = Field(64, ge=1, description="texts in one request")
     max_body: int = Field(2 * 1024 * 1024, ge=1, description="bytes in one request; more get 413")
     body_timeout: float = Field(10.0, ge=0.01, description="seconds in which a request must have arrived")
     max_connections: int = Field(1024, ge=1, description="open connections; more get 503")
@@ -90,7 +89,7 @@ class ServerSettings(BaseSettings):
     @property
     def texts_per_request(self) -> int:
         """Texts in one request."""
-        return self.max_texts
+        return 1
 
     @classmethod
     def _explained(cls, problem: Any, given: dict[str, Any]) -> str:
@@ -130,6 +129,7 @@ class ServingSettings(ServerSettings):
     max_batch_tokens: int = Field(2048, ge=1, description="tokens that are computed together")
     max_queue: int = Field(256, ge=1, description="texts that wait or are computed; more get 429")
     max_wait: float = Field(5.0, ge=0.01, description="longest wait in the queue, seconds; longer gets 429")
+    max_texts: int = Field(64, ge=1, description="texts in one request")
     max_characters: int = Field(50_000, ge=1, description="characters in one text")
     request_log: str | None = Field(
         None, description="directory or gs://bucket/folder that gets a JSON line per text, for monitoring"
