@@ -117,7 +117,7 @@ class Alerts:
                 continue
             with self._changed:
                 # A newer state does not wait for the end of the pause.
-                self._changed.wait_for(lambda sent=kept: self._ending or self._kept is not sent, pause)
+                self._changed.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _sent(self, body: dict[str, Any]) -> bool:

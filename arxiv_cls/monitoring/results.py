@@ -29,7 +29,8 @@ class Results:
     """
 
     def __init__(self, target: str) -> None:
-        self.target, self._fs = target, None
+        self.target = target
+        self._fs: Any = None
         if target.startswith("gs://"):
             import fsspec
 
