@@ -44,7 +44,7 @@ RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
 FROM sources AS environment-monitor
 ARG TARGETPLATFORM
 RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
-    python scripts/install.py serve,drift
+    python scripts/install.py drift
 
 FROM sources AS environment-space
 ARG TARGETPLATFORM

@@ -150,7 +150,7 @@ class TestMonitor:
     )
     def test_only_an_alarm_is_one(self, tmp_path, status, expected, output):
         """3 goes on to the issue, an error fails the job, and the verdict is on the page of the run."""
-        stub = f"echo verdict; exit {status}"
+        stub = f'[ "$2" = retrain-plan ] && exit; echo verdict; exit {status}'
         found, calls, written = self.run("Drift", tmp_path, arxiv_cls=stub)
         assert (found, written) == (expected, output)
         assert "arxiv-cls monitor drift user/arxiv-minilm@v1.2.0 --log gs://papers-logs/requests" in calls
@@ -159,6 +159,7 @@ class TestMonitor:
     @pytest.mark.parametrize(("known", "call"), [("", "gh issue create"), ("echo 7", "gh issue edit 7 ")])
     def test_one_issue(self, tmp_path, known, call):
         """The open issue is written over; without one it is opened. What the log holds stays text."""
+        (tmp_path / "plan.txt").write_text("make reproduce\n")
         (tmp_path / "summary.txt").write_text("alarm: $(touch canary)\n```\n@everyone `touch canary`\n")
         stub = f'case "$*" in *"issue list"*) {known or ":"} ;; esac'
         found, calls, _ = self.run("Open the issue, or write over its text", tmp_path, gh=stub)

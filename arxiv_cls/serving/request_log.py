@@ -218,7 +218,9 @@ class LogFiles:
     def probe(self) -> None:
         """Raises PermissionError when this program may not create objects in the bucket."""
         create = "storage.objects.create"
-        if self.objects and create not in self.objects.bucket.test_iam_permissions([create], timeout=30):
+        # No retries: they would hold up the thread for two minutes while the bucket is away.
+        once: dict[str, Any] = {"timeout": 10, "retry": None}
+        if self.objects and create not in self.objects.bucket.test_iam_permissions([create], **once):
             raise PermissionError(f"no permission {create} on gs://{self.objects.name}")
 
     def write(self, lines: bytes) -> None:
@@ -311,7 +313,7 @@ class Objects:
         """Writes an object of JSON lines, whole or not at all."""
         # No retries of the client's own: whoever holds the lines tries again.
         self._blob(name).upload_from_string(
-            lines, content_type="application/x-ndjson", timeout=30, retry=None
+            lines, content_type="application/x-ndjson", timeout=10, retry=None
         )
 
     def read(self, name: str) -> bytes:
