@@ -5,7 +5,8 @@
 #   docker run --rm -v "$PWD/data:/app/data" -v "$PWD/outputs:/app/outputs" arxiv-cls/baseline:dev \
 #       recipes/tfidf_xgboost.yaml --trainer.seed 1
 #
-# Targets: train (torch with CUDA on amd64), baseline and evaluate (torch for the CPU), serve and space (no torch).
+# Targets: train (torch with CUDA on amd64), baseline and evaluate (torch for the CPU), serve, monitor and space (no
+# torch).
 
 # The digest is that of the index of all platforms; dependabot moves it with the tag.
 FROM python:3.12.15-slim-bookworm@sha256:54c85f3c47607a77f32adec749d3c81d1348bf25833671f512b26a9b6d778cb3 AS base
@@ -40,6 +41,11 @@ ARG TARGETPLATFORM
 RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
     python scripts/install.py serve,baseline,gcs
 
+FROM sources AS environment-monitor
+ARG TARGETPLATFORM
+RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
+    python scripts/install.py drift
+
 FROM sources AS environment-space
 ARG TARGETPLATFORM
 RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
@@ -49,7 +55,7 @@ RUN --mount=type=cache,id=pip-${TARGETPLATFORM},target=/root/.cache/pip \
 # any user may write, so that `--user "$(id -u):$(id -g)"` works with mounted folders.
 FROM base AS application
 RUN useradd --create-home --uid 1000 arxiv \
-    && mkdir -m 777 /app/cache /app/outputs /app/requests \
+    && mkdir -m 777 /app/cache /app/outputs /app/requests /app/feedback /app/monitoring \
     && chown arxiv:arxiv /app
 ENV PYTHONPATH=/app \
     HF_HOME=/app/cache/huggingface \
@@ -91,6 +97,17 @@ EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-m", "arxiv_cls.container", "--check", "/health"]
 ENTRYPOINT ["python", "-m", "arxiv_cls.container", "arxiv-cls", "serve"]
+CMD ["--help"]
+
+FROM application AS monitor
+COPY --link --from=environment-monitor /opt/venv /opt/venv
+ENV ARXIV_CLS_MONITOR_HOST=0.0.0.0 \
+    PORT=8001
+EXPOSE 8001
+# It lives while its loop runs; /health also asks whether there is a log yet.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-m", "arxiv_cls.container", "--check", "/health/live"]
+ENTRYPOINT ["python", "-m", "arxiv_cls.container", "arxiv-cls", "monitor", "serve"]
 CMD ["--help"]
 
 FROM application AS space

@@ -2,13 +2,13 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo data reproduce sweep results test test-slow coverage bench push-model push-dataset push-space serve monitor load-test space deploy api-url images push-images lint format docs serve-docs lock hashes build clean
+.PHONY: help setup demo data reproduce sweep results test test-slow coverage bench push-model push-dataset push-space serve monitor load-test space deploy deploy-monitor api-url images push-images lint format docs serve-docs lock hashes build clean
 
 # What a person may give, as VARIABLE=value. A value is data and never code: make expands no $(...) in it, and
 # the recipes read it from the environment, so that no shell reads it as text of its own.
-INPUTS := BENCH BASELINE CASCADE CREATE_PR CSV ENGINE EVERY EXTRAS HOST IMAGE LOG MODEL OUT OVERRIDE OVERWRITE PLATFORM PORT \
-  PROJECT PUBLIC PYTEST_ARGS PYTHON3 RECIPE REGION REGISTRY REMOTE REPO SECONDS SERVE_ARGS SERVICE SOURCE SWEEP \
-  TARGETS TRIALS USERS VERSION
+INPUTS := BENCH BASELINE CASCADE CREATE_PR CSV ENGINE EVERY EXTRAS HOST IMAGE LOG MODEL MONITOR_ARGS OUT \
+  OVERRIDE OVERWRITE PLATFORM PORT PROJECT PUBLIC PYTEST_ARGS PYTHON3 RECIPE REGION REGISTRY REMOTE REPO SECONDS \
+  SERVE_ARGS SERVICE SERVICE_ACCOUNT SOURCE SWEEP TARGETS TRIALS USERS VERSION
 GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
 # READY= on the command line takes the environment as it is.
 $(if $(filter-out $(INPUTS) READY,$(GIVEN)),$(error there is no variable $(filter-out $(INPUTS) READY,$(GIVEN)); \
@@ -30,6 +30,7 @@ VENV_BIN := $(if $(filter Windows_NT,$(value OS)),.venv/Scripts,.venv/bin)
 PYTHON := $(VENV_BIN)/python
 CLI := $(PYTHON) -m arxiv_cls.cli
 CLOUD_RUN = $(call option,PROJECT,--project) $(call option,REGION,--region) $(call option,SERVICE,--service)
+RUNS_AS = $(call option,SERVICE_ACCOUNT,--service-account)
 
 # The extras become part of a file's name: only names that pyproject.toml has.
 WANTED := $(subst $(comma), ,$(EXTRAS))
@@ -46,7 +47,7 @@ READY := $(STAMP)-$(subst $(space),+,$(strip $(WANTED)))
 PYTHON_IS_RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY)  ## Make .venv with the locked dependencies [EXTRAS=train,trackio]
 	@echo "Ready: $(VENV_BIN) (activate it, or let make use it)."
@@ -102,9 +103,14 @@ push-model: $(READY)  ## Release a model to the Hub: gate, one commit, a tag [MO
 push-dataset: $(READY)  ## Release the corpus to the Hub as Parquet with its card [REPO= VERSION= CSV=]
 	@$(CLI) push-dataset --repo $(call need,REPO,REPO=user/name) $(call option,VERSION,--version) $(call option,CSV,--csv)
 
-deploy: $(READY)  ## Serve a released model on Cloud Run [MODEL=user/name IMAGE= PROJECT= REGION= SERVICE= SERVE_ARGS= PUBLIC=1]
+deploy: $(READY)  ## Serve a release on Cloud Run [MODEL=user/name IMAGE= LOG=gs://... SERVICE_ACCOUNT= PROJECT= REGION= SERVICE= SERVE_ARGS= PUBLIC=1]
 	@$(CLI) deploy $(call need,MODEL,MODEL=user/name) --image $(call need,IMAGE,IMAGE=registry/serve:tag) $(CLOUD_RUN) \
-	  $(if $(SERVE_ARGS),--serve-args="$$SERVE_ARGS") $(if $(PUBLIC),--public)
+	  $(RUNS_AS) $(call option,LOG,--log) $(if $(SERVE_ARGS),--serve-args="$$SERVE_ARGS") $(if $(PUBLIC),--public)
+
+deploy-monitor: $(READY)  ## Run its monitoring on Cloud Run [MODEL=user/name IMAGE= LOG=gs://... OUT=gs://... SERVICE_ACCOUNT= PROJECT= REGION= SERVICE= MONITOR_ARGS=]
+	@$(CLI) deploy-monitor $(call need,MODEL,MODEL=user/name) --image $(call need,IMAGE,IMAGE=registry/monitor:tag) \
+	  --log $(call need,LOG,LOG=gs://bucket/requests) --out $(call need,OUT,OUT=gs://bucket/monitoring) $(CLOUD_RUN) \
+	  $(RUNS_AS) $(if $(MONITOR_ARGS),--monitor-args="$$MONITOR_ARGS")
 
 api-url: $(READY)  ## Print the address of the endpoint on Cloud Run [PROJECT= REGION= SERVICE=]
 	@$(CLI) api-url $(CLOUD_RUN)

@@ -15,12 +15,12 @@ variable "COMMIT" {
 }
 
 group "default" {
-  targets = ["train", "baseline", "evaluate", "serve", "space"]
+  targets = ["train", "baseline", "evaluate", "serve", "monitor", "space"]
 }
 
 target "image" {
   name       = item
-  matrix     = { item = ["train", "baseline", "evaluate", "serve", "space"] }
+  matrix     = { item = ["train", "baseline", "evaluate", "serve", "monitor", "space"] }
   context    = "."
   dockerfile = "Dockerfile"
   target     = item

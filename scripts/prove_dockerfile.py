@@ -42,7 +42,7 @@ from wheel_cache import fill, offline
 SAMPLE = "data/sample/arxiv_sample.csv"
 TINY = ["--data.csv", SAMPLE, "--data.max_samples", "40", "--trainer.num_train_epochs", "1"]
 # What each entry point is asked to do. outputs/tiny is what the baseline target leaves; outputs/encoder is a
-# tiny transformer of the tests, exported to ONNX.
+# tiny transformer of the tests, exported to ONNX; outputs/requests is the log that the serve target leaves.
 ARGUMENTS = {
     "train": [
         *("recipes/minilm.yaml", *TINY, "--model.max_length", "32"),
@@ -50,13 +50,14 @@ ARGUMENTS = {
     ],
     "baseline": ["recipes/tfidf_xgboost.yaml", *TINY, "--trainer.output_dir", "outputs/tiny", "--overwrite"],
     "evaluate": ["outputs/tiny"],
-    "serve": ["outputs/encoder"],
+    "serve": ["outputs/encoder", "--request-log", "outputs/requests"],
+    "monitor": ["outputs/encoder", "--log", "outputs/requests", "--out", "outputs/monitoring"],
     "space": ["outputs/encoder"],
 }
-SERVERS = ("serve", "space")
+SERVERS = ("serve", "monitor", "space")
 ENCODER = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-transformer"
-# Who only serves does not install what only trains.
-ONLY_TRAINS = ("torch", "transformers", "datasets", "accelerate", "dvc", "wandb", "evaluate", "matplotlib")
+# Who only serves does not install what only trains; the monitoring draws plots.
+ONLY_TRAINS = ("torch", "transformers", "datasets", "accelerate", "dvc", "wandb", "evaluate", "evidently")
 START_SECONDS = 180
 
 
@@ -119,11 +120,12 @@ def found(command: list[str], variables: dict[str, str]) -> list[str]:
 
 
 def export_encoder(directory: Path) -> None:
-    """Leaves a tiny transformer with its ONNX files; made with the environment that this script runs in."""
+    """Leaves a tiny transformer with ONNX files and a reference, made with this script's environment."""
     if not directory.exists():
         shutil.copytree(ENCODER, directory)
-        export = [sys.executable, "-m", "arxiv_cls.cli", "export", str(directory)]
-        subprocess.run(export, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        for words in (["export"], ["monitor", "reference", "--csv", SAMPLE]):
+            command = [sys.executable, "-m", "arxiv_cls.cli", *words, str(directory)]
+            subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
 
 
 def serves(target: str, command: list[str], health: list[str], app: Path, variables: dict[str, str]) -> bool:
@@ -131,7 +133,8 @@ def serves(target: str, command: list[str], health: list[str], app: Path, variab
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    variables = variables | {"PORT": str(port), "ARXIV_CLS_HOST": "127.0.0.1"}
+    hosts = {"ARXIV_CLS_HOST": "127.0.0.1", "ARXIV_CLS_MONITOR_HOST": "127.0.0.1"}
+    variables = variables | {"PORT": str(port)} | hosts
     if "--host" in command:
         command = [*command, "--host", "127.0.0.1", "--port", str(port)]
     started = time.monotonic()
@@ -159,7 +162,16 @@ def serves(target: str, command: list[str], health: list[str], app: Path, variab
 
 
 def answers(target: str, url: str) -> bool:
-    """Whether the endpoint names a label for a text; whether the page of the demo is there."""
+    """Whether the endpoint names a label, the monitoring a verdict; whether the page of the demo is there."""
+    if target == "monitor":
+        # It compares once as soon as it has started.
+        end, status = time.monotonic() + 60, "waiting"
+        while status == "waiting" and time.monotonic() < end:
+            time.sleep(0.5)
+            with urllib.request.urlopen(url, timeout=60) as response:
+                status = json.load(response)["status"]
+        print(f"{target}: {status}", flush=True)
+        return status == "too_few"
     if target == "space":
         with urllib.request.urlopen(f"{url}/config", timeout=60) as response:
             return bool(json.load(response)["components"])
@@ -185,13 +197,14 @@ def prove(names: list[str]) -> bool:
     unknown = sorted(set(names) - set(targets(stages)))
     if unknown:
         raise SystemExit(f"error: no target {', '.join(unknown)}; there are: {', '.join(targets(stages))}")
+    names = names or targets(stages)
+    environments = sorted({environment_stage(stages, target) for target in names})
     started = time.monotonic()
-    wheels = fill(installed_extras(stages))
+    wheels = fill(installed_extras({name: stages[name] for name in environments}))
     print(f"wheels: {wheels} after {time.monotonic() - started:.0f} s", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         proof = Proof(Path(temporary), wheels, stages)
-        names = names or targets(stages)
-        proof.install(sorted({environment_stage(stages, target) for target in names}))
+        proof.install(environments)
         # Not all(...) of a generator: one target that fails says nothing about the next.
         results = [proof.run(target) for target in names]
         return all(results)

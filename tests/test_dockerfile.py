@@ -101,19 +101,19 @@ def test_data_and_secrets_stay_out(path):
 def test_images_are_named_by_digest():
     """What is built on cannot change under its tag, nor can what reads the Dockerfile."""
     parents = [stage.parent for stage in STAGES.values() if stage.parent not in STAGES]
-    images = [*parents, COMPOSE["services"]["prometheus"]["image"]]
+    images = [*parents, *(COMPOSE["services"][name]["image"] for name in ("prometheus", "grafana"))]
     images += re.findall(r"^# syntax=(.*)", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
     assert all(re.fullmatch(r"[\w/.-]+:[\w.-]+@sha256:[0-9a-f]{64}", image) for image in images), images
 
 
 class TestCompose:
-    """compose.yaml: endpoint, demo and Prometheus."""
+    """compose.yaml: endpoint, demo, monitoring, Prometheus and Grafana."""
 
     def test_ports(self):
         """Published on loopback only; inside, the port is the one that the Dockerfile's PORT names."""
         services = COMPOSE["services"]
         assert all(port.startswith("127.0.0.1:") for one in services.values() for port in one["ports"])
-        for name, target in (("endpoint", "serve"), ("demo", "space")):
+        for name, target in (("endpoint", "serve"), ("monitor", "monitor"), ("demo", "space")):
             assert services[name]["build"]["target"] == target
             environment = " ".join(rest for kind, rest in lineage(STAGES, target) if kind == "ENV")
             (port,) = services[name]["ports"]
@@ -124,20 +124,30 @@ class TestCompose:
         mounts = [mount for service in COMPOSE["services"].values() for mount in service["volumes"]]
         for mount in (mount for mount in mounts if mount["type"] == "bind"):
             assert mount["read_only"]
-            assert mount["source"] == "./outputs" or (ROOT / mount["source"]).is_file()
+            assert mount["source"] == "./outputs" or (ROOT / mount["source"]).exists()
+
+    def test_the_monitor_reads_what_the_endpoint_writes(self):
+        """Log, labels and results are volumes that both have at one place, which one writes and one reads."""
+        services = COMPOSE["services"]
+        place = {
+            name: {mount["source"]: (mount["target"], not mount.get("read_only")) for mount in one["volumes"]}
+            for name, one in services.items()
+        }
+        writes, reads = services["endpoint"]["environment"], services["monitor"]["environment"]
+        for volume, setting, other in (
+            ("requests", "ARXIV_CLS_REQUEST_LOG", "ARXIV_CLS_MONITOR_LOG"),
+            ("feedback", "ARXIV_CLS_FEEDBACK_LOG", "ARXIV_CLS_MONITOR_LABELS"),
+            ("monitoring", "ARXIV_CLS_MONITORING", "ARXIV_CLS_MONITOR_OUT"),
+        ):
+            assert writes[setting] == reads[other] == place["endpoint"][volume][0]
+            assert place["endpoint"][volume][0] == place["monitor"][volume][0]
+            assert place["endpoint"][volume][1] == (volume != "monitoring") != place["monitor"][volume][1]
 
     def test_endpoint_has_the_size_of_the_deployment(self):
         """2 CPUs and 2 GiB, as on Cloud Run; one thread of the engine for each CPU."""
         endpoint = COMPOSE["services"]["endpoint"]
         assert endpoint["cpus"] == endpoint["environment"]["ARXIV_CLS_THREADS"] == int(CPUS)
         assert endpoint["mem_limit"] == MEMORY.replace("Gi", "g")
-
-    def test_prometheus_watches_the_endpoint(self):
-        """Its target is the service's name and port inside the network."""
-        config = yaml.safe_load((ROOT / "containers" / "prometheus.yaml").read_text(encoding="utf-8"))
-        (job,) = config["scrape_configs"]
-        assert job["static_configs"] == [{"targets": ["endpoint:8000"]}]
-        assert job["metrics_path"] == "/metrics"
 
 
 @pytest.mark.slow

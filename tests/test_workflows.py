@@ -117,3 +117,66 @@ class TestInputs:
             for added in ("$(shell id)", "'; id; '", "\nname=x", " ", "`id`", "/.."):
                 values = self.GOOD | {variable: self.GOOD[variable] + added}
                 assert self.status(path, values, tmp_path) != 0, values
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the scripts are bash's")
+class TestMonitor:
+    """The scheduled drift check: one issue on an alarm, a training only when it is asked for."""
+
+    CONTENT = workflow(ROOT / ".github" / "workflows" / "monitor.yaml")
+    VALUES: ClassVar = {
+        "MODEL": "user/arxiv-minilm@v1.2.0", "LOG": "gs://papers-logs/requests", "RECIPE": "minilm",
+        "RUN": "https://github.example/runs/1",
+    }  # fmt: skip
+
+    def run(self, name: str, folder: Path, **stubs: str) -> tuple[int, str, str]:
+        """Runs a step as GitHub does, with stubs for programs: the status, the calls, what it outputs."""
+        steps = [step for job in self.CONTENT["jobs"].values() for step in job["steps"]]
+        (script,) = [step["run"] for step in steps if step.get("name") == name]
+        (folder / ".venv/bin").mkdir(parents=True)
+        for program, body in stubs.items():
+            path = folder / (".venv/bin/arxiv-cls" if program == "arxiv_cls" else program)
+            path.write_text(f'#!/bin/sh\necho "$(basename "$0") $*" >> calls\n{body}\n')
+            path.chmod(0o755)
+        values = self.VALUES | {"PATH": f"{folder}:/usr/bin:/bin", "GITHUB_OUTPUT": str(folder / "output")}
+        values["GITHUB_STEP_SUMMARY"] = str(folder / "page")
+        shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+        status = subprocess.run(shell, env=values, cwd=folder, check=False).returncode
+        output = folder / "output"
+        return status, (folder / "calls").read_text(), output.read_text() if output.exists() else ""
+
+    @pytest.mark.parametrize(
+        ("status", "expected", "output"), [(0, 0, ""), (3, 0, "alarm=true\n"), (2, 2, ""), (137, 137, "")]
+    )
+    def test_only_an_alarm_is_one(self, tmp_path, status, expected, output):
+        """3 goes on to the issue, an error fails the job, and the verdict is on the page of the run."""
+        stub = f'[ "$2" = retrain-plan ] && exit; echo verdict; exit {status}'
+        found, calls, written = self.run("Drift", tmp_path, arxiv_cls=stub)
+        assert (found, written) == (expected, output)
+        assert "arxiv-cls monitor drift user/arxiv-minilm@v1.2.0 --log gs://papers-logs/requests" in calls
+        assert (tmp_path / "page").read_text() == "    verdict\n"
+
+    @pytest.mark.parametrize(("known", "call"), [("", "gh issue create"), ("echo 7", "gh issue edit 7 ")])
+    def test_one_issue(self, tmp_path, known, call):
+        """The open issue is written over; without one it is opened. What the log holds stays text."""
+        (tmp_path / "plan.txt").write_text("make reproduce\n")
+        (tmp_path / "summary.txt").write_text("alarm: $(touch canary)\n```\n@everyone `touch canary`\n")
+        stub = f'case "$*" in *"issue list"*) {known or ":"} ;; esac'
+        found, calls, _ = self.run("Open the issue, or write over its text", tmp_path, gh=stub)
+        assert found == 0
+        assert call in calls
+        assert ("issue create" in calls) != ("issue edit" in calls)
+        lines = (tmp_path / "body.md").read_text().splitlines()
+        assert "    @everyone `touch canary`" in lines
+        assert not (tmp_path / "canary").exists()
+
+    def test_training_is_asked_for(self, tmp_path):
+        """By the input or the label on an alarm, with the environment's approval; a pull request ends it."""
+        job = self.CONTENT["jobs"]["retrain"]
+        assert "needs" not in job
+        assert "inputs.retrain" in job["if"]
+        assert "github.event.label.name == 'retrain'" in job["if"]
+        assert job["environment"] == "hub"
+        status, calls, _ = self.run("Gate and pull request", tmp_path, make=":")
+        assert status == 0
+        assert "MODEL=outputs/minilm REPO=user/arxiv-minilm CREATE_PR=1" in calls

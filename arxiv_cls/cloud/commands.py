@@ -1,4 +1,4 @@
-"""`arxiv-cls deploy` and `arxiv-cls api-url`: the endpoint on Google Cloud Run.
+"""`arxiv-cls deploy`, `deploy-monitor` and `api-url`: endpoint and monitoring service on Google Cloud Run.
 
 A service is declared whole in one request, so a rerun replaces it. Credentials are those of the machine
 (`gcloud auth application-default login`, or workload identity in CI).
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,8 @@ SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 SERVICE_NAME = re.compile(r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?")
 # One instance: what it has, how many there may be, and how long it may take until `/health` answers, since it
 # fetches the model first.
-CPUS, MEMORY, PORT = "2", "2Gi", 8000
+CPUS, MEMORY = "2", "2Gi"
+PORT, MONITOR_PORT = 8000, 8001
 MAX_INSTANCES = 10
 STARTUP_SECONDS, PROBE_SECONDS = 240, 5
 # Seconds to wait for a new revision.
@@ -42,14 +44,25 @@ ProjectOption = Annotated[
 ]
 RegionOption = Annotated[str, typer.Option(help="Google Cloud region.")]
 ServiceOption = Annotated[str, typer.Option(metavar="NAME", help="Name of the Cloud Run service.")]
+AccountOption = Annotated[
+    str | None, typer.Option(metavar="EMAIL", help="Service account that it runs as. Default: the project's.")
+]
+EnvOption = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable (repeatable).")]
+ReleaseArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A release on the Hub: user/name[@v1.2.0].")
+]
+BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^\s]*)?")
 
 
 @app.command()
 def deploy(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="What it serves, from the Hub: user/name[@v1.2.0].")
-    ],
+    model: ReleaseArgument,
     image: Annotated[str, typer.Option(help="The `serve` image in a registry.")],
+    log: Annotated[
+        str | None,
+        typer.Option(metavar="LOG", help="gs://bucket/prefix that gets the request log. Default: none."),
+    ] = None,
+    service_account: AccountOption = None,
     project: ProjectOption = None,
     region: RegionOption = "us-central1",
     service: ServiceOption = "arxiv-cls",
@@ -59,17 +72,71 @@ def deploy(
             metavar="ARGS", help='Options of `arxiv-cls serve` as one word: --serve-args="--engine int8".'
         ),
     ] = "",
-    env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable (repeatable).")
-    ] = None,
+    env: EnvOption = None,
     public: Annotated[bool, typer.Option("--public", help="Anybody may call it, without a token.")] = False,
 ) -> None:
     """Run the endpoint on Google Cloud Run.
 
-    Creates or replaces the service, waits until it answers, prints its address.
+    Creates or replaces the service, waits until it answers, prints its address. With --log its CPU is always
+    on: without, Cloud Run gives none between requests to the thread that sends the log.
     """
-    _check_model(model)
     arguments, variables = [model, *shlex.split(serve_args)], dict(map(_variable, env or []))
+    if "ARXIV_CLS_REQUEST_LOG" in variables or any(
+        re.match("--request-log(=|$)", word) for word in arguments
+    ):
+        raise UserError("the request log of a deployment has an option of its own", hint="name it with --log")
+    if log is not None:
+        variables["ARXIV_CLS_REQUEST_LOG"] = _bucket("--log", log)
+    container = partial(_container, image, arguments, variables, always_on=log is not None)
+    instances = {"max_instance_count": MAX_INSTANCES}
+    _run(service, project, region, model, container, instances, service_account, public=public)
+
+
+@app.command()
+def deploy_monitor(
+    model: ReleaseArgument,
+    image: Annotated[str, typer.Option(help="The `monitor` image in a registry.")],
+    log: Annotated[str, typer.Option(metavar="LOG", help="The request log: what `deploy --log` was given.")],
+    out: Annotated[str, typer.Option(metavar="OUT", help="gs://bucket/prefix that keeps the results.")],
+    service_account: AccountOption = None,
+    project: ProjectOption = None,
+    region: RegionOption = "us-central1",
+    service: ServiceOption = "arxiv-cls-monitor",
+    monitor_args: Annotated[
+        str,
+        typer.Option(
+            metavar="ARGS", help='Options of `arxiv-cls monitor serve`: --monitor-args="--every 6h".'
+        ),
+    ] = "",
+    env: EnvOption = None,
+) -> None:
+    """Run the monitoring service on Google Cloud Run.
+
+    One instance with its CPU always on; callers need an identity token. Creates or replaces the service,
+    waits until it answers, prints its address.
+    """
+    arguments = [model, "--log", _bucket("--log", log), "--out", _bucket("--out", out)]
+    arguments += shlex.split(monitor_args)
+    variables, where = dict(map(_variable, env or [])), (MONITOR_PORT, "/health/live")
+    container = partial(_container, image, arguments, variables, *where, always_on=True)
+    # Two would write over each other's results; none would run nothing.
+    instances = {"min_instance_count": 1, "max_instance_count": 1}
+    _run(service, project, region, model, container, instances, service_account)
+
+
+def _run(
+    service: str,
+    project: str | None,
+    region: str,
+    model: str,
+    container: Callable[[], run_v2.Container],
+    instances: dict[str, int],
+    service_account: str | None,
+    *,
+    public: bool = False,
+) -> None:
+    """Declares a service, waits until its new revision answers and prints the address."""
+    _check_model(model)
     client, project = _connect(project)
     from google.cloud import run_v2
 
@@ -78,8 +145,9 @@ def deploy(
         ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL,
         invoker_iam_disabled=public,
         template=run_v2.RevisionTemplate(
-            containers=[_container(image, arguments, variables)],
-            scaling=run_v2.RevisionScaling(max_instance_count=MAX_INSTANCES),
+            containers=[container()],
+            scaling=run_v2.RevisionScaling(**instances),
+            service_account=service_account or "",
         ),
     )
     with _explained(f"deploying {service} to {project}, {region}"):
@@ -126,20 +194,35 @@ def _variable(word: str) -> tuple[str, str]:
     return name, value
 
 
-def _container(image: str, arguments: list[str], variables: dict[str, str]) -> run_v2.Container:
+def _bucket(option: str, target: str) -> str:
+    if not BUCKET.fullmatch(target):
+        hint = "a directory of an instance is lost with it: name gs://bucket/prefix"
+        raise UserError(f"{option} {target}: not in a bucket", hint=hint)
+    return target
+
+
+def _container(
+    image: str,
+    arguments: list[str],
+    variables: dict[str, str],
+    port: int = PORT,
+    probe: str = "/health",
+    *,
+    always_on: bool,
+) -> run_v2.Container:
     from google.cloud import run_v2
 
     return run_v2.Container(
         image=image,
         args=arguments,
         env=[run_v2.EnvVar(name=name, value=value) for name, value in variables.items()],
-        ports=[run_v2.ContainerPort(container_port=PORT)],
-        # A processor is paid for while a request is answered, and at full speed while the model loads.
+        ports=[run_v2.ContainerPort(container_port=port)],
+        # Idle: a processor is paid for while a request is answered only, and other threads stand still.
         resources=run_v2.ResourceRequirements(
-            limits={"cpu": CPUS, "memory": MEMORY}, cpu_idle=True, startup_cpu_boost=True
+            limits={"cpu": CPUS, "memory": MEMORY}, cpu_idle=not always_on, startup_cpu_boost=True
         ),
         startup_probe=run_v2.Probe(
-            http_get=run_v2.HTTPGetAction(path="/health", port=PORT),
+            http_get=run_v2.HTTPGetAction(path=probe, port=port),
             period_seconds=PROBE_SECONDS,
             timeout_seconds=PROBE_SECONDS - 1,
             failure_threshold=STARTUP_SECONDS // PROBE_SECONDS,

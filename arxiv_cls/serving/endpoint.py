@@ -224,13 +224,13 @@ class Endpoint(Service):
 
     async def stop(self) -> None:
         """Answers what was accepted and closes the request log."""
-        self.ending = True
-        if not await self.batcher.close(self.seconds_to_stop):
+        self.ending, end = True, time.monotonic() + self.seconds_to_stop
+        if not await self.batcher.close(self.seconds_to_stop / 2):
             logger.warning("accepted requests were not answered within the shutdown timeout")
         if self._first_load:
             self._first_load.cancel()
         if self.request_log:
-            await asyncio.to_thread(self.request_log.close, self.seconds_to_stop)
+            await asyncio.to_thread(self.request_log.close, end - time.monotonic())
 
     def ready_model(self) -> ServedModel:
         """The model that answers.

@@ -99,7 +99,7 @@ class RequestLog:
         self._records: deque[ScoredText] = deque()
         self._queued_bytes = 0
         self._changed = threading.Condition()
-        self._ending = False
+        self._ending, self._end = False, 0.0
         self._next_warning = 0.0
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
 
@@ -121,10 +121,13 @@ class RequestLog:
     def close(self, timeout: float) -> None:
         """Writes what waits and closes the files, within so many seconds."""
         with self._changed:
-            self._ending = True
+            self._ending, self._end = True, time.monotonic() + timeout
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout)
+            if self._thread.is_alive():
+                lost = self.files.unsafe + len(self._records)
+                logger.warning("the request log was not written in time: %d lines are lost", lost)
 
     def _work(self) -> None:
         self._guarded(self.files.probe)
@@ -138,6 +141,11 @@ class RequestLog:
                 self._guarded(lambda taken=records: self._write(taken), count)
                 with self._changed:
                     self._queued_bytes -= sum(sys.getsizeof(record.encoded.text) for record in records)
+        # A bucket that refuses is asked again while there is time.
+        while self.files.unsafe and time.monotonic() < self._end - 2 * SECONDS_BETWEEN_CHECKS:
+            self._guarded(self.files.close)
+            if self.files.unsafe:
+                time.sleep(SECONDS_BETWEEN_CHECKS)
         self._guarded(self.files.close, last=True)
 
     def _write(self, records: list[ScoredText]) -> None:
@@ -164,6 +172,8 @@ PREFIX, SUFFIX = "requests-", ".jsonl"
 # Lines that wait for a bucket which cannot be reached; what comes after is dropped.
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 SECONDS_BETWEEN_TRIES = 10.0
+# What waits in memory is lost with a killed process; each object costs a reader a request.
+MINUTES_OF_A_FILE, MINUTES_OF_AN_OBJECT = 15.0, 1.0
 
 
 class LogFiles:
@@ -190,6 +200,9 @@ class LogFiles:
         target = str(getattr(settings, name))
         shown = f"serve: --{name.replace('_', '-')} {target}"
         self.objects = Objects(target, shown) if target.startswith("gs://") else None
+        self._minutes = settings.request_log_rotate_minutes
+        if self._minutes is None:
+            self._minutes = MINUTES_OF_AN_OBJECT if self.objects else MINUTES_OF_A_FILE
         if self.objects:
             return
         if "://" in target:
@@ -205,7 +218,9 @@ class LogFiles:
     def probe(self) -> None:
         """Raises PermissionError when this program may not create objects in the bucket."""
         create = "storage.objects.create"
-        if self.objects and create not in self.objects.bucket.test_iam_permissions([create], timeout=30):
+        # No retries: they would hold up the thread for two minutes while the bucket is away.
+        once: dict[str, Any] = {"timeout": 10, "retry": None}
+        if self.objects and create not in self.objects.bucket.test_iam_permissions([create], **once):
             raise PermissionError(f"no permission {create} on gs://{self.objects.name}")
 
     def write(self, lines: bytes) -> None:
@@ -245,7 +260,7 @@ class LogFiles:
         """Ends the current file, or sends the current object, when it is large or old enough."""
         now, settings = time.monotonic(), self._settings
         large = self._size >= settings.request_log_rotate_mb * 1e6
-        due = large or now - self._since >= settings.request_log_rotate_minutes * 60
+        due = large or now - self._since >= self._minutes * 60
         if self._size and due and now >= self._next_try:
             self._next_try = now + SECONDS_BETWEEN_TRIES
             self.close()
@@ -298,7 +313,7 @@ class Objects:
         """Writes an object of JSON lines, whole or not at all."""
         # No retries of the client's own: whoever holds the lines tries again.
         self._blob(name).upload_from_string(
-            lines, content_type="application/x-ndjson", timeout=30, retry=None
+            lines, content_type="application/x-ndjson", timeout=10, retry=None
         )
 
     def read(self, name: str) -> bytes:

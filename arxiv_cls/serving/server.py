@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 # After the signal, requests that are on their way still get a 503; a closed socket would look like a fault.
 LINGER_SECONDS = 0.5
+# Of the shutdown timeout.
+SHARE_TO_ANSWER = 2 / 3
 BACKLOG = 2048
 # How often it is checked whether a client that half-closed its connection is still there.
 SECONDS_BETWEEN_CHECKS = 0.1
@@ -109,13 +111,15 @@ class _Server(uvicorn.Server):
         limit = self.endpoint.settings.shutdown_timeout
         while not self.force_exit:
             passed = time.monotonic() - before
-            if passed > limit or (passed > LINGER_SECONDS and not self.endpoint.waiting):
+            # The rest is for connections that are slow to close, and for the logs.
+            if passed > limit * SHARE_TO_ANSWER or (passed > LINGER_SECONDS and not self.endpoint.waiting):
                 break
             await asyncio.sleep(0.05)
         # Whatever waits behind the limit, the process ends.
         self.endpoint.refuse_accepted()
-        left = max(1, round(limit - (time.monotonic() - before)))
-        self.config.timeout_graceful_shutdown = self.endpoint.seconds_to_stop = left
+        left = max(0.0, limit - (time.monotonic() - before))
+        self.config.timeout_graceful_shutdown = max(1, round(left / 3))
+        self.endpoint.seconds_to_stop = max(1.0, left - self.config.timeout_graceful_shutdown)
         await super().shutdown(sockets)
         logger.info("ended", extra={"seconds": round(time.monotonic() - before, 2)})
 

@@ -60,7 +60,10 @@ class ServerSettings(BaseSettings):
     max_body: int = Field(2 * 1024 * 1024, ge=1, description="bytes in one request; more get 413")
     body_timeout: float = Field(10.0, ge=0.01, description="seconds in which a request must have arrived")
     max_connections: int = Field(1024, ge=1, description="open connections; more get 503")
-    shutdown_timeout: float = Field(30.0, ge=0, description="seconds to finish accepted requests at the end")
+    # Docker and Cloud Run kill what is still there ten seconds after SIGTERM.
+    shutdown_timeout: float = Field(
+        9.0, ge=0, description="seconds to answer accepted requests and write the logs at the end"
+    )
     cors_origins: Words = Field((), description="web origins whose pages may call, with commas; else none")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level logged")
     token: str | None = Field(
@@ -133,7 +136,9 @@ class ServingSettings(ServerSettings):
     )
     request_log_texts: bool = Field(False, description="write the texts themselves into the request log")
     request_log_rotate_mb: float = Field(64.0, ge=0.001, description="megabytes of a file of the request log")
-    request_log_rotate_minutes: float = Field(15.0, ge=0.001, description="minutes until a new file starts")
+    request_log_rotate_minutes: float | None = Field(
+        None, ge=0.001, description="minutes until a new file or object (default: 15, in a bucket 1)"
+    )
     request_log_keep: int = Field(0, ge=0, description="newest files kept of a local log (default: all)")
     feedback_log: str | None = Field(
         None, description="directory or gs://bucket/folder that gets the labels of POST /feedback"

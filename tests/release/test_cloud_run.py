@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import signal
 import sys
+import time
+import urllib.error
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from local_servers import LocalCloudRun
+from factories import write_onnx_model
+from local_servers import LocalCloudRun, Server, free_port, start_process
 
 from arxiv_cls.cli import main
 from arxiv_cls.cloud.commands import ENDPOINT_VARIABLE
@@ -16,6 +23,8 @@ from arxiv_cls.errors import UserError
 IMAGE = "us-central1-docker.pkg.dev/papers/arxiv-cls/serve:1"
 PATH = "projects/papers/locations/us-central1/services/arxiv-cls"
 DEPLOY = ["deploy", "user/name@v1.2.0", "--image", IMAGE]
+PLACES = ["--log", "gs://papers-logs/requests", "--out", "gs://papers-logs/monitoring"]
+MONITOR = ["deploy-monitor", "user/name@v1.2.0", "--image", IMAGE, *PLACES]
 BAD_NAMES = ["Papers", "1papers", "papers-", "p" * 50, "a/b"]
 
 
@@ -74,6 +83,33 @@ class TestDeploy:
         assert not second["template"]["containers"][0].get("env")
         assert not second.get("invokerIamDisabled")
 
+    def test_a_log_keeps_the_processor_on(self, cloud, address):
+        """The bucket is a variable of the service, which runs as the account; without a log the CPU idles."""
+        account = ["--service-account", "endpoint@papers.example"]
+        address(*DEPLOY, *account, *PLACES[:2])
+        template = cloud.services[PATH]["template"]
+        (container,) = template["containers"]
+        assert container["env"] == [{"name": "ARXIV_CLS_REQUEST_LOG", "value": "gs://papers-logs/requests"}]
+        assert not container["resources"].get("cpuIdle")
+        assert template["serviceAccount"] == "endpoint@papers.example"
+        address(*DEPLOY)
+        template = cloud.services[PATH]["template"]
+        assert template["containers"][0]["resources"]["cpuIdle"] is True
+        assert not template.get("serviceAccount")
+
+    def test_the_monitoring_service(self, cloud, address):
+        """Exactly one instance, its CPU on, its results in the bucket; nobody calls it without a token."""
+        words = [*MONITOR, "--monitor-args=--every 6h", "--env", "ARXIV_CLS_TOKEN=t"]
+        assert address(*words) == "https://arxiv-cls-monitor.example"
+        (service,) = cloud.services.values()
+        (container,) = service["template"]["containers"]
+        assert container["args"] == ["user/name@v1.2.0", *PLACES, "--every", "6h"]
+        assert container["env"] == [{"name": "ARXIV_CLS_TOKEN", "value": "t"}]
+        assert container["ports"][0]["containerPort"] == container["startupProbe"]["httpGet"]["port"] == 8001
+        assert not container["resources"].get("cpuIdle")
+        assert service["template"]["scaling"] == {"minInstanceCount": 1, "maxInstanceCount": 1}
+        assert not service.get("invokerIamDisabled")
+
     def test_place_is_the_caller_s(self, cloud, address):
         """--project, --region and --service name another service, which `api-url` finds there."""
         place = ["--project", "other", "--region", "europe-west1", "--service", "papers-2"]
@@ -89,6 +125,64 @@ class TestDeploy:
         with pytest.raises(UserError, match="failed to listen") as caught:
             main(DEPLOY)
         assert "logs read arxiv-cls --project papers" in caught.value.hint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("away", [0.0, 2.0])
+def test_sigterm_loses_no_line(cloud, address, tmp_path, monkeypatch, away):
+    """What `deploy` declares, stopped under traffic as Cloud Run does: each answer's line is in the bucket.
+
+    It has ten seconds; in the second run the bucket cannot be reached for the first two.
+    """
+    from gcp_storage_emulator.server import create_server
+    from google.cloud import storage
+
+    address(*DEPLOY, *PLACES[:2])
+    (container,) = cloud.services[PATH]["template"]["containers"]
+    port = free_port()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    bucket = create_server("127.0.0.1", port, in_memory=True, default_bucket="papers-logs")
+    variables = {one["name"]: one["value"] for one in container["env"]}
+    write_onnx_model(tmp_path / "tiny")
+    options = [*container["args"][1:], "--threads", 1]
+    server = start_process(tmp_path / "tiny", *options, output=tmp_path / "output.txt", env=variables)
+    try:
+        if not away:
+            bucket.start()
+        server.wait_until_ready()
+        with ThreadPoolExecutor(8) as pool:
+            clients = [pool.submit(_answered, server, f"client-{number}") for number in range(8)]
+            time.sleep(3)
+            before = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            if away:
+                time.sleep(away)
+                bucket.start()
+            assert server.process.wait(30) == 0
+            seconds = time.monotonic() - before
+            answered = {one for client in clients for one in client.result()}
+        blobs = list(storage.Client().list_blobs("papers-logs", prefix="requests/"))
+        lines = [json.loads(line) for blob in blobs for line in blob.download_as_text().splitlines()]
+    finally:
+        server.process.kill()
+        bucket.stop()
+    print(f"{len(answered)} answers, {len(lines)} lines, ended {seconds:.1f} s after SIGTERM")
+    assert len(answered) > 100
+    assert {line["request_id"] for line in lines} == answered
+    assert len(lines) == len(answered)
+    assert seconds < 10
+
+
+def _answered(server: Server, name: str) -> list[str]:
+    """Asks until the server ends; the ids of the requests that it answered."""
+    answered = []
+    with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+        for number in range(100_000):
+            request_id = f"{name}-{number}"
+            status, _, _ = server.call("/predict", {"text": "graph vision"}, {"X-Request-Id": request_id})
+            if status == 200:
+                answered.append(request_id)
+    return answered
 
 
 class TestErrors:
@@ -144,6 +238,10 @@ class TestErrors:
             ([*DEPLOY, "--env", "NAME"], "not a variable"),
             ([*DEPLOY, "--env", "=value"], "not a variable"),
             ([*DEPLOY, "--env", "a b=1"], "not a variable"),
+            ([*DEPLOY, "--log", "requests"], "not in a bucket"),
+            ([*MONITOR, "--out", "/app/monitoring"], "not in a bucket"),
+            ([*DEPLOY, "--serve-args=--request-log gs://b/c"], "--log"),
+            ([*DEPLOY, "--env", "ARXIV_CLS_REQUEST_LOG=gs://b"], "--log"),
             *(([*DEPLOY, "--service", name], "no name for a service") for name in BAD_NAMES),
         ],
     )

@@ -207,7 +207,7 @@ class TestWriting:
         assert len(lines_in(tmp_path / "log")) == 10 - lost
 
     def test_lines_in_memory_are_not_written_yet(self, open_log, caplog):
-        """They count when they are sent; a last sending that fails loses them, and says so."""
+        """They count when they are sent; when each try until the end fails they are lost, which it says."""
         log, count = open_log()
         log.files.in_memory = True
         log.start()
@@ -216,7 +216,7 @@ class TestWriting:
         wait_until(log, lambda: log.files.unsafe == 3)
         assert count("written") == 0
         with caplog.at_level(logging.WARNING, "arxiv_cls.serving.request_log"):
-            log.close(30)
+            log.close(2)
         assert (count("written"), count("write_failed")) == (0, 3)
         assert "no network" in caplog.text
 
