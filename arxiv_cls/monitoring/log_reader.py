@@ -170,7 +170,14 @@ def _listed(target: str) -> tuple[Any, dict[str, int]]:
     if "://" in target and not target.startswith(("gs://", "file://")):
         raise UserError(f"--log {target}: a directory, a file or gs://bucket/prefix")
     with _reading(target):
-        filesystem, path = fsspec.core.url_to_fs(target.rstrip("/") or "/")
+        if target.startswith("gs://"):
+            # The class that `gs://` stands for asks for the kind of the bucket before each object, again and
+            # again where the account may not see it.
+            from gcsfs.core import GCSFileSystem
+
+            filesystem, path = GCSFileSystem(), target.removeprefix("gs://").rstrip("/")
+        else:
+            filesystem, path = fsspec.core.url_to_fs(target.rstrip("/") or "/")
         found = filesystem.find(path, detail=True)
     files = {
         name: entry.get("size") or 0
