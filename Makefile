@@ -2,11 +2,11 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo data reproduce sweep test test-slow coverage bench push-model push-dataset push-space serve load-test space deploy api-url images push-images lint format docs serve-docs lock hashes build clean
+.PHONY: help setup demo data reproduce sweep test test-slow coverage bench push-model push-dataset push-space serve monitor load-test space deploy api-url images push-images lint format docs serve-docs lock hashes build clean
 
 # What a person may give, as VARIABLE=value. A value is data and never code: make expands no $(...) in it, and
 # the recipes read it from the environment, so that no shell reads it as text of its own.
-INPUTS := BENCH BASELINE CASCADE CREATE_PR CSV ENGINE EXTRAS HOST IMAGE MODEL OVERRIDE OVERWRITE PLATFORM PORT \
+INPUTS := BENCH BASELINE CASCADE CREATE_PR CSV ENGINE EVERY EXTRAS HOST IMAGE LOG MODEL OUT OVERRIDE OVERWRITE PLATFORM PORT \
   PROJECT PUBLIC PYTEST_ARGS PYTHON3 RECIPE REGION REGISTRY REMOTE REPO SECONDS SERVE_ARGS SERVICE SOURCE SWEEP \
   TARGETS TRIALS USERS VERSION
 GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
@@ -110,6 +110,10 @@ api-url: $(READY)  ## Print the address of the endpoint on Cloud Run [PROJECT= R
 serve: $(READY)  ## Answer over HTTP [MODEL= HOST= PORT= ENGINE=onnx|int8|torch CASCADE=dir SERVE_ARGS=]
 	@$(CLI) serve $(call need,MODEL,MODEL=outputs/name) $(call given,HOST,--host) $(call given,PORT,--port) \
 	  $(call option,ENGINE,--engine) $(call option,CASCADE,--cascade) $$SERVE_ARGS
+
+monitor: $(READY)  ## Compare a request log with the test split, on a schedule [MODEL= LOG=dir or gs:// PORT=8001 OUT= EVERY=1h]
+	@$(CLI) monitor serve $(call need,MODEL,MODEL=outputs/name) --log $(call need,LOG,LOG=the endpoint's --request-log) \
+	  $(call given,HOST,--host) $(call given,PORT,--port) $(call option,OUT,--out) $(call option,EVERY,--every)
 
 load-test: $(READY)  ## Load an endpoint in the mix of its users [HOST=http://... or MODEL= ENGINE= CASCADE=] [USERS=16 SECONDS=30]
 	@$(PYTHON) tests/performance/run_load.py $(call given,USERS,--users) $(call given,SECONDS,--seconds) \

@@ -61,6 +61,7 @@ def check_drift(
     window: int = WINDOW,
     versions: Iterable[str] = (),
     out: Path | None = None,
+    evidently: bool = False,
 ) -> dict[str, Any]:
     """Reads a request log and tests its windows against the model's reference.
 
@@ -72,6 +73,7 @@ def check_drift(
         window: distinct texts of a window.
         versions: more names that the log may have for this model, such as the tag of its release.
         out: folder for drift.json, report.html and the history; None writes nothing.
+        evidently: also write Evidently's report of the newest window of each half, evidently-HALF.html.
 
     Returns:
         What drift.json holds.
@@ -125,12 +127,22 @@ def check_drift(
     if out is not None:
         from arxiv_cls.monitoring.report import render_report
 
+        if evidently:
+            _write_evidently(newest, out)
         page = render_report(record)
         # The record is last: where it is new, the report is too.
         write_json({"schema_version": SCHEMA_VERSION, "windows": kept}, out / HISTORY)
         write_atomically(out / REPORT, page)
         write_json(record, out / DRIFT)
     return record
+
+
+def _write_evidently(groups: Iterable[Group], out: Path) -> None:
+    from arxiv_cls.monitoring.evidently_report import write_evidently
+
+    for group in groups:
+        if group.newest_rows is not None:
+            write_evidently(out / f"evidently-{group.half}.html", group.drift.reference, group.newest_rows)
 
 
 def _action(record: dict[str, Any]) -> str:

@@ -1,14 +1,18 @@
-"""`arxiv-cls monitor reference|drift|feedback|robustness`: production beside the test split."""
+"""`arxiv-cls monitor ...`: production beside the test split, once or as a service, and what to do next."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.monitoring.settings import MonitorSettings
 from arxiv_cls.options import DataOption, DirectoryArgument, EngineOption, ModelArgument
+from arxiv_cls.serving.commands import with_settings
 
 # Of `drift`: 2 is an error, whatever its kind, so that a script can tell an alarm from it.
 ALARM_STATUS = 3
@@ -23,6 +27,17 @@ VersionsOption = Annotated[
         "--version", metavar="NAME", help="Also what the log calls this model, such as v1.2.0; repeatable."
     ),
 ]
+
+
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Names the extra that brings all of a command's libraries, not only the first that is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        install = f'pip install "arxiv_cls[{name}]", or in a checkout: make setup'
+        raise UserError(f"this needs {error.name}, which is not installed", install) from None
+
 
 app = typer.Typer(help="Compare production with the test split, and act on it.")
 
@@ -71,6 +86,9 @@ def drift(
         Path | None,
         typer.Option(metavar="DIR", help="Folder for drift.json, report.html and the history of windows."),
     ] = None,
+    evidently: Annotated[
+        bool, typer.Option("--evidently", help="Also write Evidently's report there (extra `monitor`).")
+    ] = False,
 ) -> None:
     """Compare the request log with the test split.
 
@@ -81,12 +99,16 @@ def drift(
       arxiv-cls monitor drift outputs/minilm --log logs --out outputs/drift
       arxiv-cls monitor drift user/name@v1.2.0 --log gs://bucket/requests --since 7d
     """
-    from arxiv_cls.monitoring.check import check_drift, drift_table
-
     try:
-        record = check_drift(
-            model, log, since=since, until=until, window=window, versions=version or (), out=out
-        )
+        if evidently and out is None:
+            raise UserError("--evidently writes a file: name a folder with --out")
+        with _extra("monitor" if evidently else "drift"):
+            from arxiv_cls.monitoring.check import check_drift, drift_table
+
+            record = check_drift(
+                model, log, since=since, until=until, window=window, versions=version or (), out=out,
+                evidently=evidently,
+            )  # fmt: skip
     except UserError as error:
         error.exit_code = 2
         raise
@@ -102,10 +124,11 @@ def feedback(
     model: ModelArgument,
     log: LogOption,
     labels: Annotated[
-        Path,
+        str,
         typer.Option(
-            metavar="FILE",
-            help="CSV or JSON Lines: request_id, index, and category or categories (the primary one first).",
+            metavar="LABELS",
+            help="CSV or JSON Lines: request_id, index, and category or categories (the primary one first). "
+            "A file, or the endpoint's --feedback-log.",
         ),
     ],
     version: VersionsOption = None,
@@ -161,3 +184,43 @@ def robustness(
         model, severities=severities, seed=seed, papers=papers, data=data, engine=engine, out=out
     )
     print(robustness_table(record))
+
+
+@app.command()
+def retrain_plan(
+    model: ModelArgument,
+    repo: Annotated[
+        str | None, typer.Option(metavar="USER/NAME", help="On the Hub. Default: MODEL's own.")
+    ] = None,
+) -> None:
+    """Print what to run from an alarm to a release.
+
+    \b
+    Example:
+      arxiv-cls monitor retrain-plan outputs/minilm --repo user/arxiv-minilm
+    """
+    from arxiv_cls.monitoring.retrain_plan import retrain_plan as plan
+
+    print(plan(model, repo))
+
+
+def serve(**options: Any) -> int:
+    """Compare on a schedule, show the newest report, tell of alarms.
+
+    GET /drift/report, /drift/history, /metrics; POST /drift/run needs ARXIV_CLS_TOKEN to be set.
+
+    Each option is also a variable: --every is ARXIV_CLS_MONITOR_EVERY. One process on one --out.
+
+    \b
+    Example:
+      arxiv-cls monitor serve outputs/minilm --log logs --out outputs/monitor --every 1h
+    """
+    settings = MonitorSettings(**{name: value for name, value in options.items() if value is not None})
+    with _extra("drift"):
+        from arxiv_cls.monitoring.service import create_app
+        from arxiv_cls.serving.server import run
+
+    return run(settings, create_app, "Watching", "/drift/report")
+
+
+app.command()(with_settings(serve, MonitorSettings))

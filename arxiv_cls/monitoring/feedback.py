@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
 import math
 from collections import Counter
@@ -17,8 +19,8 @@ from scipy.stats import norm
 from arxiv_cls.errors import UserError
 from arxiv_cls.monitoring.check import open_log
 from arxiv_cls.monitoring.drift import WATCH_P, chi_square_p
-from arxiv_cls.monitoring.log_reader import LogReader, LogRow
-from arxiv_cls.record.files import file_sha256, write_json
+from arxiv_cls.monitoring.log_reader import LogReader, LogRow, listed, reading
+from arxiv_cls.record.files import write_json
 from arxiv_cls.scoring.intervals import bootstrap_intervals, wilson_interval
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.scoring.reference import Reference
@@ -37,11 +39,13 @@ WANTED_POWER = 0.8
 Labels = dict[tuple[str, int], tuple[str, ...]]
 
 
-def read_labels(path: Path) -> tuple[Labels, Counter[str]]:
-    """Labels from CSV or JSON Lines, and how many rows were `bad`, `repeated` or `contradicting` (not taken).
+def read_labels(target: str) -> tuple[Labels, Counter[str], str]:
+    """Labels from CSV or JSON Lines, how many rows were `bad`, `repeated` or `contradicting`, and the sha256.
 
     Each row has `request_id`, or `arxiv_id` where the client sent that as its request id, `index` (0 where it
     is not there), and `category` or `categories` (a list, or a text with spaces; the first is the primary).
+    `target` is a file, or the endpoint's feedback log: a directory or gs://bucket/prefix. Of a text with
+    contradicting labels none is taken.
 
     Raises:
         UserError: no such file, or it has no row with a label.
@@ -49,7 +53,8 @@ def read_labels(path: Path) -> tuple[Labels, Counter[str]]:
     labels: Labels = {}
     contradicting: set[tuple[str, int]] = set()
     counts: Counter[str] = Counter()
-    for row in _rows(path):
+    content = hashlib.sha256()
+    for row in _rows(target, content):
         counts["rows"] += 1
         try:
             key, label = _label(row)
@@ -67,27 +72,35 @@ def read_labels(path: Path) -> tuple[Labels, Counter[str]]:
         del labels[key]
     if not labels:
         raise UserError(
-            f"--labels {path}: no row with `request_id` or `arxiv_id`, and `category` or `categories`",
+            f"--labels {target}: no row with `request_id` or `arxiv_id`, and `category` or `categories`",
             hint="CSV with a header, or an object per line; `index` counts the texts of a request from 0",
         )
-    return labels, counts
+    return labels, counts, content.hexdigest()
 
 
-def _rows(path: Path) -> Iterator[Any]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            if first.lstrip().startswith("{"):
-                for line in file:
-                    try:
-                        yield json.loads(line)
-                    except (ValueError, RecursionError):
-                        yield None
+def _rows(target: str, content: Any) -> Iterator[Any]:
+    hint = "`arxiv-cls serve MODEL --feedback-log DIR` writes them, or name a file"
+    filesystem, names = listed("--labels", target, (".jsonl", ".csv"), hint)
+    with reading(f"--labels {target}"):
+        files = filesystem.cat(list(names))
+    for name in names:
+        read = files[name]
+        content.update(read)
+        try:
+            lines = io.StringIO(read.decode("utf-8-sig"), newline="")
+            if read.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+                yield from map(_parsed, lines)
             else:
-                yield from csv.DictReader(file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--labels {path}: cannot be read: {error}") from None
+                yield from csv.DictReader(lines)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"--labels {target}: no CSV and no JSON Lines: {error}") from None
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _label(row: Any) -> tuple[tuple[str, int], tuple[str, ...]]:
@@ -113,7 +126,7 @@ class Joined:
 
 
 def measure_feedback(
-    model: str | Path, log: str, labels: Path, *, versions: Iterable[str] = (), out: Path | None = None
+    model: str | Path, log: str, labels: str | Path, *, versions: Iterable[str] = (), out: Path | None = None
 ) -> dict[str, Any]:
     """Measures the newest served version of a model on the labels that are there; what feedback.json holds.
 
@@ -125,7 +138,7 @@ def measure_feedback(
     """
     references, ours, reader = open_log(model, log, versions)
     names = reader.labels
-    known, counts = read_labels(labels)
+    known, counts, sha256 = read_labels(str(labels))
     found, used = _join(reader, known, ours)
     if not found:
         raise UserError(
@@ -150,7 +163,7 @@ def measure_feedback(
         "log": log,
         "labels": {
             "file": str(labels),
-            "sha256": file_sha256(labels),
+            "sha256": sha256,
             **{name: counts[name] for name in ("rows", "bad", "repeated", "contradicting")},
             "not_in_the_log": len(known) - used,
         },

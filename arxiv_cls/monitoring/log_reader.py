@@ -21,6 +21,7 @@ from arxiv_cls.models.text_features import TEXT_FEATURES
 from arxiv_cls.scoring.reference import half_of
 
 SUFFIX = ".jsonl"
+HINT = "`arxiv-cls serve MODEL --request-log DIR` writes the log"
 # Objects are downloaded together: a bucket answers each after some 50 ms, however small it is.
 BYTES_AT_A_TIME = 64 * 1024 * 1024
 OBJECTS_AT_A_TIME = 64
@@ -63,7 +64,7 @@ class LogReader:
         self.counts: Counter[str] = Counter()
         self._first = float("-inf") if since is None else since
         self._last = float("inf") if until is None else until
-        self._fs, self._files = _listed(target)
+        self._fs, self._files = listed("--log", target, (SUFFIX,), HINT)
         self._scores_of = itemgetter(*self.labels)
         self._latest = float("-inf")
         self._future = datetime.now(UTC).timestamp() + SKEW
@@ -140,53 +141,62 @@ class LogReader:
         ends = accumulate(max(least, size) for size in self._files.values())
         for _, group in groupby(zip(self._files, ends, strict=True), lambda item: item[1] // BYTES_AT_A_TIME):
             names = [name for name, _ in group]
-            with _reading(self.target):
+            with reading(f"--log {self.target}"):
                 contents = self._fs.cat(names, on_error="return")
             for name in names:
                 content = contents[name]
                 if isinstance(content, FileNotFoundError):
                     self.counts["gone"] += 1
                     continue
-                with _reading(f"gs://{name}"):
+                with reading(f"--log gs://{name}"):
                     if isinstance(content, Exception):
                         raise content
                 yield iter(content.splitlines(keepends=True))
 
 
 @contextlib.contextmanager
-def _reading(target: str) -> Iterator[None]:
+def reading(target: str, done: str = "read") -> Iterator[None]:
+    """Turns whatever a file system raises into one `UserError` about a target."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         # Every storage client has errors of its own for credentials, networks and names.
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--log {target}: cannot be read: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: " + " ".join(str(error).split())[:200]
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        raise UserError(f"{target}: cannot be {done}: {reason}") from error
 
 
-def _listed(target: str) -> tuple[Any, dict[str, int]]:
-    """The file system, and {name: bytes} in the order of the names without their folder."""
+def file_system_of(target: str) -> tuple[Any, str]:
+    """The file system of a path or gs:// address, and the path on it."""
+    if target.startswith("gs://"):
+        # The class that fsspec has for gs:// asks for the kind of the bucket before each object, again and
+        # again where the account may not see it.
+        from gcsfs.core import GCSFileSystem
+
+        return GCSFileSystem(), target.removeprefix("gs://").rstrip("/")
     import fsspec
 
-    if "://" in target and not target.startswith(("gs://", "file://")):
-        raise UserError(f"--log {target}: a directory, a file or gs://bucket/prefix")
-    with _reading(target):
-        if target.startswith("gs://"):
-            # The class that `gs://` stands for asks for the kind of the bucket before each object, again and
-            # again where the account may not see it.
-            from gcsfs.core import GCSFileSystem
+    return fsspec.core.url_to_fs(target.rstrip("/") or "/")
 
-            filesystem, path = GCSFileSystem(), target.removeprefix("gs://").rstrip("/")
-        else:
-            filesystem, path = fsspec.core.url_to_fs(target.rstrip("/") or "/")
+
+def listed(option: str, target: str, suffixes: tuple[str, ...], hint: str) -> tuple[Any, dict[str, int]]:
+    """The file system, and {name: bytes} in the order of the names without their folder.
+
+    `target` is a directory or gs://bucket/prefix, below which files with a suffix count, or one file.
+    """
+    if "://" in target and not target.startswith(("gs://", "file://")):
+        raise UserError(f"{option} {target}: a directory, a file or gs://bucket/prefix")
+    with reading(f"{option} {target}"):
+        filesystem, path = file_system_of(target)
         found = filesystem.find(path, detail=True)
     files = {
         name: entry.get("size") or 0
         for name, entry in sorted(found.items(), key=lambda item: (item[0].rsplit("/", 1)[-1], item[0]))
-        if name.endswith(SUFFIX) or name == path
+        if name.endswith(suffixes) or name == path
     }
     if not files:
-        raise UserError(
-            f"--log {target}: no file *{SUFFIX} there",
-            hint="`arxiv-cls serve MODEL --request-log DIR` writes the log",
-        )
+        raise UserError(f"{option} {target}: no file *{' or *'.join(suffixes)} there", hint=hint)
     return filesystem, files

@@ -164,7 +164,8 @@ def measure_robustness(
         UserError: a severity that is none, or model or data cannot be had.
     """
     if not severities or not all(0 < severity <= 1 for severity in severities):
-        raise UserError(f"--severity {severities}: shares above 0 and at most 1, such as 0.1,0.3,0.5")
+        given = ",".join(f"{severity:g}" for severity in severities)
+        raise UserError(f"--severity {given}: shares above 0 and at most 1, such as 0.1,0.3,0.5")
     loaded = load_model_and_corpus(model, data, engine)
     predictor, corpus = loaded.predictor, loaded.corpus
     test = corpus.splits["test"]

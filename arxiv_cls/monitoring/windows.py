@@ -92,6 +92,11 @@ class Group:
         )
         self._repeated_before = self.repeated
 
+    @property
+    def newest_rows(self) -> Rows | None:
+        """The rows of the newest window."""
+        return self._newest[1] if self._newest else None
+
     def summary(self) -> dict[str, Any]:
         """The newest window with its effects: columns, label mix, texts to look at, what to do."""
         base = {

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import hmac
-import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
-from arxiv_cls.serving import schemas
+from arxiv_cls.serving import monitoring, schemas
 from arxiv_cls.serving.endpoint import Endpoint, allowed_model, load_model
-from arxiv_cls.serving.http_requests import (
-    BodyLimits,
-    BoundedRoute,
-    Refused,
-    documented,
-    explain,
-    install_error_handlers,
-    parse_json,
-)
-from arxiv_cls.serving.observability import RequestLines
+from arxiv_cls.serving.http_requests import BoundedRoute, Refused, documented, read_json, without_paths
+from arxiv_cls.serving.service import Credentials, check_token, make_app
 from arxiv_cls.serving.settings import ServingSettings
 
 WHAT = "Names the arXiv category of a paper from its title and abstract."
@@ -45,10 +31,9 @@ SECURITY_POLICY = (
 DOCS_PAGE = Path(__file__).parent / "templates" / "docs.html"
 LINKS = {
     "predict": "POST /predict", "hugging_face": "POST /", "health": "/health", "live": "/health/live",
-    "info": "/info", "metrics": "/metrics", "docs": "/docs", "openapi": "/openapi.json",
+    "info": "/info", "metrics": "/metrics", "monitoring": "/monitoring", "feedback": "POST /feedback",
+    "docs": "/docs", "openapi": "/openapi.json",
 }  # fmt: skip
-# The directories of an absolute path; no part of an address.
-_DIRECTORIES = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\",;()]+/)+")
 
 
 class LoadRequest(BaseModel):
@@ -91,7 +76,6 @@ class Health(BaseModel):
 
 classify = APIRouter(tags=["classify"], route_class=BoundedRoute)
 operate = APIRouter(tags=["operate"])
-bearer = HTTPBearer(auto_error=False, description="the value of ARXIV_CLS_TOKEN")
 
 
 def _replies(model: Any) -> dict[str, Any]:
@@ -131,22 +115,12 @@ async def vertex(request: Request, body: schemas.VertexRequest) -> Response:
     # The body is read by hand, so that a client without the token learns nothing from how it is judged.
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": LOAD_SCHEMA}}},
 )
-async def load(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> LoadReply:
+async def load(request: Request, credentials: Credentials) -> LoadReply:
     """Requests that came before are answered by the old model, later ones by the new; none is dropped."""
     endpoint = _endpoint(request)
     settings = endpoint.settings
-    if not settings.token:
-        raise Refused(403, "switching is off: the server was started without ARXIV_CLS_TOKEN")
-    given = credentials.credentials if credentials else ""
-    # compare_digest takes the same time wherever the first difference is.
-    if not hmac.compare_digest(given.encode("utf-8", "replace"), settings.token.encode("utf-8", "replace")):
-        raise Refused(401, "send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
-    try:
-        name = LoadRequest.model_validate(await parse_json(await request.body(), max_texts=1)).model
-    except ValidationError as error:
-        raise Refused(422, explain(error.errors())) from None
+    check_token(settings, credentials, "switching")
+    name = (await read_json(request, LoadRequest, max_texts=1)).model
     model = allowed_model(name, settings.models_directory, settings.allow_hub)
     previous = endpoint.model.name if endpoint.model else None
     try:
@@ -158,14 +132,6 @@ async def load(
         raise Refused(409, "another model is being loaded")
     about = {"model": loaded.name, "model_version": loaded.version, "engine": loaded.predictor.engine}
     return LoadReply(**about, seconds=round(loaded.loaded_in, 3), previous=previous)
-
-
-def without_paths(message: str, models_directory: Path | None) -> str:
-    """An error without the directories of this machine; only that of the models may hold white space."""
-    if models_directory:
-        for root in (models_directory.resolve(), models_directory):
-            message = message.replace(f"{root}/", "")
-    return _DIRECTORIES.sub("", message)
 
 
 @operate.get("/", summary="What this is")
@@ -206,19 +172,6 @@ async def info(request: Request) -> schemas.Info:
     return schemas.describe(_endpoint(request).ready_model(), _endpoint(request).settings)
 
 
-@operate.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
-async def metrics(request: Request) -> Response:
-    """Prometheus' text format."""
-    return Response(generate_latest(_endpoint(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-@operate.get("/monitoring", summary="Not here yet", status_code=404, responses=documented(404))
-async def monitoring() -> None:
-    """Drift reports are not part of this server; the request log is what they are made from."""
-    hint = "start it with --request-log to keep what they need, and read /metrics for its counters"
-    raise Refused(404, f"this server makes no drift reports yet; {hint}")
-
-
 @operate.get("/docs", include_in_schema=False)
 async def docs() -> HTMLResponse:
     """The documentation, without anything from another server."""
@@ -236,42 +189,12 @@ def create_app(
     """
     endpoint = Endpoint(settings, load)
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        endpoint.start()
-        yield
-        await endpoint.stop()
-
-    app = FastAPI(
-        title="arxiv_cls",
-        version=__version__,
-        description=DESCRIPTION,
-        lifespan=lifespan,
-        # The stock pages load their scripts from a content delivery network.
-        docs_url=None,
-        redoc_url=None,
-    )
-    app.state.endpoint = endpoint
-    app.router.route_class = BoundedRoute
-    app.include_router(classify)
-    app.include_router(operate)
+    routers = (classify, operate, monitoring.router)
+    about: dict[str, Any] = {"title": "arxiv_cls", "description": DESCRIPTION}
+    app = make_app(endpoint, **about, routers=routers, quiet=[settings.health_route])
     if settings.predict_route != "/predict":
         summary, replies = "Classify texts, Vertex AI's schema", _replies(schemas.VertexReply)
         app.post(settings.predict_route, tags=["classify"], summary=summary, **replies)(vertex)
     if settings.health_route != "/health":
         app.get(settings.health_route, tags=["operate"], **HEALTH)(health)
-    install_error_handlers(app)
-    # The last one that is added sees a request first.
-    app.add_middleware(BodyLimits, max_body=settings.max_body, timeout=settings.body_timeout)
-    endpoint.metrics.instrument(app)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Content-Type", "Authorization", "X-Request-Id"],
-            expose_headers=["X-Request-Id", "Retry-After"],
-        )
-    probes = {"/health", "/health/live", "/metrics", settings.health_route}
-    app.add_middleware(RequestLines, quiet=frozenset(probes), root_path=settings.root_path)
     return app

@@ -1,13 +1,14 @@
-"""`arxiv-cls serve`."""
+"""`arxiv-cls serve`, and the options of a command that are made of its settings."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import Parameter, Signature
 from typing import Annotated, Any
 
 import typer
 
-from arxiv_cls.serving.settings import NOT_OPTIONS, ServingSettings
+from arxiv_cls.serving.settings import ServerSettings, ServingSettings
 
 app = typer.Typer()
 
@@ -18,7 +19,7 @@ def serve(**options: Any) -> int:
     POST /predict, POST / (Hugging Face), GET /docs.
 
     Each option is also a variable: --max-queue is ARXIV_CLS_MAX_QUEUE, MODEL is ARXIV_CLS_MODEL.
-    POST /load, which switches the model, needs ARXIV_CLS_TOKEN to be set. PORT (Cloud Run), AIP_HTTP_PORT,
+    POST /load and POST /feedback need ARXIV_CLS_TOKEN to be set. PORT (Cloud Run), AIP_HTTP_PORT,
     AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE (Vertex AI) are honoured.
 
     \b
@@ -33,20 +34,25 @@ def serve(**options: Any) -> int:
     return run(settings)
 
 
-def _parameter(name: str) -> Parameter:
+def with_settings(function: Callable[..., Any], settings: type[ServerSettings]) -> Callable[..., Any]:
+    """Gives a command the fields of its settings as options; typer reads one from each parameter."""
+    names = [name for name in settings.model_fields if name not in settings.not_options]
+    parameters = [_parameter(name, settings.model_fields[name]) for name in names]
+    function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return function
+
+
+def _parameter(name: str, field: Any) -> Parameter:
     """The option of a setting: a string, so that the settings report every wrong one at once."""
-    field = ServingSettings.model_fields[name]
     kind = bool if field.annotation is bool else str
     made: Any = typer.Argument(metavar="MODEL", help=field.description, show_default=False)
     if name != "model":
-        about = f"{field.description} (default {field.default})" if field.default else field.description
+        default = None if field.is_required() else field.default
+        about = f"{field.description} (default {default})" if default else field.description
         option, metavar = "--" + name.replace("_", "-"), None if kind is bool else name.upper()
         made = typer.Option(option, metavar=metavar, help=about)
     return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, made])
 
 
-# typer reads an option from each parameter: those of `serve` are the fields of the settings.
-_PARAMETERS = [_parameter(name) for name in ServingSettings.model_fields if name not in NOT_OPTIONS]
-serve.__signature__ = Signature(_PARAMETERS)  # type: ignore[attr-defined]
-serve.__annotations__ = {parameter.name: parameter.annotation for parameter in _PARAMETERS}
-app.command()(serve)
+app.command()(with_settings(serve, ServingSettings))

@@ -9,7 +9,6 @@ import math
 import re
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,9 +27,11 @@ from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.serving import schemas
 from arxiv_cls.serving.batching import Batcher, Job
 from arxiv_cls.serving.http_requests import Refused, ending, too_many_texts
+from arxiv_cls.serving.monitoring import Monitoring
 from arxiv_cls.serving.observability import Metrics
 from arxiv_cls.serving.request_log import RequestLog, ScoredText
 from arxiv_cls.serving.schemas import ServedModel
+from arxiv_cls.serving.service import Service, in_thread
 from arxiv_cls.serving.settings import HUB_ID, ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -143,26 +144,24 @@ def _identity(model: str, predictor: Predictor) -> tuple[str, str, str]:
     return name, revision or sha256[:12], sha256
 
 
-class Endpoint:
-    """One server's state, reached from a route as `request.app.state.endpoint`.
+class Endpoint(Service):
+    """The state of the endpoint: `failure` is why the first model could not be loaded.
 
     Attributes:
         model: what answers; None until the first one is loaded.
-        failure: why the first model could not be loaded.
-        seconds_to_stop: how long `stop` may take.
     """
+
+    settings: ServingSettings
+    metrics: Metrics
 
     def __init__(
         self, settings: ServingSettings, load: Callable[[str, ServingSettings], ServedModel] = load_model
     ) -> None:
-        self.settings = settings
-        self.metrics = Metrics(queue_depth=lambda: self.batcher.depth)
+        super().__init__(settings, Metrics(queue_depth=lambda: self.batcher.depth))
         self.batcher = Batcher(settings, self.metrics.note_batch)
         self.request_log = RequestLog(settings, self.metrics.log_records) if settings.request_log else None
-        self.ending = False
-        self.seconds_to_stop = settings.shutdown_timeout
+        self.monitoring = Monitoring(settings)
         self.model: ServedModel | None = None
-        self.failure: Exception | None = None
         self._load = load
         self._first_load: asyncio.Task[None] | None = None
         self._switch: asyncio.Task[ServedModel] | None = None
@@ -183,9 +182,18 @@ class Endpoint:
             self.failure = error
 
     @property
-    def loading(self) -> bool:
+    def waiting(self) -> int:  # type: ignore[override]
+        """Texts that wait or are computed."""
+        return self.batcher.depth
+
+    @property
+    def busy(self) -> bool:  # type: ignore[override]
         """Whether a thread still loads a model."""
         return self._loader is not None and self._loader.is_alive()
+
+    def refuse_accepted(self) -> None:
+        """Answers 503 to what waits."""
+        self.batcher.refuse_accepted()
 
     async def switch(self, model: str) -> ServedModel | None:
         """Loads a model in the place of the old one, which stays when that fails; None during another switch.
@@ -202,20 +210,9 @@ class Endpoint:
         return await asyncio.shield(self._switch)
 
     async def _replace_model(self, model: str) -> ServedModel:
-        future: Future[ServedModel] = Future()
-        future.set_running_or_notify_cancel()
-
-        def work() -> None:
-            try:
-                future.set_result(self._load(model, self.settings))
-            except BaseException as error:
-                future.set_exception(error)
-
-        # Not a thread of asyncio's: its end would wait for a download, which cannot be interrupted.
-        self._loader = Thread(target=work, name="load", daemon=True)
-        self._loader.start()
+        self._loader, loading = in_thread(lambda: self._load(model, self.settings), "load")
         try:
-            loaded = await asyncio.wrap_future(future)
+            loaded = await loading
         except Exception:
             self.metrics.model_loads.labels("failed").inc()
             raise

@@ -9,16 +9,18 @@ import asyncio
 import codecs
 import gc
 import logging
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +28,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from arxiv_cls.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=BaseModel)
 
 # Status: kind (Text Embeddings Inference's, where it has one), description in the documentation.
 ERRORS = {
@@ -35,14 +39,14 @@ ERRORS = {
     404: ("NotFound", "Not there"),
     405: ("MethodNotAllowed", "Another method is used at this address"),
     408: ("Timeout", "The request arrived too slowly"),
-    409: ("Conflict", "Another switch is under way"),
+    409: ("Conflict", "The same is under way"),
     413: ("Validation", "The request is too large"),
     415: ("Validation", "The body is compressed, but not with gzip"),
     422: ("Validation", "The request does not fit the schema, or a limit"),
-    424: ("Backend", "The model cannot be loaded"),
+    424: ("Backend", "The model cannot be loaded, or the log cannot be read"),
     429: ("Overloaded", "The queue is full: try again after `Retry-After` seconds"),
     500: ("Backend", "The server failed"),
-    503: ("Unhealthy", "No model is loaded yet, or the server is ending"),
+    503: ("Unhealthy", "Not ready yet, or the server is ending"),
 }
 MAX_PROBLEMS = 5
 MAX_LOOKED_AT = 100
@@ -55,6 +59,8 @@ MAX_KEYS = 32
 SPARE_CONTAINERS = 64
 # A larger body is parsed in a thread; of a smaller one the change of threads costs more than the parsing.
 PARSED_AT_ONCE = 16 * 1024
+# The directories of an absolute path; no part of an address.
+_DIRECTORIES = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:'\",;()]+/)+")
 # One thread for all: parsing holds the interpreter's lock, so that several would only hinder each other.
 _PARSER = ThreadPoolExecutor(1, thread_name_prefix="json")
 
@@ -99,6 +105,14 @@ def error_reply(
     error = error.encode("utf-8", "replace").decode()
     content = {"error": error, "error_type": kind or ERRORS.get(status, ERRORS[500])[0]}
     return JSONResponse(content, status, dict(headers or {}))
+
+
+def without_paths(message: str, directory: Path | None = None) -> str:
+    """An error without the directories of this machine; only `directory` may hold white space."""
+    if directory:
+        for root in (directory.resolve(), directory):
+            message = message.replace(f"{root}/", "")
+    return _DIRECTORIES.sub("", message)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -253,6 +267,14 @@ async def parse_json(body: bytes, max_texts: int) -> Any:
     if len(body) <= PARSED_AT_ONCE:
         return _parsed(body, max_texts)
     return await asyncio.get_running_loop().run_in_executor(_PARSER, _parsed_uncollected, body, max_texts)
+
+
+async def read_json(request: Request, model: type[M], max_texts: int) -> M:
+    """The body of a request that a route reads by hand; `Refused` 422 when it does not fit."""
+    try:
+        return model.model_validate(await parse_json(await request.body(), max_texts))
+    except ValidationError as error:
+        raise Refused(422, explain(error.errors())) from None
 
 
 def _parsed_uncollected(body: bytes, max_texts: int) -> Any:

@@ -132,37 +132,17 @@ LOG_OUTCOMES = ("written", "queue_full", "write_failed")
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
-class Metrics:
+class ServerMetrics:
     """The counters of one app, in a registry of its own, so that two apps in one process stay apart."""
 
-    def __init__(self, queue_depth: Callable[[], float]) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        ours: dict[str, Any] = {"namespace": "arxiv_cls", "registry": self.registry}
-        counter, histogram, gauge = (
-            partial(Counter, **ours),
-            partial(Histogram, **ours),
-            partial(Gauge, **ours),
-        )
-        self.predictions = counter("predictions", "Texts answered", ("label", "answered_by"))
-        self.truncated = counter("truncated", "Texts longer than the model reads")
-        self.out_of_scope = counter("out_of_scope", "Texts out of scope")
-        self.refused = counter("refused", "Requests that were not answered with a result", ("reason",))
-        about = "Records of the request log: written, or lost and why"
-        self.log_records = counter("request_log_records", about, ("outcome",))
+        about = "Requests that were not answered with a result"
+        self.refused = Counter("arxiv_cls_refused", about, ("reason",), registry=self.registry)
         # A counter that is 0 is there from the start, so that a rate over it is 0 and not absent.
         for value in REFUSALS:
             self.refused.labels(value)
-        for value in LOG_OUTCOMES:
-            self.log_records.labels(value)
-        self.model_loads = counter("model_loads", "Models loaded", ("outcome",))
-        self.batch_texts = histogram("batch_texts", "Texts per batch", buckets=(1, 2, 4, 8, 16, 32, 64))
-        self.batch_tokens = histogram("batch_tokens", "Tokens per batch", buckets=TOKENS)
-        self.batch_seconds = histogram("batch_seconds", "Computing time of a batch", buckets=SECONDS)
-        self.wait_seconds = histogram("wait_seconds", "Time of a request in the queue", buckets=SECONDS)
-        gauge("queue_texts", "Texts that wait or are computed").set_function(queue_depth)
-        labels = ("model", "version", "engine")
-        self.model = gauge("model_info", "1 for the model that answers", labels)
 
     def instrument(self, app: FastAPI) -> None:
         """Counts and times the requests of an app by route, method and status."""
@@ -176,6 +156,35 @@ class Metrics:
         Instrumentator(
             registry=self.registry, should_group_status_codes=False, excluded_handlers=["^/metrics$"]
         ).add(note_known).instrument(app)
+
+
+class Metrics(ServerMetrics):
+    """What the endpoint counts besides."""
+
+    def __init__(self, queue_depth: Callable[[], float]) -> None:
+        super().__init__()
+        ours: dict[str, Any] = {"namespace": "arxiv_cls", "registry": self.registry}
+        counter, histogram, gauge = (
+            partial(Counter, **ours),
+            partial(Histogram, **ours),
+            partial(Gauge, **ours),
+        )
+        self.predictions = counter("predictions", "Texts answered", ("label", "answered_by"))
+        self.truncated = counter("truncated", "Texts longer than the model reads")
+        self.out_of_scope = counter("out_of_scope", "Texts out of scope")
+        about = "Records of the request log: written, or lost and why"
+        self.log_records = counter("request_log_records", about, ("outcome",))
+        for value in LOG_OUTCOMES:
+            self.log_records.labels(value)
+        self.feedback = counter("feedback", "Labels that POST /feedback has written")
+        self.model_loads = counter("model_loads", "Models loaded", ("outcome",))
+        self.batch_texts = histogram("batch_texts", "Texts per batch", buckets=(1, 2, 4, 8, 16, 32, 64))
+        self.batch_tokens = histogram("batch_tokens", "Tokens per batch", buckets=TOKENS)
+        self.batch_seconds = histogram("batch_seconds", "Computing time of a batch", buckets=SECONDS)
+        self.wait_seconds = histogram("wait_seconds", "Time of a request in the queue", buckets=SECONDS)
+        gauge("queue_texts", "Texts that wait or are computed").set_function(queue_depth)
+        labels = ("model", "version", "engine")
+        self.model = gauge("model_info", "1 for the model that answers", labels)
 
     def note_model(self, model: ServedModel) -> None:
         """Counts a model that has taken its place."""

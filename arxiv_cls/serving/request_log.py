@@ -93,7 +93,7 @@ class RequestLog:
     """
 
     def __init__(self, settings: ServingSettings, outcomes: prometheus_client.Counter) -> None:
-        self.files = LogFiles(settings)
+        self.files = LogFiles(settings, keep=settings.request_log_keep)
         self._with_text = settings.request_log_texts
         self._outcomes = outcomes.labels
         self._records: deque[ScoredText] = deque()
@@ -169,7 +169,8 @@ SECONDS_BETWEEN_TRIES = 10.0
 class LogFiles:
     """Files of a directory, which grow with each write; or objects of a bucket, which are sent when whole.
 
-    The newest `request_log_keep` files of a directory stay, 0 keeps all; a bucket has its own rules.
+    The newest `request_log_keep` files of a directory stay, 0 keeps all; a bucket has its own rules. `name`
+    is the setting that has the target, `prefix` begins the names of files.
 
     Attributes:
         unsafe: lines that were taken and are in memory only.
@@ -178,25 +179,18 @@ class LogFiles:
         UserError: the directory cannot be written, or Google's client is not installed.
     """
 
-    def __init__(self, settings: ServingSettings) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: ServingSettings, name: str = "request_log", prefix: str = PREFIX, keep: int = 0
+    ) -> None:
+        self._settings, self._prefix, self._keep = settings, prefix, keep
         self.unsafe = 0
         self._size, self._since, self._next_try = 0, 0.0, 0.0
         self._file: BinaryIO | None = None
         self._unsent = bytearray()
-        self._storage: Any = None
-        target = str(settings.request_log)
-        shown = f"serve: --request-log {target}"
-        if target.startswith("gs://"):
-            self._bucket_name, _, self._folder = target.removeprefix("gs://").partition("/")
-            if not self._bucket_name:
-                raise UserError(f"{shown}: gs:// needs the name of a bucket")
-            try:
-                from google.cloud import storage
-            except ImportError:
-                hint = 'install the extra `gcs`: pip install "arxiv_cls[serve,gcs]"'
-                raise UserError(f"{shown}: Google's storage client is not installed", hint=hint) from None
-            self._storage = storage
+        target = str(getattr(settings, name))
+        shown = f"serve: --{name.replace('_', '-')} {target}"
+        self.objects = Objects(target, shown) if target.startswith("gs://") else None
+        if self.objects:
             return
         if "://" in target:
             raise UserError(f"{shown}: a directory or gs://bucket/folder")
@@ -211,16 +205,16 @@ class LogFiles:
     def probe(self) -> None:
         """Raises PermissionError when this program may not create objects in the bucket."""
         create = "storage.objects.create"
-        if self._storage and create not in self._bucket.test_iam_permissions([create], timeout=30):
-            raise PermissionError(f"no permission {create} on gs://{self._bucket_name}")
+        if self.objects and create not in self.objects.bucket.test_iam_permissions([create], timeout=30):
+            raise PermissionError(f"no permission {create} on gs://{self.objects.name}")
 
     def write(self, lines: bytes) -> None:
         """Appends whole lines, or none of them: OSError when the disk or the memory for a bucket is full."""
         self._since = self._since if self._size else time.monotonic()
-        if not self._storage:
+        if not self.objects:
             self._append(lines)
         elif self._size + len(lines) > MAX_UNSENT_BYTES:
-            raise OSError(f"{self._size:,} bytes wait for gs://{self._bucket_name}")
+            raise OSError(f"{self._size:,} bytes wait for gs://{self.objects.name}")
         else:
             self._unsent += lines
             self.unsafe += lines.count(b"\n")
@@ -230,9 +224,9 @@ class LogFiles:
         if self._file is None:
             self.directory.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a line is in the file or was refused, it does not come later.
-            self._file = (self.directory / _new_name()).open("ab", buffering=0)
-            if keep := self._settings.request_log_keep:
-                for old in sorted(self.directory.glob(f"{PREFIX}*{SUFFIX}"))[:-keep]:
+            self._file = (self.directory / self.new_name()).open("ab", buffering=0)
+            if self._keep:
+                for old in sorted(self.directory.glob(f"{self._prefix}*{SUFFIX}"))[: -self._keep]:
                     old.unlink(missing_ok=True)
         start = self._file.seek(0, os.SEEK_END)
         left = memoryview(lines)
@@ -259,23 +253,59 @@ class LogFiles:
 
     def close(self) -> None:
         """Closes the current file, or sends the current object."""
-        if self._unsent:
-            name = f"{self._folder.strip('/')}/{_new_name()}".lstrip("/")
-            # No retries of the client's own: the lines stay here until the next turn.
-            self._bucket.blob(name).upload_from_string(
-                bytes(self._unsent), content_type="application/x-ndjson", timeout=30, retry=None
-            )
+        if self._unsent and self.objects:
+            self.objects.send(self.new_name(), bytes(self._unsent))
             self._unsent.clear()
         file, self._file = self._file, None
         if file is not None:
             file.close()
         self.unsafe = self._size = 0
 
+    def new_name(self) -> str:
+        """A name for the next file or object."""
+        # Sorted by name is sorted by time; the random end keeps two servers on one target apart.
+        return f"{self._prefix}{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}{SUFFIX}"
+
+
+class Objects:
+    """The objects below gs://bucket/folder; the client connects at the first call.
+
+    Raises:
+        UserError: no bucket is named, or Google's client is not installed; `shown` begins the message.
+    """
+
+    def __init__(self, target: str, shown: str) -> None:
+        self.name, _, folder = target.removeprefix("gs://").partition("/")
+        self._folder = folder.strip("/")
+        if not self.name:
+            raise UserError(f"{shown}: gs:// needs the name of a bucket")
+        try:
+            from google.cloud import storage
+        except ImportError:
+            hint = 'install the extra `gcs`: pip install "arxiv_cls[serve,gcs]"'
+            raise UserError(f"{shown}: Google's storage client is not installed", hint=hint) from None
+        self._storage = storage
+
     @cached_property
-    def _bucket(self) -> Any:
-        return self._storage.Client().bucket(self._bucket_name)
+    def bucket(self) -> Any:
+        """The client's bucket."""
+        return self._storage.Client().bucket(self.name)
 
+    def _blob(self, name: str) -> Any:
+        return self.bucket.blob(f"{self._folder}/{name}".lstrip("/"))
 
-def _new_name() -> str:
-    # Sorted by name is sorted by time; the random end keeps two servers on one target apart.
-    return f"{PREFIX}{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}{SUFFIX}"
+    def send(self, name: str, lines: bytes) -> None:
+        """Writes an object of JSON lines, whole or not at all."""
+        # No retries of the client's own: whoever holds the lines tries again.
+        self._blob(name).upload_from_string(
+            lines, content_type="application/x-ndjson", timeout=30, retry=None
+        )
+
+    def read(self, name: str) -> bytes:
+        """An object's content; FileNotFoundError when there is none."""
+        from google.api_core.exceptions import NotFound
+
+        try:
+            return self._blob(name).download_as_bytes(timeout=10)
+        except NotFound:
+            raise FileNotFoundError(name) from None

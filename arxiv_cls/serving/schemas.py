@@ -42,6 +42,7 @@ NotBlank = Annotated[str, Field(pattern=VISIBLE)]
 # A list of one text is that text, a list of two is a pair: here a title and its abstract.
 OneOrPair = Annotated[list[NotBlank], Field(min_length=1, max_length=2, fail_fast=True)]
 # Strict: JSON's true is not a 1, and "5" is not a 5.
+Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
 Count = Annotated[int, Field(strict=True, ge=1, le=1000), BeforeValidator(_whole)]
 TopK = Annotated[Count | None, Field(description="labels in `top_k`; all when left out")]
 Truncation = Annotated[

@@ -9,19 +9,21 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.serving.app import create_app
-from arxiv_cls.serving.endpoint import Endpoint
 from arxiv_cls.serving.http_requests import error_reply
 from arxiv_cls.serving.observability import RequestLines, configure_logging
-from arxiv_cls.serving.settings import ServingSettings
+from arxiv_cls.serving.service import Service
+from arxiv_cls.serving.settings import ServerSettings, ServingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -41,25 +43,33 @@ def serve(settings: ServingSettings) -> int:
     Raises:
         UserError: the address is taken, the request log cannot be written, or the model cannot be loaded.
     """
+    return run(settings, create_app, "Serving", "/docs")
+
+
+def run(settings: ServerSettings, create: Callable[..., FastAPI], what: str, page: str) -> int:
+    """Runs an application of `make_app` until SIGTERM or SIGINT; `create` makes it of the settings.
+
+    `what` and `page` are for the line that a person sees: what it does, and the address to open.
+    """
     configure_logging(settings.log_level)
-    app = create_app(settings)
-    endpoint: Endpoint = app.state.endpoint
+    app = create(settings)
+    service: Service = app.state.endpoint
     listener = _listen(settings.host, settings.port)
-    protocol = type("Protocol", (_LimitedProtocol,), {"endpoint": endpoint})
+    protocol = type("Protocol", (_LimitedProtocol,), {"endpoint": service})
     options: dict[str, Any] = {"ws": "none", "lifespan": "on", "log_config": None, "server_header": False}
     config = uvicorn.Config(app, http=protocol, access_log=False, timeout_keep_alive=30, **options)
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{shown_host}:{listener.getsockname()[1]}"
     logger.info("listening", extra={"url": url, "settings": settings.model_dump()})
-    print(f"Serving {settings.model} at {url} (documentation: {url}/docs)", flush=True)
-    _Server(config, endpoint).run(sockets=[listener])
-    if endpoint.loading:
-        # A model that is still loaded, or downloaded by threads that Python would wait for, is not needed.
+    print(f"{what} {settings.model} at {url} (open {url}{page})", flush=True)
+    _Server(config, service).run(sockets=[listener])
+    if service.busy:
+        # What a thread still loads or reads, some of it in threads that Python would wait for, is not needed.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)
-    if endpoint.failure:
-        raise endpoint.failure
+    if service.failure:
+        raise service.failure
     return 0
 
 
@@ -79,7 +89,7 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """Ends in two steps: first nothing new is accepted, then, when all is answered, the socket closes."""
 
-    def __init__(self, config: uvicorn.Config, endpoint: Endpoint) -> None:
+    def __init__(self, config: uvicorn.Config, endpoint: Service) -> None:
         super().__init__(config)
         self.endpoint = endpoint
 
@@ -94,16 +104,16 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.endpoint.ending = True
-        logger.info("ending", extra={"texts_to_answer": self.endpoint.batcher.depth})
+        logger.info("ending", extra={"texts_to_answer": self.endpoint.waiting})
         before = time.monotonic()
         limit = self.endpoint.settings.shutdown_timeout
         while not self.force_exit:
             passed = time.monotonic() - before
-            if passed > limit or (passed > LINGER_SECONDS and not self.endpoint.batcher.depth):
+            if passed > limit or (passed > LINGER_SECONDS and not self.endpoint.waiting):
                 break
             await asyncio.sleep(0.05)
         # Whatever waits behind the limit, the process ends.
-        self.endpoint.batcher.refuse_accepted()
+        self.endpoint.refuse_accepted()
         left = max(1, round(limit - (time.monotonic() - before)))
         self.config.timeout_graceful_shutdown = self.endpoint.seconds_to_stop = left
         await super().shutdown(sockets)
@@ -119,7 +129,7 @@ class _LimitedProtocol(H11Protocol):
     then the connection closes.
     """
 
-    endpoint: Endpoint
+    endpoint: Service
     timer: asyncio.TimerHandle | None = None
     half_closed = False
     framing = 0

@@ -1,4 +1,4 @@
-"""Settings of the endpoint: each is an option of `arxiv-cls serve` and a variable ARXIV_CLS_*.
+"""Settings of a server: each is an option of its command and a variable, of `serve` ARXIV_CLS_*.
 
 The command line wins over the variable, the variable over the default. The token is a variable only: an
 option would show in the list of processes.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,27 +18,25 @@ from arxiv_cls.errors import UserError
 
 ENV_PREFIX = "ARXIV_CLS_"
 # Addresses with a meaning of their own, which Vertex AI's routes cannot take.
-POST_ROUTES = ("/", "/load")
+POST_ROUTES = ("/", "/load", "/feedback")
 GET_ROUTES = ("/", "/health/live", "/info", "/metrics", "/monitoring", "/docs", "/openapi.json")
 PLAIN_ROUTE = re.compile(r"/[\w.~:@/-]*")
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w][\w./-]*)?")
-# Settings that only a variable sets.
-NOT_OPTIONS = ("token", "predict_route", "health_route")
 
 
 def _split(value: Any) -> Any:
     return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
 
 
-def _variables(*names: str) -> AliasChoices:
-    return AliasChoices(f"{ENV_PREFIX}{names[0]}", *names[1:])
+def _variables(*names: str, prefix: str = ENV_PREFIX) -> AliasChoices:
+    return AliasChoices(f"{prefix}{names[0]}", *names[1:])
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
-class ServingSettings(BaseSettings):
-    """What the endpoint serves and where its limits are.
+class ServerSettings(BaseSettings):
+    """Where a server listens and the limits of its requests; `MODEL` is the argument of its command.
 
     Raises:
         UserError: every value that does not fit, at once, under the name of its option or variable.
@@ -48,6 +46,9 @@ class ServingSettings(BaseSettings):
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", loc_by_alias=False,
         validate_by_name=True, allow_inf_nan=False, protected_namespaces=(),
     )  # fmt: skip
+    command: ClassVar[str] = "serve"
+    # Settings that only a variable sets.
+    not_options: ClassVar[tuple[str, ...]] = ("token",)
 
     model: str = Field(description="model directory or Hub id, also user/name@v0.1.0")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
@@ -56,6 +57,63 @@ class ServingSettings(BaseSettings):
         validation_alias=_variables("PORT", "AIP_HTTP_PORT", "PORT"),
     )  # fmt: skip
     root_path: str = Field("", description="prefix that a proxy puts before addresses, such as /papers")
+    max_body: int = Field(2 * 1024 * 1024, ge=1, description="bytes in one request; more get 413")
+    body_timeout: float = Field(10.0, ge=0.01, description="seconds in which a request must have arrived")
+    max_connections: int = Field(1024, ge=1, description="open connections; more get 503")
+    shutdown_timeout: float = Field(30.0, ge=0, description="seconds to finish accepted requests at the end")
+    cors_origins: Words = Field((), description="web origins whose pages may call, with commas; else none")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level logged")
+    token: str | None = Field(
+        None, repr=False, exclude=True, description="token that POST /load and /feedback ask for; none: off",
+        validation_alias=_variables("TOKEN"),
+    )  # fmt: skip
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            problems = [self._explained(problem, given) for problem in error.errors()]
+            hint = f"`arxiv-cls {self.command} --help` lists the settings."
+            raise UserError("\n".join(problems), hint=hint) from None
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, path: str) -> str:
+        if path and not PLAIN_ROUTE.fullmatch(path):
+            raise ValueError("a path like /classifier is expected")
+        return path.rstrip("/")
+
+    @property
+    def texts_per_request(self) -> int:
+        """Texts in one request."""
+        return 1
+
+    @classmethod
+    def _explained(cls, problem: Any, given: dict[str, Any]) -> str:
+        """One of pydantic's problems as option or variable, value, what is expected."""
+        name = str(problem["loc"][0])
+        field, option = cls.model_fields[name], "--" + name.replace("_", "-")
+        variable = str(cls.model_config.get("env_prefix")) + name.upper()
+        if problem["type"] == "missing":
+            which = "one" if name == "model" else option
+            return f"{cls.command}: no {name}: name {which}, or set {variable}"
+        aliases = field.validation_alias
+        variables = aliases.choices if isinstance(aliases, AliasChoices) else [variable]
+        where = next((one for one in variables if os.environ.get(str(one))), variables[-1])
+        if name in given and name not in cls.not_options:
+            where = option
+        value = ",".join(problem["input"]) if isinstance(problem["input"], tuple) else problem["input"]
+        # A setting that is left out of records is a secret.
+        shown = "" if field.exclude else f" {value}"
+        reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        return f"{cls.command}: {where}{shown}: {reason}"
+
+
+class ServingSettings(ServerSettings):
+    """What the endpoint serves and where its limits are; errors as of `ServerSettings`."""
+
+    not_options: ClassVar[tuple[str, ...]] = ("token", "predict_route", "health_route")
+
     engine: Literal["torch", "onnx", "int8"] | None = Field(
         None, description="torch, onnx or int8 (default: onnx; in a cascade, what it was fitted with)"
     )
@@ -70,11 +128,6 @@ class ServingSettings(BaseSettings):
     max_wait: float = Field(5.0, ge=0.01, description="longest wait in the queue, seconds; longer gets 429")
     max_texts: int = Field(64, ge=1, description="texts in one request")
     max_characters: int = Field(50_000, ge=1, description="characters in one text")
-    max_body: int = Field(2 * 1024 * 1024, ge=1, description="bytes in one request; more get 413")
-    body_timeout: float = Field(10.0, ge=0.01, description="seconds in which a request must have arrived")
-    max_connections: int = Field(1024, ge=1, description="open connections; more get 503")
-    shutdown_timeout: float = Field(30.0, ge=0, description="seconds to finish accepted requests at the end")
-    cors_origins: Words = Field((), description="web origins whose pages may call, with commas; else none")
     request_log: str | None = Field(
         None, description="directory or gs://bucket/folder that gets a JSON line per text, for monitoring"
     )
@@ -82,11 +135,13 @@ class ServingSettings(BaseSettings):
     request_log_rotate_mb: float = Field(64.0, ge=0.001, description="megabytes of a file of the request log")
     request_log_rotate_minutes: float = Field(15.0, ge=0.001, description="minutes until a new file starts")
     request_log_keep: int = Field(0, ge=0, description="newest files kept of a local log (default: all)")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level logged")
-    log_texts: bool = Field(False, description="write the texts into the server's own log (debugging)")
-    token: str | None = Field(
-        None, repr=False, exclude=True, description="token that POST /load asks for; none: no switching"
+    feedback_log: str | None = Field(
+        None, description="directory or gs://bucket/folder that gets the labels of POST /feedback"
     )
+    monitoring: str | None = Field(
+        None, description="directory or gs://bucket/folder whose report.html GET /monitoring shows"
+    )
+    log_texts: bool = Field(False, description="write the texts into the server's own log (debugging)")
     predict_route: str = Field(
         "/predict", description="Vertex AI's route of predictions",
         validation_alias=_variables("PREDICT_ROUTE", "AIP_PREDICT_ROUTE"),
@@ -95,14 +150,6 @@ class ServingSettings(BaseSettings):
         "/health", description="Vertex AI's route of health",
         validation_alias=_variables("HEALTH_ROUTE", "AIP_HEALTH_ROUTE"),
     )  # fmt: skip
-
-    def __init__(self, **given: Any) -> None:
-        try:
-            super().__init__(**given)
-        except ValidationError as error:
-            problems = [_explained(problem, given) for problem in error.errors()]
-            hint = "`arxiv-cls serve --help` lists the settings."
-            raise UserError("\n".join(problems), hint=hint) from None
 
     @field_validator("allow_hub")
     @classmethod
@@ -120,13 +167,6 @@ class ServingSettings(BaseSettings):
             raise ValueError("this address has another meaning here")
         return route
 
-    @field_validator("root_path")
-    @classmethod
-    def _prefix(cls, path: str) -> str:
-        if path and not PLAIN_ROUTE.fullmatch(path):
-            raise ValueError("a path like /classifier is expected")
-        return path.rstrip("/")
-
     @property
     def texts_per_request(self) -> int:
         """Texts in one request: a request that the empty queue cannot hold could never be accepted."""
@@ -139,17 +179,3 @@ class ServingSettings(BaseSettings):
             return Path(self.models_dir).expanduser()
         model = Path(self.model).expanduser()
         return model.resolve().parent if model.is_dir() else None
-
-
-def _explained(problem: Any, given: dict[str, Any]) -> str:
-    """One of pydantic's problems as option or variable, value, what is expected."""
-    name = str(problem["loc"][0])
-    if problem["type"] == "missing":
-        return f"serve: no model: name one, or set {ENV_PREFIX}MODEL"
-    aliases = ServingSettings.model_fields[name].validation_alias
-    variables = aliases.choices if isinstance(aliases, AliasChoices) else [ENV_PREFIX + name.upper()]
-    where = next((one for one in variables if os.environ.get(str(one))), variables[-1])
-    if name in given and name not in NOT_OPTIONS:
-        where = "--" + name.replace("_", "-")
-    value = ",".join(problem["input"]) if isinstance(problem["input"], tuple) else problem["input"]
-    return f"serve: {where} {value}: {problem['msg'].removeprefix('Value error, ').removeprefix('Input ')}"

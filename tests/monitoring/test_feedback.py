@@ -126,7 +126,7 @@ class TestMeasured:
         [
             ("request_id,category\nnobody,cs.AI\n", "none of its 1 labels belongs"),
             ("id,label\n1,cs.AI\n", "no row with `request_id`"),
-            (None, "cannot be read"),
+            (None, "labels.csv: no file"),
         ],
     )
     def test_refused(self, released, served, tmp_path, content, message):
@@ -140,7 +140,7 @@ class TestMeasured:
     def test_one_text_requests_need_no_index(self, tmp_path, column):
         """`index` is 0 where it is not there; a client may have sent the arXiv id as its request id."""
         (tmp_path / "labels.csv").write_text(f"{column},category\n0901.4761,cs.AI\n")
-        assert list(read_labels(tmp_path / "labels.csv")[0]) == [("0901.4761", 0)]
+        assert list(read_labels(str(tmp_path / "labels.csv"))[0]) == [("0901.4761", 0)]
 
 
 class TestPower:

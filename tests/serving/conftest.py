@@ -50,6 +50,15 @@ def request_log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(start_server: Callable[..., Server], models_dir: Path, request_log_dir: Path) -> Server:
-    """The server that tests share: model `tiny`, with a request log."""
-    return start_server(models_dir / "tiny", "--request-log", request_log_dir, "--threads", 1)
+def feedback_log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the shared server writes labels, and looks for a report."""
+    return tmp_path_factory.mktemp("feedback-log")
+
+
+@pytest.fixture(scope="session")
+def server(
+    start_server: Callable[..., Server], models_dir: Path, request_log_dir: Path, feedback_log_dir: Path
+) -> Server:
+    """The server that tests share: model `tiny`, with a request log, labels and a place for a report."""
+    logs = ("--request-log", request_log_dir, "--feedback-log", feedback_log_dir)
+    return start_server(models_dir / "tiny", *logs, "--monitoring", feedback_log_dir, "--threads", 1)

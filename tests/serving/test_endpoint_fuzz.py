@@ -9,7 +9,7 @@ from local_servers import TOKEN
 
 OPERATIONS = {
     "GET /", "GET /health", "GET /health/live", "GET /info", "GET /metrics", "GET /monitoring",
-    "POST /", "POST /load", "POST /predict",
+    "POST /", "POST /feedback", "POST /load", "POST /predict",
 }  # fmt: skip
 EXAMPLES = 5
 MORE_EXAMPLES = 100

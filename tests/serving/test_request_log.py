@@ -57,8 +57,8 @@ class Disk(LogFiles):
     full = False
     in_memory = False
 
-    def __init__(self, settings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings, **options) -> None:
+        super().__init__(settings, **options)
         self.go_on, self.writing = threading.Event(), threading.Event()
         self.go_on.set()
 
@@ -242,9 +242,9 @@ class NearlyFull:
 def files_of(target, **options) -> LogFiles:
     """The files of a log; rotation by size and time can be set below what an option may be."""
     settings = ServingSettings(model="m", request_log=str(target))
-    return LogFiles(
-        settings.model_copy(update={f"request_log_{name}": value for name, value in options.items()})
-    )
+    keep = options.pop("keep", 0)
+    changed = {f"request_log_{name}": value for name, value in options.items()}
+    return LogFiles(settings.model_copy(update=changed), keep=keep)
 
 
 class TestDirectory:
@@ -316,15 +316,15 @@ class TestBucket:
         """A wrong credential is one warning before the first line, and lines are taken all the same."""
         storage = pytest.importorskip("google.cloud.storage")
         log, _ = open_log(target="gs://logs/papers")
-        log.files._bucket = create_autospec(storage.Bucket, instance=True)
-        log.files._bucket.test_iam_permissions.return_value = granted
+        log.files.objects.bucket = create_autospec(storage.Bucket, instance=True)
+        log.files.objects.bucket.test_iam_permissions.return_value = granted
         with caplog.at_level(logging.WARNING, "arxiv_cls.serving.request_log"):
             log.start()
             log.add(scored())
             log.close(30)
         warning = "PermissionError: no permission storage.objects.create on gs://logs"
         assert caplog.messages == [f"the request log cannot be written: {warning}"] * (not granted)
-        log.files._bucket.blob.return_value.upload_from_string.assert_called_once()
+        log.files.objects.bucket.blob.return_value.upload_from_string.assert_called_once()
 
     @pytest.mark.slow
     def test_objects(self, monkeypatch):
