@@ -106,15 +106,19 @@ def free_port() -> int:
 
 
 def start_process(
-    model: Path | str, *options: object, output: Path, env: dict[str, str] | None = None
+    model: Path | str,
+    *options: object,
+    output: Path,
+    env: dict[str, str] | None = None,
+    words: tuple[str, ...] = ("serve",),
 ) -> Server:
     """Starts `arxiv-cls serve MODEL [options]` on a free port of loopback; it may not be ready yet.
 
-    The port is an option, unless `env` names it as Vertex AI does.
+    `words` name another command. The port is an option, unless `env` names it as Vertex AI does.
     """
     named = (env or {}).get("AIP_HTTP_PORT")
     port = int(named or free_port())
-    command = [sys.executable, "-m", "arxiv_cls.cli", "serve", str(model)]
+    command = [sys.executable, "-m", "arxiv_cls.cli", *words, str(model)]
     command += [] if named else ["--port", str(port)]
     with output.open("w") as file:
         process = subprocess.Popen(
@@ -126,10 +130,57 @@ def start_process(
     return Server(process, f"http://127.0.0.1:{port}", output)
 
 
-def lines_in(directory: Path) -> list[dict]:
+def lines_in(directory: Path, prefix: str = "requests-") -> list[dict]:
     """The lines of all files, oldest file first."""
-    files = sorted(directory.glob("requests-*.jsonl"))
+    files = sorted(directory.glob(f"{prefix}*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+@dataclass
+class Webhook:
+    """A receiver that answers with `statuses` one after the other, then 200, and keeps what it took."""
+
+    statuses: list[int] = field(default_factory=list)
+    taken: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def open(self) -> Iterator[str]:
+        """Runs it until the block ends; yields its address."""
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status = hook.statuses.pop(0) if hook.statuses else 200
+                if status == 200:
+                    hook.taken.append(body)
+                self.send_response(status)
+                self.send_header("Location", "/elsewhere")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        with serving(Handler) as url:
+            yield f"{url}/services/SECRET"
+
+
+@contextmanager
+def storage_emulator(monkeypatch: Any) -> Iterator[None]:
+    """An emulator of Google's storage with the bucket `logs`, which both clients use meanwhile."""
+    import gcsfs
+    from gcp_storage_emulator.server import create_server
+
+    port = free_port()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    emulator = create_server("127.0.0.1", port, in_memory=True, default_bucket="logs")
+    emulator.start()
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    try:
+        yield
+    finally:
+        emulator.stop()
 
 
 class SpaceProcess:

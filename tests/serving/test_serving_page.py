@@ -47,7 +47,7 @@ def test_what_the_page_prints(tmp_path):
     try:
         server.wait_until_ready(240)
         examples = SHOWN.findall(PAGE)
-        assert len(examples) == PAGE.count("```json") == 5
+        assert len(examples) == PAGE.count("```json") == 6
         for line, said in examples:
             asked = line.replace("localhost:8000", f"127.0.0.1:{port}")
             done = subprocess.run(

@@ -1,0 +1,296 @@
+"""`arxiv-cls monitor serve`: routes, schedule, results that outlive it, alerts; `make monitor` starts it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+from fuzzing import fuzz
+from local_servers import TOKEN, Webhook, start_process, storage_emulator
+from monitoring.conftest import START, VERSION, Traffic, lines_of
+from starlette.testclient import TestClient
+
+from arxiv_cls.errors import UserError
+from arxiv_cls.monitoring import alerts, service
+from arxiv_cls.monitoring.service import create_app
+from arxiv_cls.monitoring.settings import MonitorSettings
+
+ALLOWED = {"Authorization": f"Bearer {TOKEN}"}
+OPERATIONS = {
+    "GET /", "GET /health", "GET /health/live", "GET /metrics", "GET /drift/report", "GET /drift/history",
+    "POST /drift/run",
+}  # fmt: skip
+
+
+def shifted(number: int) -> list[str]:
+    """A window out of scope, later than those before."""
+    start = START + timedelta(hours=number)
+    return lines_of(Traffic(300, 90 + number, outside=0.5), start=start, request=f"shifted{number}-")
+
+
+def quiet(number: int) -> list[str]:
+    """A window like the reference."""
+    start = START + timedelta(hours=number)
+    return lines_of(Traffic(300, 30 + number), start=start, request=f"quiet{number}-")
+
+
+@pytest.fixture
+def open_monitor(released, tmp_path):
+    """The service on a model, its log and the folder `out`; its first run starts at once."""
+    opened = []
+
+    def make(**options) -> TestClient:
+        given = {"model": str(released), "log": str(tmp_path / "log"), "out": str(tmp_path / "out")}
+        settings = MonitorSettings(**given | {"since": "2026-01-01", "token": TOKEN} | options)
+        opened.append(TestClient(create_app(settings), raise_server_exceptions=False))
+        return opened[-1].__enter__()
+
+    yield make
+    for client in opened:
+        client.__exit__(None, None, None)
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def state_of(client: TestClient) -> str | None:
+    found = re.findall(r'arxiv_cls_monitor_state\{state="(\w+)"\} 1\.0', client.get("/metrics").text)
+    return found[0] if found else None
+
+
+def run_now(client: TestClient) -> dict:
+    """The reply to a run on request, once the schedule's own has ended."""
+    wait_for(lambda: not client.app.state.endpoint.running)
+    reply = client.post("/drift/run", headers=ALLOWED)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+class TestRoutes:
+    """What people, Prometheus and probes ask for."""
+
+    def test_from_the_first_run_to_a_restart(self, open_monitor, write_log, tmp_path):
+        """The schedule's first run makes all of it; after a restart it is there without another one."""
+        write_log(quiet(1))
+        client = open_monitor()
+        assert client.get("/health").json()["status"] in ("waiting", "ready")
+        wait_for(lambda: state_of(client) == "ok")
+        assert client.get("/").json()["status"] == "ok"
+        health = client.get("/health").json()
+        assert (health["reference"], health["log"], health["report_age_seconds"] < 60) == (True, True, True)
+        page = client.get("/drift/report")
+        assert page.text == (tmp_path / "out/report.html").read_text()
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        (window,) = client.get("/drift/history").json()["windows"]
+        assert (window["verdict"], window["distinct"]) == ("ok", 300)
+        told = client.get("/metrics").text
+        group = f'{{answered_by="baseline",model_version="{VERSION}"}}'
+        for line in (
+            f"arxiv_cls_monitor_distinct_rows{group} 300.0",
+            f"arxiv_cls_monitor_consecutive_windows{group} 0.0",
+            f"arxiv_cls_monitor_p{group} {window['p']}",
+            f"arxiv_cls_monitor_estimated_accuracy_low{group} {window['accuracy']['low']}",
+            f"arxiv_cls_monitor_released_accuracy{group} {window['accuracy']['released']}",
+            f"arxiv_cls_monitor_out_of_scope_share{group} {window['out_of_scope']}",
+            'arxiv_cls_monitor_dropped_rows{reason="repeated"} 0.0',
+            "arxiv_cls_monitor_interval_seconds 3600.0",
+            'arxiv_cls_monitor_runs_total{outcome="finished"} 1.0',
+        ):
+            assert line in told, line
+        client.__exit__(None, None, None)
+        again = open_monitor()
+        assert (state_of(again), again.get("/drift/report").text) == ("ok", page.text)
+        assert 'arxiv_cls_monitor_runs_total{outcome="finished"} 0.0' in again.get("/metrics").text
+
+    def test_run_on_request(self, open_monitor, write_log, monkeypatch):
+        """A summary with the token; 401 without, 403 without a token of its own, 409 during a run."""
+        write_log(quiet(1))
+        client = open_monitor()
+        reply = run_now(client)
+        assert (reply["verdict"], reply["rows_read"], reply["alert"]) == ("ok", 300, False)
+        assert client.post("/drift/run").status_code == 401
+        assert open_monitor(token=None).post("/drift/run", headers=ALLOWED).status_code == 403
+        go_on, check = threading.Event(), service.check.check_drift
+        monkeypatch.setattr(service.check, "check_drift", lambda *a, **k: go_on.wait(30) and check(*a, **k))
+        waiting = threading.Thread(target=run_now, args=(client,))
+        waiting.start()
+        wait_for(lambda: client.app.state.endpoint.running)
+        refused = client.post("/drift/run", headers=ALLOWED)
+        assert (refused.status_code, refused.json()["error"]) == (409, "a run is under way")
+        assert client.get("/health").json()["running"]
+        go_on.set()
+        waiting.join(30)
+
+    def test_without_a_log_or_a_reference(self, open_monitor, write_log, released):
+        """Each is said, where it is asked and in /health; the next run finds what has come."""
+        client = open_monitor()
+        wait_for(lambda: client.get("/health").status_code == 503)
+        assert client.post("/drift/run", headers=ALLOWED).status_code == 424
+        assert client.get("/drift/report").status_code == client.get("/drift/history").status_code == 404
+        write_log(quiet(1))
+        assert run_now(client)["verdict"] == "ok"
+        assert client.get("/health").status_code == 200
+        (released / "monitoring/reference.parquet").unlink()
+        refused = client.post("/drift/run", headers=ALLOWED)
+        assert refused.status_code == 404
+        assert "has no reference" in refused.json()["error"]
+        # What was found before is still shown.
+        assert (client.get("/health").status_code, client.get("/drift/report").status_code) == (503, 200)
+
+    def test_schedule(self, open_monitor, write_log, monkeypatch):
+        """The next run comes by itself; one that failed is tried again before its time."""
+        monkeypatch.setattr(service, "SECONDS_TO_NEXT_TRY", 0.1)
+        monkeypatch.setattr(MonitorSettings, "interval", 0.2)
+        client = open_monitor()
+        runs = client.app.state.endpoint.runs.labels
+        wait_for(lambda: runs("failed")._value.get() >= 2)
+        write_log(quiet(1))
+        wait_for(lambda: runs("finished")._value.get() >= 2)
+
+    def test_labels(self, open_monitor, write_log, tmp_path):
+        """What the endpoint's POST /feedback has written becomes a measured accuracy."""
+        write_log(quiet(1))
+        (tmp_path / "labels").mkdir()
+        truth = Traffic(300, 31).truth
+        names = ("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML")
+        rows = (
+            {"request_id": f"quiet1-{at}", "index": 0, "categories": [names[true]]}
+            for at, true in enumerate(truth[:200])
+        )
+        (tmp_path / "labels/feedback-1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        client = open_monitor(labels=str(tmp_path / "labels"))
+        run_now(client)
+        told = client.get("/metrics").text
+        assert f'arxiv_cls_monitor_measured_labels{{model_version="{VERSION}"}} 200.0' in told
+        assert 0.6 < float(re.search(r"measured_accuracy\{.*\} (.*)", told)[1]) < 0.9
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"every": "often"}, "--every often: a time such as"),
+            ({"since": "lately"}, "--since lately"),
+            ({"out": "s3://x"}, "--out s3://x: a directory or gs://"),
+            ({"webhook": "file:///SECRET"}, "--webhook: an address"),
+        ],
+    )
+    def test_refused_at_the_start(self, open_monitor, options, message):
+        """One line, which holds no secret."""
+        with pytest.raises(UserError, match=message) as refused:
+            open_monitor(**options)
+        assert "SECRET" not in str(refused.value)
+
+
+class TestAlerts:
+    """A change of state is told once, to whoever listens."""
+
+    def test_once_and_until_it_is_taken(self, open_monitor, write_log, tmp_path, monkeypatch, caplog):
+        """Tried again after refusals and a redirect, repeated by no run or restart; its end is told too."""
+        monkeypatch.setattr(alerts, "FIRST_PAUSE", 0.01)
+        hook = Webhook(statuses=[500, 302, 429])
+        with hook.open() as url, caplog.at_level(logging.INFO, "arxiv_cls"):
+            write_log(quiet(1))
+            client = open_monitor(webhook=url)
+            assert not run_now(client)["alert"]
+            write_log(shifted(2))
+            assert run_now(client)["alert"]
+            wait_for(lambda: hook.taken)
+            run_now(client)
+            client.__exit__(None, None, None)
+            client = open_monitor(webhook=url)
+            assert "arxiv_cls_monitor_alert 1.0" in client.get("/metrics").text
+            run_now(client)
+            write_log(quiet(3))
+            assert not run_now(client)["alert"]
+            wait_for(lambda: len(hook.taken) == 2)
+        assert [body["status"] for body in hook.taken] == ["firing", "resolved"]
+        begins = hook.taken[0]
+        assert "out-of-scope share" in begins["alerts"][0]["annotations"]["description"]
+        assert begins["alerts"][0]["startsAt"] == hook.taken[1]["alerts"][0]["startsAt"]
+        assert [message for message in caplog.messages if "alarm" in message] == [
+            "drift alarm begins", "drift alarm ends",
+        ]  # fmt: skip
+        kept = [*(tmp_path / "out").iterdir()]
+        assert {"alert.json", "drift.json", "history.json", "report.html"} == {path.name for path in kept}
+        assert not [path for path in kept if "SECRET" in path.read_text()]
+        assert "SECRET" not in caplog.text
+
+    def test_what_was_not_delivered_comes_after_a_restart(self, open_monitor, write_log):
+        """A receiver that is away delays nothing and loses nothing."""
+        write_log(shifted(1))
+        client = open_monitor(webhook="http://127.0.0.1:9/x")
+        before = time.monotonic()
+        assert run_now(client)["alert"]
+        assert time.monotonic() - before < 10
+        client.__exit__(None, None, None)
+        hook = Webhook()
+        with hook.open() as url:
+            open_monitor(webhook=url)
+            wait_for(lambda: hook.taken)
+
+    def test_one_body_for_all(self, released):
+        """Slack's `text`, Teams' card and Alertmanager's alerts, without what is private."""
+        record = {"model": "m", "verdict": "alarm", "action": "look", "created": "2026-05-01T00:00:00+00:00",
+                  "groups": [{"severity": "high"}]}  # fmt: skip
+        body = alerts.message(record, True, record["created"])
+        (attachment,), (alert,) = body["attachments"], body["alerts"]
+        assert (body["text"], attachment["fallback"]) == ("Drift of m: alarm", "look")
+        assert attachment["content"]["type"] == "AdaptiveCard"
+        assert (body["version"], body["status"], alert["labels"]["severity"]) == ("4", "firing", "critical")
+
+
+@pytest.mark.slow
+def test_bucket(open_monitor, write_log, monkeypatch, tmp_path):
+    """Results in gs:// are there for the next instance, which need not run for them."""
+    write_log(quiet(1))
+    with storage_emulator(monkeypatch):
+        client = open_monitor(out="gs://logs/out")
+        run_now(client)
+        client.__exit__(None, None, None)
+        again = open_monitor(out="gs://logs/out")
+        assert (state_of(again), again.get("/drift/report").status_code) == ("ok", 200)
+        assert 'runs_total{outcome="finished"} 0.0' in again.get("/metrics").text
+
+
+@pytest.fixture
+def monitor_process(released, write_log, tmp_path):
+    """The service as a process of its own."""
+    folder = write_log(quiet(1))
+    output = tmp_path / "output.txt"
+    options = ("--log", folder, "--out", tmp_path / "out", "--since", "2026-01-01")
+    started = start_process(released, *options, output=output, words=("monitor", "serve"))
+    started.wait_until_ready()
+    yield started
+    assert started.stop(seconds=20) == 0, output.read_text()
+
+
+def test_fuzz(monitor_process):
+    """As the endpoint: no 5xx, no reply that the document does not promise; it ends when it is told to."""
+    assert fuzz(monitor_process.url, 3) == OPERATIONS
+
+
+def test_light(run_python):
+    """The service imports neither pandas nor Evidently, nor what trains."""
+    program = (
+        "import sys; import arxiv_cls.monitoring.service, arxiv_cls.serving.server\n"
+        "assert not {'pandas', 'evidently', 'torch', 'transformers', 'sklearn'} & set(sys.modules)"
+    )
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_monitor():
+    """What the target runs."""
+    words = ["make", "--dry-run", "monitor", "MODEL=m", "LOG=logs", "PORT=8001", "READY="]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    command = " ".join(done.stdout.replace("\\\n", "").split())
+    assert command.endswith('monitor serve "$MODEL" --log "$LOG" --port "$PORT"')
