@@ -1,4 +1,4 @@
-"""The walk-through of docs/monitoring.md, as it is written: quiet traffic, a shift, the alarm and its report."""
+"""The walk-through of docs/monitoring.md as it is written: quiet traffic, a shift, the alarm, its report."""
 
 from __future__ import annotations
 
@@ -45,9 +45,8 @@ def test_walk_through(project, tmp_path):  # noqa: F811
             code = re.sub(r"\b800[012]\b", lambda found: str(ports[found[0]]), code)
             code = code.replace("make serve", f"make serve PORT={ports['8000']}")
             code = code.replace("make monitor", f"make monitor PORT={ports['8001']}")
-            code = code.replace(
-                "new_papers.csv --", f"new_papers.csv --url http://127.0.0.1:{ports['8000']} --"
-            )
+            url = f"http://127.0.0.1:{ports['8000']}"
+            code = re.sub(r"(traffic.py outputs/\S+)", rf"\1 --url {url}", code)
             output = tmp_path / f"{number}.txt"
             with output.open("w") as file:
                 process = subprocess.Popen(
@@ -61,7 +60,7 @@ def test_walk_through(project, tmp_path):  # noqa: F811
             else:
                 assert process.wait(300) == 0, output.read_text()
             if kind == "make serve":
-                answer(f"http://127.0.0.1:{ports['8000']}/health", "")
+                answer(f"{url}/health", "")
             if kind == "make monitor":
                 answer(f"http://127.0.0.1:{ports['8001']}/", '"status":"ok"')
         assert '"verdict":"alarm"' in output.read_text()
