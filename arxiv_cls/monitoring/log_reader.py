@@ -179,17 +179,28 @@ def reading(target: str, done: str = "read") -> Iterator[None]:
         raise UserError(f"{target}: cannot be {done}: {reason}") from error
 
 
+def file_system_of(target: str) -> tuple[Any, str]:
+    """The file system of a path or gs:// address, and the path on it."""
+    if target.startswith("gs://"):
+        # The class that fsspec has for gs:// asks for the kind of the bucket before each object, again and
+        # again where the account may not see it.
+        from gcsfs.core import GCSFileSystem
+
+        return GCSFileSystem(), target.removeprefix("gs://").rstrip("/")
+    import fsspec
+
+    return fsspec.core.url_to_fs(target.rstrip("/") or "/")
+
+
 def listed(option: str, target: str, suffixes: tuple[str, ...], hint: str) -> tuple[Any, dict[str, Any]]:
     """The file system, and {name: its entry} in the order of the names without their folder.
 
     `target` is a directory or gs://bucket/prefix, below which files with a suffix count, or one file.
     """
-    import fsspec
-
     if "://" in target and not target.startswith(("gs://", "file://")):
         raise UserError(f"{option} {target}: a directory, a file or gs://bucket/prefix")
     with reading(f"{option} {target}"):
-        filesystem, path = fsspec.core.url_to_fs(target.rstrip("/") or "/")
+        filesystem, path = file_system_of(target)
         found = filesystem.find(path, detail=True)
     files = {
         name: entry

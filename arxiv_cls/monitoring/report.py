@@ -10,7 +10,9 @@ from typing import Any
 import jinja2
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from arxiv_cls.monitoring.drift import TOP_SCORE
 from arxiv_cls.scoring.plots import BLUE, ORANGE, VERMILION
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
@@ -22,10 +24,16 @@ SMALLEST_P = 1e-12
 
 FILTERS = {
     "percent": lambda share: "-" if share is None else f"{100 * share:.1f}%",
-    "number": lambda value: "-" if value is None else f"{value:,.4g}",
+    "number": lambda value: "-" if value is None else f"{value:,.3g}",
     "p_value": lambda p: f"{p:.1e}" if p < 0.001 else f"{p:.3f}",
     "minute": lambda time: time[:16].replace("T", " "),
 }
+
+
+def _title(column: dict[str, Any]) -> str:
+    """A column's name, with which scores of labels are told from features."""
+    is_label = column["group"] == "scores" and column["column"] != TOP_SCORE
+    return f"score of {column['column']}" if is_label else column["column"].replace("_", " ")
 
 
 def render_report(record: dict[str, Any]) -> str:
@@ -33,7 +41,7 @@ def render_report(record: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= FILTERS
+    environment.filters |= FILTERS | {"title": _title}
     plots = []
     for group in record["groups"]:
         windows = [one for one in record["history"] if one["answered_by"] == group["answered_by"]]
@@ -60,7 +68,7 @@ def _image(figure: Figure) -> str:
 
 def _labels(mix: list[dict[str, Any]]) -> str:
     shown = sorted(mix, key=lambda entry: -max(entry["reference"], entry["window"]))[:LABELS_SHOWN]
-    figure = Figure(figsize=(5, 1 + 0.42 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(4.6, 1.2 + 0.45 * len(shown)), layout="constrained")
     axes = figure.subplots()
     for side, shift, colour, label in (
         ("reference", -0.2, BLUE, "test split"),
@@ -81,22 +89,24 @@ def _histogram(column: dict[str, Any]) -> str:
     axes, edges = figure.subplots(), column["edges"]
     axes.stairs(column["reference_shares"], edges, color=BLUE, fill=True, alpha=0.35)
     axes.stairs(column["window_shares"], edges, color=ORANGE, linewidth=1.6)
-    axes.set_title(column["column"], fontsize=10)
+    axes.set_title(_title(column), fontsize=10)
     axes.tick_params(labelsize=8)
     axes.set_yticks([])
     return _image(figure)
 
 
 def _history(windows: list[dict[str, Any]], rule: dict[str, Any]) -> str:
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     line = {"color": BLUE, "marker": "o", "markersize": 3, "linewidth": 1}
     limit = {"linewidth": 1, "linestyle": "--"}
     numbers = range(1 - len(windows), 1)
     upper.semilogy(numbers, [max(window["p"], SMALLEST_P) for window in windows], **line)
-    upper.axhline(rule["watch_p"], color=ORANGE, **limit)
-    upper.axhline(rule["alarm_p"], color=VERMILION, **limit)
+    for verdict, colour in (("watch", ORANGE), ("alarm", VERMILION)):
+        upper.axhline(rule[f"{verdict}_p"], color=colour, label=verdict, **limit)
     upper.set_ylabel("p")
+    upper.legend(frameon=False, fontsize=8, loc="lower left")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     estimates = [(at, one["accuracy"]) for at, one in zip(numbers, windows, strict=True) if one["accuracy"]]
     if estimates:
         at = [place for place, _ in estimates]

@@ -11,7 +11,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.monitoring.alerts import ALERT
 from arxiv_cls.monitoring.check import DRIFT, HISTORY, REPORT
 from arxiv_cls.monitoring.feedback import FEEDBACK
-from arxiv_cls.monitoring.log_reader import reading
+from arxiv_cls.monitoring.log_reader import file_system_of, reading
 from arxiv_cls.record.files import write_atomically, write_json
 
 FILES = (ALERT, FEEDBACK, HISTORY, REPORT, DRIFT)
@@ -31,12 +31,10 @@ class Results:
         self.target = target
         self._fs: Any = None
         if target.startswith("gs://"):
-            import fsspec
-
             self._kept = tempfile.TemporaryDirectory(prefix="arxiv-cls-monitor-")
             self.directory = Path(self._kept.name)
             with reading(f"--out {target}"):
-                self._fs, self._prefix = fsspec.core.url_to_fs(target.rstrip("/"))
+                self._fs, self._prefix = file_system_of(target)
             self._fetch()
             return
         if "://" in target:

@@ -329,7 +329,7 @@ class TestBucket:
                 blob.upload_from_string(lines[:-5] if number == 99 else lines)
             bucket.blob("papers/notes.txt").upload_from_string("mine")
             bucket.blob("other/requests-1.jsonl").upload_from_string(quiet[0])
-            gcsfs.GCSFileSystem.clear_instance_cache()
+            gcsfs.core.GCSFileSystem.clear_instance_cache()
             reader = LogReader("gs://logs/papers", LABELS)
             rows = list(reader)
         finally:
