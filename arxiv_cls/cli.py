@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+import arxiv_cls.batch.commands
 import arxiv_cls.cloud.commands
 import arxiv_cls.corpus.commands
 import arxiv_cls.monitoring.commands
@@ -77,6 +78,7 @@ def _log_to_stderr() -> Iterator[None]:
 app.add_typer(arxiv_cls.corpus.commands.app, name="data")
 app.add_typer(arxiv_cls.monitoring.commands.app, name="monitor")
 for commands in (
+    arxiv_cls.batch.commands,
     arxiv_cls.scoring.commands,
     arxiv_cls.release.commands,
     arxiv_cls.serving.commands,
