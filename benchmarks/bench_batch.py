@@ -87,7 +87,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
         if runner in arguments.sides:
             found[runner] = predict_files(
                 arguments.model, [str(papers)], str(folder / runner), engine=arguments.engine,
-                workers=arguments.workers, runner=runner,
+                workers=arguments.workers, runner=runner, shard_rows=max(1, arguments.papers // (8 * arguments.workers)),
             )  # fmt: skip
     after = plain(arguments, papers)
     stock = (before + after) / 2
@@ -117,7 +117,10 @@ def stub(arguments: argparse.Namespace, folder: Path) -> None:
             workers=arguments.workers, load=StubPredictor,
         )  # fmt: skip
         seconds = time.perf_counter() - start
-        driver, workers = (resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        driver, workers = (
+            resource.getrusage(who).ru_maxrss / 2**20
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
         print(
             f"{what}: {summary.rows:,} rows; planning, start and summary"
             f" {seconds - summary.seconds:.1f} s, scoring {summary.seconds:.1f} s;"

@@ -40,7 +40,7 @@ _CHECKSUMS = ("md5Hash", "crc32c", "ETag", "etag", "blob_id")
 
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"|(?!")[^,\r\n]*+)'
 _FIELDS = re.compile(rb"(?:" + _FIELD + rb",)*+")
-_WHOLE_FIELD = re.compile(_FIELD)
+_WHOLE_FIELD, _LAST_FIELD = re.compile(_FIELD), re.compile(_FIELD + rb"\r?\Z")
 _RECORD = re.compile(rb"(?:" + _FIELD + rb",)*+" + _FIELD + rb"\r?\n")
 
 
@@ -268,6 +268,8 @@ def _record_end(data: bytes, begin: int, more: bool) -> int | None:
     # A delimiter takes two bytes at most: with those at hand, this one is damaged for certain.
     if more and (field is None or field.end() + 2 > len(data)):
         return None
+    if _LAST_FIELD.match(data, position):
+        return len(data)
     end = data.find(b"\n", position) + 1
     return end or (None if more else len(data))
 

@@ -38,7 +38,15 @@ from arxiv_cls.batch.inputs import (
     reading,
     rows_per_shard,
 )
-from arxiv_cls.batch.shards import Settings, footer_of, model_files, prepare_worker, schema_of, score_shard, write_output
+from arxiv_cls.batch.shards import (
+    Settings,
+    footer_of,
+    model_files,
+    prepare_worker,
+    schema_of,
+    score_shard,
+    write_output,
+)
 from arxiv_cls.errors import OUT_OF_MEMORY, UserError
 from arxiv_cls.models.prediction import ONNX_FILES, Predictor
 from arxiv_cls.models.predictor import load_predictor, locate_model
@@ -356,9 +364,7 @@ class _LocalPool:
 class _RayPool:
     """Tasks of a Ray cluster, or of one that is started here, on loopback only and without usage reports."""
 
-    def __init__(
-        self, settings: Settings, workers: int | None, processes: int, address: str | None
-    ) -> None:
+    def __init__(self, settings: Settings, workers: int | None, processes: int, address: str | None) -> None:
         address = address or os.environ.get("RAY_ADDRESS")
         # Read when ray is imported.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -177,6 +177,10 @@ def _records(shard: Shard) -> tuple[list[int], list[str | None], list[str], list
         )
         required = ("abstract",)
     lines = dict(zip(raw.rows.tolist(), raw.lines.tolist(), strict=True))
+    # A column without a value in the whole shard is not there.
+    for name in set(required) - set(raw.table.column_names):
+        nothing = pa.nulls(len(raw.table), pa.string())
+        raw = replace(raw, table=raw.table.append_column(name, pa.chunked_array([nothing])))
     found = check_rows(raw, required)
     texts, errors = {}, {}
     for row, *parts in zip(
