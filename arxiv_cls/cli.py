@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+import arxiv_cls.batch.commands
 import arxiv_cls.cloud.commands
 import arxiv_cls.cloud.job_commands
 import arxiv_cls.corpus.commands
@@ -79,6 +80,7 @@ app.add_typer(arxiv_cls.corpus.commands.app, name="data")
 app.add_typer(arxiv_cls.monitoring.commands.app, name="monitor")
 app.add_typer(arxiv_cls.cloud.job_commands.app, name="cloud")
 for commands in (
+    arxiv_cls.batch.commands,
     arxiv_cls.scoring.commands,
     arxiv_cls.release.commands,
     arxiv_cls.serving.commands,

@@ -359,12 +359,12 @@ class _Checks:
         # Trimming copies: the untrimmed column is let go, which halves the memory of the abstracts.
         self.raw.table = self.raw.table.drop_columns([key])
         text = self.each_chunk(lambda chunk: pc.utf8_trim_whitespace(_decode(chunk)), values)
-        if text.null_count:
-            self.refuse(field, pc.is_null(text), values, BAD_UTF8)
+        if text.null_count > values.null_count:
+            self.refuse(field, pc.and_(pc.is_null(text), pc.is_valid(values)), values, BAD_UTF8)
         if self.has_nul:
             self.refuse(field, pc.match_substring(text, "\0"), text, NUL_BYTE)
         empty = self.each_chunk(lambda chunk: pc.invert(pc.match_substring_regex(chunk, _VISIBLE)), text)
-        self.refuse(field, empty, text, MISSING)
+        self.refuse(field, pc.fill_null(empty, True), text, MISSING)
         if pc.any(empty).as_py():
             text = pc.if_else(empty, pa.scalar(None, pa.string()), text)
         return text

@@ -1,8 +1,7 @@
-"""`arxiv-cls predict|evaluate|compare|visualize|cascade|local-distilbert`: what scores papers."""
+"""`arxiv-cls evaluate|compare|visualize|cascade|local-distilbert`: what measures models."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,70 +11,6 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.options import DataOption, EngineOption, ModelArgument, Split
 
 app = typer.Typer()
-
-
-@app.command()
-def predict(
-    model: ModelArgument,
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TEXT", help="Title and abstract. None: a text per line of standard input."),
-    ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Score the rows of this file instead.")] = None,
-    out: Annotated[Path | None, typer.Option(help="With --csv: the file to write.")] = None,
-    top_k: Annotated[int, typer.Option(metavar="K", help="Labels shown per text.")] = 3,
-    engine: EngineOption = None,
-) -> None:
-    """Name the category of texts or of the rows of a CSV.
-
-    Texts are arguments or lines of standard input.
-
-    \b
-    Examples:
-      arxiv-cls predict outputs/minilm "Attention is all you need. We propose ..."
-      arxiv-cls predict user/name@v1.2.0 --csv papers.csv --out predictions.csv --engine int8
-    """
-    from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
-
-    if bool(csv) != bool(out) or (csv and texts):
-        raise UserError("predict: --csv FILE goes with --out FILE, and without texts")
-    if top_k < 1:
-        raise UserError(f"predict: --top-k {top_k} is below 1")
-    if not csv and not texts and sys.stdin.isatty():
-        raise UserError("predict: no text", hint='arxiv-cls predict MODEL "title and abstract"')
-    try:
-        texts = texts or ([] if csv else [line.strip() for line in sys.stdin if line.strip()])
-        "".join(texts).encode()
-    except UnicodeError:
-        raise UserError(
-            "predict: a text is not UTF-8", hint="convert it first, for example with iconv"
-        ) from None
-    if not csv and not texts:
-        raise UserError("predict: standard input is empty")
-    from arxiv_cls.models.predictor import load_predictor
-
-    predictor = load_predictor(model, engine=engine)
-    if csv and out:
-        from arxiv_cls.models.predict_csv import predict_csv
-
-        scored, failed = predict_csv(predictor, csv, out, progress=sys.stderr.isatty())
-        print(f"{out}: {scored:,} rows scored, {failed:,} with an error")
-        return
-    for text, prediction in zip(texts, predictor.predict(texts, top_k=top_k), strict=True):
-        first_line = text.splitlines()[0]
-        print(first_line if len(first_line) <= 80 else first_line[:77] + "...")
-        for label, score in prediction.scores.items():
-            print(f"  {score:6.3f}  {label:<16} {CATEGORY_NAMES.get(label, '')}".rstrip())
-        if prediction.prediction_set is not None:
-            print(f"  with 90% probability one of: {', '.join(prediction.prediction_set)}")
-        if prediction.no_known_words:
-            print("  nothing to judge by: the model knows none of the words")
-        if prediction.in_scope is False:
-            print(
-                f"  out of scope: likely none of the model's categories (scope {prediction.scope_score:.3f})"
-            )
-        if prediction.truncated:
-            print("  (longer than the model reads: the end was cut)")
 
 
 @app.command()

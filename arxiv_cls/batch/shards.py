@@ -1,0 +1,243 @@
+"""A shard in, one Parquet file out: what a worker does, the same on every runner.
+
+One row per record: `source`, `position` (byte offset of the record's line in the unpacked text; row of
+Parquet, from 0), `id`, then `label` and `scores`, or `embedding`, then `in_scope` and `error`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arxiv_cls.batch.inputs import Shard, csv_header, file_system, paper_columns, reading
+from arxiv_cls.corpus.csv_reader import open_csv
+from arxiv_cls.corpus.papers import read_table
+from arxiv_cls.corpus.records import RawTable, check_rows, json_lines, parquet_rows
+from arxiv_cls.errors import UserError
+from arxiv_cls.models.prediction import ONNX_FILES, Predictor
+from arxiv_cls.models.predictor import load_predictor, locate_model
+from arxiv_cls.record.files import file_sha256, write_atomically
+from arxiv_cls.record.manifest import TFIDF, WEIGHTS, model_kind
+
+TEXTS_AT_A_TIME = 2048
+FOOTER = b"arxiv_cls"
+# What decides the rows, beside the weights.
+_MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "eval/scope.json")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all shards of a run share."""
+
+    model: str
+    engine: str | None
+    model_files: dict[str, str]  # path to sha256
+    output: str
+    plan: str  # sha256 of the manifest
+    labels: tuple[str, ...]
+    threads: int
+    embeddings: bool = False
+    load: Callable[..., Predictor] = load_predictor
+
+    def __hash__(self) -> int:
+        return hash((self.model, self.engine, self.plan, self.threads))
+
+
+def model_files(model: str, engine: str | None) -> dict[str, str]:
+    """The files of a model that decide the rows, each with its sha256."""
+    directory = locate_model(model, engine=engine)
+    kind = model_kind(directory)
+    weights = WEIGHTS[kind] if kind == TFIDF or engine not in ONNX_FILES else ONNX_FILES[engine]
+    paths = [path for path in (*_MODEL_FILES, weights) if (directory / path).is_file()]
+    return {path: file_sha256(directory / path) for path in paths}
+
+
+@lru_cache(maxsize=1)
+def _predictor(settings: Settings) -> Predictor:
+    """The model, loaded once in a process.
+
+    Raises:
+        UserError: it is not the one of the manifest, as on another host or after a new push.
+    """
+    # Before the libraries that read them are imported.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(settings.threads)
+    if settings.model_files != model_files(settings.model, settings.engine):
+        raise UserError(f"{settings.model}: this worker has other files of the model than the run began with")
+    return settings.load(settings.model, engine=settings.engine, threads=settings.threads)
+
+
+def prepare_worker(settings: Settings) -> None:
+    """Loads the model ahead of the first shard, which tells what is wrong with it."""
+    with contextlib.suppress(UserError):
+        _predictor(settings)
+
+
+def schema_of(labels: Sequence[str], embeddings: bool) -> pa.Schema:
+    """The columns of every file of a run."""
+    scores = pa.struct([(label, pa.float32()) for label in labels])
+    answer = (
+        [("embedding", pa.list_(pa.float32()))]
+        if embeddings
+        else [("label", pa.string()), ("scores", scores)]
+    )
+    record = [("source", pa.string()), ("position", pa.int64()), ("id", pa.string())]
+    return pa.schema([*record, *answer, ("in_scope", pa.bool_()), ("error", pa.string())])
+
+
+def score_shard(shard: Shard, settings: Settings) -> dict[str, Any]:
+    """Scores the records of a shard and writes its file whole.
+
+    Returns:
+        The counts of `summary_of`, as the file's footer has them.
+
+    Raises:
+        UserError: the input, the model or the output cannot be read or written.
+    """
+    predictor = _predictor(settings)
+    start = time.perf_counter()
+    with reading(shard.source):
+        positions, ids, texts, errors = _records(shard)
+    good = [at for at, error in enumerate(errors) if error is None]
+    columns: dict[str, list[Any]] = {
+        name: [None] * len(texts) for name in schema_of(settings.labels, settings.embeddings).names
+    }
+    for first in range(0, len(good), TEXTS_AT_A_TIME):
+        places = good[first : first + TEXTS_AT_A_TIME]
+        asked = [texts[at] for at in places]
+        if settings.embeddings:
+            rule = predictor.scope_rule
+            inside = [None] * len(asked) if rule is None else rule.scores(asked) >= rule.threshold
+            for at, vector, within in zip(places, predictor.embed(asked), inside, strict=True):
+                columns["embedding"][at] = vector
+                columns["in_scope"][at] = None if within is None else bool(within)
+            continue
+        for at, said in zip(places, predictor.predict(asked), strict=True):
+            columns["label"][at], columns["scores"][at] = said.label, said.scores
+            columns["in_scope"][at] = said.in_scope
+    columns |= {"source": [shard.source] * len(texts), "position": positions, "id": ids, "error": errors}
+    counts = {
+        "rows": len(texts),
+        "errors": len(texts) - len(good),
+        "out_of_scope": sum(value is False for value in columns["in_scope"]),
+        "labels": dict(Counter(label for label in columns.get("label", ()) if label is not None)),
+        "weight": shard.weight,
+    }
+    footer = {"plan": settings.plan, "last": shard.last, **counts}
+    schema = schema_of(settings.labels, settings.embeddings).with_metadata(
+        {FOOTER: json.dumps(footer).encode()}
+    )
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pydict(columns, schema), content, compression="zstd")
+    write_output(settings.output, shard.name, content.getvalue())
+    return counts | {"seconds": time.perf_counter() - start}
+
+
+def write_output(output: str, name: str, content: bytes) -> None:
+    """Writes a file of the output whole: a temporary name and a rename, in a bucket one PUT."""
+    fs, path = file_system(output)
+    if "file" in fs.protocol:
+        write_atomically(Path(path) / name, content)
+        return
+    with reading(f"{output}/{name}"):
+        fs.pipe_file(f"{path.rstrip('/')}/{name}", content)
+
+
+def _records(shard: Shard) -> tuple[list[int], list[str | None], list[str], list[str | None]]:
+    """Positions, ids, texts and errors of the records of a shard, in the order of the file."""
+    raw, offsets = _read(shard)
+    table = raw.table
+    ids: dict[int, str | None] = {}
+    if "id" in table.column_names:
+        cells = (
+            one.decode("utf-8", "replace") if isinstance(one, bytes) else one
+            for one in table["id"].to_pylist()
+        )
+        ids = dict(zip(raw.rows.tolist(), cells, strict=True))
+    required = ("title", "abstract")
+    if "text" in table.column_names and not set(required) <= set(table.column_names):
+        # A text is checked as an abstract is, and stands alone.
+        kept = [name for name in table.column_names if name not in required]
+        named = ["abstract" if name == "text" else name for name in kept]
+        raw = replace(
+            raw, table=table.select(kept).rename_columns(named), names=raw.names | {"abstract": "text"}
+        )
+        required = ("abstract",)
+    lines = dict(zip(raw.rows.tolist(), raw.lines.tolist(), strict=True))
+    # A column without a value in the whole shard is not there.
+    for name in set(required) - set(raw.table.column_names):
+        nothing = pa.nulls(len(raw.table), pa.string())
+        raw = replace(raw, table=raw.table.append_column(name, pa.chunked_array([nothing])))
+    found = check_rows(raw, required)
+    texts, errors = {}, {}
+    for row, *parts in zip(
+        *(found.table[name].to_pylist() for name in ("row", "title", "abstract")), strict=True
+    ):
+        texts[row] = "\n\n".join(part for part in parts if part)
+    for reject in found.rejects:
+        errors[reject.row], lines[reject.row] = reject.where + reject.reason, reject.line
+    rows = sorted({*texts, *errors})
+    return (
+        [int(offsets[lines[row] - 1]) for row in rows],
+        [ids.get(row) for row in rows],
+        [texts.get(row, "") for row in rows],
+        [errors.get(row) for row in rows],
+    )
+
+
+def _read(shard: Shard) -> tuple[RawTable, np.ndarray]:
+    """The records as they stand in the file, and the position of each of their lines."""
+    fs, path = file_system(shard.source)
+    if shard.format == "parquet":
+        first, batch = shard.start, shard.data
+        if batch is None:
+            with fs.open(path, "rb") as file:
+                parquet = pq.ParquetFile(file)
+                before = (parquet.metadata.row_group(at).num_rows for at in range(shard.start))
+                columns = paper_columns(shard.source, parquet.schema_arrow)
+                groups = list(range(shard.start, shard.end))
+                table, first = parquet.read_row_groups(groups, columns=columns), sum(before)
+                batch = pa.RecordBatch.from_arrays([_one(column) for column in table.columns], columns)
+        return parquet_rows(batch), np.arange(first, first + len(batch))
+    data = fs.cat_file(path, shard.start, shard.end) if shard.data is None else shard.data
+    starts = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n")) + 1
+    offsets = shard.start + np.concatenate(([0], starts))
+    if shard.format == "json":
+        return json_lines(data), offsets
+    header = shard.header or csv_header(shard.source, fs.cat_file(path, 0, shard.start))[0]
+    file = open_csv(shard.source, ("title", "abstract"), header + data, instead="text")
+    return read_table(replace(file, line=1)), offsets
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def footer_of(output: str, name: str) -> dict[str, Any]:
+    """What a file of the output says of itself.
+
+    Raises:
+        UserError: it cannot be read, or is not of this project.
+    """
+    fs, path = file_system(output)
+    address = f"{path.rstrip('/')}/{name}"
+    with reading(f"{output}/{name}"), fs.open(address, "rb") as file:
+        metadata = pq.read_schema(file).metadata or {}
+        if FOOTER not in metadata:
+            raise UserError(
+                f"{output}/{name}: was not written by `arxiv-cls predict`", "name another --output"
+            )
+        return json.loads(metadata[FOOTER])
