@@ -149,12 +149,9 @@ def test_service(released, log, tmp_path):
     run(server)
     took = run(server)
     server.stop()
-    served = 0
     for _ in range(KILLS):
         server = start()
-        status, page, _ = server.call("/drift/report")
-        served += status == 200
-        assert status == 404 or page.rstrip().endswith("</html>")
+        assert server.call("/drift/report")[1].rstrip().endswith("</html>")
 
         def keep_running(server=server) -> None:
             try:
@@ -174,6 +171,4 @@ def test_service(released, log, tmp_path):
     assert server.call("/")[1]["status"] == "alarm"
     assert compared(json.loads((out / "drift.json").read_text())) == expected
     assert server.stop() == 0
-    print(
-        f"\nservice, runs of {took:.1f} s: killed {KILLS} times, a whole report after {served} of {KILLS} starts"
-    )
+    print(f"\nservice, runs of {took:.1f} s: killed {KILLS} times")
