@@ -6,6 +6,7 @@ Nothing is changed and nothing is left: a bucket is asked for its permissions, a
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -18,8 +19,9 @@ from urllib.parse import quote
 from arxiv_cls.cloud.hf_jobs import HuggingFaceJobs, hub_errors
 from arxiv_cls.cloud.jobs import GCS, HUB_BUCKET, IMAGE, UNREACHABLE, CloudRecipe, load_training_recipe
 from arxiv_cls.cloud.vertex import GRANT, Google, GoogleError, Vertex
+from arxiv_cls.corpus.fetch import file_md5
 from arxiv_cls.errors import UserError
-from arxiv_cls.recipe import DataConfig
+from arxiv_cls.recipe import DataConfig, read_groups
 from arxiv_cls.record.files import file_sha256
 
 Verdict = Literal["ok", "FAIL", "unknown"]
@@ -49,6 +51,7 @@ MANIFESTS = ", ".join(
     )
 )  # fmt: skip
 REGISTRY_TIMEOUT = 30
+GOOGLE_REGISTRY = re.compile(r"https://([a-z0-9-]+-docker\.pkg\.dev|([a-z]+\.)?gcr\.io)/")
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,11 @@ def _recipe(recipe: CloudRecipe) -> Outcome:
 
 
 def _local_csv(recipe: CloudRecipe) -> Path:
-    from arxiv_cls.recipe import read_groups
-
-    data: DataConfig = read_groups(
-        recipe.recipe, [w for w in recipe.overrides if w.startswith("--data.")], {"data": DataConfig}
-    )[0]["data"]
-    if not Path(data.csv).is_file():
-        raise UserError(f"{data.csv}, whose checksum is pinned, is not on this machine", "make data")
-    return Path(data.csv)
+    words = [word for word in recipe.overrides if word.startswith("--data.")]
+    csv = Path(read_groups(recipe.recipe, words, {"data": DataConfig})[0]["data"].csv)
+    if not csv.is_file():
+        raise UserError(f"{csv}, whose checksum is pinned, is not on this machine", "make data")
+    return csv
 
 
 def _vertex_checks(recipe: CloudRecipe, vertex: Vertex) -> list[tuple[str, Callable[[], Outcome]]]:
@@ -196,8 +196,6 @@ def _image(recipe: CloudRecipe, google: Google | None) -> Outcome:
 def _object(recipe: CloudRecipe, google: Google) -> Outcome:
     csv, match = _local_csv(recipe), GCS.fullmatch(recipe.data)
     assert match
-    from arxiv_cls.corpus.fetch import file_md5
-
     path = f"storage/v1/b/{match['bucket']}/o/{quote(match['path'], safe='')}"
     upload = f"gcloud storage cp {csv} {recipe.data}"
     try:
@@ -407,8 +405,6 @@ class _Registry:
 
     def get(self, path: str, challenged: bool = False) -> tuple[dict[str, Any], str]:
         """A document, and its digest."""
-        import hashlib
-
         reply = self._request(f"{self.base}/{path}", self.headers)
         challenge = reply.headers.get("WWW-Authenticate", "")
         if reply.status_code == 401 and not challenged and challenge.lower().startswith("bearer "):
@@ -435,13 +431,11 @@ class _Registry:
 
     def _authorise(self, challenge: dict[str, str]) -> None:
         query = {key: challenge[key] for key in ("service", "scope") if key in challenge}
-        own = None
+        realm, own = challenge.get("realm", self.base), None
         # The credentials go to Google alone, whatever address a registry names.
-        if self.google and re.fullmatch(
-            r"https://([\w-]+-docker\.pkg\.dev|[\w.]*gcr\.io)/.*", challenge["realm"]
-        ):
-            own = ("oauth2accesstoken", self.google.credentials.token)
-        reply = self._request(challenge["realm"], {}, params=query, auth=own)
+        if self.google and GOOGLE_REGISTRY.match(realm):
+            own = ("oauth2accesstoken", self.google.token())
+        reply = self._request(realm, {}, params=query, auth=own)
         if reply.ok:
             found = reply.json()
             self.headers["Authorization"] = f"Bearer {found.get('token') or found.get('access_token')}"

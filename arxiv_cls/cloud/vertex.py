@@ -74,6 +74,18 @@ class Google:
             raise UserError("Google Cloud: there are no credentials on this machine", SIGN_IN) from error
         self.session = AuthorizedSession(self.credentials)
 
+    def token(self) -> str:
+        """An access token; raises `UserError` where the credentials give none."""
+        import google.auth.exceptions
+        from google.auth.transport.requests import Request
+
+        try:
+            if not self.credentials.valid:
+                self.credentials.refresh(Request())
+        except google.auth.exceptions.GoogleAuthError as error:
+            raise UserError("Google Cloud: the credentials give no token", SIGN_IN) from error
+        return self.credentials.token
+
     def call(
         self,
         service: str,

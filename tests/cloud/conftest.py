@@ -22,7 +22,7 @@ CANARY = "canary-0123456789abcdef"
 
 
 def signed_in(scopes: list[str], **others: object) -> tuple[Credentials, str]:
-    """Credentials for REST; for gcsfs's look over gRPC, which no server on loopback answers, there are none."""
+    """Credentials for REST; none for gcsfs's look over gRPC, which no server on loopback answers."""
     if others:
         raise DefaultCredentialsError("none for gRPC")
     return Credentials("access-token"), "papers"

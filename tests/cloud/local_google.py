@@ -1,8 +1,8 @@
 """Google's services on loopback, as strict as their published interfaces.
 
 `google_api.json` holds the methods and schemas that are used, from Google's discovery documents (Apache 2.0;
-those of Cloud Quotas from google/api/cloudquotas/v1/resources.proto). Another path, parameter, field or type is
-a 400 or 404 where the client sends it, and fails the test where this server does.
+those of Cloud Quotas from google/api/cloudquotas/v1/resources.proto). Another path, parameter, field or type
+is a 400 or 404 where the client sends it, and fails the test where this server does.
 """
 
 from __future__ import annotations
