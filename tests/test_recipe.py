@@ -188,7 +188,7 @@ class TestBadRecipes:
             ("trainer: {head_only_epochs: 3}", "must leave an epoch"),
             ("trainer: {distillation_weight: 2}", "should be less than or equal to 1"),
             ("model: {name_or_path: ~}", "model.name_or_path: null should be a valid string"),
-            ("data: {config: top1}", "'top1' should be top5, top10, top20, archive, all, or top<N> with N of"),
+            ("data: {config: top1}", "'top1' should be top5, top10, top20, archive, all, or top<N> with N"),
             ("data: {labels: [cs.CL, cs.CL]}", "['cs.CL', 'cs.CL'] should be two or more different codes"),
             ("data: {ratios: [0.5, 0.5]}", "[0.5, 0.5] should be three shares above 0 that add up to 1"),
             ("data: {ratios: [.6, .2, .2], split: time}", "ratios: only with split: paper"),
