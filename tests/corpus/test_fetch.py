@@ -25,6 +25,7 @@ from arxiv_cls.corpus.fetch import (
     TRACKED_CSV,
     fetch_from_dvc,
     fetch_from_kaggle,
+    fetch_snapshot,
     file_md5,
     tracked_md5,
 )
@@ -356,10 +357,7 @@ class TestKaggle:
     def test_the_whole_snapshot(self, server, csv):
         """arXiv's own file arrives under its name; a second call asks nobody."""
         snapshot, line = Path("data/raw/arxiv-metadata-oai-snapshot.json"), b'{"id": "0901.4761"}\n'
-        address = ARCHIVE.replace(
-            "sumitm004/arxiv-scientific-research-papers-dataset", "Cornell-University/arxiv"
-        )
-        server.files[address] = archive((snapshot.name, line))
+        server.files[ARCHIVE] = archive((snapshot.name, line))
         assert "20 bytes" in fetch_snapshot()
         assert (snapshot.read_bytes(), files()) == (line, {snapshot.name})
         server.requests.clear()
