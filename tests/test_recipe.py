@@ -75,9 +75,10 @@ class TestGoodRecipes:
         content = 'release: {dataset: "null", base_model: ~}'
         recipe = read(tmp_path, content, "--data.csv", "my #1.csv", "--output_dir", "{runs}")
         assert (recipe.data.csv, recipe.trainer.output_dir) == ("my #1.csv", "{runs}")
+        assert (recipe.release.dataset, recipe.release.base_model) == ("null", None)
 
     def test_second_name(self, tmp_path):
-        """`data.path` is `data.csv`, in the file and on the command line, which wins; records have one name."""
+        """`data.path` is `data.csv`, in the file and on the command line; records have one name."""
         for words, path in (
             ([], "a.json"),
             (["--data.csv", "b.csv"], "b.csv"),
@@ -86,7 +87,6 @@ class TestGoodRecipes:
             recipe = read(tmp_path, "data: {path: a.json, ratios: [0.5, 0.25, 0.25], config: top7}", *words)
             assert (recipe.data.csv, recipe.data.ratios) == (path, [0.5, 0.25, 0.25])
             assert "path" not in resolved(recipe)["data"]
-        assert (recipe.release.dataset, recipe.release.base_model) == ("null", None)
 
     def test_numbers_booleans_and_mappings(self, tmp_path):
         """By the type of the field: decimal numbers, yes and no, numbers inside of a mapping."""
