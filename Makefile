@@ -67,7 +67,7 @@ $(STAMP)-%:
 demo: $(READY)  ## The whole workflow in small, from a sample CSV to predictions (writes outputs/demo)
 	@$(PYTHON) -m arxiv_cls.demo
 
-data: $(READY)  ## Get data/raw/arxiv.csv and verify it [REMOTE=DVC URL or directory] [SOURCE=kaggle]
+data: $(READY)  ## Get data/raw/arxiv.csv and verify it [REMOTE=DVC URL or directory] [SOURCE=kaggle|kaggle-full]
 	@$(CLI) data fetch $(call option,REMOTE,--remote) $(call option,SOURCE,--source)
 
 reproduce: $(READY)  ## Data, training, evaluation and card of a recipe: what changed, no more [RECIPE= REMOTE= OVERWRITE=1]

@@ -77,6 +77,17 @@ class TestGoodRecipes:
         assert (recipe.data.csv, recipe.trainer.output_dir) == ("my #1.csv", "{runs}")
         assert (recipe.release.dataset, recipe.release.base_model) == ("null", None)
 
+    def test_second_name(self, tmp_path):
+        """`data.path` is `data.csv`, in the file and on the command line; records have one name."""
+        for words, path in (
+            ([], "a.json"),
+            (["--data.csv", "b.csv"], "b.csv"),
+            (["--path", "c.csv"], "c.csv"),
+        ):
+            recipe = read(tmp_path, "data: {path: a.json, ratios: [0.5, 0.25, 0.25], config: top7}", *words)
+            assert (recipe.data.csv, recipe.data.ratios) == (path, [0.5, 0.25, 0.25])
+            assert "path" not in resolved(recipe)["data"]
+
     def test_numbers_booleans_and_mappings(self, tmp_path):
         """By the type of the field: decimal numbers, yes and no, numbers inside of a mapping."""
         content = """trainer: {learning_rate: 2e-5, max_steps: 010, eval_strategy: no, save_strategy: no,
@@ -188,7 +199,7 @@ class TestBadRecipes:
             ("trainer: {head_only_epochs: 3}", "must leave an epoch"),
             ("trainer: {distillation_weight: 2}", "should be less than or equal to 1"),
             ("model: {name_or_path: ~}", "model.name_or_path: null should be a valid string"),
-            ("data: {config: top1}", "'top1' should be top5, top10, top20, archive, all, or top<N> with N of"),
+            ("data: {config: top1}", "'top1' should be top5, top10, top20, archive, all, or top<N> with N"),
             ("data: {labels: [cs.CL, cs.CL]}", "['cs.CL', 'cs.CL'] should be two or more different codes"),
             ("data: {ratios: [0.5, 0.5]}", "[0.5, 0.5] should be three shares above 0 that add up to 1"),
             ("data: {ratios: [.6, .2, .2], split: time}", "ratios: only with split: paper"),

@@ -44,7 +44,7 @@ from arxiv_cls.record.files import staged, text_cell
 QUOTE, COMMA, LINE_FEED, CARRIAGE_RETURN = 34, 44, 10, 13
 _CHUNK = 1 << 22  # bytes that numpy compares and pyarrow parses at once; 4 MiB was the fastest of 1, 4 and 8
 _RECORDS = 10_000  # records per chunk of a table that is read record by record
-_BLOCK = 1 << 24  # bytes of JSON Lines that are parsed at once
+_BLOCK = 1 << 23  # bytes of JSON Lines that are parsed at once
 _PARQUET_ROWS = 8192
 _READ = 1 << 20
 

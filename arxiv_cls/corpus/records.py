@@ -354,13 +354,16 @@ class _Checks:
         """A column as trimmed text; null where it is not valid text or empty."""
         field = field or key
         if key not in self.raw.table.column_names:
-            return pa.chunked_array([pa.nulls(len(self.bad), pa.string())])
+            nothing = pa.chunked_array([pa.nulls(len(self.bad), pa.string())])
+            self.refuse(field, pc.is_null(nothing), nothing, MISSING)
+            return nothing
         values = self.raw.table[key]
         # Trimming copies: the untrimmed column is let go, which halves the memory of the abstracts.
         self.raw.table = self.raw.table.drop_columns([key])
         text = self.each_chunk(lambda chunk: pc.utf8_trim_whitespace(_decode(chunk)), values)
-        if text.null_count > values.null_count:
-            self.refuse(field, pc.and_(pc.is_null(text), pc.is_valid(values)), values, BAD_UTF8)
+        if text.null_count:
+            self.refuse(field, pc.is_null(values), values, MISSING)
+            self.refuse(field, pc.is_null(text), values, BAD_UTF8)
         if self.has_nul:
             self.refuse(field, pc.match_substring(text, "\0"), text, NUL_BYTE)
         empty = self.each_chunk(lambda chunk: pc.invert(pc.match_substring_regex(chunk, _VISIBLE)), text)

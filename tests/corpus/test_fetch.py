@@ -21,7 +21,14 @@ from local_servers import FileServer, serve
 from make_sample import sample_csv_bytes
 
 from arxiv_cls.corpus import build_corpus, fetch
-from arxiv_cls.corpus.fetch import TRACKED_CSV, fetch_from_dvc, fetch_from_kaggle, file_md5, tracked_md5
+from arxiv_cls.corpus.fetch import (
+    TRACKED_CSV,
+    fetch_from_dvc,
+    fetch_from_kaggle,
+    fetch_snapshot,
+    file_md5,
+    tracked_md5,
+)
 from arxiv_cls.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -345,6 +352,16 @@ class TestKaggle:
         assert files() == {"arxiv_kaggle.csv", "arxiv.csv"}
         server.requests.clear()
         assert "in place" in fetch_from_kaggle()
+        assert server.requests == []
+
+    def test_the_whole_snapshot(self, server, csv):
+        """arXiv's own file arrives under its name; a second call asks nobody."""
+        snapshot, line = Path("data/raw/arxiv-metadata-oai-snapshot.json"), b'{"id": "0901.4761"}\n'
+        server.files[ARCHIVE] = archive((snapshot.name, line))
+        assert "20 bytes" in fetch_snapshot()
+        assert (snapshot.read_bytes(), files()) == (line, {snapshot.name})
+        server.requests.clear()
+        assert "in place" in fetch_snapshot()
         assert server.requests == []
 
     def test_other_names_and_line_feeds(self, server, csv):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from factories import scored_papers
@@ -153,3 +155,31 @@ def test_mcnemar():
     b = np.array([False] * 9 + [True] + [True] * 5)
     assert mcnemar(a, b) == (9, 1, pytest.approx(2 * 11 / 1024))
     assert mcnemar(a, a) == (0, 0, 1.0)
+
+
+LISTED = [
+    # scores of a, b, c; label; all listed labels
+    ([0.7, 0.2, 0.1], 0, [1, 0, 0]),  # right, one label
+    ([0.2, 0.7, 0.1], 0, [1, 1, 0]),  # wrong, but listed
+    ([0.1, 0.2, 0.7], 0, [1, 1, 0]),  # wrong, the second is listed
+    ([0.1, 0.3, 0.6], 0, [1, 0, 0]),  # wrong, the third is right
+]
+
+
+def test_all_categories_of_a_paper():
+    """By hand: two of four listed, one of two right, ranks 1, 1, 2, 3, one of three errors listed."""
+    scores, labels, listed = (np.array(column) for column in zip(*LISTED, strict=True))
+    scored = dataclasses.replace(
+        scored_papers(0.8), label_names=["a", "b", "c"], labels=labels, probabilities=scores,
+        listed=listed.astype(bool), published=np.full(4, np.datetime64("2015-01-01")), words=np.full(4, 120),
+        arxiv_ids=np.array([""] * 4),
+    )  # fmt: skip
+    found = evaluation_of(scored, resamples=20)
+    assert found["listed"]["metrics"] == pytest.approx(
+        {"listed_accuracy": 2 / 4, "single_listed_accuracy": 1 / 2,
+         "listed_reciprocal_rank": (1 + 1 + 1 / 2 + 1 / 3) / 4, "errors_listed": 1 / 3}
+    )  # fmt: skip
+    assert list(found["listed"]["papers"].values()) == [4, 2, 4, 3]
+    assert all(0 <= low <= high <= 1 for low, high in found["listed"]["intervals"].values())
+    assert "errors_listed 0.3333" in " ".join(evaluation_table(found | {"split": "test"}).split())
+    assert "listed" not in evaluation_of(dataclasses.replace(scored, listed=None), resamples=20)

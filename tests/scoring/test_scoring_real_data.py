@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
+from arxiv_cls.cli import main
 from arxiv_cls.corpus import build_corpus
 from arxiv_cls.scoring.out_of_scope import fit_scope, outside_papers
+from arxiv_cls.scoring.scored_papers import read_predictions
+
+ROOT = Path(__file__).resolve().parents[2]
+CATEGORIES = ROOT.parent / "shared" / "data" / "categories.tsv.gz"
 
 SCORE_ALL = """
 import sys
@@ -79,3 +87,34 @@ def test_out_of_scope_rule(real_csv, tmp_path):
     assert record["auroc"] > 0.95
     assert record["in_scope_kept"] == pytest.approx(0.95, abs=0.015)
     assert record["out_of_scope_caught"] > 0.8
+
+
+@pytest.mark.slow
+def test_listed_accuracy_by_hand(real_csv, tmp_path):
+    """The XGBoost baseline on the test split: 91% of its answers are categories that the paper lists."""
+    trained = ROOT / "outputs" / "tfidf_xgboost"
+    if not CATEGORIES.is_file() or not (trained / "model.skops").is_file():
+        pytest.skip("needs outputs/tfidf_xgboost and the categories of the CSV's papers")
+    model, joined, out = tmp_path / "tfidf_xgboost", tmp_path / "joined.csv", tmp_path / "out"
+    shutil.copytree(trained, model)
+    main(["data", "join", str(real_csv), str(CATEGORIES), str(joined)])
+    main(["evaluate", str(model), "--data", str(joined), "--out", str(out)])
+    found = json.loads((out / "metrics.json").read_text())
+    with gzip.open(CATEGORIES, "rt", encoding="utf-8") as lines:
+        categories = dict(line.split("\t") for line in lines)
+    papers = read_predictions(out / "predictions.parquet")
+    hits = singles = right_singles = errors = listed_errors = 0
+    for paper, label, answer in zip(papers.arxiv_ids, papers.labels, papers.predicted, strict=True):
+        listed = {*categories[paper].split()} & {*papers.label_names}
+        hits += papers.label_names[answer] in listed
+        singles += len(listed) == 1
+        right_singles += len(listed) == 1 and label == answer
+        errors += label != answer
+        listed_errors += label != answer and papers.label_names[answer] in listed
+    shares = found["listed"]["metrics"]
+    assert shares["listed_accuracy"] == pytest.approx(hits / 3324)
+    assert shares["single_listed_accuracy"] == pytest.approx(right_singles / singles)
+    assert shares["errors_listed"] == pytest.approx(listed_errors / errors)
+    assert found["metrics"]["accuracy"] == pytest.approx(0.79, abs=0.006)
+    assert shares["listed_accuracy"] == pytest.approx(0.91, abs=0.006)
+    assert shares["single_listed_accuracy"] == pytest.approx(0.888, abs=0.006)
