@@ -145,7 +145,7 @@ class TestInterrupted:
 
     @pytest.mark.parametrize("processes", [1, 2])
     def test_resumed_run_ends_with_the_same_weights(self, processes, write_recipe, tmp_path, run_python):
-        """Sent to the launcher, or to one rank of two: both stop after the same step, and none is left over."""
+        """Sent to the launcher, or to one rank of two: both stop after the same step, none is left over."""
         keys = {"num_train_epochs": 6, "per_device_train_batch_size": 8 // processes}
         recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
         several = ["--multi_gpu", "--num_processes", "2", "--main_process_port", str(free_port())]
