@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from factories import ROOT
+from local_servers import free_port
 from safetensors.numpy import load_file
 
 from arxiv_cls.models.loading import write_local_distilbert
@@ -87,6 +89,130 @@ class TestTwoProcesses:
         # The launcher's own traceback is all that follows.
         assert again.stderr.count("Traceback") == 1
         assert 'train.py", line' not in again.stderr
+
+
+class Launched:
+    """Launchers of one run, each in a session of its own as on a host of its own; all end with the block."""
+
+    def __init__(self, tmp_path, recipe, launchers, *words):
+        script = [
+            "arxiv_cls/train.py",
+            str(recipe),
+            "--no-evaluate",
+            "--trainer.output_dir",
+            str(tmp_path / "run"),
+        ]
+        self.model, self.folder = tmp_path / "run", tmp_path / ".checkpoints" / "run"
+        self.logs = [tmp_path / f"host-{rank}.log" for rank in range(len(launchers))]
+        env = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", *launcher, *script, *words], cwd=ROOT, env=env, start_new_session=True,
+                stderr=log.open("w"),
+            )
+            for log, launcher in zip(self.logs, launchers, strict=True)
+        ]  # fmt: skip
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process in self.processes:
+            for worker in [*self.workers(process), process.pid] if process.poll() is None else []:
+                os.kill(worker, signal.SIGKILL)
+            process.wait()
+
+    @staticmethod
+    def workers(launcher):
+        """The training processes of a launcher."""
+        return [child.pid for child in psutil.Process(launcher.pid).children()]
+
+    def after(self, name):
+        """Waits for a file of the run."""
+        deadline = time.monotonic() + 300
+        while not (self.folder / name).exists():
+            assert all(process.poll() is None for process in self.processes), self.logs[0].read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def statuses(self, seconds):
+        """Exit statuses of the launchers, which end within so many seconds."""
+        return [process.wait(timeout=seconds) for process in self.processes]
+
+
+class TestInterrupted:
+    """SIGTERM under `accelerate launch`, whose exit status is 1 whatever the script's: hence the marker."""
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_resumed_run_ends_with_the_same_weights(self, processes, write_recipe, tmp_path, run_python):
+        """Sent to the launcher, or to one rank of two: both stop after the same step, none is left over."""
+        keys = {"num_train_epochs": 6, "per_device_train_batch_size": 8 // processes}
+        recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
+        several = ["--multi_gpu", "--num_processes", "2", "--main_process_port", str(free_port())]
+        launcher = ["accelerate.commands.launch", "--quiet", *(several if processes > 1 else [])]
+        whole = ["arxiv_cls/train.py", recipe, "--no-evaluate", "--trainer.output_dir", tmp_path / "whole"]
+        done = run_python("-m", *launcher, *whole)
+        assert done.returncode == 0, done.stderr
+        with Launched(tmp_path, recipe, [launcher]) as run:
+            run.after("checkpoint-12/complete")
+            workers = run.workers(run.processes[0])
+            assert len(workers) == processes
+            os.kill(run.processes[0].pid if processes == 1 else workers[1], signal.SIGTERM)
+            assert run.statuses(30) == [-signal.SIGTERM if processes == 1 else 1]
+            for worker in workers:
+                psutil.wait_procs([psutil.Process(worker)] if psutil.pid_exists(worker) else [], timeout=30)
+                assert not psutil.pid_exists(worker)
+            assert "whole; the same command with --resume goes on" in (run.folder / "interrupted").read_text()
+            assert not run.model.exists()
+        done = run_python("-m", *launcher, *whole[:-1], tmp_path / "run", "--resume")
+        assert done.returncode == 0, done.stderr
+        ours, theirs = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "whole"))
+        assert ours == theirs
+
+
+class TestHosts:
+    """Two hosts on loopback, as `recipes/accelerate/multi_host.yaml` and docs/training.md say, with gloo."""
+
+    def test_same_as_one_host(self, write_recipe, tmp_path, run_python):
+        """The same weights; with a rank killed both end within seconds, or start again and end with them."""
+        keys = {"num_train_epochs": 8, "per_device_train_batch_size": 4}
+        recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
+
+        def static():
+            port = str(free_port())
+            address = ["--main_process_ip", "127.0.0.1", "--main_process_port", port, "--num_processes", "2"]
+            launch = ["accelerate.commands.launch", "--config_file", "recipes/accelerate/multi_host.yaml"]
+            return [[*launch, *address, "--machine_rank", rank] for rank in "01"]
+
+        one = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+        one += ["--main_process_port", free_port(), "arxiv_cls/train.py", recipe, "--no-evaluate"]
+        done = run_python(*one, "--trainer.output_dir", tmp_path / "one")
+        assert done.returncode == 0, done.stderr
+        weights = (tmp_path / "one" / "model.safetensors").read_bytes()
+        with Launched(tmp_path, recipe, static()) as run:
+            assert run.statuses(300) == [0, 0]
+            assert (run.model / "model.safetensors").read_bytes() == weights
+
+        with Launched(tmp_path, recipe, static(), "--overwrite") as run:
+            run.after("checkpoint-24/complete")
+            os.kill(run.workers(run.processes[1])[0], signal.SIGKILL)
+            assert run.statuses(30) == [1, 1]
+            assert (run.model / "model.safetensors").read_bytes() == weights
+
+        elastic = ["torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "1"]
+        elastic += [
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            f"127.0.0.1:{free_port()}",
+            "--rdzv-id",
+            "two",
+        ]
+        with Launched(tmp_path, recipe, [elastic, elastic], "--resume", "--overwrite") as run:
+            run.after("checkpoint-72/complete")
+            os.kill(run.workers(run.processes[1])[0], signal.SIGKILL)
+            assert run.statuses(300) == [0, 0]
+            assert (run.model / "model.safetensors").read_bytes() == weights
 
 
 class TestLauncher:
