@@ -337,7 +337,7 @@ class _LocalPool:
     """Processes of this machine; `limit` shards are in work or wait."""
 
     def __init__(self, settings: Settings, processes: int) -> None:
-        self.limit, self._settings = processes + 1, settings
+        self.limit, self._settings, self._open = processes + 1, settings, 0
         others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(processes, context, _begin_worker, (settings,))
@@ -347,6 +347,7 @@ class _LocalPool:
 
     def submit(self, shard: Shard) -> Future[dict[str, Any]]:
         """Queues a shard."""
+        self._open += 1
         try:
             return self._pool.submit(score_shard, shard, self._settings)
         except BrokenProcessPool:
@@ -355,13 +356,15 @@ class _LocalPool:
     def result(self, future: Future[dict[str, Any]]) -> dict[str, Any]:
         """What `score_shard` returned or raised."""
         try:
-            return future.result()
+            counts = future.result()
         except BrokenProcessPool:
             raise _killed() from None
+        self._open -= 1
+        return counts
 
     def close(self) -> None:
-        """Ends the processes, also those that are at work."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Ends the processes, also those that are at work when something failed."""
+        self._pool.shutdown(wait=not self._open, cancel_futures=True)
         for child in self._children:
             child.kill()
             child.join()
