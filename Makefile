@@ -91,7 +91,7 @@ coverage: $(READY)  ## Run all tests and report which lines they reach (threshol
 	PYTEST_ADDOPTS="$$PYTEST_ADDOPTS $$PYTEST_ARGS" $(PYTHON) -m pytest \
 	  --cov --cov-report=term-missing:skip-covered --cov-report=xml
 
-bench: $(READY)  ## Ours and the stock way side by side [BENCH="corpus baseline training predict serving" MODEL= BASELINE= CSV=]
+bench: $(READY)  ## Ours and the stock way side by side [BENCH="corpus baseline training predict serving batch" MODEL= BASELINE= CSV=]
 	@$(PYTHON) -m benchmarks $$BENCH $(call option,MODEL,--model) $(call option,BASELINE,--baseline) \
 	  $(call option,CSV,--csv)
 

@@ -18,7 +18,7 @@ from arxiv_cls.errors import UserError
 from benchmarks.children import DATA, run_benchmark, run_child
 
 FOLDER = Path(__file__).resolve().parent
-OF_A_MODEL = ("predict", "serving")
+OF_A_MODEL = ("batch", "predict", "serving")
 
 
 def available() -> list[str]:

@@ -1,10 +1,10 @@
-"""Scoring a file into Parquet: the plain predictor beside `predict --input` with two workers, local and on Ray.
+"""Scoring a file into Parquet: the plain predictor beside `predict --input`, local and on Ray.
 
     python benchmarks/bench_batch.py [--model outputs/minilm] [--csv data/raw/arxiv.csv] [--papers 2000]
                                      [--engine int8] [--workers 2] [--stub-records 0]
 
-`--csv` is any file that `arxiv-cls predict --input` reads. All sides score the same papers; the plain predictor,
-one process with all cores, is asked before and after the others, so that a machine that gets busier is seen.
+`--csv` is any file that `arxiv-cls predict --input` reads. All sides score the same papers; the plain
+predictor, one process with all cores, is asked before and after, so that a machine that gets busier is seen.
 Loading models and starting workers or Ray is counted apart. `--stub-records N` makes N records of the file's
 and takes the time and memory of planning, of a run without a model, and of going on with what is whole.
 """
@@ -87,7 +87,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
         if runner in arguments.sides:
             found[runner] = predict_files(
                 arguments.model, [str(papers)], str(folder / runner), engine=arguments.engine,
-                workers=arguments.workers, runner=runner, shard_rows=max(1, arguments.papers // (8 * arguments.workers)),
+                workers=arguments.workers, runner=runner,
+                shard_rows=max(1, arguments.papers // (8 * arguments.workers)),
             )  # fmt: skip
     after = plain(arguments, papers)
     stock = (before + after) / 2
@@ -96,8 +97,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
     for runner, summary in found.items():
         speed = summary.rows / summary.seconds
         print(
-            f"{runner:<7} {speed:8.1f} papers/s  ratio {speed / stock:.2f}, start {summary.start_seconds:.1f} s,"
-            f" {arguments.workers} workers"
+            f"{runner:<7} {speed:8.1f} papers/s  ratio {speed / stock:.2f},"
+            f" start {summary.start_seconds:.1f} s, {arguments.workers} workers"
         )
     if len(found) == 2:
         print(f"rows of local and ray are equal: {rows_of(folder / 'local') == rows_of(folder / 'ray')}")

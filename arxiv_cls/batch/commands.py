@@ -52,14 +52,14 @@ def predict(
 ) -> None:
     """Name the category of texts, of the rows of a CSV, or of files of any size.
 
-    Texts are arguments or lines of standard input. A run over --input that was interrupted goes on where it was
-    when the same command runs again.
+    Texts are arguments or lines of standard input. A run over --input that was interrupted goes on when the
+    same command runs again.
 
     \b
     Examples:
       arxiv-cls predict outputs/minilm "Attention is all you need. We propose ..."
       arxiv-cls predict user/name@v1.2.0 --csv papers.csv --out predictions.csv --engine int8
-      arxiv-cls predict user/name --input 'gs://bucket/arxiv/*.jsonl' --output gs://bucket/scores --engine int8
+      arxiv-cls predict user/name --input 'gs://my_bucket/*.jsonl' --output gs://my_bucket/scores
     """
     if bool(paths) != bool(output) or (paths and (csv or out)):
         raise UserError("predict: --input PATH... goes with --output DIR, and without --csv and --out")
@@ -80,8 +80,8 @@ def predict(
 
     # A shell's glob leaves the further files behind the option.
     summary = predict_files(
-        model, [*paths, *(texts or [])], output or "", engine=engine, workers=workers, runner=runner, address=address,
-        shard_rows=shard_rows, embeddings=embeddings, progress=sys.stderr.isatty(),
+        model, [*paths, *(texts or [])], output or "", engine=engine, workers=workers, runner=runner,
+        address=address, shard_rows=shard_rows, embeddings=embeddings, progress=sys.stderr.isatty(),
     )  # fmt: skip
     print("\n".join(summary.lines(output or "")))
 

@@ -1,8 +1,8 @@
 """What is scored: the files that paths, globs and buckets name, and where each is cut into shards.
 
-Plain JSON Lines are cut at byte offsets moved to line ends, from samples alone; Parquet at row groups. A record
-of a CSV can hold line breaks, so a CSV is read once to find its cuts. A compressed file, and Parquet with row
-groups that are too large, is a stream: read once from its beginning, and cut into pieces of so many rows.
+Plain JSON Lines are cut at byte offsets moved to line ends, from samples alone; Parquet at row groups. A
+record of a CSV can hold line breaks, so a CSV is read once to find its cuts. A compressed file, and Parquet
+with row groups that are too large, is a stream: read once from its beginning, and cut into pieces by rows.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def file_system(address: str) -> tuple[Any, str]:
 
 
 def list_files(paths: Sequence[str], output: str) -> dict[str, dict[str, Any]]:
-    """Source to what its file system says of it, in the order of the paths; files of a folder or glob by name.
+    """Source to what its file system says of it, in the order of the paths, of a glob by name.
 
     Args:
         paths: files, folders, globs; local or gs://, s3://, hf://.
@@ -225,7 +225,7 @@ def _line_cuts(fs: Any, path: str, size: int, rows: int) -> list[int]:
         lines = sum(sample.count(b"\n") for sample in samples)
         step = max(1, round(rows * sum(map(len, samples)) / max(1, lines)))
         cuts = pool.map(cut, range(step - 1, size, step)) if lines else []
-        return sorted({0, *cuts} - {size}) + [size]
+        return [*sorted({0, *cuts} - {size}), size]
 
 
 def csv_header(source: str, beginning: bytes) -> tuple[bytes, int]:
@@ -275,7 +275,7 @@ def _record_end(data: bytes, begin: int, more: bool) -> int | None:
 
 
 def pieces(source: str, rows: int) -> Iterator[tuple[int, bytes, Any, float]]:
-    """A stream's pieces: position of the first record, header, bytes or batch, share of the file that is read.
+    """A stream's pieces: position of the first record, header, bytes or batch, share of the file read so far.
 
     A stream without a record has one empty piece.
 
@@ -292,8 +292,9 @@ def pieces(source: str, rows: int) -> Iterator[tuple[int, bytes, Any, float]]:
                 yield done, b"", batch, (done + len(batch)) / max(1, parquet.metadata.num_rows)
                 done += len(batch)
             return
-        plain = gzip.open(file) if source.lower().endswith(".gz") else pa.CompressedInputStream(file, "zstd")
-        with plain, io.BufferedReader(plain, _READ) as lines:  # type: ignore[type-var]
+        packed = source.lower().endswith(".gz")
+        plain: Any = gzip.GzipFile(fileobj=file) if packed else pa.CompressedInputStream(file, "zstd")
+        with plain, io.BufferedReader(plain, _READ) as lines:
             position, header = 0, b""
             if file_format(source) == "csv":
                 header, position = csv_header(source, lines.peek(_READ))

@@ -1,7 +1,7 @@
 """A run over all shards: the manifest that fixes them, what is missing, a pool of workers, the summary.
 
-The manifest is written once, before the first shard. A later run of the same command does what has no file yet,
-on either runner; a run with other inputs, model or settings is refused by name.
+The manifest is written once, before the first shard. A later run of the same command does what has no file
+yet, on either runner; a run with other inputs, model or settings is refused by name.
 """
 
 from __future__ import annotations
@@ -92,9 +92,10 @@ class Summary:
             else "nothing was missing"
         )
         return [
-            f"{output}: {self.rows:,} rows, {self.errors:,} with an error, {self.out_of_scope:,} out of scope",
+            f"{output}: {self.rows:,} rows, {self.errors:,} with an error, "
+            f"{self.out_of_scope:,} out of scope",
             *shares,
-            f"{speed}; {self.done_before:,} rows from earlier runs; workers started in {self.start_seconds:.1f} s",
+            f"{speed}; {self.done_before:,} rows from earlier runs; start {self.start_seconds:.1f} s",
         ]
 
 
@@ -119,8 +120,8 @@ def predict_files(
         paths: files, folders, globs, also gs://, s3://, hf://.
         output: folder, or address in a bucket.
         engine: of a transformer; None for torch.
-        workers: processes that score at a time, each with its share of this machine's cores; None for one per four
-            cores (of a baseline, one per core), on a cluster for as many as it has cores.
+        workers: processes that score at a time, each with its share of this machine's cores; None for one per
+            four cores (of a baseline, one per core), on a cluster for as many as it has cores.
         runner: "local" for processes, "ray" for tasks.
         address: of a Ray cluster; None for `RAY_ADDRESS` or, without it, one that is started here.
         shard_rows: rows of an output file, at most; a small input gets smaller ones.
@@ -129,8 +130,8 @@ def predict_files(
         load: gets model, engine and threads.
 
     Raises:
-        UserError: an input, the model or the output is not as it must be, or not as in the manifest; or a worker
-            was killed.
+        UserError: an input, the model or the output is not as it must be, or not as in the manifest; or a
+            worker was killed.
     """
     if "://" not in output:
         output = str(Path(output).resolve())
@@ -144,7 +145,8 @@ def predict_files(
     settings = Settings(
         model=model if "/" in model and not Path(model).is_dir() else str(Path(model).resolve()),
         engine=engine, model_files=manifest["model"], output=output, plan=hashlib.sha256(text).hexdigest(),
-        labels=tuple(manifest["labels"]), threads=max(1, cores // processes), embeddings=embeddings, load=load,
+        labels=tuple(manifest["labels"]), threads=max(1, cores // processes), embeddings=embeddings,
+        load=load,
     )  # fmt: skip
     summary = Summary()
     done = _done(output, settings.plan)
@@ -173,7 +175,7 @@ def _planned(
     found = list_files(paths, output)
     checksums = {source: checksum_of(source, info) for source, info in found.items()}
     labels = model_labels(locate_model(model, engine=engine))
-    wanted = {
+    wanted: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": model_files(model, engine),
         "engine": TFIDF if model_kind(locate_model(model, engine=engine)) == TFIDF else engine or "torch",
@@ -195,8 +197,10 @@ def _planned(
         f"{source}: another input, or changed" for source in given if given[source] != recorded.get(source)
     ]
     other += [f"{source}: an input no more" for source in recorded if source not in given]
-    names = {"model": "another model", "engine": "engine", "labels": "labels", "columns": "columns (--embeddings)",
-             "most_shard_rows": "--shard-rows", "schema_version": "version of this program"}  # fmt: skip
+    names = {
+        "model": "another model", "engine": "engine", "labels": "labels", "columns": "columns (--embeddings)",
+        "most_shard_rows": "--shard-rows", "schema_version": "version of this program",
+    }  # fmt: skip
     for key, name in names.items():
         if before.get(key) != wanted[key]:
             changed = _changed(before.get(key), wanted[key])
@@ -296,7 +300,8 @@ def _score(
     """Keeps the pool busy with the missing shards, of which only those in work are held."""
     waiting: set[Future[dict[str, Any]]] = set()
     weight = sum(footer["weight"] for footer in done.values())
-    began, shard = time.perf_counter(), first
+    began = time.perf_counter()
+    shard: Shard | None = first
     bar = tqdm(
         initial=summary.rows, total=None, desc="predict", unit="paper", disable=not progress, file=sys.stderr,
         smoothing=0,
@@ -321,7 +326,7 @@ def _score(
 
 
 def _remove_leftovers(output: str) -> None:
-    """Half-written files of workers that were killed; nothing is written any more when all files are there."""
+    """Half-written files of workers that were killed; with all files there, nothing is written any more."""
     fs, path = file_system(output)
     if "file" in fs.protocol:
         for leftover in Path(path).glob(".part-*.partial"):
@@ -332,7 +337,7 @@ class _LocalPool:
     """Processes of this machine; `limit` shards are in work or wait."""
 
     def __init__(self, settings: Settings, processes: int) -> None:
-        self.limit, self._settings = processes + 1, settings
+        self.limit, self._settings, self._open = processes + 1, settings, 0
         others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(processes, context, _begin_worker, (settings,))
@@ -342,6 +347,7 @@ class _LocalPool:
 
     def submit(self, shard: Shard) -> Future[dict[str, Any]]:
         """Queues a shard."""
+        self._open += 1
         try:
             return self._pool.submit(score_shard, shard, self._settings)
         except BrokenProcessPool:
@@ -350,15 +356,18 @@ class _LocalPool:
     def result(self, future: Future[dict[str, Any]]) -> dict[str, Any]:
         """What `score_shard` returned or raised."""
         try:
-            return future.result()
+            counts = future.result()
         except BrokenProcessPool:
             raise _killed() from None
+        self._open -= 1
+        return counts
 
     def close(self) -> None:
-        """Ends the processes, also those that are at work."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Ends the processes, also those that are at work when something failed."""
+        self._pool.shutdown(wait=not self._open, cancel_futures=True)
         for child in self._children:
             child.kill()
+            child.join()
 
 
 class _RayPool:
@@ -395,7 +404,7 @@ class _RayPool:
 
     @property
     def limit(self) -> int:
-        """Shards in work; without a number of workers more than the cluster has cores for, so that it may grow."""
+        """Shards in work; unless told, more than the cluster has cores for, so that it may grow."""
         return self._workers or 2 * max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def submit(self, shard: Shard) -> Future[dict[str, Any]]:

@@ -167,7 +167,7 @@ def _records(shard: Shard) -> tuple[list[int], list[str | None], list[str], list
             for one in table["id"].to_pylist()
         )
         ids = dict(zip(raw.rows.tolist(), cells, strict=True))
-    required = ("title", "abstract")
+    required: tuple[str, ...] = ("title", "abstract")
     if "text" in table.column_names and not set(required) <= set(table.column_names):
         # A text is checked as an abstract is, and stands alone.
         kept = [name for name in table.column_names if name not in required]

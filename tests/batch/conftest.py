@@ -17,7 +17,7 @@ from factories import WORDS, write_onnx_model
 from arxiv_cls.batch import runs, shards
 
 PAPERS = [
-    {"id": f"2401.{at:05d}", "title": f"On\n {word} number {at}", "abstract": f"  We study {word}, said \"{at}\".\n"}
+    {"id": f"2401.{at:05d}", "title": f"On\n {word} {at}", "abstract": f"  We study {word}, \"{at}\".\n"}
     for at, word in enumerate(list(WORDS) * 5)
 ]  # fmt: skip
 

@@ -54,7 +54,7 @@ def test_every_format(name, score, tmp_path):
 def test_damaged_lines(name, score, tmp_path):
     """A bad record costs its own row, whatever is wrong with it; a blank line is none."""
     bad = [
-        (b'{"id": "x"', "broken JSON"), (b"[1]", "broken JSON"), (b'{"id": "b", "title": "T"}', "missing or empty"),
+        (b'{"id": "x"', "broken JSON"), (b"[1]", "broken JSON"), (b'{"title": "T"}', "missing or empty"),
         (b'{"id": "c", "title": "T", "abstract": "\\ud800"}', "UTF-8"), (b'{"title": "\xff"}', "UTF-8"),
         (b'{"title": "a\\u0000b", "abstract": "A"}', "NUL"), (b"[" * 100_000, "broken JSON"),
     ]  # fmt: skip
