@@ -165,7 +165,7 @@ lint: $(READY)  ## Check style, types, imports, dependencies, workflows and the 
 	$(SCHEMA) vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yaml .github/ISSUE_TEMPLATE/idea.yaml
 	$(SCHEMA) vendor.citation-file-format CITATION.cff
 	$(SCHEMA) vendor.compose-spec compose.yaml
-	@if [ -x $(VENV_BIN)/hadolint ]; then $(VENV_BIN)/hadolint Dockerfile && echo "hadolint: no problems"; \
+	@if [ -x $(VENV_BIN)/hadolint ]; then $(VENV_BIN)/hadolint Dockerfile .devcontainer/Dockerfile && echo "hadolint: no problems"; \
 	else echo "Dockerfile not checked: no hadolint for this machine"; fi
 
 format: $(READY)  ## Format the code and sort its imports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 import subprocess
 import sys
@@ -104,6 +105,19 @@ def test_images_are_named_by_digest():
     images = [*parents, *(COMPOSE["services"][name]["image"] for name in ("prometheus", "grafana"))]
     images += re.findall(r"^# syntax=(.*)", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
     assert all(re.fullmatch(r"[\w/.-]+:[\w.-]+@sha256:[0-9a-f]{64}", image) for image in images), images
+
+
+def test_development_container():
+    """It is built on the image of the project's own and ends with `make test`."""
+    folder = ROOT / ".devcontainer"
+    base = re.search(r"^FROM (\S+)", (folder / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert base in {stage.parent for stage in STAGES.values()}
+    settings = json.loads((folder / "devcontainer.json").read_text(encoding="utf-8"))
+    assert (folder / settings["build"]["dockerfile"]).is_file()
+    assert [settings[f"{step}Command"] for step in ("updateContent", "postCreate")] == [
+        "make setup",
+        "make test",
+    ]
 
 
 class TestCompose:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import ClassVar
@@ -180,3 +183,59 @@ class TestMonitor:
         status, calls, _ = self.run("Gate and pull request", tmp_path, make=":")
         assert status == 0
         assert "MODEL=outputs/minilm REPO=user/arxiv-minilm CREATE_PR=1" in calls
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the script is bash's")
+def test_table_of_changed_results(tmp_path):
+    """The script of the metrics report, in a repository whose last commit changes one record and adds one."""
+    root = tmp_path / "project"
+    shutil.copytree(ROOT / "results", root / "results")
+    (root / ".venv").symlink_to(sys.prefix)
+    (root / ".gitignore").write_text(".venv\n")
+    summary = tmp_path / "summary"
+    environment = os.environ | {
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "BASE": "HEAD~1",
+        "DVC_NO_ANALYTICS": "1",
+    }
+
+    def run(*words: str) -> None:
+        subprocess.run(words, cwd=root, env=environment, check=True, capture_output=True)
+
+    def commit() -> None:
+        run("git", "add", "--all")
+        run(
+            "git",
+            "-c",
+            "user.name=x",
+            "-c",
+            "user.email=x@example.org",
+            "commit",
+            "-q",
+            "-m",
+            "x",
+            "--allow-empty",
+        )
+
+    (script,) = [text for text in scripts(ROOT / ".github/workflows/metrics-report.yaml") if "dvc" in text]
+    compare = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+    run("git", "init", "-q")
+    run(sys.executable, "-m", "dvc", "init", "-q")
+    first, second, *_ = sorted((root / "results").iterdir())
+    changed = (second / "metrics.json").read_bytes()
+    shutil.move(second, tmp_path / "new")
+    commit()
+    shutil.move(tmp_path / "new", second)
+    (first / "metrics.json").write_bytes(changed)
+    commit()
+    run(*compare)
+    lines = summary.read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines if "metrics.accuracy" in line]
+    (value,) = {row[4] for row in rows}
+    assert value == f"{json.loads(changed)['metrics']['accuracy']:.4g}"
+    before = {row[1].split("/")[1]: row[3] for row in rows}
+    assert before.keys() == {first.name, second.name}
+    assert [before[one.name] == "-" for one in (first, second)] == [False, True]
+    commit()
+    run(*compare)
+    assert "None changes" in summary.read_text(encoding="utf-8").splitlines()[-1]
