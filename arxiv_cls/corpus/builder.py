@@ -423,7 +423,9 @@ class _Texts:
     @staticmethod
     def hashes(base_ids: pa.ChunkedArray) -> np.ndarray:
         """A number from 0 to 1 for each paper that has nothing to do with its split."""
-        return np.fromiter((zlib.crc32(name.encode()) for name in base_ids.to_pylist()), float) / 2**32
+        # By chunks: millions of strings at once would stay in the interpreter's memory.
+        names = (name for chunk in base_ids.chunks for name in chunk.to_pylist())
+        return np.fromiter((zlib.crc32(name.encode()) for name in names), float) / 2**32
 
 
 @dataclass
