@@ -51,6 +51,7 @@ DEFAULT_CSV = Path("data/raw/arxiv.csv")
 MAXIMUM_REJECTED = 0.02  # share of the rows
 REPORT_FILE, REJECTS_FILE, OUTSIDE_FILE = "report.json", "rejects.csv", "outside.arrow"
 _BATCH = 2000  # papers per Arrow record batch
+_AT_ONCE = 10 * _BATCH  # papers whose texts are held twice while a split is written
 _SHOWN = 5  # rejects in an error message
 # Papers outside the label set whose texts are kept of a file that is not read as a whole; the out-of-scope
 # rule trains on 20,000 of them.
@@ -367,8 +368,10 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         ]
 
     def _generate_tables(self, split: SplitPapers) -> Iterator[tuple[int, pa.Table]]:
-        for number, start in enumerate(range(0, len(split.rows), _BATCH)):
-            yield number, split.table(slice(start, start + _BATCH))
+        for first in range(0, len(split.rows), _AT_ONCE):
+            part = split.table(slice(first, first + _AT_ONCE))
+            for start in range(0, len(part), _BATCH):
+                yield (first + start) // _BATCH, part.slice(start, _BATCH)
 
     def _labels(self) -> list[str]:
         """The labels, for a file whose texts are not all held: most frequent ones take a first reading."""
@@ -420,7 +423,9 @@ class _Texts:
     @staticmethod
     def hashes(base_ids: pa.ChunkedArray) -> np.ndarray:
         """A number from 0 to 1 for each paper that has nothing to do with its split."""
-        return np.fromiter((zlib.crc32(name.encode()) for name in base_ids.to_pylist()), float) / 2**32
+        # By chunks: millions of strings at once would stay in the interpreter's memory.
+        names = (name for chunk in base_ids.chunks for name in chunk.to_pylist())
+        return np.fromiter((zlib.crc32(name.encode()) for name in names), float) / 2**32
 
 
 @dataclass
