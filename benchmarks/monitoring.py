@@ -105,6 +105,8 @@ def texts_of(side: Side, arguments: argparse.Namespace) -> tuple[list[str], Text
         later = papers("validation", "test", wanted=lambda day: day >= NEW_YEAR)
         order = random.Random(0).sample(range(len(later[0])), min(len(later[0]), 2 * ACCURACY_TEXTS))
         return labels, {QUIET: quiet, LATER: ([later[0][at] for at in order], [later[1][at] for at in order])}
+    if not arguments.new:
+        raise UserError(f"{side.model}: --new FILE is needed: papers of other fields")
     texts, truth = papers("test", "validation")
     pools = {QUIET: (texts, truth)}
     for name, change, severity, count in (

@@ -16,6 +16,7 @@ from typing import Any
 
 from prometheus_client import Counter
 
+from arxiv_cls.errors import UserError
 from arxiv_cls.monitoring.drift import ALARM, OK
 
 logger = logging.getLogger(__name__)
@@ -82,10 +83,17 @@ class Alerts:
                 "delivered": not self._webhook,
             }
             self._kept = about | {"message": message(record, on, since)}
-            self._save(self._kept)
+            self._keep()
         shown = {"verdict": verdict, "action": record["action"]}
         logger.warning("drift alarm begins" if on else "drift alarm ends", extra=shown)
         self._deliver()
+
+    def _keep(self) -> None:
+        try:
+            self._save(self._kept)
+        except (UserError, OSError) as error:
+            # It is told all the same; a restart would tell it again.
+            logger.warning("the state of the alert cannot be kept: %s", error)
 
     def close(self) -> None:
         """Ends the thread; what it did not deliver is delivered after the next start."""
@@ -113,7 +121,7 @@ class Alerts:
                 with self._changed:
                     if self._kept is kept:
                         self._kept = kept | {"delivered": True}
-                        self._save(self._kept)
+                        self._keep()
                 continue
             with self._changed:
                 # A newer state does not wait for the end of the pause.

@@ -51,7 +51,8 @@ class LogReader:
     """The rows of a log; `counts` says what was read and what was no row.
 
     `target` is a directory, one file, or gs://bucket/prefix; `labels` are the model's. Rows outside `since`
-    and `until`, in seconds since 1970, are counted as `outside_period`.
+    and `until`, in seconds since 1970, are counted as `outside_period`; a file that changed last before
+    `since` is not read.
 
     Raises:
         UserError: the target cannot be read or holds no log.
@@ -64,10 +65,19 @@ class LogReader:
         self.counts: Counter[str] = Counter()
         self._first = float("-inf") if since is None else since
         self._last = float("inf") if until is None else until
-        self._fs, self._files = listed("--log", target, (SUFFIX,), HINT)
+        self._fs, files = listed("--log", target, (SUFFIX,), HINT)
+        self._files = {
+            name: entry.get("size") or 0 for name, entry in files.items() if self._may_be_inside(entry)
+        }
         self._scores_of = itemgetter(*self.labels)
         self._latest = float("-inf")
         self._future = datetime.now(UTC).timestamp() + SKEW
+
+    def _may_be_inside(self, entry: dict[str, Any]) -> bool:
+        """Whether a file that changed last then can have lines of the period."""
+        changed = entry.get("mtime")
+        changed = changed.timestamp() if isinstance(changed, datetime) else changed
+        return changed is None or changed >= self._first - SKEW
 
     def __iter__(self) -> Iterator[LogRow]:
         for lines in self._objects() if self.target.startswith("gs://") else self._local_files():
@@ -182,8 +192,8 @@ def file_system_of(target: str) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(target.rstrip("/") or "/")
 
 
-def listed(option: str, target: str, suffixes: tuple[str, ...], hint: str) -> tuple[Any, dict[str, int]]:
-    """The file system, and {name: bytes} in the order of the names without their folder.
+def listed(option: str, target: str, suffixes: tuple[str, ...], hint: str) -> tuple[Any, dict[str, Any]]:
+    """The file system, and {name: its entry} in the order of the names without their folder.
 
     `target` is a directory or gs://bucket/prefix, below which files with a suffix count, or one file.
     """
@@ -193,7 +203,7 @@ def listed(option: str, target: str, suffixes: tuple[str, ...], hint: str) -> tu
         filesystem, path = file_system_of(target)
         found = filesystem.find(path, detail=True)
     files = {
-        name: entry.get("size") or 0
+        name: entry
         for name, entry in sorted(found.items(), key=lambda item: (item[0].rsplit("/", 1)[-1], item[0]))
         if name.endswith(suffixes) or name == path
     }

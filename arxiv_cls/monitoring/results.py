@@ -14,7 +14,6 @@ from arxiv_cls.monitoring.feedback import FEEDBACK
 from arxiv_cls.monitoring.log_reader import file_system_of, reading
 from arxiv_cls.record.files import write_atomically, write_json
 
-# In the order in which they are copied: where the record is new, the report is too.
 FILES = (ALERT, FEEDBACK, HISTORY, REPORT, DRIFT)
 
 
@@ -56,10 +55,10 @@ class Results:
             write_atomically(self.directory / name, content)
 
     def send(self, *names: str) -> None:
-        """Copies files to the bucket, where there is one; each is whole there or not at all."""
+        """Copies files to the bucket in this order, where there is one; each is whole there or not at all."""
         if self._fs is None:
             return
-        for name in sorted(names, key=FILES.index):
+        for name in names:
             path = self.directory / name
             if path.is_file():
                 with reading(f"--out {self.target}/{name}", "written"):

@@ -20,7 +20,7 @@ from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import locate_model
 from arxiv_cls.monitoring import alerts, check, feedback, metrics
-from arxiv_cls.monitoring.results import FILES, Results
+from arxiv_cls.monitoring.results import Results
 from arxiv_cls.monitoring.settings import MonitorSettings
 from arxiv_cls.scoring.reference import load_references
 from arxiv_cls.serving.http_requests import Refused, documented, ending, without_paths
@@ -58,8 +58,8 @@ class MonitorService(Service):
         super().__init__(settings, ServerMetrics())
         check.parse_time(settings.since, "--since")
         self.results = Results(settings.out)
-        self.record = self.results.read(check.DRIFT, check.SCHEMA_VERSION)
-        self.measured = self.results.read(feedback.FEEDBACK, feedback.SCHEMA_VERSION)
+        self.record = self._of_this_model(check.DRIFT, check.SCHEMA_VERSION)
+        self.measured = self._of_this_model(feedback.FEEDBACK, feedback.SCHEMA_VERSION)
         self.problem: str | None = None
         self.reference: bool | None = True if self.record else None
         self.seconds: float | None = None
@@ -79,6 +79,11 @@ class MonitorService(Service):
         self._run: asyncio.Task[dict[str, Any]] | None = None
         self._thread: Thread | None = None
         self._schedule: asyncio.Task[None] | None = None
+        self._given_up = asyncio.Event()
+
+    def _of_this_model(self, name: str, schema_version: int) -> dict[str, Any] | None:
+        record = self.results.read(name, schema_version)
+        return record if record and record["model"] == self.settings.model else None
 
     def _save_alert(self, content: dict[str, Any]) -> None:
         self.results.write(alerts.ALERT, content)
@@ -145,7 +150,16 @@ class MonitorService(Service):
         self._run = asyncio.create_task(self._run_once())
         # The client may hang up; the run goes on, and has logged what it raises.
         self._run.add_done_callback(lambda run: run.cancelled() or run.exception())
-        return await asyncio.shield(self._run)
+        given_up = asyncio.ensure_future(self._given_up.wait())
+        await asyncio.wait({self._run, given_up}, return_when=asyncio.FIRST_COMPLETED)
+        given_up.cancel()
+        if not self._run.done():
+            raise ending()
+        return self._run.result()
+
+    def refuse_accepted(self) -> None:
+        """Whoever waits for a run is answered 503."""
+        self._given_up.set()
 
     async def _run_once(self) -> dict[str, Any]:
         before = time.monotonic()
@@ -193,7 +207,8 @@ class MonitorService(Service):
             except UserError as error:
                 # Labels come when they come: without them there is no measurement.
                 logger.info("nothing measured", extra={"reason": error.message})
-        self.results.send(*FILES)
+        # Where the record is new, the report is too.
+        self.results.send(feedback.FEEDBACK, check.HISTORY, check.REPORT, check.DRIFT)
         self.record, self.measured = record, measured
         self.alerts.note(record)
         return record

@@ -84,8 +84,8 @@ class TestMeasured:
         differing, unrecorded = changed_files(directory, files_in(directory))
         assert not set(names) & {*differing, *unrecorded}
 
-    @pytest.mark.parametrize("text", ["2", "0", "much", "-0.1"])
+    @pytest.mark.parametrize("text", ["2", "0.5,0", "much", "-0.1"])
     def test_severity(self, trained, text):
-        """Shares above 0 and at most 1."""
-        with pytest.raises(UserError, match="--severity"):
+        """Shares above 0 and at most 1; the message has them as they were given."""
+        with pytest.raises(UserError, match=f"--severity {text}: shares"):
             main(["monitor", "robustness", str(trained), "--severity", text])
