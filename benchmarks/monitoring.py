@@ -98,19 +98,20 @@ def texts_of(side: Side, arguments: argparse.Namespace) -> tuple[list[str], Text
         *splits: str, wanted: Callable[[date], bool] = lambda day: True
     ) -> tuple[list[str], list[int]]:
         rows = [row for split in splits for row in corpus.splits[split].to_list() if wanted(row["published"])]
+        rows = random.Random(0).sample(rows, min(len(rows), arguments.papers or len(rows)))
         return [row["text"] for row in rows], [row["label"] for row in rows]
 
     if options["split"] == "time":
-        quiet, later = papers("validation", wanted=lambda day: day < NEW_YEAR), None
-        later = papers("validation", "test", wanted=lambda day: day >= NEW_YEAR)
-        order = random.Random(0).sample(range(len(later[0])), min(len(later[0]), 2 * ACCURACY_TEXTS))
-        return labels, {QUIET: quiet, LATER: ([later[0][at] for at in order], [later[1][at] for at in order])}
+        return labels, {
+            QUIET: papers("validation", wanted=lambda day: day < NEW_YEAR),
+            LATER: papers("validation", "test", wanted=lambda day: day >= NEW_YEAR),
+        }
     if not arguments.new:
         raise UserError(f"{side.model}: --new FILE is needed: papers of other fields")
     texts, truth = papers("test", "validation")
     pools = {QUIET: (texts, truth)}
     for name, change, severity, count in (
-        (ONE_SENTENCE, CHANGES["one sentence"], 1.0, 2 * ACCURACY_TEXTS),
+        (ONE_SENTENCE, CHANGES["one sentence"], 1.0, ACCURACY_TEXTS + most),
         ("LaTeX", CHANGES["LaTeX"], 0.25, most),
         ("random letters", gibberish, 1.0, most // 4),
     ):
@@ -213,8 +214,8 @@ class Traffic:
         self._quiet = to_rows(self.pools[QUIET])
         self._halves = np.array([row.half for row in self.pools[QUIET]])
         self.halves = sorted({*self._halves})
-        # Texts that are served for one of the half that answers less.
-        self.texts_per_row = max(1 / np.mean(self._halves == half) for half in self.halves)
+        # Texts that are served for one of the half that answers more.
+        self.texts_per_row = min(1 / np.mean(self._halves == half) for half in self.halves)
 
     def __len__(self) -> int:
         return len(self._halves)
@@ -529,6 +530,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("models", nargs="+", metavar="DIRECTORY[:ENGINE][+BASELINE]")
     parser.add_argument("--data", help="CSV of the models' splits (default: the recipe's)")
     parser.add_argument("--new", help="papers of other fields, arXiv's JSON Lines, gzip")
+    parser.add_argument("--papers", type=int, help="quiet papers, at most (default: all)")
     parser.add_argument("--changed", type=int, default=800, help="papers of each shifted pool")
     parser.add_argument("--window", type=int, default=300)
     parser.add_argument("--runs", type=int, default=200)
