@@ -211,6 +211,12 @@ class Traffic:
         self.labels, pools = texts_of(side, arguments)
         self.pools = rows_of_log(log_of(side, pools, Path(arguments.cache)), self.labels, pools)
         self.truth = {name: np.array(truth) for name, (_, truth) in pools.items()}
+        # A text that a change left as it was is no shift.
+        quiet = {*pools[QUIET][0]}
+        for name in pools.keys() - {QUIET}:
+            kept = [at for at, text in enumerate(pools[name][0]) if text not in quiet]
+            self.pools[name] = [self.pools[name][at] for at in kept]
+            self.truth[name] = self.truth[name][kept]
         self._quiet = to_rows(self.pools[QUIET])
         self._halves = np.array([row.half for row in self.pools[QUIET]])
         self.halves = sorted({*self._halves})
@@ -356,7 +362,7 @@ def measure(side: Side, arguments: argparse.Namespace) -> dict[str, Any]:
         if ONE_SENTENCE in traffic.pools:
             kinds["100% one sentence"] = (ONE_SENTENCE, 1.0)
         for title, kind in kinds.items():
-            result["accuracy"][title] = accuracy_errors(generator, traffic, kind, arguments.runs // 2)
+            result["accuracy"][title] = accuracy_errors(generator, traffic, kind, arguments.runs // 4)
     return result
 
 
