@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 
 import pytest
 from local_servers import TOKEN, lines_in, storage_emulator
@@ -126,6 +125,4 @@ def test_bucket(open_client, monkeypatch):
         assert client.get("/monitoring").status_code == 404
         storage.Client().bucket("logs").blob("out/report.html").upload_from_string("<p>drift")
         assert client.get("/monitoring").text == "<p>drift"
-    before = time.monotonic()
-    reply = client.post("/feedback", json={"labels": [label(8)]}, headers=ALLOWED)
-    assert (reply.status_code, time.monotonic() - before < 40) == (503, True)
+    assert client.post("/feedback", json={"labels": [label(8)]}, headers=ALLOWED).status_code == 503
