@@ -98,17 +98,20 @@ def texts_of(side: Side, arguments: argparse.Namespace) -> tuple[list[str], Text
         *splits: str, wanted: Callable[[date], bool] = lambda day: True
     ) -> tuple[list[str], list[int]]:
         rows = [row for split in splits for row in corpus.splits[split].to_list() if wanted(row["published"])]
+        rows = random.Random(0).sample(rows, min(len(rows), arguments.papers or len(rows)))
         return [row["text"] for row in rows], [row["label"] for row in rows]
 
     if options["split"] == "time":
-        quiet, later = papers("validation", wanted=lambda day: day < NEW_YEAR), None
-        later = papers("validation", "test", wanted=lambda day: day >= NEW_YEAR)
-        order = random.Random(0).sample(range(len(later[0])), min(len(later[0]), 2 * ACCURACY_TEXTS))
-        return labels, {QUIET: quiet, LATER: ([later[0][at] for at in order], [later[1][at] for at in order])}
+        return labels, {
+            QUIET: papers("validation", wanted=lambda day: day < NEW_YEAR),
+            LATER: papers("validation", "test", wanted=lambda day: day >= NEW_YEAR),
+        }
+    if not arguments.new:
+        raise UserError(f"{side.model}: --new FILE is needed: papers of other fields")
     texts, truth = papers("test", "validation")
     pools = {QUIET: (texts, truth)}
     for name, change, severity, count in (
-        (ONE_SENTENCE, CHANGES["one sentence"], 1.0, 2 * ACCURACY_TEXTS),
+        (ONE_SENTENCE, CHANGES["one sentence"], 1.0, ACCURACY_TEXTS + most),
         ("LaTeX", CHANGES["LaTeX"], 0.25, most),
         ("random letters", gibberish, 1.0, most // 4),
     ):
@@ -208,11 +211,17 @@ class Traffic:
         self.labels, pools = texts_of(side, arguments)
         self.pools = rows_of_log(log_of(side, pools, Path(arguments.cache)), self.labels, pools)
         self.truth = {name: np.array(truth) for name, (_, truth) in pools.items()}
+        # A text that a change left as it was is no shift.
+        quiet = {*pools[QUIET][0]}
+        for name in pools.keys() - {QUIET}:
+            kept = [at for at, text in enumerate(pools[name][0]) if text not in quiet]
+            self.pools[name] = [self.pools[name][at] for at in kept]
+            self.truth[name] = self.truth[name][kept]
         self._quiet = to_rows(self.pools[QUIET])
         self._halves = np.array([row.half for row in self.pools[QUIET]])
         self.halves = sorted({*self._halves})
-        # Texts that are served for one of the half that answers less.
-        self.texts_per_row = max(1 / np.mean(self._halves == half) for half in self.halves)
+        # Texts that are served for one of the half that answers more.
+        self.texts_per_row = min(1 / np.mean(self._halves == half) for half in self.halves)
 
     def __len__(self) -> int:
         return len(self._halves)
@@ -353,7 +362,7 @@ def measure(side: Side, arguments: argparse.Namespace) -> dict[str, Any]:
         if ONE_SENTENCE in traffic.pools:
             kinds["100% one sentence"] = (ONE_SENTENCE, 1.0)
         for title, kind in kinds.items():
-            result["accuracy"][title] = accuracy_errors(generator, traffic, kind, arguments.runs // 2)
+            result["accuracy"][title] = accuracy_errors(generator, traffic, kind, arguments.runs // 4)
     return result
 
 
@@ -527,6 +536,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("models", nargs="+", metavar="DIRECTORY[:ENGINE][+BASELINE]")
     parser.add_argument("--data", help="CSV of the models' splits (default: the recipe's)")
     parser.add_argument("--new", help="papers of other fields, arXiv's JSON Lines, gzip")
+    parser.add_argument("--papers", type=int, help="quiet papers, at most (default: all)")
     parser.add_argument("--changed", type=int, default=800, help="papers of each shifted pool")
     parser.add_argument("--window", type=int, default=300)
     parser.add_argument("--runs", type=int, default=200)
