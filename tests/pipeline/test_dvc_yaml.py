@@ -31,7 +31,7 @@ NOT_IN_THE_WEIGHTS = (
                                        "text_features")),
     *(f"scoring/{name}.py" for name in ("evaluation", "intervals", "out_of_scope", "plots",
                                         "reference", "scored_papers")),
-    "training/run_directory.py", "training/trackers.py",
+    *(f"training/{name}.py" for name in ("interruption", "remote", "run_directory", "trackers")),
 )  # fmt: skip
 
 
