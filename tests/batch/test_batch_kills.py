@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import PAPERS, rows_of, write_papers
+from batch_papers import PAPERS, rows_of, write_papers
 from factories import ROOT, write_onnx_model
 from google.auth.credentials import AnonymousCredentials
 

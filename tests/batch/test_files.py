@@ -5,7 +5,7 @@ import json
 import random
 
 import pytest
-from conftest import PAPERS, rows_of, write_papers
+from batch_papers import PAPERS, rows_of, write_papers
 from factories import SURE
 
 from arxiv_cls.batch import inputs
