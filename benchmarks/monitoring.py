@@ -44,10 +44,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from arxiv_cls.corpus.taxonomy import archive_of
 from arxiv_cls.errors import UserError
 from arxiv_cls.monitoring.accuracy import AccuracyEstimate
-from arxiv_cls.monitoring.drift import ALARM, DriftTest, verdict_of
+from arxiv_cls.monitoring.drift import ALARM, verdict_of
 from arxiv_cls.monitoring.log_reader import LogReader, LogRow
 from arxiv_cls.monitoring.robustness import CHANGES, changed
-from arxiv_cls.monitoring.windows import Group, to_rows
+from arxiv_cls.monitoring.windows import group_rows, tests_of, to_rows
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.manifest import WEIGHTS, model_kind
 from arxiv_cls.scoring.reference import FEATURES, Reference, Rows
@@ -220,8 +220,6 @@ class Traffic:
         self._quiet = to_rows(self.pools[QUIET])
         self._halves = np.array([row.half for row in self.pools[QUIET]])
         self.halves = sorted({*self._halves})
-        # Texts that are served for one of the half that answers more.
-        self.texts_per_row = min(1 / np.mean(self._halves == half) for half in self.halves)
 
     def __len__(self) -> int:
         return len(self._halves)
@@ -240,12 +238,12 @@ class Traffic:
         return found | ({"cs.CV doubled": ("cs.CV", 2), "cs.CL from 36 to 50%": ("cs.CL", 1.4)}
                         if NEAR in self.pools else {})  # fmt: skip
 
-    def halved(self, generator: np.random.Generator) -> tuple[np.ndarray, dict[str, Reference]]:
-        """Numbers of the quiet rows to serve, and references of the others."""
+    def halved(self, generator: np.random.Generator) -> tuple[np.ndarray, dict[tuple[bool, str], Reference]]:
+        """Numbers of the quiet rows to serve, and references of the others as `load_references` has them."""
         order = generator.permutation(len(self))
         rest, truth = order[len(order) // 2 :], self.truth[QUIET]
         parts = {half: rest[self._halves[rest] == half] for half in self.halves}
-        references = {half: Reference(self.labels, self._quiet.take(part), truth[part], {}, "")
+        references = {(len(parts) > 1, half): Reference(self.labels, self._quiet.take(part), truth[part], {}, "")
                       for half, part in parts.items()}  # fmt: skip
         return order[: len(order) // 2], references
 
@@ -268,12 +266,14 @@ class Traffic:
         )
 
 
-def windows_of(rows: list[LogRow], tests: dict[str, DriftTest], size: int) -> dict[str, list[dict[str, Any]]]:
-    """The windows of each half, as `arxiv-cls monitor drift` tests them."""
-    groups = {half: Group("", half, (test, lambda rows: None), size) for half, test in tests.items()}  # type: ignore[arg-type]
-    for row in rows:
-        groups[row.half].add(row)
-    return {half: group.windows for half, group in groups.items()}
+def windows_of(
+    rows: list[LogRow], references: dict[tuple[bool, str], Reference], size: int
+) -> dict[str, list[dict[str, Any]]]:
+    """The windows of each half, and of both, as `arxiv-cls monitor drift` tests them."""
+    version = "a+b" if any(cascade for cascade, _ in references) else "a"
+    tests: Any = {key: (drift, lambda rows: None) for key, (drift, _) in tests_of(references).items()}
+    groups, _ = group_rows((row._replace(version=version) for row in rows), tests, {version}, size, {})
+    return {half: group.windows for (_, half), group in groups.items()}
 
 
 def evidently_alarms(reference: Reference, rows: list[LogRow], size: int, windows: int) -> list[bool]:
@@ -310,17 +310,16 @@ def measure(side: Side, arguments: argparse.Namespace) -> dict[str, Any]:
     traffic, size = Traffic(side, arguments), arguments.window
     generator = np.random.default_rng(arguments.seed)
     evidently = arguments.evidently if len(traffic.halves) == 1 else 0
-    two = int(np.ceil(2 * size * traffic.texts_per_row * (1.1 if len(traffic.halves) > 1 else 1)))
-    p: dict[str, list[float]] = {half: [] for half in traffic.halves}
+    two = 2 * size
+    p: dict[str, list[float]] = {}
     theirs: list[bool] = []
     for run in range(arguments.runs):
         served, references = traffic.halved(generator)
         rows, _ = traffic.draw(generator, served, (QUIET, 0.0), len(served))
-        tests = {half: DriftTest(one) for half, one in references.items()}
-        for half, windows in windows_of(rows, tests, size).items():
-            p[half] += [window["p"] for window in windows]
+        for half, windows in windows_of(rows, references, size).items():
+            p.setdefault(half, []).extend(window["p"] for window in windows)
         if run < evidently:
-            theirs += evidently_alarms(references[traffic.halves[0]], rows, size, 2)
+            theirs += evidently_alarms(references[False, traffic.halves[0]], rows, size, 2)
     alarms: list[bool] = []
     blocks: list[bool] = []
     for values in p.values():
@@ -344,13 +343,12 @@ def measure(side: Side, arguments: argparse.Namespace) -> dict[str, Any]:
         for run in range(arguments.runs):
             served, references = traffic.halved(generator)
             rows, _ = traffic.draw(generator, served, kind, two)
-            tests = {half: DriftTest(one) for half, one in references.items()}
-            windows = windows_of(rows, tests, size)
+            windows = windows_of(rows, references, size)
             verdicts = [[half[at]["verdict"] for half in windows.values() if len(half) > at] for at in (0, 1)]
             first.append(ALARM in verdicts[0])
             within.append(ALARM in verdicts[0] + verdicts[1])
             if run < evidently:
-                found.append(any(evidently_alarms(references[traffic.halves[0]], rows, size, 2)))
+                found.append(any(evidently_alarms(references[False, traffic.halves[0]], rows, size, 2)))
         result["shifts"][title] = {"first": float(np.mean(first)), "within_two": float(np.mean(within))}
         if found:
             result["evidently"]["shifts"][title] = {"within_two": float(np.mean(found))}

@@ -55,10 +55,13 @@ class WindowTest(NamedTuple):
 
 
 class DriftTest:
-    """Tests windows against one reference, whose columns are sorted once."""
+    """Tests windows against one reference, whose columns are sorted once.
 
-    def __init__(self, reference: Reference) -> None:
-        self.reference, rows = reference, reference.rows
+    `beside` is how many kinds of windows are tested beside each other: p is corrected for them (Bonferroni).
+    """
+
+    def __init__(self, reference: Reference, beside: int = 1) -> None:
+        self.reference, self.beside, rows = reference, beside, reference.rows
         self._sorted = _sorted_columns(rows)
         self._labels = self._label_counts(rows)
         # A fixed half: every other paper of a test split, whose order knows nothing of the texts.
@@ -92,7 +95,9 @@ class DriftTest:
         if self._outside[1] and known:
             outside = rows.in_scope == 0
             groups["scope"] = fisher_p(int(outside.sum()), known, *self._outside)
-        return WindowTest(min(1.0, len(groups) * min(groups.values())), groups, outside, unusual)
+        return WindowTest(
+            min(1.0, self.beside * len(groups) * min(groups.values())), groups, outside, unusual
+        )
 
     def describe(self, rows: Rows) -> list[dict[str, Any]]:
         """What each column says, largest change first: means, medians and histograms of both sides.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from arxiv_cls.monitoring.accuracy import AccuracyEstimate
 from arxiv_cls.monitoring.drift import FEWEST, TOO_FEW, WATCH_P, DriftTest, WindowTest, verdict_of
 from arxiv_cls.monitoring.log_reader import LogRow
-from arxiv_cls.scoring.reference import Rows
+from arxiv_cls.scoring.reference import Reference, Rows
 
 # Rows that are remembered, at least, to tell repeated ones: a client that sends a file again is within them.
 REMEMBERED = 100_000
@@ -22,10 +23,13 @@ TOP_COLUMNS = 5
 
 # Of one reference.
 Tests = tuple[DriftTest, AccuracyEstimate]
+# What both halves answer. Texts unlike the test split go to the transformer, whose windows take long to fill.
+CASCADE = "cascade"
+COLUMNS = ("scores", "features", "in_scope")
 
 
 class Group:
-    """The windows of one model version and one half ("baseline" or "transformer"), in the order of the log.
+    """The windows of one model version and of "baseline", "transformer" or "cascade", in the order of the log.
 
     A window is `size` distinct rows.
     """
@@ -137,10 +141,21 @@ class Group:
         return described | {"action": _action(described)}
 
 
+def tests_of(references: Mapping[tuple[bool, str], Reference]) -> dict[tuple[bool, str], Tests]:
+    """The tests for each reference, and for both halves of a cascade together, at (True, "cascade")."""
+    found = dict(references)
+    halves = [one for (cascade, _), one in references.items() if cascade]
+    if len(halves) > 1:
+        rows = Rows(*(np.concatenate([getattr(one.rows, name) for one in halves]) for name in COLUMNS))
+        truth = np.concatenate([one.truth for one in halves])
+        found[True, CASCADE] = replace(halves[0], rows=rows, truth=truth)
+    beside = {True: sum(cascade for cascade, _ in found), False: 1}
+    return {key: (DriftTest(one, beside[key[0]]), AccuracyEstimate(one)) for key, one in found.items()}
+
+
 def to_rows(window: list[LogRow]) -> Rows:
     """Rows of the log as arrays."""
-    names = ("scores", "features", "in_scope")
-    return Rows(*(np.array([getattr(row, name) for row in window]) for name in names))
+    return Rows(*(np.array([getattr(row, name) for row in window]) for name in COLUMNS))
 
 
 def _iso(time: float) -> str:
@@ -154,7 +169,9 @@ def group_rows(
     size: int,
     starts: Mapping[tuple[str, str], float],
 ) -> tuple[dict[tuple[str, str], Group], Counter[str]]:
-    """Groups of rows by version and half; and the rows that are in none, by their version or `no reference`.
+    """Groups of rows by version and half, of a cascade also of both; and the rows that are in none.
+
+    These are counted by their version or `no reference`.
 
     `tests` are by whether a cascade answered, and which half; of a cascade's version the part before the "+"
     is compared with `versions`. Rows before the `starts` of their group are left out, so that a moving start
@@ -173,8 +190,13 @@ def group_rows(
                 others[f"no reference ({'cascade, ' if plus else ''}{row.half})"] += 1
                 continue
             groups[key] = Group(*key, tests[bool(plus), row.half], size)
-        if row.time >= starts.get(key, float("-inf")):
-            groups[key].add(row)
+            if (True, CASCADE) in tests and plus:
+                groups.setdefault(
+                    (row.version, CASCADE), Group(row.version, CASCADE, tests[True, CASCADE], size)
+                )
+        for group in filter(None, (groups[key], groups.get((row.version, CASCADE)))):
+            if row.time >= starts.get((group.version, group.half), float("-inf")):
+                group.add(row)
     for group in groups.values():
         group.close()
     return groups, others
