@@ -47,7 +47,7 @@ from arxiv_cls.monitoring.accuracy import AccuracyEstimate
 from arxiv_cls.monitoring.drift import ALARM, verdict_of
 from arxiv_cls.monitoring.log_reader import LogReader, LogRow
 from arxiv_cls.monitoring.robustness import CHANGES, changed
-from arxiv_cls.monitoring.windows import group_rows, tests_of, to_rows
+from arxiv_cls.monitoring.windows import drift_tests, group_rows, to_rows
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.manifest import WEIGHTS, model_kind
 from arxiv_cls.scoring.reference import FEATURES, Reference, Rows
@@ -243,9 +243,9 @@ class Traffic:
         order = generator.permutation(len(self))
         rest, truth = order[len(order) // 2 :], self.truth[QUIET]
         parts = {half: rest[self._halves[rest] == half] for half in self.halves}
-        references = {(len(parts) > 1, half): Reference(self.labels, self._quiet.take(part), truth[part], {}, "")
+        references = {half: Reference(self.labels, self._quiet.take(part), truth[part], {}, "")
                       for half, part in parts.items()}  # fmt: skip
-        return order[: len(order) // 2], references
+        return order[: len(order) // 2], {(len(parts) > 1, half): one for half, one in references.items()}
 
     def draw(
         self, generator: np.random.Generator, served: np.ndarray, kind: tuple[str, float], n: int
@@ -271,7 +271,7 @@ def windows_of(
 ) -> dict[str, list[dict[str, Any]]]:
     """The windows of each half, and of both, as `arxiv-cls monitor drift` tests them."""
     version = "a+b" if any(cascade for cascade, _ in references) else "a"
-    tests: Any = {key: (drift, lambda rows: None) for key, (drift, _) in tests_of(references).items()}
+    tests: Any = {key: (drift, lambda rows: None) for key, drift in drift_tests(references).items()}
     groups, _ = group_rows((row._replace(version=version) for row in rows), tests, {version}, size, {})
     return {half: group.windows for (_, half), group in groups.items()}
 

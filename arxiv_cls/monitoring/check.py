@@ -13,10 +13,10 @@ from arxiv_cls import __version__
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ONNX_FILES
 from arxiv_cls.models.predictor import locate_model
-from arxiv_cls.monitoring.accuracy import ASSUMPTIONS
+from arxiv_cls.monitoring.accuracy import ASSUMPTIONS, AccuracyEstimate
 from arxiv_cls.monitoring.drift import ALARM_P, FEWEST, TWICE_P, WATCH_P, WINDOW, worst
 from arxiv_cls.monitoring.log_reader import LogReader
-from arxiv_cls.monitoring.windows import CASCADE, Group, group_rows, tests_of
+from arxiv_cls.monitoring.windows import CASCADE, Group, drift_tests, group_rows
 from arxiv_cls.record.files import file_sha256, write_atomically, write_json
 from arxiv_cls.record.manifest import WEIGHTS, model_kind
 from arxiv_cls.scoring.reference import Reference, load_references
@@ -85,7 +85,7 @@ def check_drift(
         raise UserError(f"--window {window}: fewer than {FEWEST} texts tell nothing")
     references, names, reader = open_log(model, log, versions, since, until)
     history = _read_history(out)
-    tests = tests_of(references)
+    tests = {key: (one, AccuracyEstimate(one.reference)) for key, one in drift_tests(references).items()}
     starts = {} if reader.since is None else _starts(history, references, window, reader.since)
     groups, others = group_rows(reader, tests, names, window, starts)
     # Of each half, and of both, the version that answered last: an old one says nothing of today.

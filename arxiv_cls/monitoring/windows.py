@@ -29,7 +29,7 @@ COLUMNS = ("scores", "features", "in_scope")
 
 
 class Group:
-    """The windows of one model version and of "baseline", "transformer" or "cascade", in the order of the log.
+    """The windows of one model version and what answered: a half, or "cascade"; in the order of the log.
 
     A window is `size` distinct rows.
     """
@@ -141,7 +141,7 @@ class Group:
         return described | {"action": _action(described)}
 
 
-def tests_of(references: Mapping[tuple[bool, str], Reference]) -> dict[tuple[bool, str], Tests]:
+def drift_tests(references: Mapping[tuple[bool, str], Reference]) -> dict[tuple[bool, str], DriftTest]:
     """The tests for each reference, and for both halves of a cascade together, at (True, "cascade")."""
     found = dict(references)
     halves = [one for (cascade, _), one in references.items() if cascade]
@@ -150,7 +150,7 @@ def tests_of(references: Mapping[tuple[bool, str], Reference]) -> dict[tuple[boo
         truth = np.concatenate([one.truth for one in halves])
         found[True, CASCADE] = replace(halves[0], rows=rows, truth=truth)
     beside = {True: sum(cascade for cascade, _ in found), False: 1}
-    return {key: (DriftTest(one, beside[key[0]]), AccuracyEstimate(one)) for key, one in found.items()}
+    return {key: DriftTest(one, beside[key[0]]) for key, one in found.items()}
 
 
 def to_rows(window: list[LogRow]) -> Rows:
