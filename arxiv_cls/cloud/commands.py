@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from arxiv_cls.cloud.endpoints import (
-    REGIONS,
+    DEFAULT_REGION,
     UNREACHABLE,
     Backend,
     Deployment,
@@ -54,7 +54,7 @@ ProjectOption = Annotated[
     str | None, typer.Option(metavar="ID", help="Google Cloud project. Default: the credentials'.")
 ]
 RegionOption = Annotated[str, typer.Option(help="Google Cloud region.")]
-ServiceOption = Annotated[str, typer.Option(metavar="NAME", help="Name of the Cloud Run service.")]
+ServiceOption = Annotated[str, typer.Option(metavar="NAME", help="Name of the service or endpoint.")]
 AccountOption = Annotated[
     str | None, typer.Option(metavar="EMAIL", help="Service account that it runs as. Default: the project's.")
 ]
@@ -126,7 +126,7 @@ def deploy(
         raise UserError("the request log of a deployment has an option of its own", hint="name it with --log")
     if log is not None:
         variables["ARXIV_CLS_REQUEST_LOG"] = _bucket("--log", log)
-    region = region or REGIONS[backend]
+    region = region or DEFAULT_REGION[backend]
     if backend == "cloud-run":
         assert image
         container = partial(_container, image, arguments, variables, always_on=log is not None)
@@ -214,25 +214,17 @@ def _run(
             service_account=service_account or "",
         ),
     )
-    # allow_missing: one request creates and replaces alike.
-    request = run_v2.UpdateServiceRequest(service=declared, allow_missing=True)
-    print(_update(client, request, f"deploying {service} to {project}, {region}").uri)
-
-
-def _update(client: Any, request: run_v2.UpdateServiceRequest, doing: str) -> run_v2.Service:
-    """The service, when the update has ended well."""
-    from google.cloud import run_v2
-
-    with _explained(doing):
+    with _explained(f"deploying {service} to {project}, {region}"):
+        # allow_missing: one request creates and replaces alike.
+        request = run_v2.UpdateServiceRequest(service=declared, allow_missing=True)
         deployed = client.update_service(request).result(timeout=DEPLOY_TIMEOUT)
     condition = deployed.terminal_condition
     if condition.state == run_v2.Condition.State.CONDITION_FAILED:
-        _, project, _, region, _, service = request.service.name.split("/")
         raise UserError(
             f"the new revision of {service} does not start: {condition.message}",
             hint=f"its log: gcloud run services logs read {service} --project {project} --region {region}",
         )
-    return deployed
+    print(deployed.uri)
 
 
 def _serving(service: run_v2.Service) -> list[str]:
@@ -259,31 +251,34 @@ def move_traffic(service: str, project: str | None, region: str, forward: bool) 
     name = _service_path(project, region, service)
     with _explained(f"looking for {service} in {project}, {region}"):
         found = client.get_service(name=name)
-        serving = _serving(found)
-        # The service lists its revisions newest first.
-        ready = [] if forward else _ready(_connect(project, "RevisionsClient")[0].list_revisions(parent=name))
-    if forward:
-        kept = found.latest_ready_revision.rpartition("/")[2]
-        target = run_v2.TrafficTarget(type_=LATEST, percent=100)
-    else:
-        earlier = ready[ready.index(serving[0]) + 1 :] if serving[0] in ready else []
-        kept = (serving if len(serving) > 1 else [*earlier, *serving])[0]
-        target = run_v2.TrafficTarget(type_=REVISION, revision=kept, percent=100)
-    if serving == [kept]:
+        serving, kept = _serving(found), found.latest_ready_revision.rpartition("/")[2]
+        if not forward:
+            kept = serving[0]
+            if len(serving) == 1:
+                kept = _earlier(_connect(project, "RevisionsClient")[0].list_revisions(parent=name), kept)
+    if set(serving) == {kept}:
         hint = "deploy another one: arxiv-cls deploy MODEL@VERSION --image ..."
         raise UserError(f"{service} has no other version: {kept} gets all traffic", hint)
-    declared = run_v2.Service(name=name, traffic=[target])
+    kind = {"type_": LATEST} if forward else {"type_": REVISION, "revision": kept}
+    declared = run_v2.Service(name=name, traffic=[run_v2.TrafficTarget(percent=100, **kind)])
     request = run_v2.UpdateServiceRequest(service=declared, update_mask=FieldMask(paths=["traffic"]))
-    _update(client, request, f"moving the traffic of {service}")
+    with _explained(f"moving the traffic of {service}"):
+        moved = client.update_service(request).result(timeout=DEPLOY_TIMEOUT)
+    # Not the service's condition: it also tells of a newer revision that never started.
+    if _serving(moved) != [kept]:
+        hint = f"gcloud run services describe {service} --project {project} --region {region}"
+        raise UserError(f"{service}: the traffic has not moved: {moved.terminal_condition.message}", hint)
     return kept
 
 
-def _ready(revisions: Iterable[run_v2.Revision]) -> list[str]:
-    return [
+def _earlier(revisions: Iterable[run_v2.Revision], serving: str) -> str:
+    """The ready revision before the one that serves, of a list newest first; itself, where there is none."""
+    ready = [
         one.name.rpartition("/")[2]
         for one in revisions
         if any(c.type_ == "Ready" and c.state.name == "CONDITION_SUCCEEDED" for c in one.conditions)
     ]
+    return next(iter(ready[ready.index(serving) + 1 :] if serving in ready else []), serving)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from arxiv_cls.errors import UserError
 
 Backend = Literal["cloud-run", "vertex-endpoint", "hf-endpoint"]
 T = TypeVar("T")
-REGIONS: dict[Backend, str] = {
+DEFAULT_REGION: dict[Backend, str] = {
     "cloud-run": "us-central1", "vertex-endpoint": "us-central1", "hf-endpoint": "us-east-1",
 }  # fmt: skip
 ONE_VERSION = "an Inference Endpoint runs one version: there is no traffic to split"
@@ -41,7 +41,7 @@ UNREACHABLE = 3
 # Seconds between two looks, until it is given up, and failed looks in a row until then.
 POLL_SECONDS, TIMEOUT, MOST_FAILURES = 15.0, 2400, 10
 QUOTA_EXCEEDED = 8
-SECRET_NAME = re.compile(r"(?i)token|secret|passw|api_?key")
+SECRET_NAME = re.compile(r"(?i)(token|secret|password|passwd|key)$")
 
 
 @dataclass(frozen=True)

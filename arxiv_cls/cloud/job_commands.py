@@ -195,9 +195,9 @@ def rollback(
 def _move(
     service: str, backend: deployment.Backend, project: str | None, region: str | None, forward: bool
 ) -> None:
-    from arxiv_cls.cloud.endpoints import ONE_VERSION, REGIONS, VertexEndpoint
+    from arxiv_cls.cloud.endpoints import DEFAULT_REGION, ONE_VERSION, VertexEndpoint
 
-    region = region or REGIONS[backend]
+    region = region or DEFAULT_REGION[backend]
     if backend == "hf-endpoint":
         raise UserError(ONE_VERSION, "deploy the version that you want: arxiv-cls deploy MODEL@VERSION")
     if backend == "vertex-endpoint":

@@ -158,11 +158,18 @@ class TestTraffic:
         cloud.failure = "no"
         with pytest.raises(UserError, match="does not start"):
             main([*DEPLOY, "--traffic", "5"])
+        with pytest.raises(UserError, match="arxiv-cls-00001 gets all traffic"):
+            main(["cloud", "promote", "arxiv-cls"])
         cloud.failure = None
         address(*DEPLOY)
+        # A newer revision that never started is no reason to refuse: the service's condition tells of it.
+        cloud.failure = "no"
+        with pytest.raises(UserError, match="does not start"):
+            main(DEPLOY)
         assert address("cloud", "rollback", "arxiv-cls") == "arxiv-cls-00001 gets all traffic"
         with pytest.raises(UserError, match="has no other version"):
             main(["cloud", "rollback", "arxiv-cls"])
+        cloud.failure = None
         address(*DEPLOY, "--traffic", "30")
         assert self.shares(cloud) == {"latest": 30, "arxiv-cls-00001": 70}
         address(*DEPLOY)
