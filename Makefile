@@ -6,9 +6,9 @@
 
 # What a person may give, as VARIABLE=value. A value is data and never code: make expands no $(...) in it, and
 # the recipes read it from the environment, so that no shell reads it as text of its own.
-INPUTS := BENCH BASELINE CASCADE CREATE_PR CSV ENGINE EVERY EXTRAS HOST IMAGE LOG MODEL MONITOR_ARGS OUT \
+INPUTS := BACKEND BENCH BASELINE CASCADE CREATE_PR CSV ENGINE EVERY EXTRAS HOST IMAGE LOG MODEL MONITOR_ARGS OUT \
   OVERRIDE OVERWRITE PLATFORM PORT PROJECT PUBLIC PYTEST_ARGS PYTHON3 RECIPE REGION REGISTRY REMOTE REPO SECONDS \
-  SERVE_ARGS SERVICE SERVICE_ACCOUNT SOURCE SWEEP TARGETS TRIALS USERS VERSION
+  SERVE_ARGS SERVICE SERVICE_ACCOUNT SOURCE SWEEP TARGETS TRAFFIC TRIALS USERS VERSION
 GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
 # READY= on the command line takes the environment as it is.
 $(if $(filter-out $(INPUTS) READY,$(GIVEN)),$(error there is no variable $(filter-out $(INPUTS) READY,$(GIVEN)); \
@@ -103,8 +103,9 @@ push-model: $(READY)  ## Release a model to the Hub: gate, one commit, a tag [MO
 push-dataset: $(READY)  ## Release the corpus to the Hub as Parquet with its card [REPO= VERSION= CSV=]
 	@$(CLI) push-dataset --repo $(call need,REPO,REPO=user/name) $(call option,VERSION,--version) $(call option,CSV,--csv)
 
-deploy: $(READY)  ## Serve a release on Cloud Run [MODEL=user/name IMAGE= LOG=gs://... SERVICE_ACCOUNT= PROJECT= REGION= SERVICE= SERVE_ARGS= PUBLIC=1]
-	@$(CLI) deploy $(call need,MODEL,MODEL=user/name) --image $(call need,IMAGE,IMAGE=registry/serve:tag) $(CLOUD_RUN) \
+deploy: $(READY)  ## Serve a release on Cloud Run, Vertex AI or the Hub [MODEL=user/name IMAGE= BACKEND=vertex-endpoint TRAFFIC=10 LOG=gs://... SERVICE_ACCOUNT= PROJECT= REGION= SERVICE= SERVE_ARGS= PUBLIC=1]
+	@$(CLI) deploy $(call need,MODEL,MODEL=user/name) $(if $(IMAGE)$(filter-out hf-endpoint,$(or $(BACKEND),cloud-run)),--image \
+	  $(call need,IMAGE,IMAGE=registry/serve:tag)) $(CLOUD_RUN) $(call option,BACKEND,--backend) $(call option,TRAFFIC,--traffic) \
 	  $(RUNS_AS) $(call option,LOG,--log) $(if $(SERVE_ARGS),--serve-args="$$SERVE_ARGS") $(if $(PUBLIC),--public)
 
 deploy-monitor: $(READY)  ## Run its monitoring on Cloud Run [MODEL=user/name IMAGE= LOG=gs://... OUT=gs://... SERVICE_ACCOUNT= PROJECT= REGION= SERVICE= MONITOR_ARGS=]

@@ -326,11 +326,13 @@ SERVICE_TYPE = "type.googleapis.com/google.cloud.run.v2.Service"
 class LocalCloudRun:
     """Cloud Run's REST calls, for the real `google-cloud-run` client; a context manager.
 
-    It keeps services as the client sent them, answers updates with an operation that ends at the first look,
-    takes only requests with a bearer token, and answers all with `refuse` (status, reason) when it is set.
+    It keeps services as the client sent them, with a revision for each (newest first), answers updates with
+    an operation that ends at the first look, takes only requests with a bearer token, and answers all with
+    `refuse` (status, reason) when it is set.
     """
 
     services: dict[str, dict[str, Any]] = field(default_factory=dict)
+    revisions: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     operations: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     refuse: tuple[int, str] | None = None
@@ -364,12 +366,32 @@ class LocalCloudRun:
         path.write_text(json.dumps(account))
         return path
 
-    def update(self, name: str, service: dict[str, Any]) -> dict[str, Any]:
-        """Stores a service; returns the operation that tells how it went."""
+    def update(self, name: str, service: dict[str, Any], mask: str | None) -> dict[str, Any]:
+        """Stores a service, or only its traffic; returns the operation that tells how it went."""
         short = name.rsplit("/", 1)[1]
         state = "CONDITION_FAILED" if self.failure else "CONDITION_SUCCEEDED"
         condition = {"type": "Ready", "state": state, "message": self.failure or ""}
-        deployed = service | {"name": name, "uri": f"https://{short}.example", "terminalCondition": condition}
+        revisions = self.revisions.setdefault(name, [])
+        if mask:
+            service = self.services[name] | {mask: service[mask]}
+        else:
+            path = f"{name}/revisions/{short}-{len(revisions) + 1:05}"
+            revisions.insert(0, {"name": path, "conditions": [condition]})
+        ready = [one["name"] for one in revisions if one["conditions"][0]["state"] == "CONDITION_SUCCEEDED"]
+        traffic = service.get("traffic") or [
+            {"type": "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST", "percent": 100}
+        ]
+        assert sum(one["percent"] for one in traffic) == 100
+        assert {one["revision"] for one in traffic if "revision" in one} <= {
+            one.rsplit("/", 1)[1] for one in ready
+        }
+        deployed = service | {
+            "name": name,
+            "uri": f"https://{short}.example",
+            "terminalCondition": condition,
+            "trafficStatuses": traffic if ready else [],
+            "latestReadyRevision": ready[0] if ready else "",
+        }
         self.services[name] = deployed
         operation = name.replace(f"/services/{short}", f"/operations/{len(self.operations) + 1}")
         self.operations[operation] = {
@@ -411,6 +433,8 @@ class _CloudHandler(BaseHTTPRequestHandler):
             self._fail(*self.cloud.refuse)
         elif match := SERVICE.match(split.path):
             self._service(match[1], body, parse_qs(split.query))
+        elif (match := SERVICE.match(split.path.removesuffix("/revisions"))) and self.command == "GET":
+            self._answer(200, {"revisions": self.cloud.revisions.get(match[1], [])})
         elif (match := OPERATION.match(split.path)) and match[1] in self.cloud.operations:
             self._answer(200, self.cloud.operations[match[1]])
         else:
@@ -419,7 +443,7 @@ class _CloudHandler(BaseHTTPRequestHandler):
     def _service(self, name: str, body: dict[str, Any], query: dict[str, list[str]]) -> None:
         known = name in self.cloud.services
         if self.command == "PATCH" and (known or query.get("allowMissing") == ["true"]):
-            self._answer(200, self.cloud.update(name, body))
+            self._answer(200, self.cloud.update(name, body, query.get("updateMask", [None])[0]))
         elif self.command == "GET" and known:
             self._answer(200, self.cloud.services[name])
         else:

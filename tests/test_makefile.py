@@ -156,11 +156,15 @@ class TestValues:
             (
                 "deploy",
                 ["MODEL=user/x", "IMAGE=host/serve:1", "SERVE_ARGS=--engine int8", "PUBLIC=1",
-                 "PROJECT=papers", "REGION=europe-west1", "SERVICE=papers-2", "LOG=gs://b/c"],
+                 "PROJECT=papers", "REGION=europe-west1", "SERVICE=papers-2", "LOG=gs://b/c",
+                 "BACKEND=cloud-run", "TRAFFIC=10"],
                 ["deploy", "user/x", "--image", "host/serve:1", "--project", "papers", "--region",
-                 "europe-west1", "--service", "papers-2", "--log", "gs://b/c", "--serve-args=--engine int8",
+                 "europe-west1", "--service", "papers-2", "--backend", "cloud-run",
+                 "--traffic", "10", "--log", "gs://b/c", "--serve-args=--engine int8",
                  "--public"],
             ),
+            ("deploy", ["MODEL=user/x", "BACKEND=hf-endpoint"],
+             ["deploy", "user/x", "--backend", "hf-endpoint"]),
             (
                 "deploy-monitor",
                 ["MODEL=user/x", "IMAGE=host/monitor:1", "LOG=gs://b/c", "OUT=gs://b/d",

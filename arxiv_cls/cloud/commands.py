@@ -1,15 +1,17 @@
 """`arxiv-cls deploy`, `deploy-monitor` and `api-url`: endpoint and monitoring service on Google Cloud Run.
 
-A service is declared whole in one request, so a rerun replaces it. Credentials are those of the machine
-(`gcloud auth application-default login`, or workload identity in CI).
+`deploy --backend` runs the endpoint elsewhere (`endpoints.py`). On Cloud Run a service is declared whole in
+one request, so a rerun replaces it. Credentials are those of the machine (`gcloud auth application-default
+login`, or workload identity in CI).
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from arxiv_cls.cloud.endpoints import (
+    DEFAULT_REGION,
+    UNREACHABLE,
+    Backend,
+    Deployment,
+    VertexEndpoint,
+    check_options,
+    deploy_to_hub,
+)
 from arxiv_cls.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +46,7 @@ MAX_INSTANCES = 10
 STARTUP_SECONDS, PROBE_SECONDS = 240, 5
 # Seconds to wait for a new revision.
 DEPLOY_TIMEOUT = 900
-UNREACHABLE = 3
+LATEST, REVISION = (f"TRAFFIC_TARGET_ALLOCATION_TYPE_{kind}" for kind in ("LATEST", "REVISION"))
 
 app = typer.Typer()
 
@@ -43,7 +54,7 @@ ProjectOption = Annotated[
     str | None, typer.Option(metavar="ID", help="Google Cloud project. Default: the credentials'.")
 ]
 RegionOption = Annotated[str, typer.Option(help="Google Cloud region.")]
-ServiceOption = Annotated[str, typer.Option(metavar="NAME", help="Name of the Cloud Run service.")]
+ServiceOption = Annotated[str, typer.Option(metavar="NAME", help="Name of the service or endpoint.")]
 AccountOption = Annotated[
     str | None, typer.Option(metavar="EMAIL", help="Service account that it runs as. Default: the project's.")
 ]
@@ -51,20 +62,32 @@ EnvOption = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help=
 ReleaseArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A release on the Hub: user/name[@v1.2.0].")
 ]
+BackendOption = Annotated[Backend, typer.Option(help="Where the endpoint runs.")]
+PlaceOption = Annotated[
+    str | None,
+    typer.Option("--project", metavar="ID", help="Google Cloud project, on the Hub the namespace."),
+]
+AnyRegionOption = Annotated[
+    str | None, typer.Option("--region", help="Default: us-central1; of an hf-endpoint us-east-1.")
+]
 BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^\s]*)?")
 
 
 @app.command()
 def deploy(
     model: ReleaseArgument,
-    image: Annotated[str, typer.Option(help="The `serve` image in a registry.")],
+    image: Annotated[
+        str | None,
+        typer.Option(help="The `serve` image in a registry. An hf-endpoint without runs `handler.py`."),
+    ] = None,
+    backend: BackendOption = "cloud-run",
     log: Annotated[
         str | None,
         typer.Option(metavar="LOG", help="gs://bucket/prefix that gets the request log. Default: none."),
     ] = None,
     service_account: AccountOption = None,
-    project: ProjectOption = None,
-    region: RegionOption = "us-central1",
+    project: PlaceOption = None,
+    region: AnyRegionOption = None,
     service: ServiceOption = "arxiv-cls",
     serve_args: Annotated[
         str,
@@ -74,12 +97,28 @@ def deploy(
     ] = "",
     env: EnvOption = None,
     public: Annotated[bool, typer.Option("--public", help="Anybody may call it, without a token.")] = False,
+    machine: Annotated[
+        str | None,
+        typer.Option(help="Of a vertex-endpoint (n1-standard-2) or an hf-endpoint (aws/intel-spr/x2)."),
+    ] = None,
+    traffic: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PERCENT",
+            min=1,
+            max=99,
+            help="Of the requests for this version; the rest stays. Default: all.",
+        ),
+    ] = None,
 ) -> None:
-    """Run the endpoint on Google Cloud Run.
+    """Run the endpoint on Google Cloud Run, Vertex AI or Inference Endpoints of the Hub.
 
     Creates or replaces the service, waits until it answers, prints its address. With --log its CPU is always
-    on: without, Cloud Run gives none between requests to the thread that sends the log.
+    on: without, Cloud Run gives none between requests to the thread that sends the log. After --traffic:
+    `arxiv-cls cloud promote` or `rollback`.
     """
+    given = {"image": image, "log": log, "service-account": service_account, "machine": machine}
+    check_options(backend, given | {"traffic": traffic, "public": public})
     arguments, variables = [model, *shlex.split(serve_args)], dict(map(_variable, env or []))
     if "ARXIV_CLS_REQUEST_LOG" in variables or any(
         re.match("--request-log(=|$)", word) for word in arguments
@@ -87,9 +126,23 @@ def deploy(
         raise UserError("the request log of a deployment has an option of its own", hint="name it with --log")
     if log is not None:
         variables["ARXIV_CLS_REQUEST_LOG"] = _bucket("--log", log)
-    container = partial(_container, image, arguments, variables, always_on=log is not None)
-    instances = {"max_instance_count": MAX_INSTANCES}
-    _run(service, project, region, model, container, instances, service_account, public=public)
+    region = region or DEFAULT_REGION[backend]
+    if backend == "cloud-run":
+        assert image
+        container = partial(_container, image, arguments, variables, always_on=log is not None)
+        instances = {"max_instance_count": MAX_INSTANCES}
+        where = service, project, region, model
+        _run(*where, container, instances, service_account, public=public, traffic=traffic)
+        return
+    _check_model(model)
+    _check_name(service)
+    wanted = Deployment(
+        service, model, image, arguments, variables, service_account, machine, traffic, public
+    )
+    if backend == "hf-endpoint":
+        print(deploy_to_hub(wanted, project, region))
+    else:
+        print(VertexEndpoint(service, project, region).deploy(wanted))
 
 
 @app.command()
@@ -134,14 +187,25 @@ def _run(
     service_account: str | None,
     *,
     public: bool = False,
+    traffic: int | None = None,
 ) -> None:
     """Declares a service, waits until its new revision answers and prints the address."""
     _check_model(model)
     client, project = _connect(project)
     from google.cloud import run_v2
 
+    name = _service_path(project, region, service)
+    targets = []
+    if traffic is not None:
+        with _explained(f"looking for the version of {service} that keeps {100 - traffic}% of the traffic"):
+            kept = _serving(client.get_service(name=name))[0]
+        targets = [
+            run_v2.TrafficTarget(type_=LATEST, percent=traffic),
+            run_v2.TrafficTarget(type_=REVISION, revision=kept, percent=100 - traffic),
+        ]
     declared = run_v2.Service(
-        name=_service_path(project, region, service),
+        name=name,
+        traffic=targets,
         ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL,
         invoker_iam_disabled=public,
         template=run_v2.RevisionTemplate(
@@ -161,6 +225,60 @@ def _run(
             hint=f"its log: gcloud run services logs read {service} --project {project} --region {region}",
         )
     print(deployed.uri)
+
+
+def _serving(service: run_v2.Service) -> list[str]:
+    """The revisions that get requests; of a canary and the version beside it the latter first."""
+    shares = [one for one in service.traffic_statuses if one.percent]
+    if not shares:
+        hint = "deploy one without --traffic: arxiv-cls deploy MODEL --image ..."
+        raise UserError(f"{service.name} runs no version yet", hint)
+    latest = [one.type_.name == LATEST for one in shares]
+    names = [one.revision or service.latest_ready_revision.rpartition("/")[2] for one in shares]
+    return [name for _, name in sorted(zip(latest, names, strict=True))]
+
+
+def move_traffic(service: str, project: str | None, region: str, forward: bool) -> str:
+    """All traffic of a service to its newest revision, or to the one before what serves; returns its name.
+
+    Raises:
+        UserError: a refusal, or there is no such revision.
+    """
+    client, project = _connect(project)
+    from google.cloud import run_v2
+    from google.protobuf.field_mask_pb2 import FieldMask
+
+    name = _service_path(project, region, service)
+    with _explained(f"looking for {service} in {project}, {region}"):
+        found = client.get_service(name=name)
+        serving, kept = _serving(found), found.latest_ready_revision.rpartition("/")[2]
+        if not forward:
+            kept = serving[0]
+            if len(serving) == 1:
+                kept = _earlier(_connect(project, "RevisionsClient")[0].list_revisions(parent=name), kept)
+    if set(serving) == {kept}:
+        hint = "deploy another one: arxiv-cls deploy MODEL@VERSION --image ..."
+        raise UserError(f"{service} has no other version: {kept} gets all traffic", hint)
+    kind = {"type_": LATEST} if forward else {"type_": REVISION, "revision": kept}
+    declared = run_v2.Service(name=name, traffic=[run_v2.TrafficTarget(percent=100, **kind)])
+    request = run_v2.UpdateServiceRequest(service=declared, update_mask=FieldMask(paths=["traffic"]))
+    with _explained(f"moving the traffic of {service}"):
+        moved = client.update_service(request).result(timeout=DEPLOY_TIMEOUT)
+    # Not the service's condition: it also tells of a newer revision that never started.
+    if _serving(moved) != [kept]:
+        hint = f"gcloud run services describe {service} --project {project} --region {region}"
+        raise UserError(f"{service}: the traffic has not moved: {moved.terminal_condition.message}", hint)
+    return kept
+
+
+def _earlier(revisions: Iterable[run_v2.Revision], serving: str) -> str:
+    """The ready revision before the one that serves, of a list newest first; itself, where there is none."""
+    ready = [
+        one.name.rpartition("/")[2]
+        for one in revisions
+        if any(c.type_ == "Ready" and c.state.name == "CONDITION_SUCCEEDED" for c in one.conditions)
+    ]
+    return next(iter(ready[ready.index(serving) + 1 :] if serving in ready else []), serving)
 
 
 @app.command()
@@ -231,20 +349,25 @@ def _container(
 
 
 def _service_path(project: str, region: str, service: str) -> str:
+    _check_name(service)
+    return f"projects/{project}/locations/{region}/services/{service}"
+
+
+def _check_name(service: str) -> None:
     if not SERVICE_NAME.fullmatch(service):
         raise UserError(
             f"{service!r} is no name for a service",
             hint="lower-case letters, digits and hyphens, a letter first, at most 49",
         )
-    return f"projects/{project}/locations/{region}/services/{service}"
 
 
-def _connect(project: str | None) -> tuple[Any, str]:
+def _connect(project: str | None, kind: str = "ServicesClient") -> tuple[Any, str]:
     """A client with the machine's credentials, and the project's id: theirs, where none is named."""
     try:
         import google.auth
         from google.api_core.client_options import ClientOptions
-        from google.cloud.run_v2 import ServicesClient
+
+        run_v2 = importlib.import_module("google.cloud.run_v2")
     except ImportError as error:
         message = f"deploying needs {error.name or 'google-cloud-run'}, which is not installed"
         raise UserError(message, 'pip install "arxiv_cls[deploy]"') from error
@@ -256,7 +379,8 @@ def _connect(project: str | None) -> tuple[Any, str]:
     endpoint = os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/") or None
     # REST passes through proxies that gRPC does not.
     options = ClientOptions(api_endpoint=endpoint)
-    return ServicesClient(credentials=credentials, transport="rest", client_options=options), project
+    client = getattr(run_v2, kind)(credentials=credentials, transport="rest", client_options=options)
+    return client, project
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from arxiv_cls.cloud.jobs import (
@@ -32,8 +32,8 @@ MOST_FAILURES = 10
 
 
 @contextlib.contextmanager
-def hub_errors(doing: str) -> Iterator[None]:
-    """Turns the client's exceptions into one `UserError` each, with what to do next."""
+def hub_errors(doing: str, hints: Mapping[int, str] | None = None) -> Iterator[None]:
+    """Turns the client's exceptions into one `UserError` each; `hints` say by status what to do next."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
@@ -50,6 +50,7 @@ def hub_errors(doing: str) -> Iterator[None]:
             403: "the token may not do this: give it the right to jobs, or name another namespace",
             404: "look at the namespace and the id; `arxiv-cls cloud list` shows the jobs",
             429: "wait, then run the command again",
+            **(hints or {}),
         }.get(status)
         code = UNREACHABLE if status >= 500 else 2
         raise UserError(f"{doing}: {reason} (HTTP {status})", hint, code) from error

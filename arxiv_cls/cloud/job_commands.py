@@ -1,4 +1,4 @@
-"""`arxiv-cls cloud`: training jobs on Vertex AI and Hugging Face Jobs."""
+"""`arxiv-cls cloud`: training jobs on Vertex AI and Hugging Face Jobs; the traffic of endpoints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from arxiv_cls.cloud import commands as deployment
 from arxiv_cls.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
     from arxiv_cls.cloud.jobs import Job
     from arxiv_cls.cloud.vertex import Vertex
 
-app = typer.Typer(help="Train in a cloud: check, start and follow jobs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train in a cloud: check, start and follow jobs; move the traffic of endpoints.",
+    no_args_is_help=True,
+)
 
 Backend = Literal["vertex", "hf"]
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A file of recipes/cloud/.")]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Its id, as `submit` and `list` print it.")]
+ServiceArgument = Annotated[str, typer.Argument(metavar="SERVICE", help="As `deploy --service` named it.")]
 BackendOption = Annotated[Backend, typer.Option(help="Vertex AI or Hugging Face Jobs.")]
 SpotOption = Annotated[
     bool | None, typer.Option("--spot/--no-spot", help="A cheaper machine that may be taken away.")
@@ -163,6 +168,43 @@ def download(
         raise UserError(f"{job} is {found.state}: its model is not whole yet", hint)
     spec = JobSpec.from_json(found.spec)
     typer.echo(download_model(spec, to or Path("outputs", spec.name)))
+
+
+@app.command()
+def promote(
+    service: ServiceArgument,
+    backend: deployment.BackendOption = "cloud-run",
+    project: deployment.PlaceOption = None,
+    region: deployment.AnyRegionOption = None,
+) -> None:
+    """Give an endpoint's newest version all traffic; a vertex-endpoint drops the others."""
+    _move(service, backend, project, region, forward=True)
+
+
+@app.command()
+def rollback(
+    service: ServiceArgument,
+    backend: deployment.BackendOption = "cloud-run",
+    project: deployment.PlaceOption = None,
+    region: deployment.AnyRegionOption = None,
+) -> None:
+    """Give the version before an endpoint's newest all traffic; a vertex-endpoint drops the newest."""
+    _move(service, backend, project, region, forward=False)
+
+
+def _move(
+    service: str, backend: deployment.Backend, project: str | None, region: str | None, forward: bool
+) -> None:
+    from arxiv_cls.cloud.endpoints import DEFAULT_REGION, ONE_VERSION, VertexEndpoint
+
+    region = region or DEFAULT_REGION[backend]
+    if backend == "hf-endpoint":
+        raise UserError(ONE_VERSION, "deploy the version that you want: arxiv-cls deploy MODEL@VERSION")
+    if backend == "vertex-endpoint":
+        kept = VertexEndpoint(service, project, region).move(forward)
+    else:
+        kept = deployment.move_traffic(service, project, region, forward)
+    typer.echo(f"{kept} gets all traffic")
 
 
 @app.command("run-job", hidden=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from huggingface_hub import constants
 from local_google import API, LocalGoogle
 from local_hub_jobs import LocalHubJobs, LocalRegistry
 
-from arxiv_cls.cloud import vertex
+from arxiv_cls.cli import main
+from arxiv_cls.cloud import endpoints, vertex
+from arxiv_cls.errors import UserError
 
 TOKEN = "hf_" + "loopback" * 4
 CANARY = "canary-0123456789abcdef"
@@ -44,6 +47,7 @@ def google_cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalGoogle]:
             )
         monkeypatch.setattr(google.auth, "default", signed_in)
         monkeypatch.setattr(vertex, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(endpoints, "POLL_SECONDS", 0.01)
         server.quota = {"custom_model_training_nvidia_l4_gpus": {"us-central1": 1}, "other": {}, "third": {}}
         server.secrets = {"projects/papers/secrets/wandb/versions/3": ("ENABLED", CANARY.encode())}
         yield server
@@ -54,9 +58,32 @@ def hub_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHubJobs]:
     """Hugging Face Jobs, with a user signed in."""
     with LocalHubJobs(TOKEN) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "INFERENCE_ENDPOINTS_ENDPOINT", f"{server.url}/v2")
+        monkeypatch.setattr(endpoints, "POLL_SECONDS", 0.01)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("WANDB_KEY_HERE", CANARY)
         yield server
+
+
+@pytest.fixture
+def run(capsys, caplog) -> Callable[..., tuple[int, str]]:
+    """Runs a command; its exit status and all that it printed. A secret in either fails the test."""
+
+    def call(*words: object) -> tuple[int, str]:
+        capsys.readouterr()
+        caplog.set_level(logging.DEBUG)
+        try:
+            status = main([str(word) for word in words]) or 0
+        except UserError as error:
+            status, told = error.exit_code, str(error)
+            printed = capsys.readouterr()
+            assert CANARY not in printed.out + printed.err + told + caplog.text
+            return status, told
+        printed = capsys.readouterr()
+        assert CANARY not in printed.out + printed.err + caplog.text
+        return status, printed.out + printed.err
+
+    return call
 
 
 @pytest.fixture

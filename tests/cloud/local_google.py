@@ -32,6 +32,13 @@ FORMATS = {"int64": r"-?\d+", "google-duration": r"\d+(\.\d{1,9})?s"}
 REQUIRED = {
     "GoogleCloudAiplatformV1CustomJob": ["displayName", "jobSpec"],
     "ListLogEntriesRequest": ["resourceNames"],
+    "GoogleCloudAiplatformV1UploadModelRequest": ["model"],
+    "GoogleCloudAiplatformV1Model": ["displayName"],
+    "GoogleCloudAiplatformV1ModelContainerSpec": ["imageUri"],
+    "GoogleCloudAiplatformV1Endpoint": ["displayName"],
+    "GoogleCloudAiplatformV1DeployModelRequest": ["deployedModel"],
+    "GoogleCloudAiplatformV1DedicatedResources": ["machineSpec", "minReplicaCount"],
+    "GoogleCloudAiplatformV1UndeployModelRequest": ["deployedModelId"],
 }
 
 
@@ -103,6 +110,10 @@ class LocalGoogle:
     quota: dict[str, dict[str, int]] = field(default_factory=dict)  # metric to region to limit
     secrets: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     refusals: dict[str, list[Refused | str]] = field(default_factory=dict)  # "drop" closes the connection
+    models: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # versions by the model's name
+    endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    operations: dict[str, dict[str, Any]] = field(default_factory=dict)  # ended at the second look
+    broken: dict[str, dict[str, Any]] = field(default_factory=dict)  # method to the error it ends with
     page: int = 2  # entries, jobs and quotas of a page
     requests: list[tuple[str, str]] = field(default_factory=list)  # method and body
     url: str = ""
@@ -190,6 +201,95 @@ class LocalGoogle:
     def _projects_locations_customJobs_cancel(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
         self._job(path)["state"] = "JOB_STATE_CANCELLED"
         return {}
+
+    def _operation(self, method: str, parent: str, end: Any) -> dict[str, Any]:
+        """A long operation; `end` does the work and gives the response."""
+        name = f"{parent}/operations/{len(self.operations)}"
+        error = self.broken.get(method)
+        self.operations[name] = {"name": name, "error": error} if error else {"name": name, "response": end()}
+        return {"name": name}
+
+    def _look(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
+        name = next(one for one in self.operations if one.endswith(f"/operations/{path[-1]}"))
+        found = dict(self.operations[name])
+        self.operations[name]["done"] = True
+        return found
+
+    _projects_locations_operations_get = _projects_locations_models_operations_get = _look
+    _projects_locations_endpoints_operations_get = _look
+
+    def _found(self, kind: str, path: list[str]) -> Any:
+        name = f"projects/{path[0]}/locations/{path[1]}/{kind}/{path[2]}"
+        if name not in getattr(self, kind):
+            raise Refused(404, f"The resource {name} is not found.")
+        return getattr(self, kind)[name]
+
+    def _projects_locations_models_get(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
+        return self._found("models", path)[-1]
+
+    def _projects_locations_models_upload(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
+        name = body.get("parentModel") or f"projects/{path[0]}/locations/{path[1]}/models/{body['modelId']}"
+        if ("parentModel" in body) != (name in self.models):
+            raise Refused(409, "a model of that name exists, or the parent does not")
+
+        def end() -> dict[str, Any]:
+            versions = self.models.setdefault(name, [])
+            versions.append(body["model"] | {"name": name, "versionId": str(len(versions) + 1)})
+            return {"model": name, "modelVersionId": versions[-1]["versionId"]}
+
+        return self._operation("models.upload", name, end)
+
+    def _projects_locations_endpoints_get(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
+        return self._found("endpoints", path)
+
+    def _projects_locations_endpoints_create(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
+        name = f"projects/{path[0]}/locations/{path[1]}/endpoints/{query['endpointId'][0]}"
+
+        def end() -> dict[str, Any]:
+            self.endpoints[name] = body | {"name": name, "deployedModels": [], "trafficSplit": {}}
+            return {"name": name}
+
+        return self._operation("endpoints.create", "/".join(name.split("/")[:4]), end)
+
+    def _split(self, endpoint: dict[str, Any], split: dict[str, int], new: str = "") -> None:
+        split = {new if key == "0" else key: value for key, value in split.items()}
+        known = {one["id"] for one in endpoint["deployedModels"]}
+        if sum(split.values()) != 100 or not set(split) <= known:
+            raise Refused(400, f"trafficSplit: {split} of {sorted(known)}")
+        endpoint["trafficSplit"] = split
+
+    def _projects_locations_endpoints_deployModel(
+        self, path: list[str], query: Any, body: Any
+    ) -> dict[str, Any]:
+        endpoint, deployed = self._found("endpoints", path), body["deployedModel"]
+        name, _, version = deployed["model"].partition("@")
+        assert int(version) <= len(self.models[name])
+
+        def end() -> dict[str, Any]:
+            number = len(self.operations)
+            made = deployed | {"id": str(100 - number), "createTime": f"2026-01-02T03:04:{number:02}Z"}
+            # The newest first: the order is not promised.
+            endpoint["deployedModels"].insert(0, made)
+            self._split(endpoint, body["trafficSplit"], made["id"])
+            return {"deployedModel": made}
+
+        return self._operation("endpoints.deployModel", endpoint["name"], end)
+
+    def _projects_locations_endpoints_undeployModel(
+        self, path: list[str], query: Any, body: Any
+    ) -> dict[str, Any]:
+        endpoint = self._found("endpoints", path)
+        if "trafficSplit" in body:
+            self._split(endpoint, body["trafficSplit"])
+        if endpoint["trafficSplit"].get(body["deployedModelId"]):
+            raise Refused(400, "the deployed model has traffic")
+
+        def end() -> dict[str, Any]:
+            kept = [one for one in endpoint["deployedModels"] if one["id"] != body["deployedModelId"]]
+            endpoint["deployedModels"] = kept
+            return {}
+
+        return self._operation("endpoints.undeployModel", endpoint["name"], end)
 
     def _entries_list(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
         match = re.fullmatch(

@@ -20,6 +20,15 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "timeoutSeconds": (int,), "attempts": (int,), "labels": (dict,), "volumes": (list,),
     "dockerImage": (str,),
 }  # fmt: skip
+# Of an Inference Endpoint, by its parts.
+ENDPOINT = {
+    "": {"compute", "model", "name", "provider", "type"},
+    "compute": {"accelerator", "instanceSize", "instanceType", "scaling"},
+    "model": {
+        "framework", "repository", "revision", "image", "task", "args", "secrets", "env", "command",
+    },
+    "provider": {"region", "vendor"},
+}  # fmt: skip
 VOLUME = {"type", "source", "mountPath", "revision", "readOnly", "path"}
 HARDWARE = [
     {"name": "cpu-basic", "prettyName": "CPU Basic", "cpu": "2 vCPU", "ram": "16 GB", "accelerator": None,
@@ -43,6 +52,9 @@ class LocalHubJobs:
     csv: bytes | None = None  # arxiv.csv of the dataset
     buckets: set[str] = field(default_factory=lambda: {"user/models"})
     role: str = "write"
+    endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    endpoint_states: list[str] = field(default_factory=list)  # one a look
+    model_files: tuple[str, ...] = ("config.json", "handler.py")
     refusals: dict[str, int] = field(default_factory=dict)  # the path's beginning to a status
     requests: list[tuple[str, str]] = field(default_factory=list)
     url: str = ""
@@ -113,7 +125,35 @@ class LocalHubJobs:
                     "size": 0,
                     "totalFiles": 0,
                 }
+            case ["GET", "models", "user", "name", *revision] if revision in ([], ["revision", "v1.2.0"]):
+                files = [{"rfilename": name} for name in self.model_files]
+                return 200, {"id": "user/name", "sha": COMMIT, "siblings": files}
+            case [_, "endpoint", namespace, *name]:
+                return self.endpoint(method, f"{namespace}/{name[0] if name else body['name']}", body)
         return 404, {"error": "not found"}
+
+    def endpoint(self, method: str, name: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """An Inference Endpoint as the service tells about it."""
+        wrong = [
+            f"{part}.{key}"
+            for part, known in ENDPOINT.items()
+            for key in set(body.get(part, {}) if part else body) - known
+        ]
+        if wrong:
+            return 400, {"error": f"unrecognized keys: {wrong}"}
+        if method != "POST" and name not in self.endpoints:
+            return 404, {"error": "not found"}
+        found = self.endpoints.setdefault(name, {})
+        found |= {
+            key: found.get(key, {}) | value if isinstance(value, dict) else value
+            for key, value in body.items()
+        }
+        state = self.endpoint_states.pop(0) if self.endpoint_states else "running"
+        date = "2026-01-02T03:04:05.000Z"
+        status = {"state": state, "message": "because", "createdAt": date, "updatedAt": date}
+        if state == "running":
+            status["url"] = "https://x1.endpoints.example"
+        return 200, found | {"status": status, "healthRoute": "/health"}
 
 
 @dataclass
@@ -228,4 +268,4 @@ class _Handler(_Quiet):
             self.wfile.write(b"0\r\n\r\n")
         self.close_connection = True
 
-    do_GET = do_POST = _serve
+    do_GET = do_POST = do_PUT = _serve

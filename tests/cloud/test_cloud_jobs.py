@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from local_google import Refused
 from local_hub_jobs import COMMIT
 from local_servers import free_port
 
-from arxiv_cls.cli import main
 from arxiv_cls.cloud import machine
 from arxiv_cls.cloud.jobs import SPEC_VARIABLE, JobSpec, load_cloud_recipe
 from arxiv_cls.cloud.preflight import find_image, quota_metric
@@ -39,27 +37,6 @@ def services(google_cloud, hub_jobs, tmp_path, sample_csv) -> dict[str, object]:
     """Both, each with the data where the cloud recipes expect it."""
     google_cloud.objects[("bucket", "data/arxiv.csv")] = hub_jobs.csv = sample_csv.read_bytes()
     return {"vertex": google_cloud, "hf": hub_jobs}
-
-
-@pytest.fixture
-def run(capsys, caplog) -> Callable[..., tuple[int, str]]:
-    """Runs a command; its exit status and all that it printed. A secret in either fails the test."""
-
-    def call(*words: object) -> tuple[int, str]:
-        capsys.readouterr()
-        caplog.set_level(logging.DEBUG)
-        try:
-            status = main([str(word) for word in words]) or 0
-        except UserError as error:
-            status, told = error.exit_code, str(error)
-            printed = capsys.readouterr()
-            assert CANARY not in printed.out + printed.err + told + caplog.text
-            return status, told
-        printed = capsys.readouterr()
-        assert CANARY not in printed.out + printed.err + caplog.text
-        return status, printed.out + printed.err
-
-    return call
 
 
 @pytest.fixture

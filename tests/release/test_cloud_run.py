@@ -127,6 +127,65 @@ class TestDeploy:
         assert "logs read arxiv-cls --project papers" in caught.value.hint
 
 
+class TestTraffic:
+    """A canary, `arxiv-cls cloud promote` and `rollback`."""
+
+    def shares(self, cloud: LocalCloudRun) -> dict[str, int]:
+        """Percent of the traffic by revision; what is the latest that is ready is named so."""
+        return {one.get("revision", "latest"): one["percent"] for one in cloud.services[PATH]["traffic"]}
+
+    @pytest.mark.parametrize(
+        ("command", "kept", "traffic"),
+        [
+            ("promote", "arxiv-cls-00002", {"latest": 100}),
+            ("rollback", "arxiv-cls-00001", {"arxiv-cls-00001": 100}),
+        ],
+    )
+    def test_a_canary(self, cloud, address, command, kept, traffic):
+        """The first revision keeps the rest; moving the traffic makes no revision and changes no template."""
+        address(*DEPLOY)
+        assert address(*DEPLOY, "--traffic", "10") == "https://arxiv-cls.example"
+        assert self.shares(cloud) == {"latest": 10, "arxiv-cls-00001": 90}
+        template = cloud.services[PATH]["template"]
+        assert address("cloud", command, "arxiv-cls") == f"{kept} gets all traffic"
+        assert self.shares(cloud) == traffic
+        assert cloud.services[PATH]["template"] == template
+        assert len(cloud.revisions[PATH]) == 2
+
+    def test_rollback_without_a_canary(self, cloud, address):
+        """To the revision before, over one that never started; a deployment afterwards takes all again."""
+        address(*DEPLOY)
+        cloud.failure = "no"
+        with pytest.raises(UserError, match="does not start"):
+            main([*DEPLOY, "--traffic", "5"])
+        with pytest.raises(UserError, match="arxiv-cls-00001 gets all traffic"):
+            main(["cloud", "promote", "arxiv-cls"])
+        cloud.failure = None
+        address(*DEPLOY)
+        # A newer revision that never started is no reason to refuse: the service's condition tells of it.
+        cloud.failure = "no"
+        with pytest.raises(UserError, match="does not start"):
+            main(DEPLOY)
+        assert address("cloud", "rollback", "arxiv-cls") == "arxiv-cls-00001 gets all traffic"
+        with pytest.raises(UserError, match="has no other version"):
+            main(["cloud", "rollback", "arxiv-cls"])
+        cloud.failure = None
+        address(*DEPLOY, "--traffic", "30")
+        assert self.shares(cloud) == {"latest": 30, "arxiv-cls-00001": 70}
+        address(*DEPLOY)
+        assert not cloud.services[PATH].get("traffic")
+
+    def test_nothing_to_split(self, cloud):
+        """A canary needs a version that takes the rest: one that is there, and one that started."""
+        with pytest.raises(UserError, match="keeps 90% of the traffic: there is none"):
+            main([*DEPLOY, "--traffic", "10"])
+        cloud.failure = "no"
+        with pytest.raises(UserError, match="does not start"):
+            main(DEPLOY)
+        with pytest.raises(UserError, match="runs no version yet"):
+            main([*DEPLOY, "--traffic", "10"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("away", [0.0, 2.0])
 def test_sigterm_loses_no_line(cloud, address, tmp_path, monkeypatch, away):
@@ -240,6 +299,8 @@ class TestErrors:
             ([*DEPLOY, "--env", "a b=1"], "not a variable"),
             ([*DEPLOY, "--log", "requests"], "not in a bucket"),
             ([*MONITOR, "--out", "/app/monitoring"], "not in a bucket"),
+            (DEPLOY[:2], "needs an image"),
+            ([*DEPLOY, "--machine", "e2-standard-2"], "2 CPUs"),
             ([*DEPLOY, "--serve-args=--request-log gs://b/c"], "--log"),
             ([*DEPLOY, "--env", "ARXIV_CLS_REQUEST_LOG=gs://b"], "--log"),
             *(([*DEPLOY, "--service", name], "no name for a service") for name in BAD_NAMES),
