@@ -90,7 +90,9 @@ def check_drift(
     groups, others = group_rows(reader, tests, names, window, starts)
     # Of each half, and of both, the version that answered last: an old one says nothing of today.
     by_age = sorted(groups.values(), key=lambda group: group.latest)
-    newest = [group for _, group in sorted({group.half: group for group in by_age}.items())]
+    of_half = {group.half: group for group in by_age}
+    # The half that changed says more of the cause than both together.
+    newest = sorted(of_half.values(), key=lambda group: (group.half == CASCADE, group.half))
     counted = ("files", "bytes", "gone", "outside_period", "in_the_future", "out_of_order")
     of_reference = ("engine", "split", "weights_sha256", "data_sha256")
     record = {

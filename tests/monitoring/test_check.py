@@ -188,7 +188,7 @@ class TestVerdict:
         assert check_drift(released, str(folder))["verdict"] == "ok"
 
     def test_halves_of_a_cascade(self, released, write_log, reference_traffic, tmp_path):
-        """Each half has its own reference; a shift of one is an alarm."""
+        """Each half has its own reference, and both together; no row is counted twice."""
         directory = tmp_path / "transformer"
         shutil.copytree(released, directory)
         (directory / "config.json").write_text(
@@ -211,9 +211,10 @@ class TestVerdict:
         folder = write_log(lines_of(Traffic(300, 31, words=60), version=version, answered_by="int8"))
         record = check_drift(directory, str(folder))
         assert {group["answered_by"]: group["verdict"] for group in record["groups"]} == {
-            "baseline": "ok", "transformer": "alarm",
+            "baseline": "ok", "transformer": "alarm", "cascade": "alarm",
         }  # fmt: skip
         assert record["verdict"] == "alarm"
+        assert record["log"]["distinct"] == 600
         assert record["action"].startswith("transformer: ")
         # Alone, the same half is another model: there is no reference of it here.
         alone = check_drift(directory, str(write_log(lines_of(Traffic(50, 3)))))
