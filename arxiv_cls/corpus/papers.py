@@ -329,6 +329,8 @@ def join_categories(source: Path, categories: Path, out: Path) -> str:
                 known[parse_id(identifier)[0]] = codes.strip()
     except (OSError, ValueError) as error:
         raise unreadable(categories, error) from None
+    if not known:
+        raise UserError(f"{categories} is empty", "a line is an id, a tab, and codes with blanks between")
     file = open_csv(source, ("id",))
     if "categories" in file.names:
         raise UserError(f"{source}: it has a column `categories` already", "nothing is to be joined")

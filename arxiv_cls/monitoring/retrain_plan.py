@@ -5,6 +5,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import locate_model
 from arxiv_cls.record.model_files import read_model_file
@@ -42,6 +45,10 @@ def retrain_plan(model: str, repo: str | None = None) -> str:
     Raises:
         UserError: no model, or its record does not say what it was made of.
     """
+    try:
+        validate_repo_id(repo or "user/name")
+    except HFValidationError:
+        raise UserError(f"--repo {repo!r} is not a repository id", "it looks like user/name") from None
     directory = locate_model(model)
     run = read_model_file(directory, "run.json") or {}
     recipe, data = run.get("recipe"), run.get("data") or {}

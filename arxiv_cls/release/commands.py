@@ -213,15 +213,22 @@ def verify(
 
 
 @results_app.command()
-def add(model: DirectoryArgument) -> None:
+def add(
+    model: DirectoryArgument,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the record of another run of this recipe and seed.")
+    ] = False,
+) -> None:
     """Put a model's test results on record.
 
-    Copies run record, metrics and predictions into results/RECIPE-SEED; needs a tree without changes, now and
-    when the model was trained.
+    Copies run record, metrics and predictions into results/RECIPE-SEED; needs that no tracked file differs
+    from its commit, now and when the model was trained.
     """
     from arxiv_cls.release.results import add_result
 
-    print(f"{add_result(model, Path('results'))}: added; `make results` writes the tables")
+    print(
+        f"{add_result(model, Path('results'), overwrite=overwrite)}: added; `make results` writes the tables"
+    )
 
 
 @results_app.command()

@@ -54,8 +54,8 @@ class Result(NamedTuple):
         return self.run["recipe"]
 
 
-def add_result(model_dir: str | Path, results: Path) -> Path:
-    """Copies the records of a model into `results/<recipe>-<seed>/`, in the place of an older one.
+def add_result(model_dir: str | Path, results: Path, *, overwrite: bool = False) -> Path:
+    """Copies the records of a model into `results/<recipe>-<seed>/`; `overwrite`: also over another run.
 
     Raises:
         UserError: the tree has changes that are not committed, or did when the model was trained, the
@@ -78,6 +78,9 @@ def add_result(model_dir: str | Path, results: Path) -> Path:
         hint = "train the recipe as it is committed, from a tree without changes, and evaluate it"
         raise UserError(f"{model_dir}: no result on record can be made of it:{lines}", hint)
     folder = results / f"{model.run['recipe']}-{model.run['seed']}"
+    kept = folder / FILES[RUN_RECORD]
+    if kept.is_file() and not overwrite and file_sha256(kept) != file_sha256(model.model_dir / RUN_RECORD):
+        raise UserError(f"{folder} holds another run", "--overwrite replaces it")
     folder.mkdir(parents=True, exist_ok=True)
     for path, name in FILES.items():
         shutil.copyfile(model.model_dir / path, folder / name)

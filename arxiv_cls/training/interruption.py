@@ -77,7 +77,7 @@ class Interruption(contextlib.AbstractContextManager["Interruption"]):
         self.reason = self.reason or signal.Signals(number).name
         self._noted = self._noted or now
         if not self.deferred:
-            self.end("no training was under way")
+            self.end("nothing new was kept")
         if self.main:
             # The signal may have come in the middle of a line of the log.
             os.write(2, b"the run ends with a checkpoint after this step; Ctrl-C ends it at once\n")

@@ -53,6 +53,8 @@ class TestRetrainPlan:
         """A record that says nothing of recipe and data."""
         with pytest.raises(UserError, match=r"run\.json names no recipe"):
             main(["monitor", "retrain-plan", str(released)])
+        with pytest.raises(UserError, match="is not a repository id"):
+            main(["monitor", "retrain-plan", str(released), "--repo", "no slash"])
 
 
 @pytest.mark.slow

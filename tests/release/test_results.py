@@ -46,7 +46,7 @@ class TestAdd:
     """`arxiv-cls results add`."""
 
     def test_three_files(self, model, tmp_path):
-        """In the folder of recipe and seed, also in place of an older record."""
+        """In the folder of recipe and seed; the record of another run is replaced only when asked."""
         for _ in range(2):
             folder = add_result(model, tmp_path / "results")
         assert folder == tmp_path / "results" / "tfidf_linear-7"
@@ -55,6 +55,10 @@ class TestAdd:
             "predictions.parquet",
             "run.json",
         ]
+        (folder / "run.json").write_text("{}")
+        with pytest.raises(UserError, match="holds another run"):
+            add_result(model, tmp_path / "results")
+        add_result(model, tmp_path / "results", overwrite=True)
         (result,) = read_results(tmp_path / "results")
         assert result.evaluation["papers"] == len(result.predictions) == 400
 

@@ -112,7 +112,7 @@ class TestOneProcess:
         with pytest.raises(SystemExit) as end:
             train_tfidf.main([str(ROOT / "recipes" / "tfidf_linear.yaml"), *words])
         assert end.value.code == EXIT_STATUS
-        assert caplog.messages[-1].startswith("interrupted (SIGTERM): no training was under way")
+        assert caplog.messages[-1].startswith("interrupted (SIGTERM): nothing new was kept")
         assert not (tmp_path / "run").exists()
 
     def test_sharded_model_is_refused(self, recipe, monkeypatch):
