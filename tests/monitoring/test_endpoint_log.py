@@ -96,8 +96,9 @@ def test_a_cascade(trained, exported, tmp_path):
         server.process.wait(60)
     record = check_drift(model, str(log))
     assert record["log"]["other_versions"] == {}
-    assert {group["answered_by"] for group in record["groups"]} == {"baseline", "transformer"}
-    assert sum(group["rows"] for group in record["groups"]) == 120
+    rows = {group["answered_by"]: group["rows"] for group in record["groups"]}
+    assert rows.keys() == {"baseline", "transformer", "cascade"}
+    assert rows["baseline"] + rows["transformer"] == rows["cascade"] == 120
     assert {one["answered_by"] for one in record["references"] if one["cascade"]} == {
         "baseline", "transformer",
     }  # fmt: skip
