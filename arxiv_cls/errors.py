@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 # What a shell shows for a process that the kernel killed for its memory: ours ends with the same status.
 OUT_OF_MEMORY = 137
+# Exit status: not the input but the other side is at fault.
+UNREACHABLE = 3
 
 
 class UserError(Exception):
@@ -18,7 +20,7 @@ class UserError(Exception):
     Args:
         message: what was wrong and where (file, line, key), in one or a few lines.
         hint: what to do next; printed on a line of its own.
-        exit_code: process exit status; 2 is bad input, 3 something that cannot be reached.
+        exit_code: process exit status; 2 is bad input, `UNREACHABLE` (3) something that cannot be reached.
     """
 
     def __init__(self, message: str, hint: str | None = None, exit_code: int = 2) -> None:

@@ -7,7 +7,6 @@ with row groups that are too large, is a stream: read once from its beginning, a
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 from arxiv_cls.corpus.csv_reader import open_csv
 from arxiv_cls.corpus.records import KNOWN_COLUMNS, file_format
 from arxiv_cls.errors import UserError
+from arxiv_cls.record.storage import file_system, storage_errors
 
 SUFFIXES = re.compile(r"\.(csv|json|jsonl|ndjson)(\.gz|\.zst)?$|\.(parquet|pq)$", re.IGNORECASE)
 # A small input gets smaller shards, so that no worker waits long for the last one of another.
@@ -71,30 +71,6 @@ class Shard:
     last: bool = False  # a stream's last piece
 
 
-@contextlib.contextmanager
-def reading(address: str) -> Iterator[None]:
-    """Makes one `UserError` of whatever a file system raises for an address."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        # Every storage client has errors of its own for credentials, networks and names.
-        reason = " ".join(str(error).split())[:200]
-        missing = isinstance(error, (FileNotFoundError, pa.ArrowInvalid, EOFError, gzip.BadGzipFile))
-        raise UserError(
-            f"{address}: cannot be read: {type(error).__name__}: {reason}", exit_code=2 if missing else 3
-        ) from error
-
-
-def file_system(address: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and the path in it."""
-    import fsspec
-
-    with reading(address):
-        return fsspec.core.url_to_fs(address)
-
-
 def list_files(paths: Sequence[str], output: str) -> dict[str, dict[str, Any]]:
     """Source to what its file system says of it, in the order of the paths, of a glob by name.
 
@@ -110,7 +86,7 @@ def list_files(paths: Sequence[str], output: str) -> dict[str, dict[str, Any]]:
     inside = target_path.rstrip("/") + "/"
     for path in paths:
         fs, place = file_system(path)
-        with reading(path):
+        with storage_errors(path):
             if any(sign in place for sign in "*?["):
                 listed = fs.glob(place, detail=True)
             elif (info := fs.info(place))["type"] == "directory":
@@ -144,7 +120,7 @@ def cut_input(source: str, size: int, checksum: str, rows: int) -> Input:
     kind = file_format(source)
     fs, path = file_system(source)
     stream, cuts = source.lower().endswith((".gz", ".zst")), []
-    with reading(source):
+    with storage_errors(source):
         if kind == "parquet":
             with fs.open(path, "rb") as file:
                 metadata = pq.ParquetFile(file).metadata
@@ -175,7 +151,7 @@ def checksum_of(source: str, info: dict[str, Any]) -> str:
     fs, path = file_system(source)
     digest, size = hashlib.sha256(str(info["size"]).encode()), info["size"]
     with (
-        reading(source),
+        storage_errors(source),
         fs.open(path, "rb", **({} if "file" in fs.protocol else {"cache_type": "none"})) as file,
     ):
         for start in [*range(0, size, _SAMPLE_EVERY), max(0, size - BLOCK)]:
@@ -283,7 +259,7 @@ def pieces(source: str, rows: int) -> Iterator[tuple[int, bytes, Any, float]]:
         UserError: the file cannot be read, or breaks off.
     """
     fs, path = file_system(source)
-    with reading(source), fs.open(path, "rb", block_size=_READ) as file:
+    with storage_errors(source), fs.open(path, "rb", block_size=_READ) as file:
         size = max(1, fs.info(path)["size"])
         if file_format(source) == "parquet":
             parquet = pq.ParquetFile(file, buffer_size=1 << 20)

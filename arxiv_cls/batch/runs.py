@@ -32,10 +32,8 @@ from arxiv_cls.batch.inputs import (
     as_json,
     checksum_of,
     cut_input,
-    file_system,
     list_files,
     pieces,
-    reading,
     rows_per_shard,
 )
 from arxiv_cls.batch.shards import (
@@ -47,11 +45,12 @@ from arxiv_cls.batch.shards import (
     score_shard,
     write_output,
 )
-from arxiv_cls.errors import OUT_OF_MEMORY, UserError
+from arxiv_cls.errors import OUT_OF_MEMORY, UNREACHABLE, UserError
 from arxiv_cls.models.prediction import ONNX_FILES, Predictor
 from arxiv_cls.models.predictor import load_predictor, locate_model
 from arxiv_cls.record.manifest import TFIDF, model_kind, model_labels
 from arxiv_cls.record.run_record import available_cores
+from arxiv_cls.record.storage import file_system, storage_errors
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -230,7 +229,7 @@ def _read_manifest(output: str) -> dict[str, Any] | None:
     except ValueError:
         raise UserError(f"{output}/{MANIFEST}: is damaged", "name another --output") from None
     except Exception as error:
-        with reading(f"{output}/{MANIFEST}"):
+        with storage_errors(f"{output}/{MANIFEST}"):
             raise error
     if _parts(output):
         raise UserError(f"{output}: holds part-*.parquet without the {MANIFEST}", "name another --output")
@@ -239,7 +238,7 @@ def _read_manifest(output: str) -> dict[str, Any] | None:
 
 def _parts(output: str) -> list[str]:
     fs, path = file_system(output)
-    with reading(output):
+    with storage_errors(output):
         fs.invalidate_cache()
         return sorted(name.rsplit("/", 1)[-1] for name in fs.glob(f"{path.rstrip('/')}/part-*.parquet"))
 
@@ -393,7 +392,7 @@ class _RayPool:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"ray: no cluster at {address or 'this machine'}: {reason}", exit_code=3
+                f"ray: no cluster at {address or 'this machine'}: {reason}", exit_code=UNREACHABLE
             ) from None
         self._workers = workers or (processes if address is None else None)
         # A worker that is lost costs its shard another try.

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arxiv_cls.batch.inputs import Shard, csv_header, file_system, paper_columns, reading
+from arxiv_cls.batch.inputs import Shard, csv_header, paper_columns
 from arxiv_cls.corpus.csv_reader import open_csv
 from arxiv_cls.corpus.papers import read_table
 from arxiv_cls.corpus.records import RawTable, check_rows, json_lines, parquet_rows
@@ -31,6 +31,7 @@ from arxiv_cls.models.prediction import ONNX_FILES, Predictor
 from arxiv_cls.models.predictor import load_predictor, locate_model
 from arxiv_cls.record.files import file_sha256, write_atomically
 from arxiv_cls.record.manifest import TFIDF, WEIGHTS, model_kind
+from arxiv_cls.record.storage import file_system, storage_errors
 
 TEXTS_AT_A_TIME = 2048
 FOOTER = b"arxiv_cls"
@@ -109,7 +110,7 @@ def score_shard(shard: Shard, settings: Settings) -> dict[str, Any]:
     """
     predictor = _predictor(settings)
     start = time.perf_counter()
-    with reading(shard.source):
+    with storage_errors(shard.source):
         positions, ids, texts, errors = _records(shard)
     good = [at for at, error in enumerate(errors) if error is None]
     columns: dict[str, list[Any]] = {
@@ -152,7 +153,7 @@ def write_output(output: str, name: str, content: bytes) -> None:
     if "file" in fs.protocol:
         write_atomically(Path(path) / name, content)
         return
-    with reading(f"{output}/{name}"):
+    with storage_errors(f"{output}/{name}", "written"):
         fs.pipe_file(f"{path.rstrip('/')}/{name}", content)
 
 
@@ -234,7 +235,7 @@ def footer_of(output: str, name: str) -> dict[str, Any]:
     """
     fs, path = file_system(output)
     address = f"{path.rstrip('/')}/{name}"
-    with reading(f"{output}/{name}"), fs.open(address, "rb") as file:
+    with storage_errors(f"{output}/{name}"), fs.open(address, "rb") as file:
         metadata = pq.read_schema(file).metadata or {}
         if FOOTER not in metadata:
             raise UserError(

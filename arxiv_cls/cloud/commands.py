@@ -21,14 +21,13 @@ import typer
 
 from arxiv_cls.cloud.endpoints import (
     DEFAULT_REGION,
-    UNREACHABLE,
     Backend,
     Deployment,
     VertexEndpoint,
     check_options,
     deploy_to_hub,
 )
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UNREACHABLE, UserError
 
 if TYPE_CHECKING:
     from google.cloud import run_v2

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import typer
 
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UNREACHABLE, UserError
 
 Backend = Literal["cloud-run", "vertex-endpoint", "hf-endpoint"]
 T = TypeVar("T")
@@ -37,7 +37,6 @@ PORT, REPLICAS = 8000, (1, 3)
 VERTEX_MACHINE, HUB_MACHINE = "n1-standard-2", "aws/intel-spr/x2"
 # Where the service mounts the files of the model's repository.
 REPOSITORY = "/repository"
-UNREACHABLE = 3
 # Seconds between two looks, until it is given up, and failed looks in a row until then.
 POLL_SECONDS, TIMEOUT, MOST_FAILURES = 15.0, 2400, 10
 QUOTA_EXCEEDED = 8

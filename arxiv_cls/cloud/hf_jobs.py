@@ -13,14 +13,13 @@ from arxiv_cls.cloud.jobs import (
     HUB_FILE,
     LABEL,
     SPEC_VARIABLE,
-    UNREACHABLE,
     CloudRecipe,
     Job,
     JobSpec,
     State,
     make_spec,
 )
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UNREACHABLE, UserError
 
 STATES: dict[str, State] = {
     "SCHEDULING": "queued", "RUNNING": "running", "COMPLETED": "succeeded", "ERROR": "failed",

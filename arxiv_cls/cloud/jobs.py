@@ -37,7 +37,6 @@ SPEC_VARIABLE = "ARXIV_CLS_JOB"
 COMMAND = ["python", "-m", "arxiv_cls.container", "arxiv-cls", "cloud", "run-job"]
 """What a job starts in the image."""
 LABEL = "arxiv-cls"
-UNREACHABLE = 3
 
 SHAPE = "a cloud recipe is a mapping with backend, recipe, image, machine, data, output and max_hours"
 IMAGE = re.compile(

@@ -11,14 +11,14 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from arxiv_cls.cloud.jobs import SPEC_VARIABLE, UNREACHABLE, JobSpec
+from arxiv_cls.cloud.jobs import SPEC_VARIABLE, JobSpec
 from arxiv_cls.cloud.vertex import read_secret
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.files import changed_files, file_sha256
 from arxiv_cls.record.manifest import RUN_RECORD, foreign_files, missing_files, model_kind
+from arxiv_cls.record.storage import file_system, storage_errors
+from arxiv_cls.training.remote import MARK
 
-# Written beside a model by the training, last, with the sha256 of each file.
-COMPLETE = "complete.json"
 CHUNK = 1 << 22
 
 
@@ -66,8 +66,6 @@ def download_model(spec: JobSpec, target: Path) -> Path:
     Raises:
         UserError: there is none yet, it is incomplete or changed, or something is in the way.
     """
-    import fsspec
-
     source = f"{spec.output}/model"
     if target.exists():
         raise UserError(f"{target}: is there already", "name another place: --to DIR")
@@ -75,24 +73,19 @@ def download_model(spec: JobSpec, target: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        try:
-            files, root = fsspec.core.url_to_fs(source, use_listings_cache=False)
-            listed = json.loads(files.cat_file(f"{root}/{COMPLETE}"))["files"]
-            for name in listed:
-                if Path(name).is_absolute() or ".." in Path(name).parts:
-                    raise UserError(f"{source}: {name!r} leads out of the model directory")
-                (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                files.get_file(f"{root}/{name}", str(partial / name))
-        except UserError:
-            raise
-        except FileNotFoundError:
-            raise UserError(
-                f"{source}: there is no whole model", "`arxiv-cls cloud status JOB` says why"
-            ) from None
-        except Exception as error:
-            # Every storage client has errors of its own for credentials, networks and names.
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise UserError(f"{source}: {reason}", exit_code=UNREACHABLE) from error
+        files, root = file_system(source)
+        with storage_errors(source):
+            try:
+                listed = json.loads(files.cat_file(f"{root}/{MARK}"))["files"]
+                for name in listed:
+                    if Path(name).is_absolute() or ".." in Path(name).parts:
+                        raise UserError(f"{source}: {name!r} leads out of the model directory")
+                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                    files.get_file(f"{root}/{name}", str(partial / name))
+            except FileNotFoundError:
+                raise UserError(
+                    f"{source}: there is no whole model", "`arxiv-cls cloud status JOB` says why"
+                ) from None
         kind = model_kind(partial)
         bad = [name for name, sha256 in listed.items() if file_sha256(partial / name) != sha256]
         bad += changed_files(partial, sorted(listed))[0]

@@ -17,10 +17,10 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from arxiv_cls.cloud.hf_jobs import HuggingFaceJobs, hub_errors
-from arxiv_cls.cloud.jobs import GCS, HUB_BUCKET, IMAGE, UNREACHABLE, CloudRecipe, load_training_recipe
+from arxiv_cls.cloud.jobs import GCS, HUB_BUCKET, IMAGE, CloudRecipe, load_training_recipe
 from arxiv_cls.cloud.vertex import GRANT, Google, GoogleError, Vertex
 from arxiv_cls.corpus.fetch import file_md5
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UNREACHABLE, UserError
 from arxiv_cls.recipe import DataConfig, read_groups
 from arxiv_cls.record.files import file_sha256
 

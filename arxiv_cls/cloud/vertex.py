@@ -20,14 +20,13 @@ from arxiv_cls.cloud.jobs import (
     GCS,
     LABEL,
     SPEC_VARIABLE,
-    UNREACHABLE,
     CloudRecipe,
     Job,
     JobSpec,
     State,
     make_spec,
 )
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UNREACHABLE, UserError
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 SIGN_IN = "gcloud auth application-default login (a service account: GOOGLE_APPLICATION_CREDENTIALS=key.json)"

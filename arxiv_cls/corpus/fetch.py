@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UNREACHABLE, UserError
 from arxiv_cls.record.files import file_sha256, staged
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ KAGGLE_MD5 = "51fb0a7e9911559e4bc0dc99fa05ae31"  # with the line ends of Windows
 KAGGLE_SHA256_LF = "db1bcdd5d4fbd6dd3e9450fc55e22e4861e24627c09ede2e898b30b39a4199a5"  # with line feeds
 _HUB_FILE = re.compile(r"hf:/{1,2}datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 REQUESTED = "requested"  # name of a remote that is in no configuration
-UNREACHABLE = 3  # exit status: not the input but the other side is at fault
 CONNECT_SECONDS = 5.0  # a remote that does not take a connection in this time is not there
 _DAMAGED = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what unpacking raises
 ATTEMPTS = 3  # of a download from Kaggle; each goes on where the one before it broke

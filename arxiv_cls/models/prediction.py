@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from arxiv_cls.errors import UserError, is_out_of_memory
+from arxiv_cls.errors import UNREACHABLE, UserError, is_out_of_memory
 from arxiv_cls.record.model_files import Scope, read_model_file
 
 ONNX_FILES = {"onnx": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
@@ -333,5 +333,5 @@ def download_from_hub(repo_id: str, revision: str | None, allow_patterns: list[s
             f"the model {named} cannot be reached at {endpoint} and is not in the cache "
             f"({type(error).__name__}); pass a directory with a model instead "
             "(`arxiv-cls local-distilbert OUT` makes a DistilBERT to train from)",
-            exit_code=3,
+            exit_code=UNREACHABLE,
         ) from None

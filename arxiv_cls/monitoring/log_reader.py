@@ -7,10 +7,10 @@ schema, or other labels), `gone` (files that were rotated away meanwhile).
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate, groupby
 from operator import itemgetter
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.text_features import TEXT_FEATURES
+from arxiv_cls.record.storage import file_system, storage_errors
 from arxiv_cls.scoring.reference import half_of
 
 SUFFIX = ".jsonl"
@@ -164,32 +165,9 @@ class LogReader:
                 yield iter(content.splitlines(keepends=True))
 
 
-@contextlib.contextmanager
-def reading(target: str, done: str = "read") -> Iterator[None]:
-    """Turns whatever a file system raises into one `UserError` about a target."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        # Every storage client has errors of its own for credentials, networks and names.
-        reason = f"{type(error).__name__}: " + " ".join(str(error).split())[:200]
-        if isinstance(error, OSError) and error.strerror:
-            reason = error.strerror
-        raise UserError(f"{target}: cannot be {done}: {reason}") from error
-
-
-def file_system_of(target: str) -> tuple[Any, str]:
-    """The file system of a path or gs:// address, and the path on it."""
-    if target.startswith("gs://"):
-        # The class that fsspec has for gs:// asks for the kind of the bucket before each object, again and
-        # again where the account may not see it.
-        from gcsfs.core import GCSFileSystem
-
-        return GCSFileSystem(), target.removeprefix("gs://").rstrip("/")
-    import fsspec
-
-    return fsspec.core.url_to_fs(target.rstrip("/") or "/")
+def reading(target: str, done: str = "read") -> AbstractContextManager[None]:
+    """`storage_errors` with the exit status 2: 3 is an alarm."""
+    return storage_errors(target, done, exit_code=2)
 
 
 def listed(option: str, target: str, suffixes: tuple[str, ...], hint: str) -> tuple[Any, dict[str, Any]]:
@@ -200,7 +178,7 @@ def listed(option: str, target: str, suffixes: tuple[str, ...], hint: str) -> tu
     if "://" in target and not target.startswith(("gs://", "file://")):
         raise UserError(f"{option} {target}: a directory, a file or gs://bucket/prefix")
     with reading(f"{option} {target}"):
-        filesystem, path = file_system_of(target)
+        filesystem, path = file_system(target, exit_code=2)
         found = filesystem.find(path, detail=True)
     files = {
         name: entry

@@ -11,8 +11,9 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.monitoring.alerts import ALERT
 from arxiv_cls.monitoring.check import DRIFT, HISTORY, REPORT
 from arxiv_cls.monitoring.feedback import FEEDBACK
-from arxiv_cls.monitoring.log_reader import file_system_of, reading
+from arxiv_cls.monitoring.log_reader import reading
 from arxiv_cls.record.files import write_atomically, write_json
+from arxiv_cls.record.storage import file_system
 
 FILES = (ALERT, FEEDBACK, HISTORY, REPORT, DRIFT)
 
@@ -34,7 +35,7 @@ class Results:
             self._kept = tempfile.TemporaryDirectory(prefix="arxiv-cls-monitor-")
             self.directory = Path(self._kept.name)
             with reading(f"--out {target}"):
-                self._fs, self._prefix = file_system_of(target)
+                self._fs, self._prefix = file_system(target, exit_code=2)
             self._fetch()
             return
         if "://" in target:

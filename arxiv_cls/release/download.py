@@ -7,12 +7,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UNREACHABLE, UserError
 from arxiv_cls.record.directory import check_directory, redact
 from arxiv_cls.record.files import changed_files, file_sha256
 from arxiv_cls.record.manifest import files_in, model_kind
 from arxiv_cls.release.gate_checks import listed
-from arxiv_cls.release.hub import UNREACHABLE, check_repo_id, connect, download_release
+from arxiv_cls.release.hub import check_repo_id, connect, download_release
 
 WANDB = "wandb:"
 ARTIFACT = re.compile(r"[^/:]+/[^/:]+/(?P<name>[\w.-]+):[\w.-]+")

@@ -20,7 +20,7 @@ from huggingface_hub import HfApi, constants, errors, get_token, snapshot_downlo
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UNREACHABLE, UserError
 from arxiv_cls.record.directory import redact
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.manifest import RENDERED
@@ -34,7 +34,6 @@ RELEASE_TITLE = re.compile(r"Release (v\d+\.\d+\.\d+)(?: \(#\d+\))?")
 ROLLBACK_TITLE = re.compile(r"Roll back to (v\d+\.\d+\.\d+)(?: \(#\d+\))?")
 # What the Hub itself puts into a repository; a release neither writes nor removes it.
 HUB_OWN_FILE = ".gitattributes"
-UNREACHABLE = 3
 DROPPED = (httpx2.TransportError, ConnectionError)
 NETWORK_ERRORS = (*DROPPED, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)
 STATUS_MESSAGES = {

@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 from arxiv_cls import __version__
 from arxiv_cls.corpus.ids import parse_id
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UNREACHABLE, UserError
 from arxiv_cls.models.attribution import MOST_PHRASES, attribute
 from arxiv_cls.models.predict_csv import count_rows, predict_csv
 from arxiv_cls.models.prediction import ONNX_FILES, Prediction, Predictor, text_problem
@@ -287,5 +287,5 @@ def _unreachable(reason: str) -> UserError:
     return UserError(
         f"arXiv cannot be reached from here ({reason})",
         hint="Paste the title and the abstract instead.",
-        exit_code=3,
+        exit_code=UNREACHABLE,
     )

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UNREACHABLE, UserError
 from arxiv_cls.record.files import file_sha256
+from arxiv_cls.record.storage import file_system, storage_errors
 
 # Written last, with the sha256 of each file: a folder without it is incomplete.
 MARK = "complete.json"
 
 logger = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def _reached(address: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        # Every storage client has errors of its own for credentials, networks and names.
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{address}: {type(error).__name__}: {reason}", exit_code=3) from error
-
-
-def _open(address: str) -> tuple[Any, str]:
-    import fsspec
-
-    # Another machine writes there too: listings are not kept. A local file system is told to make folders.
-    options = {} if "://" in address else {"auto_mkdir": True}
-    return fsspec.core.url_to_fs(address, use_listings_cache=False, **options)
 
 
 def _put_folder(folder: Path, filesystem: Any, target: str) -> dict[str, str]:
@@ -61,12 +41,12 @@ def copy_model(model_dir: Path, address: str) -> None:
     Raises:
         UserError: it cannot be written, or what is there is not what was sent.
     """
-    with _reached(f"{address}: the model is whole in {model_dir}, but cannot be copied there"):
-        filesystem, target = _open(address.rstrip("/"))
+    with storage_errors(f"{address}, for the model that is whole in {model_dir}", "written"):
+        filesystem, target = file_system(address.rstrip("/"))
         for name, sha256 in _put_folder(model_dir, filesystem, target).items():
             with filesystem.open(f"{target}/{name}", "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise UserError(f"{address}: {name} is not as it was sent", exit_code=3)
+                    raise UserError(f"{address}: {name} is not as it was sent", exit_code=UNREACHABLE)
     logger.info("model directory copied to %s", address)
 
 
@@ -88,8 +68,7 @@ class CheckpointMirror:
     def __init__(self, address: str, state: Path, checkpoints: Callable[[], list[Path]]) -> None:
         self.folder, self.state, self.checkpoints = state.parent, state, checkpoints
         self.address = f"{address.rstrip('/')}/{self.folder.name}"
-        with _reached(self.address):
-            self._fs, self._root = _open(self.address)
+        self._fs, self._root = file_system(self.address)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._upload: Future[None] | None = None
         self._outgoing, self._seen = self.folder / "uploading", set[str]()
@@ -101,7 +80,7 @@ class CheckpointMirror:
         Raises:
             UserError: an unfinished run is there and neither switch was given, or another than is here.
         """
-        with _reached(self.address):
+        with storage_errors(self.address):
             whole = self._whole()
             if not resume:
                 if whole and not overwrite:
@@ -124,7 +103,7 @@ class CheckpointMirror:
     def start(self) -> None:
         """Deletes there what is not here, and says there what the run trains."""
         shutil.rmtree(self._outgoing, ignore_errors=True)
-        with _reached(self.address):
+        with storage_errors(self.address, "written"):
             self._delete_all_but({path.name for path in self.checkpoints()})
             self._fs.put_file(str(self.state), f"{self._root}/{self.state.name}")
             self._seen = set(self._whole())
@@ -148,7 +127,7 @@ class CheckpointMirror:
     def clear(self) -> None:
         """Deletes the copies of a run that has ended."""
         self.flush()
-        with _reached(self.address):
+        with storage_errors(self.address, "written"):
             self._fs.rm(self._root, recursive=True)
 
     def _whole(self) -> list[str]:

@@ -162,7 +162,7 @@ class TestAgain:
         ("a.txt", b"x", "not a format"), ("a.jsonl", b'[{"title": 1}]', "one JSON list"),
         ("a.csv", b"a,b\n1,2\n", "missing columns"), ("a.jsonl.gz", b"no gzip", "BadGzipFile"),
         ("a.parquet", b"PAR1", "cannot be read"), ("a*.csv", None, "no file there"),
-        ("none.csv", None, "FileNotFoundError"), ("nowhere://a.csv", None, "cannot be read"),
+        ("none.csv", None, "No such file or directory"), ("nowhere://a.csv", None, "cannot be read"),
     ],
 )  # fmt: skip
 def test_inputs_that_are_none(name, content, expected, score, tmp_path):

@@ -13,7 +13,6 @@ import google.auth
 import pytest
 import yaml
 from factories import ROOT, change_json, make_model_dir, record_again
-from fsspec.core import url_to_fs
 from local_google import Refused
 from local_hub_jobs import COMMIT
 from local_servers import free_port
@@ -24,6 +23,7 @@ from arxiv_cls.cloud.preflight import find_image, quota_metric
 from arxiv_cls.cloud.vertex import Google, GoogleError
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.files import file_sha256
+from arxiv_cls.record.storage import file_system
 
 CANARY = "canary-0123456789abcdef"
 BACKENDS = ["vertex", "hf"]
@@ -606,7 +606,7 @@ class TestDownload:
         def as_folder(address: str, **_: object):
             return fsspec.filesystem("file"), address.replace("gs://", f"{tmp_path}/")
 
-        monkeypatch.setattr(fsspec.core, "url_to_fs", as_folder)
+        monkeypatch.setattr(machine, "file_system", as_folder)
         return folder
 
     def test_whole(self, bucket, run):
@@ -631,7 +631,7 @@ class TestDownload:
 
         port = free_port()
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-        monkeypatch.setattr("fsspec.core.url_to_fs", url_to_fs)
+        monkeypatch.setattr(machine, "file_system", file_system)
         emulator = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
         emulator.start()
         try:

@@ -173,9 +173,9 @@ class TestBucket:
         finally:
             emulator.stop()
 
-    def test_that_is_away(self, recipe, tmp_path, monkeypatch):
+    def test_that_is_none(self, recipe, tmp_path, monkeypatch):
         """One error before anything is trained."""
         monkeypatch.setenv("AIP_CHECKPOINT_DIR", "nowhere://bucket")
         with pytest.raises(UserError, match="nowhere://bucket/run: ") as error:
             train.main([str(recipe), "--trainer.output_dir", str(tmp_path / "run")])
-        assert error.value.exit_code == 3
+        assert error.value.exit_code == 2
