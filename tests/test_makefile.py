@@ -172,6 +172,8 @@ class TestValues:
                 ["deploy-monitor", "user/x", "--image", "host/monitor:1", "--log", "gs://b/c", "--out",
                  "gs://b/d", "--service-account", "a@b", "--monitor-args=--every 6h"],
             ),
+            ("monitor", ["MODEL=m", "LOG=a b", "PORT=8001", "EVERY=1h"],
+             ["monitor", "serve", "m", "--log", "a b", "--port", "8001", "--every", "1h"]),
             ("serve", ["MODEL=m", "SERVE_ARGS=--max-queue 8"], ["serve", "m", "--max-queue", "8"]),
             ("space", ["MODEL=m", "HOST=0.0.0.0", "PORT=7861", "ENGINE=int8"],
              ["space", "m", "--host", "0.0.0.0", "--port", "7861", "--engine", "int8"]),

@@ -478,10 +478,12 @@ def build_splits(
         if (pc.max(lengths).as_py() or 0) > 1:  # else the file says no more than the label
             columns.append("categories")
     labels, papers.table = labels[inside], papers.table.schema.empty_table()
-    # In two steps, each of which lets go of what it copied; Arrow keeps what was freed until it is asked.
+    # In two steps, each of which lets go of what it copied. Arrow's own pools keep what was freed, in pieces
+    # that the next large copy does not fit into; the system's gives it back.
     pa.default_memory_pool().release_unused()
-    merged = merged.select(columns).filter(pa.array(inside))
-    merged = merged.combine_chunks()
+    pool = pa.system_memory_pool()
+    merged = pc.filter(merged.select(columns), pa.array(inside), memory_pool=pool)
+    merged = merged.combine_chunks(memory_pool=pool)
     base_ids = merged["arxiv_id"].to_pylist()
     positions = split_positions(base_ids, config.seed)
     if config.split == "paper":

@@ -42,7 +42,7 @@ Labels = dict[tuple[str, int], tuple[str, ...]]
 def read_labels(target: str) -> tuple[Labels, Counter[str], str]:
     """Labels from CSV or JSON Lines, how many rows were `bad`, `repeated` or `contradicting`, and the sha256.
 
-    Each row has `request_id`, or `arxiv_id` where the client sent that as its request id, `index` (0 where it
+    Each row has `request_id`, or `arxiv_id` or `id` where the client sent that as its request id, `index` (0 where it
     is not there), and `category` or `categories` (a list, or a text with spaces; the first is the primary).
     `target` is a file, or the endpoint's feedback log: a directory or gs://bucket/prefix. Of a text with
     contradicting labels none is taken.
@@ -104,7 +104,7 @@ def _parsed(line: str) -> Any:
 
 
 def _label(row: Any) -> tuple[tuple[str, int], tuple[str, ...]]:
-    request = row.get("request_id") or row.get("arxiv_id")
+    request = row.get("request_id") or row.get("arxiv_id") or row.get("id")
     if not isinstance(request, str) or not request:
         raise ValueError("no request id")
     many = row.get("categories") or ()

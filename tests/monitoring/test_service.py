@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import subprocess
 import threading
 import time
 from datetime import timedelta
@@ -284,11 +283,3 @@ def test_light(run_python):
     )
     done = run_python("-c", program)
     assert done.returncode == 0, done.stderr
-
-
-def test_make_monitor():
-    """What the target runs."""
-    words = ["make", "--dry-run", "monitor", "MODEL=m", "LOG=logs", "PORT=8001", "READY="]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    command = " ".join(done.stdout.replace("\\\n", "").split())
-    assert command.endswith('monitor serve "$MODEL" --log "$LOG" --port "$PORT"')
