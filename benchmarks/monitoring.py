@@ -454,6 +454,9 @@ import socketserver, sys, threading
 # With 5 that may wait, of those that connect at once most try again a second later.
 socketserver.TCPServer.request_queue_size = 1024
 from gcp_storage_emulator.server import create_server
+from gcp_storage_emulator.storage import Storage
+# An index that only a later emulator would read, written whole again for each object.
+Storage._write_config_to_file = lambda self: None
 create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="logs").start()
 threading.Event().wait()
 """

@@ -249,7 +249,7 @@ def data_options(model_dir: Path) -> dict[str, Any]:
     if group is None:
         raise UserError(
             f"{model_dir} has no recipe.yaml: which papers it was trained on is not known",
-            hint="score a file of your own with --csv FILE",
+            hint="`arxiv-cls evaluate MODEL --csv FILE` scores any file",
         )
     usual = asdict(DataConfig())
     return usual | {key: value for key, value in group.items() if key in usual and value is not None}
