@@ -42,8 +42,9 @@ Labels = dict[tuple[str, int], tuple[str, ...]]
 def read_labels(target: str) -> tuple[Labels, Counter[str], str]:
     """Labels from CSV or JSON Lines, how many rows were `bad`, `repeated` or `contradicting`, and the sha256.
 
-    Each row has `request_id`, or `arxiv_id` or `id` where the client sent that as its request id, `index` (0 where it
-    is not there), and `category` or `categories` (a list, or a text with spaces; the first is the primary).
+    Each row has `request_id`, or `arxiv_id` or `id` where the client sent that as its request id, `index` (0
+    where it is not there), and `category` or `categories` (a list, or a text with spaces; the first is the
+    primary).
     `target` is a file, or the endpoint's feedback log: a directory or gs://bucket/prefix. Of a text with
     contradicting labels none is taken.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from tqdm.auto import tqdm
 
 from arxiv_cls import __version__
 from arxiv_cls.corpus.taxonomy import archive_of
@@ -177,23 +178,23 @@ def measure_robustness(
     if others := _near_texts(corpus, names):
         changes["near-scope sentences"] = near_scope(others)
     found = []
-    for name, change in changes.items():
-        for severity in severities:
-            after_texts = changed(texts, change, severity, seed)
-            after = np.asarray(predictor.predict_proba(after_texts))
-            metrics = compute_metrics(labels, after, names)
-            differences = paired_bootstrap(labels, scored.probabilities, after, names)
-            after_rows = rows_of(predictor.encode(after_texts), after, predictor.scope_rule)
-            found.append(
-                {
-                    "change": name,
-                    "severity": severity,
-                    **{metric: metrics[metric] for metric in MEASURED},
-                    **{f"{metric}_change": list(differences[metric][:3]) for metric in MEASURED},
-                    "risk": severity_of(-differences["accuracy"].difference),
-                    "noticed": alarm_rate(rows, after_rows, labels, names, seed),
-                }
-            )
+    cases = [(name, severity) for name in changes for severity in severities]
+    for name, severity in tqdm(cases, desc="robustness", unit="change", disable=None):
+        after_texts = changed(texts, changes[name], severity, seed)
+        after = np.asarray(predictor.predict_proba(after_texts))
+        metrics = compute_metrics(labels, after, names)
+        differences = paired_bootstrap(labels, scored.probabilities, after, names)
+        after_rows = rows_of(predictor.encode(after_texts), after, predictor.scope_rule)
+        found.append(
+            {
+                "change": name,
+                "severity": severity,
+                **{metric: metrics[metric] for metric in MEASURED},
+                **{f"{metric}_change": list(differences[metric][:3]) for metric in MEASURED},
+                "risk": severity_of(-differences["accuracy"].difference),
+                "noticed": alarm_rate(rows, after_rows, labels, names, seed),
+            }
+        )
     metrics = compute_metrics(labels, scored.probabilities, names)
     record = {
         "schema_version": SCHEMA_VERSION,
