@@ -39,8 +39,8 @@ _BLANK_LINE = re.compile(r"\n\s*\n\s*$")
 def attribute(predictor: Predictor, text: str, label: str | None = None) -> list[tuple[str, float]]:
     """What each word or phrase of a text adds to a label's log-odds.
 
-    For a linear baseline the weights add up to the label's logit above the mean logit of all labels, less
-    what that is for a text without any known word.
+    For a linear baseline the weights add up to the label's logit above the mean logit of all labels (its
+    logit alone in a multi-label model), less what that is for a text without any known word.
 
     Args:
         predictor: any kind of model.
@@ -68,11 +68,11 @@ def attribute(predictor: Predictor, text: str, label: str | None = None) -> list
 
 
 def _linear(model: TfidfModel, pieces: list[str], column: int) -> list[tuple[str, float]]:
-    linear = model.linear
-    centred = linear.combination[:, column] - linear.combination.mean(axis=1)
+    centred = model.combination_of(column)
     row = model.terms.transform(["".join(pieces)])
-    effects = linear.weights[:, row.indices].T.astype(np.float64) @ centred.astype(np.float64)
-    parts = dict(zip(row.indices.tolist(), (row.data * effects / model.temperature).tolist(), strict=True))
+    effects = model.linear.weights[:, row.indices].T.astype(np.float64) @ centred.astype(np.float64)
+    temperature = model.temperature if model.calibration is None else 1 / model.calibration[0, column]
+    parts = dict(zip(row.indices.tolist(), (row.data * effects / temperature).tolist(), strict=True))
     weights = [0.0] * len(pieces)
     for term_column, places in _term_places(model.terms, pieces).items():
         # A term that occurs twice is one number to the model; each place and each of its words bears a share.

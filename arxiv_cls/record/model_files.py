@@ -30,6 +30,8 @@ MAX_RECORD_BYTES = 32 << 20
 MAX_LABELS = 5000
 TFIDF_MODEL_TYPE = "arxiv_cls-tfidf"
 """`model_type` in `config.json` of a baseline: what tells the two kinds apart on disk and on the Hub."""
+MULTI_LABEL = "multi_label_classification"
+"""`problem_type` in `config.json` of a model with a sigmoid for each label."""
 # Tokenizers without a limit of their own write 1e30.
 NO_LIMIT = 1_000_000
 # Model types that number positions from the padding's on: they read fewer tokens than they have positions.
@@ -156,6 +158,8 @@ class ClassifierConfig(EncoderConfig):
     features: Count | None = None
     components: Count | None = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    problem_type: str | None = None
+    label_thresholds: list[Annotated[float, Field(ge=0, le=1)]] | None = None
 
     @model_validator(mode="after")
     def _labels_agree(self) -> ClassifierConfig:
@@ -168,6 +172,10 @@ class ClassifierConfig(EncoderConfig):
             raise ValueError(f"num_labels: expected {count}, as many as id2label has labels")
         if self.label2id is not None and self.label2id != {v: int(k) for k, v in self.id2label.items()}:
             raise ValueError("label2id: expected the inverse of id2label")
+        if (self.problem_type == MULTI_LABEL) != (self.label_thresholds is not None):
+            raise ValueError(f"label_thresholds: expected with `problem_type: {MULTI_LABEL}`, and only then")
+        if self.label_thresholds is not None and len(self.label_thresholds) != count:
+            raise ValueError(f"label_thresholds: expected {count}, as many as id2label has labels")
         return self
 
 
