@@ -25,7 +25,7 @@ import yaml
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.record.files import write_record, write_step_record
 from arxiv_cls.record.manifest import METRICS, RECORD_COMMANDS, RECORD_OF, TFIDF, TRANSFORMER, WEIGHTS
-from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE
+from arxiv_cls.record.model_files import MULTI_LABEL, TFIDF_MODEL_TYPE
 from arxiv_cls.record.run_record import git_state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -250,6 +250,7 @@ def write_onnx_model(
     max_length: int = MAX_LENGTH,
     seed: float = 0,
     positions: int | None = None,
+    thresholds: list[float] | None = None,
 ) -> Path:
     """Writes a model directory as `arxiv-cls export` leaves it, less the torch weights.
 
@@ -260,6 +261,8 @@ def write_onnx_model(
         max_length: tokens that the model reads.
         seed: changes the bytes of the weights and nothing else; NaN makes every answer one.
         positions: rows of a table of positions, which fails on a longer text; None for no such table.
+        thresholds: of a multi-label model, whose scores are sigmoids of the logits; None for a single-label
+            one.
     """
     import onnx
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -325,10 +328,13 @@ def write_onnx_model(
         "data": {"csv": "tiny.csv", "config": "top5", "md5": "0" * 32},
         "metrics": {"test": {"accuracy": 0.5, "per_class": {}}},
     }
+    config = {"model_type": "bert", "id2label": id2label, "pad_token_id": 0}
+    if thresholds:
+        config |= {"problem_type": MULTI_LABEL, "label_thresholds": thresholds}
     # Known words score 1 / (1 + exp(-2)) and more, texts without any 1 / (1 + exp(2)).
     scope = {"schema_version": 1, "weights": dict.fromkeys(WORDS, 4.0), "intercept": -2.0, "threshold": 0.5}
     for name, content in {
-        "config.json": {"model_type": "bert", "id2label": id2label, "pad_token_id": 0},
+        "config.json": config,
         "tokenizer_config.json": {"model_max_length": max_length},
         "run.json": run,
         "eval/prediction_sets.json": {"schema_version": 1, "levels": {"0.9": {"threshold": 0.3}}},
