@@ -118,11 +118,12 @@ def _occlusion(predictor: Predictor, pieces: list[str], column: int) -> list[tup
     read, tokens = _read_by(predictor, pieces)
     phrases = _phrases(pieces[:read], TOKEN_BUDGET // max(tokens, 1))
     whole = "".join(pieces[:read])
-    # A text of one word has nothing left without it; every label is then as likely as the others.
+    # A text of one word has nothing left without it: every label is then as likely as the others, or as not.
+    others = 1 if predictor.multi_label else len(predictor.labels) - 1
     variants = [_without(pieces[:read], phrase) for phrase in phrases] if len(phrases) > 1 else []
     clipped = np.clip(predictor.predict_proba([whole, *variants])[:, column], SMALLEST, 1 - SMALLEST)
     log_odds = np.log(clipped) - np.log1p(-clipped)
-    without = log_odds[1:] if variants else np.asarray([-math.log(len(predictor.labels) - 1)])
+    without = log_odds[1:] if variants else np.asarray([-math.log(others)])
     found = [
         ("".join(pieces[phrase.start : phrase.stop]), float(weight))
         for phrase, weight in zip(phrases, log_odds[0] - without, strict=True)
