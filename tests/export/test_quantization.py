@@ -51,7 +51,7 @@ class TestAgreement:
         assert agreement(found, reference, None).accuracy is None
 
     def test_multi_label_by_hand(self):
-        """Three labels given by fp32, two of them by int8, one of these right, of two that the papers have."""
+        """Three labels given by fp32, two of them by int8, one of these right; the papers have two."""
         reference, found = np.array([[0.9, 0.6], [0.1, 0.7]]), np.array([[0.9, 0.4], [0.1, 0.7]])
         true = np.array([[True, False], [True, False]])
         said = agreement(found, reference, true, np.array([0.5, 0.5]))
