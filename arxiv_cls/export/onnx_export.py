@@ -15,7 +15,14 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.export.handler import write_handler
-from arxiv_cls.export.quantization import LARGEST_DIFFERENCE, Agreement, agreement, choose, limits
+from arxiv_cls.export.quantization import (
+    LARGEST_DIFFERENCE,
+    LEAST_EQUAL_LABELS,
+    Agreement,
+    agreement,
+    choose,
+    limits,
+)
 from arxiv_cls.models.onnx_engine import OnnxEngine
 from arxiv_cls.models.prediction import ONNX_FILES, load_label_thresholds
 from arxiv_cls.record.files import file_sha256, staged, write_step_record
@@ -185,7 +192,9 @@ def _export(
     parity = agreement(fp32[:few], reference, None if labels is None else labels[:few], thresholds)
     batched = engine.probabilities(ids[: min(BATCHED_PAPERS, count)], BATCHED_TOKENS)
     padding = agreement(batched, fp32[: len(batched)], None).max_difference
-    if max(parity.max_difference, padding) > FP32_TOLERANCE or parity.equal_labels < 1:
+    # A score may lie right at a threshold; right between two labels none does.
+    least_equal = 1.0 if thresholds is None else LEAST_EQUAL_LABELS
+    if max(parity.max_difference, padding) > FP32_TOLERANCE or parity.equal_labels < least_equal:
         raise UserError(
             f"{folder}: the ONNX graph does not give torch's scores: they differ by up to "
             f"{parity.max_difference:.2g}, in padded batches by {padding:.2g}, {parity.equal_labels:.2%} of "
@@ -194,12 +203,13 @@ def _export(
     # Whether the processor multiplies 8-bit numbers without overflow; None where Linux does not say so.
     processor = Path("/proc/cpuinfo")
     vnni = "vnni" in processor.read_text(errors="replace") if processor.is_file() else None
+    fp32_entry = _entry(fp32_file, parity, "torch", FP32_TOLERANCE)
     record: dict[str, Any] = {
         "schema_version": 1,
         "weights_sha256": file_sha256(Path(predictor.weights_path)),
         "measured_on": {**measured.source, "vnni": vnni},
         "versions": {name: version(name) for name in ("onnx", "onnxruntime", "torch", "transformers")},
-        "exports": {FP32: _entry(fp32_file, parity, "torch", FP32_TOLERANCE) | {"least_equal_labels": 1.0}},
+        "exports": {FP32: fp32_entry | {"least_equal_labels": least_equal}},
     }
     if int8 and labels is not None:
         candidate, kept, record["candidates"] = choose(

@@ -18,6 +18,7 @@ import numpy as np
 
 from arxiv_cls.export.onnx_graph import FIRST_TOKEN, constant, quiet
 from arxiv_cls.models.onnx_engine import OnnxEngine, open_session
+from arxiv_cls.scoring.multi_label import label_counts, micro_f1
 
 logger = logging.getLogger(__name__)
 
@@ -132,14 +133,14 @@ CANDIDATES = (
 class Agreement:
     """How an export compares with a reference on some papers; differences are absolute ones of scores.
 
-    The answer of a multi-label model is the set of labels at or above their thresholds.
+    Shares are micro F1: where a model gives each paper one label, the share of papers with the same one.
     """
 
     papers: int
-    equal_labels: float  # share of papers with the reference's answer
+    equal_labels: float  # of the labels given, with those of the reference
     max_difference: float
     mean_difference: float
-    accuracy: float | None  # share of right answers; None where the labels of the papers are not known
+    accuracy: float | None  # with the papers' own labels; None where these are not known
     accuracy_fall: float | None  # below the reference's
 
 
@@ -155,16 +156,19 @@ def agreement(
     """
 
     def share_equal(a: np.ndarray, b: np.ndarray) -> float:
-        return float((a == b).reshape(len(a), -1).all(axis=1).mean())
+        return float(micro_f1(label_counts(a, b)))
 
     difference = np.abs(found - reference)
     accuracy = fall = None
+    one_label = np.eye(found.shape[1], dtype=bool)
     said, expected = (
-        scores.argmax(axis=1) if thresholds is None else scores >= thresholds for scores in (found, reference)
+        one_label[scores.argmax(axis=1)] if thresholds is None else scores >= thresholds
+        for scores in (found, reference)
     )
     if labels is not None:
-        accuracy = share_equal(said, labels)
-        fall = share_equal(expected, labels) - accuracy
+        true = one_label[labels] if labels.ndim == 1 else labels
+        accuracy = share_equal(said, true)
+        fall = share_equal(expected, true) - accuracy
     return Agreement(
         papers=len(found),
         equal_labels=share_equal(said, expected),

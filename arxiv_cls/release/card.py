@@ -147,7 +147,7 @@ def _front_matter(
         base_model=release.get("base_model") if transformer else None,
         datasets=[release["dataset"]] if release.get("dataset") else None,
         metrics=["f1"] if several else ["accuracy", "f1"],
-        tags=own_tags + list(release.get("tags") or []),
+        tags=list(dict.fromkeys([*own_tags, *(release.get("tags") or [])])),
         widget=[
             {
                 "example_title": example["title"],
