@@ -562,6 +562,7 @@ class FixedPredictor:
 
     kind = "tfidf"
     engine = "tfidf"
+    multi_label, thresholds = False, None
 
     def __init__(self, weights_path: Path, labels: list[str] = LABELS, salt: str = "") -> None:
         self.weights_path, self.labels, self.salt = weights_path, list(labels), salt
