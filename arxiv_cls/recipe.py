@@ -58,6 +58,10 @@ class DataConfig:
     labels: list[str] | None = Field(
         None, description="Category codes in place of the label set, as in [cs.CL, math.ST]."
     )
+    task: Literal["single_label", "multi_label"] = Field(
+        "single_label",
+        description="`multi_label`: a paper has every label of the set that is among its categories.",
+    )
     csv: str = Field(
         "data/raw/arxiv.csv",
         description="The file, also as `path`: CSV, arXiv's snapshot (JSON Lines), Parquet, hf://datasets/...",

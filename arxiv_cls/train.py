@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
         papers["train"] = fine_tuning.add_soft_labels(
             papers["train"], texts, args.distillation_weight, args.seed
         )
-        model = fine_tuning.load_classifier(recipe.model, pretrained, run.corpus.labels)
+        model = fine_tuning.load_classifier(recipe.model, pretrained, run.corpus.labels, recipe.data.task)
         logger.info(
             "%s: %s training papers, %s, %s, %d processes of %d threads",
             recipe.name, f"{len(texts):,}", args.device.type, precision, args.world_size, threads,

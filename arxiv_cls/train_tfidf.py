@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arxiv_cls.errors import run_main
@@ -49,8 +48,10 @@ def main(argv: list[str]) -> None:
         run.begin(resolved(recipe), resume=False, overwrite=arguments.overwrite)
         if arguments.resume:
             logger.info("--resume: a baseline keeps no checkpoints, the run starts from the beginning")
-        papers = [run.corpus.splits[name] for name in ("train", "validation")]
-        train, validation = (Split(split["text"][:], np.asarray(split["label"][:])) for split in papers)
+        train, validation = (
+            Split(run.corpus.splits[name]["text"][:], run.corpus.targets(name))
+            for name in ("train", "validation")
+        )
 
         def on_round(losses: dict[str, float]) -> None:
             values = {"train/loss": losses["loss"], "eval/loss": losses["eval_loss"]}

@@ -25,7 +25,7 @@ import yaml
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
 from arxiv_cls.record.files import write_record, write_step_record
 from arxiv_cls.record.manifest import METRICS, RECORD_COMMANDS, RECORD_OF, TFIDF, TRANSFORMER, WEIGHTS
-from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE
+from arxiv_cls.record.model_files import MULTI_LABEL, TFIDF_MODEL_TYPE
 from arxiv_cls.record.run_record import git_state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +82,17 @@ def write_csv(path: Path, rows: list[dict[str, str]], **options: Any) -> Path:
     """Writes `to_csv` and returns the path."""
     path.write_bytes(to_csv(rows, **options))
     return path
+
+
+def write_listed(path: Path, source: Path = SAMPLE) -> Path:
+    """The sample with its column of all categories: every third paper has a second label of the five."""
+    with source.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows):
+        own = row["category_code"]
+        second = LABELS[(LABELS.index(own) + 1) % len(LABELS)] if own in LABELS else LABELS[0]
+        row["categories"] = f"{own} {second}" if number % 3 == 0 else own
+    return write_csv(path, rows, columns=(*COLUMNS, "categories"))
 
 
 # --- A TF-IDF baseline ---
@@ -250,6 +261,7 @@ def write_onnx_model(
     max_length: int = MAX_LENGTH,
     seed: float = 0,
     positions: int | None = None,
+    thresholds: list[float] | None = None,
 ) -> Path:
     """Writes a model directory as `arxiv-cls export` leaves it, less the torch weights.
 
@@ -260,6 +272,8 @@ def write_onnx_model(
         max_length: tokens that the model reads.
         seed: changes the bytes of the weights and nothing else; NaN makes every answer one.
         positions: rows of a table of positions, which fails on a longer text; None for no such table.
+        thresholds: of a multi-label model, whose scores are sigmoids of the logits; None for a single-label
+            one.
     """
     import onnx
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -325,10 +339,13 @@ def write_onnx_model(
         "data": {"csv": "tiny.csv", "config": "top5", "md5": "0" * 32},
         "metrics": {"test": {"accuracy": 0.5, "per_class": {}}},
     }
+    config = {"model_type": "bert", "id2label": id2label, "pad_token_id": 0}
+    if thresholds:
+        config |= {"problem_type": MULTI_LABEL, "label_thresholds": thresholds}
     # Known words score 1 / (1 + exp(-2)) and more, texts without any 1 / (1 + exp(2)).
     scope = {"schema_version": 1, "weights": dict.fromkeys(WORDS, 4.0), "intercept": -2.0, "threshold": 0.5}
     for name, content in {
-        "config.json": {"model_type": "bert", "id2label": id2label, "pad_token_id": 0},
+        "config.json": config,
         "tokenizer_config.json": {"model_max_length": max_length},
         "run.json": run,
         "eval/prediction_sets.json": {"schema_version": 1, "levels": {"0.9": {"threshold": 0.3}}},
@@ -345,7 +362,8 @@ DATA_SHA256 = "d" * 64
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
 )
-_PLOTS = ("training_curve", "eval/confusion_matrix", "eval/reliability", "eval/accuracy_by_year")
+# The last two are of a model that gives one label.
+_PLOTS = ("training_curve", "eval/reliability", "eval/confusion_matrix", "eval/accuracy_by_year")
 
 
 def scored_papers(accuracy: float = 0.8, papers: int = 400, seed: int = 0):
@@ -373,6 +391,25 @@ def scored_papers(accuracy: float = 0.8, papers: int = 400, seed: int = 0):
 
 
 _measured: dict[bytes, dict[str, Any]] = {}
+
+
+def several_labels():
+    """Four papers with one or two labels, to work figures out by hand.
+
+    Given are: both labels of the first; one right and one wrong; none; one of two.
+    """
+    from arxiv_cls.scoring.scored_papers import ScoredPapers
+
+    return ScoredPapers(
+        label_names=RELEASED_LABELS,
+        arxiv_ids=np.asarray([f"1501.0000{number}" for number in range(4)], dtype=object),
+        labels=np.asarray([0, 0, 1, 1]),
+        probabilities=np.asarray([[0.9, 0.1, 0.7], [0.6, 0.65, 0.2], [0.2, 0.3, 0.1], [0.1, 0.8, 0.5]]),
+        published=np.full(4, np.datetime64("2015-03-01")),
+        words=np.full(4, 120),
+        listed=np.asarray([[1, 0, 1], [1, 0, 0], [0, 1, 0], [0, 1, 1]], dtype=bool),
+        thresholds=np.asarray([0.5, 0.4, 0.6]),
+    )
 
 
 def evaluation_record(scored, weights_sha256: str) -> dict[str, Any]:
@@ -459,7 +496,11 @@ def make_model_dir(
     folder.mkdir(parents=True)
     id2label = {str(number): label for number, label in enumerate(RELEASED_LABELS)}
     model_type = TFIDF_MODEL_TYPE if kind == TFIDF else "bert"
-    write_json(folder / "config.json", {"model_type": model_type, "id2label": id2label})
+    scored = scored or scored_papers(accuracy, seed=seed)
+    config = {"model_type": model_type, "id2label": id2label}
+    if scored.multi_label:
+        config |= {"problem_type": MULTI_LABEL, "label_thresholds": scored.thresholds.tolist()}
+    write_json(folder / "config.json", config)
     (folder / WEIGHTS[kind]).write_bytes(weights)
     if kind == TRANSFORMER:
         write_json(folder / "tokenizer.json", {})
@@ -470,13 +511,12 @@ def make_model_dir(
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     sha256 = hashlib.sha256(weights).hexdigest()
     write_json(folder / "run.json", run_record(kind, sha256))
-    scored = scored or scored_papers(accuracy, seed=seed)
     write_json(folder / "eval/metrics.json", evaluation_record(scored, sha256))
     write_predictions(scored, folder / "eval/predictions.parquet")
     scores = {"cs.CV": 0.7, "cs.CL": 0.2, "stat.ML": 0.1}
     examples = [{"title": "A title", "text": "A title\n\nAn abstract.", "scores": scores}]
     write_json(folder / "eval/examples.json", {"weights_sha256": sha256, "examples": examples})
-    for name in _PLOTS:
+    for name in _PLOTS[: 2 if scored.multi_label else 4]:
         (folder / f"{name}.png").write_bytes(PNG)
     return record_again(folder)
 
@@ -522,6 +562,7 @@ class FixedPredictor:
 
     kind = "tfidf"
     engine = "tfidf"
+    multi_label, thresholds = False, None
 
     def __init__(self, weights_path: Path, labels: list[str] = LABELS, salt: str = "") -> None:
         self.weights_path, self.labels, self.salt = weights_path, list(labels), salt

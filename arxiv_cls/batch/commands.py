@@ -121,7 +121,10 @@ def _predict_here(
         print(first_line if len(first_line) <= 80 else first_line[:77] + "...")
         for label, score in prediction.scores.items():
             print(f"  {score:6.3f}  {label:<16} {CATEGORY_NAMES.get(label, '')}".rstrip())
-        if prediction.prediction_set is not None:
+        if prediction.prediction_set is not None and predictor.multi_label:
+            named = ", ".join(prediction.prediction_set) or "none"
+            print(f"  labels at or above their thresholds: {named}")
+        elif prediction.prediction_set is not None:
             print(f"  with 90% probability one of: {', '.join(prediction.prediction_set)}")
         if prediction.no_known_words:
             print("  nothing to judge by: the model knows none of the words")

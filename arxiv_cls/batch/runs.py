@@ -46,7 +46,7 @@ from arxiv_cls.batch.shards import (
     write_output,
 )
 from arxiv_cls.errors import OUT_OF_MEMORY, UNREACHABLE, UserError
-from arxiv_cls.models.prediction import ONNX_FILES, Predictor
+from arxiv_cls.models.prediction import ONNX_FILES, Predictor, load_label_thresholds
 from arxiv_cls.models.predictor import load_predictor, locate_model
 from arxiv_cls.record.manifest import TFIDF, model_kind, model_labels
 from arxiv_cls.record.run_record import available_cores
@@ -145,7 +145,7 @@ def predict_files(
         model=model if "/" in model and not Path(model).is_dir() else str(Path(model).resolve()),
         engine=engine, model_files=manifest["model"], output=output, plan=hashlib.sha256(text).hexdigest(),
         labels=tuple(manifest["labels"]), threads=max(1, cores // processes), embeddings=embeddings,
-        load=load,
+        multi_label="labels" in manifest["columns"], load=load,
     )  # fmt: skip
     summary = Summary()
     done = _done(output, settings.plan)
@@ -173,13 +173,15 @@ def _planned(
     """The manifest of the folder, written when there is none yet."""
     found = list_files(paths, output)
     checksums = {source: checksum_of(source, info) for source, info in found.items()}
-    labels = model_labels(locate_model(model, engine=engine))
+    directory = locate_model(model, engine=engine)
+    labels = model_labels(directory)
+    columns = schema_of(labels, embeddings, load_label_thresholds(directory) is not None)
     wanted: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": model_files(model, engine),
-        "engine": TFIDF if model_kind(locate_model(model, engine=engine)) == TFIDF else engine or "torch",
+        "engine": TFIDF if model_kind(directory) == TFIDF else engine or "torch",
         "labels": labels,
-        "columns": {one.name: str(one.type) for one in schema_of(labels, embeddings)},
+        "columns": {one.name: str(one.type) for one in columns},
         "most_shard_rows": shard_rows,
         "shard_rows": rows_per_shard(found, shard_rows),
     }

@@ -1,7 +1,8 @@
 """A shard in, one Parquet file out: what a worker does, the same on every runner.
 
 One row per record: `source`, `position` (byte offset of the record's line in the unpacked text; row of
-Parquet, from 0), `id`, then `label` and `scores`, or `embedding`, then `in_scope` and `error`.
+Parquet, from 0), `id`, then `label` and `scores`, of a multi-label model `labels` too, or `embedding`, then
+`in_scope` and `error`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Settings:
     labels: tuple[str, ...]
     threads: int
     embeddings: bool = False
+    multi_label: bool = False
     load: Callable[..., Predictor] = load_predictor
 
     def __hash__(self) -> int:
@@ -87,14 +89,14 @@ def prepare_worker(settings: Settings) -> None:
         _predictor(settings)
 
 
-def schema_of(labels: Sequence[str], embeddings: bool) -> pa.Schema:
+def schema_of(labels: Sequence[str], embeddings: bool, multi_label: bool) -> pa.Schema:
     """The columns of every file of a run."""
     scores = pa.struct([(label, pa.float32()) for label in labels])
-    answer = (
-        [("embedding", pa.list_(pa.float32()))]
-        if embeddings
-        else [("label", pa.string()), ("scores", scores)]
-    )
+    answer = [("label", pa.string()), ("scores", scores)]
+    if multi_label:
+        answer.append(("labels", pa.list_(pa.string())))
+    if embeddings:
+        answer = [("embedding", pa.list_(pa.float32()))]
     record = [("source", pa.string()), ("position", pa.int64()), ("id", pa.string())]
     return pa.schema([*record, *answer, ("in_scope", pa.bool_()), ("error", pa.string())])
 
@@ -113,9 +115,8 @@ def score_shard(shard: Shard, settings: Settings) -> dict[str, Any]:
     with storage_errors(shard.source):
         positions, ids, texts, errors = _records(shard)
     good = [at for at, error in enumerate(errors) if error is None]
-    columns: dict[str, list[Any]] = {
-        name: [None] * len(texts) for name in schema_of(settings.labels, settings.embeddings).names
-    }
+    schema = schema_of(settings.labels, settings.embeddings, settings.multi_label)
+    columns: dict[str, list[Any]] = {name: [None] * len(texts) for name in schema.names}
     for first in range(0, len(good), TEXTS_AT_A_TIME):
         places = good[first : first + TEXTS_AT_A_TIME]
         asked = [texts[at] for at in places]
@@ -129,18 +130,21 @@ def score_shard(shard: Shard, settings: Settings) -> dict[str, Any]:
         for at, said in zip(places, predictor.predict(asked), strict=True):
             columns["label"][at], columns["scores"][at] = said.label, said.scores
             columns["in_scope"][at] = said.in_scope
+            if settings.multi_label:
+                columns["labels"][at] = said.prediction_set
     columns |= {"source": [shard.source] * len(texts), "position": positions, "id": ids, "error": errors}
+    named = [label for label in columns.get("label", ()) if label is not None]
+    if settings.multi_label:
+        named = [label for several in columns.get("labels", ()) for label in several or ()]
     counts = {
         "rows": len(texts),
         "errors": len(texts) - len(good),
         "out_of_scope": sum(value is False for value in columns["in_scope"]),
-        "labels": dict(Counter(label for label in columns.get("label", ()) if label is not None)),
+        "labels": dict(Counter(named)),
         "weight": shard.weight,
     }
     footer = {"plan": settings.plan, "last": shard.last, **counts}
-    schema = schema_of(settings.labels, settings.embeddings).with_metadata(
-        {FOOTER: json.dumps(footer).encode()}
-    )
+    schema = schema.with_metadata({FOOTER: json.dumps(footer).encode()})
     content = io.BytesIO()
     pq.write_table(pa.Table.from_pydict(columns, schema), content, compression="zstd")
     write_output(settings.output, shard.name, content.getvalue())

@@ -37,7 +37,9 @@ from arxiv_cls.corpus.records import file_format
 from arxiv_cls.corpus.splits import (
     SPLITS,
     label_indices,
+    label_matrix,
     label_names,
+    listed_labels,
     parse_time_boundaries,
     split_by_paper,
     split_by_time,
@@ -177,6 +179,13 @@ class Corpus:
         """Papers that the label set leaves out: title, abstract, arxiv_id, published, category."""
         return feather.read_table(self.cache_dir / OUTSIDE_FILE, memory_map=True)
 
+    def targets(self, split: str) -> np.ndarray:
+        """(papers,) label numbers of a split, or (papers, labels) bool for `task: multi_label`."""
+        papers = self.splits[split]
+        if "labels" in papers.column_names:
+            return label_matrix(papers["labels"][:], len(self.labels))
+        return np.asarray(papers["label"][:])
+
     def report_line(self) -> str:
         """What became of the rows of the file, and where the whole report is: for the log of a training."""
         return f"{self.report.line()}; report: {self.cache_dir / REPORT_FILE}"
@@ -187,7 +196,9 @@ def load_arxiv(config: str = DEFAULT_LABEL_SET, **options: Any) -> datasets.Data
 
     Each has the features text (title, blank line, abstract), title, abstract, label (`ClassLabel` of category
     codes), arxiv_id (base id), published (date) and, where the file lists several categories of a paper,
-    categories (all of them, the primary one first), and is in hash order.
+    categories (all of them, the primary one first), and is in hash order. With `task="multi_label"` there is
+    also labels (all label indices of the paper, ascending), and label is that of the first category listed
+    that the label set has.
     """
     return build_corpus(config, **options).splits
 
@@ -195,6 +206,7 @@ def load_arxiv(config: str = DEFAULT_LABEL_SET, **options: Any) -> datasets.Data
 def build_corpus(
     config: str = DEFAULT_LABEL_SET,
     *,
+    task: str = "single_label",
     csv: str | Path | None = None,
     split: str = "paper",
     seed: int = 42,
@@ -209,6 +221,7 @@ def build_corpus(
 
     Args:
         config: label set, as of `label_sets.label_set`.
+        task: "single_label" (the primary category) or "multi_label" (every listed category of the label set).
         csv: the file, as of `read_papers`; `data/raw/arxiv.csv` by default.
         split: "paper" (70 / 15 / 15 by hash of the base id) or "time" (train before, test after a date).
         seed: seed of the hash.
@@ -224,6 +237,7 @@ def build_corpus(
         UserError: the file cannot be read or used, an option is wrong, or the cache cannot be written.
     """
     for key, given, known in (
+        ("task", task, ("single_label", "multi_label")),
         ("split", split, ("paper", "time")),
         ("near_duplicates", near_duplicates, ("keep", "drop")),
     ):
@@ -249,6 +263,7 @@ def build_corpus(
     # What is not asked for stays out of the cache key, which older corpora have too.
     more: dict[str, Any] = {"labels": tuple(sorted(labels))} if labels else {}
     more |= {"ratios": tuple(ratios)} if ratios else {}
+    more |= {"task": task} if task == "multi_label" else {}
     try:
         builder = ArxivBuilder(
             path, OWN_LABELS if labels else config, cache_dir, split=split, seed=seed,
@@ -306,6 +321,7 @@ class ArxivConfig(datasets.BuilderConfig):
     max_samples: int = 0  # papers to train on, 0 for all
     labels: tuple[str, ...] = ()  # category codes in place of the label set
     ratios: tuple[float, ...] = ()  # shares of the splits, () for the usual ones
+    task: str = "single_label"  # or "multi_label"
 
 
 class ArxivBuilder(datasets.ArrowBasedBuilder):
@@ -341,7 +357,7 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         data, self._data = self._data, None
         digests = (self._md5, self.config.sha256) if self._md5 else None
-        texts = None if data is not None else _Texts(self._labels())
+        texts = None if data is not None else _Texts(self._labels(), self.config.task)
         papers = read_papers(self.csv, data=data, digests=digests, keep=texts.keep if texts else None)
         del data
         if papers.rows_read == 0:
@@ -356,6 +372,8 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         if "categories" in splits["train"].papers.column_names:
             features["categories"] = datasets.Sequence(datasets.Value("string"))
         features["label"] = datasets.ClassLabel(names=list(report.splits["train"]))
+        if self.config.task == "multi_label":
+            features["labels"] = datasets.Sequence(features["label"])
         features["published"] = datasets.Value("date32")
         self.info.features = datasets.Features(features)
         write_rejects(papers.rejects, output / REJECTS_FILE)
@@ -405,13 +423,13 @@ class _Texts:
     the same ones, whatever the order of the rows.
     """
 
-    def __init__(self, names: list[str]) -> None:
-        self.names, self.share, self.lock = names, 1.0, threading.Lock()
+    def __init__(self, names: list[str], task: str) -> None:
+        self.names, self.task, self.share, self.lock = names, task, 1.0, threading.Lock()
         self.outside = np.empty(0)
 
     def keep(self, table: pa.Table) -> np.ndarray:
         """As `records.Keep`, for several parts of a file at once."""
-        inside = label_indices(self.names, table["category"]) >= 0
+        inside = _labels_of(table, self.names, self.task)[0] >= 0
         hashes = self.hashes(table["arxiv_id"])
         with self.lock:
             self.outside = np.concatenate([self.outside, hashes[~inside & (hashes < self.share)]])
@@ -435,6 +453,7 @@ class SplitPapers:
     papers: pa.Table  # of all splits
     labels: np.ndarray  # int64, of all splits
     rows: np.ndarray  # those of this split
+    every: pa.ListArray | None = None  # all labels of each paper of all splits, for `task: multi_label`
 
     def table(self, places: slice) -> pa.Table:
         """The features, label int64, of some papers of the split."""
@@ -449,7 +468,29 @@ class SplitPapers:
         }
         if "categories" in part.column_names:
             columns["categories"] = part["categories"]
+        if self.every is not None:
+            columns["labels"] = self.every.take(pa.array(self.rows[places]))
         return pa.table(columns)
+
+
+def _labels_of(table: pa.Table, names: list[str], task: str) -> tuple[np.ndarray, pa.ListArray | None]:
+    """The label of each paper, -1 outside the label set, and for `task: multi_label` all of its labels.
+
+    Raises:
+        UserError: `task: multi_label`, and a file that does not list all categories.
+    """
+    if task == "single_label":
+        return label_indices(names, table["category"]), None
+    if "categories" not in table.column_names:
+        raise _no_categories()
+    return listed_labels(names, table["categories"])
+
+
+def _no_categories() -> UserError:
+    return UserError(
+        "data.task: multi_label: the file names one category a paper, not all of its categories",
+        "take arXiv's full snapshot, or a CSV that `arxiv-cls data join` has given the column `categories`",
+    )
 
 
 def build_splits(
@@ -466,7 +507,7 @@ def build_splits(
     """
     merged, merged_away = keep_newest_versions(papers.table)
     names = label_names(config.name, merged["category"], config.labels)
-    labels = label_indices(names, merged["category"])
+    labels, every = _labels_of(merged, names, config.task)
     inside = labels >= 0
     held = ~inside if texts is None else ~inside & (texts.hashes(merged["arxiv_id"]) < texts.share)
     # Only the columns and rows that go on: the table of the whole file is freed. In one chunk, since
@@ -477,6 +518,10 @@ def build_splits(
         lengths = pc.list_value_length(merged["categories"])
         if (pc.max(lengths).as_py() or 0) > 1:  # else the file says no more than the label
             columns.append("categories")
+    if every is not None:
+        if "categories" not in columns:
+            raise _no_categories()
+        every = every.filter(pa.array(inside))
     labels, papers.table = labels[inside], papers.table.schema.empty_table()
     # In two steps, each of which lets go of what it copied. Arrow's own pools keep what was freed, in pieces
     # that the next large copy does not fit into; the system's gives it back.
@@ -504,7 +549,8 @@ def build_splits(
         near_duplicates = {int(places[first]): int(places[second]) for first, second, _ in pairs}
         keep[list(near_duplicates)] = False
 
-    present = np.bincount(labels[keep], minlength=len(names))
+    used = labels[keep] if every is None else np.asarray(every.filter(pa.array(keep)).flatten())
+    present = np.bincount(used, minlength=len(names))
     if absent := [name for name, count in zip(names, present, strict=True) if not count]:
         raise UserError(
             f"no paper of the file has the label {', '.join(absent)} of {config.name}",
@@ -523,7 +569,7 @@ def build_splits(
                 f"no paper is in the split {split!r} of {config.name} ({len(base_ids):,} papers in all)",
                 "take a larger file, another data.config or other data.time_boundaries",
             )
-        found[split] = SplitPapers(merged, labels, rows)
+        found[split] = SplitPapers(merged, labels, rows, every)
         counted = np.bincount(labels[rows], minlength=len(names)).tolist()
         counts[split] = dict(zip(names, counted, strict=True))
 

@@ -100,3 +100,29 @@ def label_indices(names: list[str], categories: pa.ChunkedArray) -> np.ndarray:
         categories = pc.take(archives, pc.index_in(categories, pa.array(known)))
     indices = pc.index_in(categories, pa.array(names, type=pa.string()))
     return np.asarray(pc.fill_null(indices, -1)).astype(np.int64)
+
+
+def label_matrix(lists: Sequence[Sequence[int]], label_count: int) -> np.ndarray:
+    """Lists of label indices as a bool array of shape (papers, labels)."""
+    matrix = np.zeros((len(lists), label_count), dtype=bool)
+    for paper, labels in enumerate(lists):
+        matrix[paper, labels] = True
+    return matrix
+
+
+def listed_labels(names: list[str], categories: pa.ChunkedArray) -> tuple[np.ndarray, pa.ListArray]:
+    """Labels of each paper for `task: multi_label`, from the lists of all categories of the papers.
+
+    Returns:
+        The index of the first category that the label set has, int64 of shape (papers,), -1 without one: the
+        primary category's, where the set has it. And all indices of each paper, ascending, as lists of int64.
+    """
+    count = len(categories)
+    papers = np.repeat(np.arange(count), np.asarray(pc.fill_null(pc.list_value_length(categories), 0)))
+    labels = label_indices(names, pc.list_flatten(categories))
+    papers, labels = papers[labels >= 0], labels[labels >= 0]
+    first = np.full(count, -1, dtype=np.int64)
+    first[papers[::-1]] = labels[::-1]  # of several the one that is assigned last stays
+    papers, labels = np.divmod(np.unique(papers * len(names) + labels), len(names))
+    ends = np.concatenate([[0], np.bincount(papers, minlength=count).cumsum()])
+    return first, pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(labels))

@@ -16,7 +16,7 @@ HANDLER = "handler.py"
 REQUIREMENTS = "requirements.txt"
 # What `models/onnx_engine.py` imports of the package, then itself: None stands for the whole file.
 SOURCES: tuple[tuple[str, set[str] | None], ...] = (
-    ("record/model_files.py", {"NO_LIMIT", "OFFSET_POSITIONS", "token_limit"}),
+    ("record/model_files.py", {"MULTI_LABEL", "NO_LIMIT", "OFFSET_POSITIONS", "token_limit"}),
     ("record/run_record.py", {"available_cores"}),
     ("models/prediction.py", {"text_problem"}),
     ("models/onnx_engine.py", None),

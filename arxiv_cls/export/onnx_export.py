@@ -15,9 +15,16 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.export.handler import write_handler
-from arxiv_cls.export.quantization import LARGEST_DIFFERENCE, Agreement, agreement, choose, limits
+from arxiv_cls.export.quantization import (
+    LARGEST_DIFFERENCE,
+    LEAST_EQUAL_LABELS,
+    Agreement,
+    agreement,
+    choose,
+    limits,
+)
 from arxiv_cls.models.onnx_engine import OnnxEngine
-from arxiv_cls.models.prediction import ONNX_FILES
+from arxiv_cls.models.prediction import ONNX_FILES, load_label_thresholds
 from arxiv_cls.record.files import file_sha256, staged, write_step_record
 from arxiv_cls.record.manifest import ONNX_PARITY, TRANSFORMER, model_kind, model_labels
 
@@ -34,7 +41,7 @@ PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 
 
 class _Measured(NamedTuple):
-    """n texts to measure an export on, (n,) true columns where they are known, and the source on record."""
+    """n texts to measure an export on, their labels where known (as of `agreement`), the source on record."""
 
     texts: list[str]
     labels: np.ndarray | None
@@ -43,7 +50,7 @@ class _Measured(NamedTuple):
 
 def _validation_papers(model_dir: Path, data: str | Path | None, limit: int | None) -> _Measured:
     """The first papers of the model's own validation split, whose order is that of a hash."""
-    from arxiv_cls.scoring.scored_papers import load_corpus
+    from arxiv_cls.scoring.scored_papers import listed_columns, load_corpus
 
     corpus, _ = load_corpus(model_dir, data)
     labels = model_labels(model_dir)
@@ -52,23 +59,33 @@ def _validation_papers(model_dir: Path, data: str | Path | None, limit: int | No
             f"{model_dir} knows the labels {', '.join(labels)}, its data {', '.join(corpus.labels)}"
         )
     papers = corpus.splits["validation"][:limit]
-    columns = np.asarray([labels.index(name) for name in corpus.labels])[papers["label"]]
+    if load_label_thresholds(model_dir) is not None:
+        answers = listed_columns(papers["categories"], labels)
+    else:
+        answers = np.asarray([labels.index(name) for name in corpus.labels])[papers["label"]]
     source = {"texts": "validation split", "data_sha256": corpus.data.sha256}
-    return _Measured(list(papers["text"]), columns, source)
+    return _Measured(list(papers["text"]), answers, source)
 
 
 def _csv_papers(model_dir: Path, csv: str | Path, limit: int | None) -> _Measured:
     """The first rows of a file whose category is one of the model's labels."""
     from arxiv_cls.corpus.papers import read_papers
-    from arxiv_cls.scoring.scored_papers import REQUIRED, texts_of, true_columns
+    from arxiv_cls.scoring.scored_papers import REQUIRED, listed_columns, texts_of, true_columns
 
-    papers = read_papers(csv, required=REQUIRED)
-    columns = true_columns(papers.table["category"].to_pylist(), model_labels(model_dir))
-    rows = np.flatnonzero(columns >= 0)[:limit]
+    papers, labels = read_papers(csv, required=REQUIRED), model_labels(model_dir)
+    if load_label_thresholds(model_dir) is not None:
+        if "categories" not in papers.table.column_names:
+            raise UserError(f"{csv} has no column of all categories", hint="`arxiv-cls data join` adds it")
+        answers = listed_columns(papers.table["categories"].to_pylist(), labels)
+        known = answers.any(axis=1)
+    else:
+        answers = true_columns(papers.table["category"].to_pylist(), labels)
+        known = answers >= 0
+    rows = np.flatnonzero(known)[:limit]
     if not len(rows):
         raise UserError(f"{csv}: none of its {papers.rows_read:,} rows has a label of the model")
     source = {"texts": "rows of a file", "data_sha256": papers.version.sha256}
-    return _Measured(texts_of(papers.table.take(rows)), columns[rows], source)
+    return _Measured(texts_of(papers.table.take(rows)), answers[rows], source)
 
 
 def export_model(
@@ -171,11 +188,13 @@ def _export(
     count, few = len(ids) if int8 else len(reference), len(reference)
     with tqdm(total=count, desc="fp32", unit="paper", disable=not progress) as bar:
         fp32 = engine.probabilities(ids[:count], on_batch=bar.update)
-    labels = measured.labels
-    parity = agreement(fp32[:few], reference, None if labels is None else labels[:few])
+    labels, thresholds = measured.labels, predictor.thresholds
+    parity = agreement(fp32[:few], reference, None if labels is None else labels[:few], thresholds)
     batched = engine.probabilities(ids[: min(BATCHED_PAPERS, count)], BATCHED_TOKENS)
     padding = agreement(batched, fp32[: len(batched)], None).max_difference
-    if max(parity.max_difference, padding) > FP32_TOLERANCE or parity.equal_labels < 1:
+    # A score may lie right at a threshold; right between two labels none does.
+    least_equal = 1.0 if thresholds is None else LEAST_EQUAL_LABELS
+    if max(parity.max_difference, padding) > FP32_TOLERANCE or parity.equal_labels < least_equal:
         raise UserError(
             f"{folder}: the ONNX graph does not give torch's scores: they differ by up to "
             f"{parity.max_difference:.2g}, in padded batches by {padding:.2g}, {parity.equal_labels:.2%} of "
@@ -184,17 +203,19 @@ def _export(
     # Whether the processor multiplies 8-bit numbers without overflow; None where Linux does not say so.
     processor = Path("/proc/cpuinfo")
     vnni = "vnni" in processor.read_text(errors="replace") if processor.is_file() else None
+    fp32_entry = _entry(fp32_file, parity, "torch", FP32_TOLERANCE)
     record: dict[str, Any] = {
         "schema_version": 1,
         "weights_sha256": file_sha256(Path(predictor.weights_path)),
         "measured_on": {**measured.source, "vnni": vnni},
         "versions": {name: version(name) for name in ("onnx", "onnxruntime", "torch", "transformers")},
-        "exports": {FP32: _entry(fp32_file, parity, "torch", FP32_TOLERANCE) | {"least_equal_labels": 1.0}},
+        "exports": {FP32: fp32_entry | {"least_equal_labels": least_equal}},
     }
     if int8 and labels is not None:
         candidate, kept, record["candidates"] = choose(
-            fp32_file, int8_file, engine_of, ids, fp32, labels, search_papers=search_papers, progress=progress
-        )
+            fp32_file, int8_file, engine_of, ids, fp32, labels,
+            thresholds=thresholds, search_papers=search_papers, progress=progress,
+        )  # fmt: skip
         if candidate is not None and kept is not None:
             entry = _entry(int8_file, kept, FP32, LARGEST_DIFFERENCE)
             record["exports"][INT8] = entry | limits(kept.papers) | {"quantization": asdict(candidate)}

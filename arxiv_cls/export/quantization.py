@@ -18,6 +18,7 @@ import numpy as np
 
 from arxiv_cls.export.onnx_graph import FIRST_TOKEN, constant, quiet
 from arxiv_cls.models.onnx_engine import OnnxEngine, open_session
+from arxiv_cls.scoring.multi_label import label_counts, micro_f1
 
 logger = logging.getLogger(__name__)
 
@@ -130,27 +131,47 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an export compares with a reference on some papers; differences are absolute ones of scores."""
+    """How an export compares with a reference on some papers; differences are absolute ones of scores.
+
+    Shares are micro F1: where a model gives each paper one label, the share of papers with the same one.
+    """
 
     papers: int
-    equal_labels: float  # share of papers with the reference's label
+    equal_labels: float  # of the labels given, with those of the reference
     max_difference: float
     mean_difference: float
-    accuracy: float | None  # None where the labels of the papers are not known
+    accuracy: float | None  # with the papers' own labels; None where these are not known
     accuracy_fall: float | None  # below the reference's
 
 
-def agreement(found: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Agreement:
-    """Compares (n, k) probabilities with (n, k) others; `labels`, (n,), are the true columns."""
+def agreement(
+    found: np.ndarray,
+    reference: np.ndarray,
+    labels: np.ndarray | None,
+    thresholds: np.ndarray | None = None,
+) -> Agreement:
+    """Compares (n, k) probabilities with (n, k) others.
+
+    `labels` are the true columns, (n,), or with the (k,) `thresholds` of a multi-label model (n, k) bool.
+    """
+
+    def share_equal(a: np.ndarray, b: np.ndarray) -> float:
+        return float(micro_f1(label_counts(a, b)))
+
     difference = np.abs(found - reference)
     accuracy = fall = None
-    said, expected = found.argmax(axis=1), reference.argmax(axis=1)
+    one_label = np.eye(found.shape[1], dtype=bool)
+    said, expected = (
+        one_label[scores.argmax(axis=1)] if thresholds is None else scores >= thresholds
+        for scores in (found, reference)
+    )
     if labels is not None:
-        accuracy = float((said == labels).mean())
-        fall = float((expected == labels).mean()) - accuracy
+        true = one_label[labels] if labels.ndim == 1 else labels
+        accuracy = share_equal(said, true)
+        fall = share_equal(expected, true) - accuracy
     return Agreement(
         papers=len(found),
-        equal_labels=float((said == expected).mean()),
+        equal_labels=share_equal(said, expected),
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
         accuracy=accuracy,
@@ -191,6 +212,7 @@ def choose(
     reference: np.ndarray,
     labels: np.ndarray,
     *,
+    thresholds: np.ndarray | None = None,
     search_papers: int,
     progress: bool = False,
 ) -> tuple[Candidate | None, Agreement | None, list[dict[str, Any]]]:
@@ -205,7 +227,8 @@ def choose(
         engine_of: makes an engine of an ONNX file.
         ids: token ids of n papers.
         reference: (n, k) probabilities of fp32 for them.
-        labels: (n,) their true columns.
+        labels: what they are, as of `agreement`.
+        thresholds: (k,) of a multi-label model.
 
     Returns:
         The candidate and how it compares with fp32 on all papers, None and None without a file when none is
@@ -234,7 +257,9 @@ def choose(
                 started = time.process_time()
                 found[number].append(engine.probabilities(block, ALONE, bar.update))
                 seconds[number] += (time.process_time() - started) / few
-    measured = [agreement(np.concatenate(parts), reference[:few], labels[:few]) for parts in found]
+    measured = [
+        agreement(np.concatenate(parts), reference[:few], labels[:few], thresholds) for parts in found
+    ]
     records = [
         {**asdict(candidate), **asdict(compared), "bytes": file.stat().st_size}
         | {"milliseconds_per_paper": round(1000 * second, 3)}
@@ -249,7 +274,8 @@ def choose(
             continue
         candidate, failed = CANDIDATES[number], closeness[number]
         with tqdm(total=len(ids), desc=f"int8: {candidate}", unit="paper", disable=not progress) as bar:
-            compared = agreement(engines[number].probabilities(ids, ALONE, bar.update), reference, labels)
+            scores = engines[number].probabilities(ids, ALONE, bar.update)
+        compared = agreement(scores, reference, labels, thresholds)
         if within_limits(compared, WANTED_EQUAL_LABELS):
             files[number].replace(target)
             return candidate, compared, records

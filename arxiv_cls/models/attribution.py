@@ -39,8 +39,8 @@ _BLANK_LINE = re.compile(r"\n\s*\n\s*$")
 def attribute(predictor: Predictor, text: str, label: str | None = None) -> list[tuple[str, float]]:
     """What each word or phrase of a text adds to a label's log-odds.
 
-    For a linear baseline the weights add up to the label's logit above the mean logit of all labels, less
-    what that is for a text without any known word.
+    For a linear baseline the weights add up to the label's logit above the mean logit of all labels (its
+    logit alone in a multi-label model), less what that is for a text without any known word.
 
     Args:
         predictor: any kind of model.
@@ -68,11 +68,11 @@ def attribute(predictor: Predictor, text: str, label: str | None = None) -> list
 
 
 def _linear(model: TfidfModel, pieces: list[str], column: int) -> list[tuple[str, float]]:
-    linear = model.linear
-    centred = linear.combination[:, column] - linear.combination.mean(axis=1)
+    centred = model.combination_of(column)
     row = model.terms.transform(["".join(pieces)])
-    effects = linear.weights[:, row.indices].T.astype(np.float64) @ centred.astype(np.float64)
-    parts = dict(zip(row.indices.tolist(), (row.data * effects / model.temperature).tolist(), strict=True))
+    effects = model.linear.weights[:, row.indices].T.astype(np.float64) @ centred.astype(np.float64)
+    temperature = model.temperature if model.calibration is None else 1 / model.calibration[0, column]
+    parts = dict(zip(row.indices.tolist(), (row.data * effects / temperature).tolist(), strict=True))
     weights = [0.0] * len(pieces)
     for term_column, places in _term_places(model.terms, pieces).items():
         # A term that occurs twice is one number to the model; each place and each of its words bears a share.
@@ -118,11 +118,12 @@ def _occlusion(predictor: Predictor, pieces: list[str], column: int) -> list[tup
     read, tokens = _read_by(predictor, pieces)
     phrases = _phrases(pieces[:read], TOKEN_BUDGET // max(tokens, 1))
     whole = "".join(pieces[:read])
-    # A text of one word has nothing left without it; every label is then as likely as the others.
+    # A text of one word has nothing left without it: every label is then as likely as the others, or as not.
+    others = 1 if predictor.multi_label else len(predictor.labels) - 1
     variants = [_without(pieces[:read], phrase) for phrase in phrases] if len(phrases) > 1 else []
     clipped = np.clip(predictor.predict_proba([whole, *variants])[:, column], SMALLEST, 1 - SMALLEST)
     log_odds = np.log(clipped) - np.log1p(-clipped)
-    without = log_odds[1:] if variants else np.asarray([-math.log(len(predictor.labels) - 1)])
+    without = log_odds[1:] if variants else np.asarray([-math.log(others)])
     found = [
         ("".join(pieces[phrase.start : phrase.stop]), float(weight))
         for phrase, weight in zip(phrases, log_odds[0] - without, strict=True)

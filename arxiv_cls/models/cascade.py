@@ -146,6 +146,11 @@ def load_pair(
         )
     if second.kind != "transformer":
         raise UserError(f"{model} is no transformer: a cascade needs one behind the baseline {baseline}")
+    if multi_label := [named for named, one in ((baseline, first), (model, second)) if one.multi_label]:
+        raise UserError(
+            f"{multi_label[0]} is a multi-label model: a cascade has one label a paper",
+            hint="score with the model alone",
+        )
     return first, second
 
 

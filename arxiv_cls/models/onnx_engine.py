@@ -16,7 +16,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from arxiv_cls.models.prediction import text_problem
-from arxiv_cls.record.model_files import token_limit
+from arxiv_cls.record.model_files import MULTI_LABEL, token_limit
 from arxiv_cls.record.run_record import available_cores
 
 # Tokens of one forward pass, padding included: about one abstract. Larger batches are slower on a CPU, since
@@ -43,6 +43,8 @@ class OnnxEngine:
         names = ("config.json", "tokenizer_config.json")
         config, settings = (json.loads((directory / name).read_text(encoding="utf-8")) for name in names)
         self.labels: list[str] = [config["id2label"][str(at)] for at in range(len(config["id2label"]))]
+        # What transformers' pipeline goes by too.
+        self.multi_label = config.get("problem_type") == MULTI_LABEL
         self.pad_token_id = config.get("pad_token_id") or 0
         self.max_length = token_limit(config, settings.get("model_max_length"))
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
@@ -90,7 +92,7 @@ class OnnxEngine:
         tokens_per_batch: int = TOKENS_PER_BATCH,
         on_batch: Callable[[int], object] = lambda rows: None,
     ) -> np.ndarray:
-        """Probabilities of the labels for each text, (texts, labels) float64; rows sum to 1.
+        """Probabilities of the labels for each text, (texts, labels) float64; single-label rows sum to 1.
 
         Texts of one length go together, longest first, so that little is padded and a batch that is too
         large fails at once.
@@ -112,6 +114,9 @@ class OnnxEngine:
         for rows, values in zip(batches, run(lambda rows: self._run(ids, rows), batches), strict=True):
             logits[rows] = values
             on_batch(len(rows))
+        if self.multi_label:
+            # exp of a large number would overflow; tanh gives the same sigmoid.
+            return 0.5 + 0.5 * np.tanh(0.5 * logits)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 
@@ -160,7 +165,8 @@ class EndpointHandler:
 
         Args:
             data: {"inputs": text or list of texts, "parameters": {"top_k": labels per text,
-                "function_to_apply": "softmax", "truncation": false refuses a text that is too long}}.
+                "function_to_apply": "softmax", of a multi-label model "sigmoid", "truncation": false refuses
+                a text that is too long}}.
 
         Returns:
             [{"label", "score"}, ...]: for one text its labels, for a list the best label of each text; with
@@ -178,8 +184,9 @@ class EndpointHandler:
                 raise ValueError(f'"inputs": text {position} of {len(texts)} {problem}')
         if not isinstance(parameters, dict) or not set(parameters) <= ENDPOINT_PARAMETERS:
             raise ValueError(f'"parameters" may hold {", ".join(sorted(ENDPOINT_PARAMETERS))} only')
-        if parameters.get("function_to_apply") not in (None, "softmax"):
-            raise ValueError('"function_to_apply" must be "softmax": scores are calibrated probabilities')
+        function = "sigmoid" if self.engine.multi_label else "softmax"
+        if parameters.get("function_to_apply") not in (None, function):
+            raise ValueError(f'"function_to_apply" must be "{function}": scores are calibrated probabilities')
         top_k, truncation = parameters.get("top_k"), parameters.get("truncation")
         # JSON's true is not a 1, and 5.0 is a whole number.
         if top_k is not None and (isinstance(top_k, bool) or top_k not in range(1, 1001)):

@@ -34,9 +34,9 @@ def predict_csv(
         source: the CSV; other columns are not read, but for `id`.
         out: gets `id` (of the source, else the number of the row; one that a spreadsheet would execute, since
             it starts with = + - @ tab or carriage return, gets a `'` before it), `label, score`, the labels
-            of the prediction set with blanks between them, `in_scope` (yes, no), a column per label, and
-            `error`; a rule that the model does not have leaves its column empty. The file appears when it is
-            whole.
+            of the prediction set (of a multi-label model those given) with blanks between them, `in_scope`
+            (yes, no), a column per label, and `error`; a rule that the model does not have leaves its column
+            empty. The file appears when it is whole.
         progress: show a bar.
         rows_at_a_time: rows that are held and scored together.
         on_rows: called after each of those with the number of rows that are done.

@@ -2,7 +2,8 @@
 
 Beside the scores, a model directory may hold two rules: prediction sets (`eval/prediction_sets.json`: every
 label whose score reaches a threshold, and the highest label in any case) and out-of-scope detection
-(`eval/scope.json`). `arxiv_cls.scoring` fits both.
+(`eval/scope.json`). `arxiv_cls.scoring` fits both. A multi-label model has no prediction sets of a coverage:
+its `config.json` has a threshold for each label instead.
 """
 
 from __future__ import annotations
@@ -55,6 +56,24 @@ def load_set_threshold(model_dir: str | Path, coverage: str = SERVED_COVERAGE) -
     record = read_model_file(model_dir, "eval/prediction_sets.json")
     level = record["levels"].get(coverage) if record else None
     return None if level is None else float(level["threshold"])
+
+
+def load_label_thresholds(model_dir: str | Path) -> np.ndarray | None:
+    """(k,) scores from which a multi-label model gives each of its k labels; None for a single-label model.
+
+    Raises:
+        UserError: `config.json` is damaged.
+    """
+    thresholds = (read_model_file(model_dir, "config.json") or {}).get("label_thresholds")
+    return None if thresholds is None else np.asarray(thresholds, dtype=np.float64)
+
+
+def scores_of(logits: np.ndarray, *, multi_label: bool) -> np.ndarray:
+    """(n, k) scores of (n, k) logits: a sigmoid for each label, or a softmax over the labels."""
+    # Not at the top: an ONNX engine, and with it the endpoint, does without scipy here.
+    from scipy.special import expit, softmax
+
+    return expit(logits) if multi_label else softmax(logits, axis=1)
 
 
 @dataclass(frozen=True)
@@ -129,7 +148,8 @@ class Prediction:
         scores: every label (or the top k) with its probability, descending.
         truncated: whether the text was longer than the model reads.
         prediction_set: labels that hold the right one with 90% probability, highest score first; None when
-            the model has no `eval/prediction_sets.json` or knows no word of the text.
+            the model has no `eval/prediction_sets.json` or knows no word of the text. Of a multi-label model:
+            the labels that it gives, whose score reaches their own threshold; maybe none.
         in_scope: whether the text belongs to the model's categories; None without `eval/scope.json`.
         scope_score: 0 (outside) to 1 (inside), what `in_scope` was decided by; None without the rule.
         answered_by: "torch", "onnx", "int8" or "tfidf".
@@ -161,6 +181,8 @@ class Predictor(ABC):
         kind: "transformer", "tfidf" or "cascade".
         set_threshold: score from which a label is in the 90% prediction set; None for a model without.
         scope_rule: tells papers inside the model's categories from others; None for a model without.
+        thresholds: (labels,) scores from which a multi-label model gives each label; None for a single-label
+            model.
     """
 
     kind: str
@@ -171,8 +193,14 @@ class Predictor(ABC):
         self.labels, self.directory, self.engine = list(labels), directory, engine
         self.max_length = max_length
         self.weights_path = directory / weights
-        self.set_threshold = load_set_threshold(directory)
+        self.thresholds = load_label_thresholds(directory)
+        self.set_threshold = None if self.multi_label else load_set_threshold(directory)
         self.scope_rule = load_scope(directory)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether each label has a score of its own, from a sigmoid, and a paper any number of labels."""
+        return self.thresholds is not None
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
@@ -184,7 +212,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
+        """Calibrated probabilities, (texts, labels) float64; rows sum to 1, but for a multi-label model."""
 
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """The model's own features of each text, (texts, features) float32.
@@ -203,6 +231,7 @@ class Predictor(ABC):
         return to_predictions(
             self._encoded_proba(encoded), self.labels, encoded, top_k,
             answered_by=self.engine, set_threshold=self.set_threshold, scope_rule=self.scope_rule,
+            thresholds=self.thresholds,
         )  # fmt: skip
 
     def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Prediction]:
@@ -250,6 +279,7 @@ def to_predictions(
     answered_by: str,
     set_threshold: float | None = None,
     scope_rule: ScopeRule | None = None,
+    thresholds: np.ndarray | None = None,
 ) -> list[Prediction]:
     """Rows of probabilities, (texts, labels), as `Prediction`s.
 
@@ -259,6 +289,7 @@ def to_predictions(
         answered_by: the engine.
         set_threshold: of prediction sets; None for a model without.
         scope_rule: None for a model without.
+        thresholds: (labels,) of a multi-label model.
     """
     # A stable sort of the negated scores: of equal ones the first label wins, as argmax has it.
     orders = np.argsort(-probabilities, axis=1, kind="stable")
@@ -271,7 +302,9 @@ def to_predictions(
             scope_score = scope_rule.score(item.text)
             in_scope = scope_score >= scope_rule.threshold
         members = None
-        if set_threshold is not None and not item.no_known_words:
+        if thresholds is not None and not item.no_known_words:
+            members = tuple(labels[column] for column in order if row[column] >= thresholds[column])
+        elif set_threshold is not None and not item.no_known_words:
             members = tuple(prediction_set(scores, set_threshold))
         predictions.append(
             Prediction(

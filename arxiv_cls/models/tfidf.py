@@ -22,19 +22,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts, one_error
+from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts, one_error, scores_of
 from arxiv_cls.record.directory import check_directory
-from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of, read_record
+from arxiv_cls.record.model_files import (
+    MULTI_LABEL,
+    TFIDF_MODEL_TYPE,
+    ClassifierConfig,
+    labels_of,
+    read_record,
+)
 
 if TYPE_CHECKING:
     import xgboost
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.skops"
-FORMAT_VERSION = 1
+# A multi-label model has version 2: programs that know no sigmoid must not read it.
+FORMAT_VERSION, SINGLE_LABEL_VERSION = 2, 1
 TEXTS_AT_A_TIME = 4096
 # Arrays of floats shrink little; 1.9 MB of zeros unpack to 1.6 GB.
 UNPACKED_RATIO, UNPACKED_ALLOWANCE = 20, 64 << 20
@@ -288,6 +294,8 @@ class TfidfModel:
         components: (d, c) float32; d is 0 when the model has no analysis.
         booster: the trees; None for a linear model.
         temperature: what the logits are divided by.
+        calibration: (2, k) scale and shift of each label's logit in a multi-label model, else None.
+        label_thresholds: the k scores from which a multi-label model gives a label, else None.
     """
 
     labels: list[str]
@@ -297,6 +305,8 @@ class TfidfModel:
     components: np.ndarray
     booster: xgboost.Booster | None = None
     temperature: float = 1.0
+    calibration: np.ndarray | None = None
+    label_thresholds: list[float] | None = None
 
     def dense(self, rows: sp.csr_matrix) -> np.ndarray:
         """(n, m * k + d) float32: the scores of the linear models, then the analysis."""
@@ -317,11 +327,24 @@ class TfidfModel:
         matrix = xgboost.DMatrix(dense, base_margin=margin)
         return self.booster.predict(matrix, output_margin=True).astype(np.float64)
 
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """(n, k) calibrated scores of (n, k) logits."""
+        if self.calibration is None:
+            return scores_of(logits / self.temperature, multi_label=False)
+        scale, shift = self.calibration
+        return scores_of(logits * scale + shift, multi_label=True)
+
+    def combination_of(self, column: int) -> np.ndarray:
+        """(m * k,) what the linear scores add to a label, above the mean label where a softmax follows."""
+        own = self.linear.combination[:, column]
+        return own - self.linear.combination.mean(axis=1) if self.calibration is None else own
+
     def save(self, directory: Path) -> None:
         """Writes `config.json` and `model.skops` into an existing directory."""
+        version = SINGLE_LABEL_VERSION if self.calibration is None else FORMAT_VERSION
         config = {
             "model_type": TFIDF_MODEL_TYPE,
-            "format_version": FORMAT_VERSION,
+            "format_version": version,
             "classifier": "linear" if self.booster is None else "xgboost",
             "num_labels": len(self.labels),
             "id2label": {str(number): label for number, label in enumerate(self.labels)},
@@ -330,11 +353,13 @@ class TfidfModel:
             "components": len(self.components),
             "temperature": self.temperature,
         }
+        if self.calibration is not None:
+            config |= {"problem_type": MULTI_LABEL, "label_thresholds": self.label_thresholds}
         trees = None
         if self.booster is not None:
             trees = np.frombuffer(bytes(self.booster.save_raw("ubj")), dtype=np.uint8)
         state = {
-            "format_version": FORMAT_VERSION,
+            "format_version": version,
             "labels": list(self.labels),
             "terms": self.terms.state(),
             "linear": vars(self.linear) | {"weights": np.ascontiguousarray(self.linear.weights)},
@@ -343,6 +368,8 @@ class TfidfModel:
             "trees": trees,
             "temperature": float(self.temperature),
         }
+        if self.calibration is not None:
+            state["calibration"] = self.calibration
         _write_state(state, directory / WEIGHTS_FILE)
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -371,6 +398,8 @@ class TfidfModel:
                 components=state["components"],
                 booster=booster,
                 temperature=state["temperature"],
+                calibration=state.get("calibration"),
+                label_thresholds=config.get("label_thresholds"),
             )
             problems = model._contradictions(config)
         if problems:
@@ -400,15 +429,19 @@ class TfidfModel:
                 True,
             ),
             "a temperature above 0": (bool(0 < self.temperature < np.inf), True),
-        }
+            "shape of `calibration`": (
+                np.shape(self.calibration), () if self.label_thresholds is None else (2, labels)
+            ),
+        }  # fmt: skip
         if len(self.components):
             columns = (len(self.component_columns),)
             expected["columns of the components"] = (self.components.shape[1:], columns)
         if trees is not None:
             expected["columns that the trees read"] = (trees.num_features(), read_by_trees)
-            if labels > 2:
+            if self.calibration is not None or labels > 2:
                 model = json.loads(trees.save_config())["learner"]["learner_model_param"]
-                expected["classes of the trees"] = (int(model["num_class"]), labels)
+                outputs = "num_class" if self.calibration is None else "num_target"
+                expected["classes of the trees"] = (int(model[outputs]), labels)
         return [
             f"{what}: found {str(found)[:80]}, expected {str(wanted)[:80]}"
             for what, (found, wanted) in expected.items()
@@ -436,9 +469,8 @@ class TfidfPredictor(Predictor):
         return cls(TfidfModel.load(Path(directory)), Path(directory))
 
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
-        logits = self._per_chunk(texts, self.model.logits, len(self.labels), progress)
-        return softmax(logits / self.model.temperature, axis=1)
+        """Calibrated probabilities, (texts, labels) float64; rows sum to 1, but for a multi-label model."""
+        return self.model.scores(self._per_chunk(texts, self.model.logits, len(self.labels), progress))
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Each text with its row of terms and the number of its words.
@@ -468,7 +500,7 @@ class TfidfPredictor(Predictor):
         starts = np.cumsum([0, *map(len, values)])
         shape = (len(encoded), self.model.linear.weights.shape[1])
         rows = sp.csr_matrix((np.concatenate(values), np.concatenate(columns), starts), shape=shape)
-        return softmax(self.model.logits(rows) / self.model.temperature, axis=1)
+        return self.model.scores(self.model.logits(rows))
 
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """(n, d) float32: what the trees read, the linear scores and the latent semantic analysis."""
@@ -478,8 +510,9 @@ class TfidfPredictor(Predictor):
     def top_terms(self, label: str, n: int = 20) -> list[tuple[str, float]]:
         """The terms with the largest weights for a category in the linear part.
 
-        A term's number is what it adds to the category's margin, above its mean over the categories, for
-        each unit of tf-idf; for a linear model that is the whole of its part in the decision. Terms are
+        A term's number is what it adds to the category's margin, above its mean over the categories unless
+        the model is multi-label, for each unit of tf-idf; for a linear model that is the whole of its part in
+        the decision. Terms are
         ranked by that number times the fourth root of the share of training papers that have the term, so
         that neither words met twice nor words met everywhere hide the ones that decide. Terms of
         titles start with `title:`.
@@ -490,8 +523,7 @@ class TfidfPredictor(Predictor):
         if label not in self.labels:
             raise UserError(f"no label {label!r}", hint=f"the model knows {', '.join(self.labels)}")
         linear = self.model.linear
-        centred = linear.combination - linear.combination.mean(axis=1, keepdims=True)
-        effect = centred[:, self.labels.index(label)] @ linear.weights
+        effect = self.model.combination_of(self.labels.index(label)) @ linear.weights
         # idf = 1 + ln((1 + n) / (1 + df)), scikit-learn's smooth form: exp(1 - idf) is the share.
         rank = effect * np.exp((1 - self.model.terms.idf) / 4)
         best = np.argsort(-rank, kind="stable")[:n]

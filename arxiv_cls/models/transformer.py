@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from torch import nn
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from arxiv_cls.models.loading import load_classifier
-from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts
+from arxiv_cls.models.prediction import EncodedText, Predictor, check_texts, scores_of
 from arxiv_cls.record.model_files import token_limit
 
 # Tokens of a batch, padding included: bounds the memory whatever the lengths of the texts. On a CPU larger
@@ -56,7 +55,7 @@ class TransformerPredictor(Predictor):
         return cls(model.to(chosen), tokenizer, directory)
 
     def predict_proba(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Calibrated probabilities, (texts, labels) float64; rows sum to 1."""
+        """Calibrated probabilities, (texts, labels) float64; rows sum to 1, but for a multi-label model."""
         return self._probabilities(self._tokenize(texts)[0], progress)
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
@@ -78,7 +77,7 @@ class TransformerPredictor(Predictor):
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float64)
         for rows, batch in self._batches(ids, progress):
             logits[rows] = self.model(**batch).logits.double().cpu().numpy()
-        return softmax(logits, axis=1) if len(ids) else logits
+        return scores_of(logits, multi_label=self.multi_label) if len(ids) else logits
 
     def embed(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """The last hidden states, averaged over the tokens of each text: (texts, hidden size) float32."""
@@ -134,6 +133,23 @@ def fold_temperature(model: nn.Module, temperature: float) -> None:
         layer.weight.div_(temperature)
         if layer.bias is not None:
             layer.bias.div_(temperature)
+
+
+def fold_label_calibration(model: nn.Module, scale: np.ndarray, shift: np.ndarray) -> None:
+    """Makes the last layer give logits * scale + shift, in place; both are (labels,).
+
+    Raises:
+        ValueError: no such layer, or one without a bias and a shift that is not 0.
+    """
+    layer = output_layer(model)
+    factor, addend = (torch.as_tensor(part, dtype=layer.weight.dtype) for part in (scale, shift))
+    factor, addend = factor.to(layer.weight.device), addend.to(layer.weight.device)
+    with torch.no_grad():
+        layer.weight.mul_(factor[:, None])
+        if layer.bias is not None:
+            layer.bias.mul_(factor).add_(addend)
+        elif addend.any():
+            raise ValueError(f"{type(model).__name__} has no bias in its last layer")
 
 
 def output_layer(model: nn.Module) -> nn.Linear:

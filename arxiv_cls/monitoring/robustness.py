@@ -29,7 +29,7 @@ from arxiv_cls.record.model_files import read_model_file
 from arxiv_cls.scoring import plots
 from arxiv_cls.scoring.intervals import paired_bootstrap
 from arxiv_cls.scoring.metrics import compute_metrics
-from arxiv_cls.scoring.reference import Reference, Rows, rows_of
+from arxiv_cls.scoring.reference import Reference, Rows, refuse_multi_label, rows_of
 from arxiv_cls.scoring.scored_papers import load_model_and_corpus, score_papers, texts_of
 
 SCHEMA_VERSION = 1
@@ -168,6 +168,7 @@ def measure_robustness(
         given = ",".join(f"{severity:g}" for severity in severities)
         raise UserError(f"--severity {given}: shares above 0 and at most 1, such as 0.1,0.3,0.5")
     loaded = load_model_and_corpus(model, data, engine)
+    refuse_multi_label(loaded.directory)
     predictor, corpus = loaded.predictor, loaded.corpus
     test = corpus.splits["test"]
     test = test.select(range(min(papers or len(test), len(test))))

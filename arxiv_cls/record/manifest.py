@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
-from arxiv_cls.record.model_files import TFIDF_MODEL_TYPE, ClassifierConfig, labels_of, read_record
+from arxiv_cls.record.model_files import (
+    MULTI_LABEL,
+    TFIDF_MODEL_TYPE,
+    ClassifierConfig,
+    labels_of,
+    read_model_file,
+    read_record,
+)
 
 TRANSFORMER = "transformer"
 TFIDF = "tfidf"
@@ -61,6 +68,7 @@ class ManifestFile:
     kinds: frozenset[str] = BOTH  # of model that may have it
     required: bool = True  # a finished run has it
     pushed: bool = True  # it goes to the Hub with a release
+    single_label: bool = False  # a multi-label model has none
     record: str | None = METRICS
 
     @property
@@ -97,9 +105,9 @@ MANIFEST: tuple[ManifestFile, ...] = (
     ManifestFile("train.log", "log of the training run", required=False, pushed=False, record=None),
     ManifestFile(METRICS, "metrics with intervals, slices, sha256 of weights and data"),
     ManifestFile(PREDICTIONS, "one row per scored paper: id, label, scores"),
-    ManifestFile("eval/confusion_matrix.png", "confusion matrix"),
+    ManifestFile("eval/confusion_matrix.png", "confusion matrix", single_label=True),
     ManifestFile("eval/reliability.png", "reliability diagram"),
-    ManifestFile("eval/accuracy_by_year.png", "accuracy by year of publication"),
+    ManifestFile("eval/accuracy_by_year.png", "accuracy by year of publication", single_label=True),
     _optional(SCOPE, "out-of-scope rule and threshold with its AUROC"),
     _optional(PREDICTION_SETS, "prediction-set thresholds for 80, 90 and 95% coverage"),
     _transformer(
@@ -171,10 +179,14 @@ def foreign_files(model_dir: str | Path, kind: str) -> list[str]:
 def missing_files(model_dir: str | Path, kind: str, *, before_evaluation: bool = False) -> list[str]:
     """Required files that a model directory lacks; `before_evaluation`, less those of the evaluation."""
     present = set(files_in(model_dir))
+    several = (read_model_file(model_dir, "config.json") or {}).get("problem_type") == MULTI_LABEL
     return [
         entry.path
         for entry in manifest_for(kind)
-        if entry.required and entry.path not in present and not (before_evaluation and entry.evaluated)
+        if entry.required
+        and entry.path not in present
+        and not (before_evaluation and entry.evaluated)
+        and not (several and entry.single_label)
     ]
 
 

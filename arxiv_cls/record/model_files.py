@@ -30,6 +30,8 @@ MAX_RECORD_BYTES = 32 << 20
 MAX_LABELS = 5000
 TFIDF_MODEL_TYPE = "arxiv_cls-tfidf"
 """`model_type` in `config.json` of a baseline: what tells the two kinds apart on disk and on the Hub."""
+MULTI_LABEL = "multi_label_classification"
+"""`problem_type` in `config.json` of a model with a sigmoid for each label."""
 # Tokenizers without a limit of their own write 1e30.
 NO_LIMIT = 1_000_000
 # Model types that number positions from the padding's on: they read fewer tokens than they have positions.
@@ -106,9 +108,13 @@ class Record(BaseModel):
     hint: ClassVar[str] = "get the model again, or restore the file"
     released: ClassVar[str] = ""
 
+    def needed(self) -> list[str]:
+        """The fields that this one must have in a release."""
+        return self.released.split()
+
     @model_validator(mode="after")
     def _has_released_fields(self, info: ValidationInfo) -> Record:
-        missing = [name for name in self.released.split() if name not in self.model_fields_set]
+        missing = [name for name in self.needed() if name not in self.model_fields_set]
         if info.context == "release" and missing:
             raise ValueError(f"{', '.join(missing)}: Field required")
         return self
@@ -156,6 +162,8 @@ class ClassifierConfig(EncoderConfig):
     features: Count | None = None
     components: Count | None = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    problem_type: str | None = None
+    label_thresholds: list[Annotated[float, Field(ge=0, le=1)]] | None = None
 
     @model_validator(mode="after")
     def _labels_agree(self) -> ClassifierConfig:
@@ -168,6 +176,10 @@ class ClassifierConfig(EncoderConfig):
             raise ValueError(f"num_labels: expected {count}, as many as id2label has labels")
         if self.label2id is not None and self.label2id != {v: int(k) for k, v in self.id2label.items()}:
             raise ValueError("label2id: expected the inverse of id2label")
+        if (self.problem_type == MULTI_LABEL) != (self.label_thresholds is not None):
+            raise ValueError(f"label_thresholds: expected with `problem_type: {MULTI_LABEL}`, and only then")
+        if self.label_thresholds is not None and len(self.label_thresholds) != count:
+            raise ValueError(f"label_thresholds: expected {count}, as many as id2label has labels")
         return self
 
 
@@ -228,14 +240,22 @@ class _ClassScores(Record):
     recall: float | None = None
     f1: float | None = None
     support: Count | None = None
+    # Of a multi-label model.
+    average_precision: float | None = None
+    threshold: float | None = None
+    expected_calibration_error: float | None = None
 
 
 class Metrics(Record):
-    """The metrics of one split."""
+    """The metrics of one split; `lrap` tells those of a multi-label model."""
 
     released = (
         "accuracy macro_f1 micro_f1 weighted_f1 top_2_accuracy top_3_accuracy log_loss brier_score "
         "expected_calibration_error per_class"
+    )
+    of_multi_label: ClassVar[str] = (
+        "macro_f1 micro_f1 lrap subset_accuracy macro_average_precision log_loss expected_calibration_error "
+        "per_class"
     )
     accuracy: float | None = None
     macro_f1: float | None = None
@@ -246,7 +266,14 @@ class Metrics(Record):
     log_loss: float | None = None
     brier_score: float | None = None
     expected_calibration_error: float | None = None
+    lrap: float | None = None
+    subset_accuracy: float | None = None
+    macro_average_precision: float | None = None
     per_class: dict[str, _ClassScores] = Field(default_factory=dict)
+
+    def needed(self) -> list[str]:
+        """By the task."""
+        return (self.of_multi_label if "lrap" in self.model_fields_set else self.released).split()
 
 
 class _TemperatureFit(Record):
@@ -291,10 +318,17 @@ class _Slice(Record):
     accuracy: float | None = None
     macro_f1: float | None = None
     accuracy_interval: Annotated[list[float | None], Field(min_length=2, max_length=2)] | None = None
+    subset_accuracy: float | None = None
+    subset_accuracy_interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+
+    def needed(self) -> list[str]:
+        """By the task: a multi-label model has the subset accuracy."""
+        several = "subset_accuracy" in self.model_fields_set
+        return (self.released.replace("accuracy", "subset_accuracy") if several else self.released).split()
 
     @model_validator(mode="after")
     def _measured(self) -> _Slice:
-        if self.n and self.accuracy_interval is None:
+        if self.n and self.accuracy_interval is None and self.subset_accuracy_interval is None:
             raise ValueError("accuracy_interval: expected two numbers")
         return self
 
@@ -306,6 +340,7 @@ class Evaluation(Record):
     released = "split papers resamples metrics intervals calibration"
     schema_version: int | None = None
     kind: str | None = None
+    task: Annotated[str, Field(pattern="^multi_label$")] | None = None
     labels: list[Label] | None = None
     split: str = ""
     papers: Count | None = None
@@ -320,11 +355,19 @@ class Evaluation(Record):
     calibration: _ChanceCalibration = Field(default_factory=_ChanceCalibration)
     slices: dict[str, dict[str, _Slice]] = Field(default_factory=dict)
 
+    def needed(self) -> list[str]:
+        """By the task: a multi-label model is calibrated by label, in `metrics`."""
+        fields = self.released.split()
+        return fields if self.task is None else [name for name in fields if name != "calibration"]
+
     @model_validator(mode="after")
     def _every_interval(self, info: ValidationInfo) -> Evaluation:
-        needed = set(Metrics.model_fields) - {"per_class"} | {
-            f"f1/{label}" for label in self.metrics.per_class
-        }
+        if info.context == "release" and ("lrap" in self.metrics.model_fields_set) != (self.task is not None):
+            raise ValueError(f"metrics: expected those of the task {self.task or 'single_label'}")
+        # The mean calibration error over labels has none.
+        without = {"per_class"} if self.task is None else {"per_class", "expected_calibration_error"}
+        needed = set(self.metrics.needed()) - without
+        needed |= {f"f1/{label}" for label in self.metrics.per_class}
         if info.context == "release" and (missing := needed - set(self.intervals)):
             raise ValueError(f"intervals: expected {', '.join(sorted(missing)[:3])}")
         return self

@@ -140,6 +140,7 @@ def data_record(corpus: Any, options: dict[str, Any]) -> dict[str, Any]:
         "seed": options.get("seed", 42),
         "max_samples": options.get("max_samples"),
         **({"ratios": options["ratios"]} if options.get("ratios") else {}),
+        **({"task": "multi_label"} if options.get("task") == "multi_label" else {}),
         "report": corpus.report.counts(),
         "splits": {name: len(papers) for name, papers in corpus.splits.items()},
         "newest_training_paper": max(days).isoformat() if days else None,

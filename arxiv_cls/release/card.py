@@ -23,6 +23,8 @@ from arxiv_cls.record import manifest
 from arxiv_cls.record.directory import ModelDirectory, read_model_directory
 from arxiv_cls.record.files import write_atomically
 from arxiv_cls.release.hub import check_repo_id
+from arxiv_cls.scoring import multi_label
+from arxiv_cls.scoring.evaluation import metrics_of
 from arxiv_cls.scoring.metrics import LISTED_METRICS, METRICS
 from arxiv_cls.scoring.scored_papers import EXAMPLE_PAPERS, ensure_examples
 
@@ -35,6 +37,10 @@ INDEX_METRICS = {
     "accuracy": "accuracy", "macro_f1": "f1", "weighted_f1": "f1", "top_2_accuracy": "accuracy",
     "log_loss": "log_loss", "brier_score": "brier_score",
     "expected_calibration_error": "expected_calibration_error",
+}  # fmt: skip
+MULTI_LABEL_INDEX_METRICS = {
+    "macro_f1": "f1", "micro_f1": "f1", "lrap": "label_ranking_average_precision",
+    "subset_accuracy": "accuracy", "macro_average_precision": "average_precision", "log_loss": "log_loss",
 }  # fmt: skip
 WIDGET_LABELS = 3
 TERMS_SHOWN = 8
@@ -81,13 +87,14 @@ def template(name: str) -> Template:
         autoescape=False,
     )
     environment.filters |= FILTERS
-    environment.globals |= {"METRICS": METRICS, "LISTED_METRICS": LISTED_METRICS}
+    environment.globals |= {"LISTED_METRICS": LISTED_METRICS}
     return environment.get_template(name)
 
 
 def template_digest() -> str:
     """The first digits of the sha256 of the model card's template: a card names the one that wrote it."""
-    words = "".join(f"{metric.title}{metric.help}" for metric in METRICS.values())
+    metrics = (*METRICS.values(), *multi_label.METRICS.values())
+    words = "".join(f"{metric.title}{metric.help}" for metric in metrics)
     words += "".join("".join(pair) for pair in LISTED_METRICS.values())
     return hashlib.sha256((TEMPLATES / MODEL_CARD).read_bytes() + words.encode()).hexdigest()[:8]
 
@@ -98,13 +105,15 @@ def is_synthetic(csv: str | Path) -> bool:
 
 
 def eval_results(model: ModelDirectory) -> list[EvalResult]:
-    """The results index of the front matter: each metric of `INDEX_METRICS`, rounded to six decimals.
+    """The results index of the front matter: each metric of the task's index, rounded to six decimals.
 
     Raises:
         UserError: when the model was not evaluated, or a metric has no value.
     """
     evaluation, data = model.require_evaluation(), model.run["data"]
-    metrics = {metric: evaluation["metrics"][metric] for metric in INDEX_METRICS}
+    table = metrics_of(evaluation)
+    index = INDEX_METRICS if table is METRICS else MULTI_LABEL_INDEX_METRICS
+    metrics = {metric: evaluation["metrics"][metric] for metric in index}
     _check_complete("metrics", metrics)
     return [
         EvalResult(
@@ -114,8 +123,8 @@ def eval_results(model: ModelDirectory) -> list[EvalResult]:
             dataset_config=data["config"],
             dataset_split=evaluation["split"],
             dataset_args={"md5": data["md5"], "split_by": data["split"], "seed": data["seed"]},
-            metric_type=INDEX_METRICS[metric],
-            metric_name=METRICS[metric].title,
+            metric_type=index[metric],
+            metric_name=table[metric].title,
             metric_value=round(value, 6),
         )
         for metric, value in metrics.items()
@@ -126,7 +135,9 @@ def _front_matter(
     model: ModelDirectory, release: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], model_name: str
 ) -> ModelCardData:
     transformer = model.kind == manifest.TRANSFORMER
+    several = metrics_of(model.require_evaluation()) is not METRICS
     own_tags = ["arxiv", "scientific-papers"] + ([] if transformer else ["tfidf", "skops"])
+    own_tags += ["multi-label"] if several else []
     return ModelCardData(
         language=release.get("language", "en"),
         license=release.get("license", "apache-2.0"),
@@ -135,8 +146,8 @@ def _front_matter(
         pipeline_tag=TASK,
         base_model=release.get("base_model") if transformer else None,
         datasets=[release["dataset"]] if release.get("dataset") else None,
-        metrics=["accuracy", "f1"],
-        tags=own_tags + list(release.get("tags") or []),
+        metrics=["f1"] if several else ["accuracy", "f1"],
+        tags=list(dict.fromkeys([*own_tags, *(release.get("tags") or [])])),
         widget=[
             {
                 "example_title": example["title"],
@@ -184,16 +195,17 @@ def _slices(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {header: rows for header, rows in tables.items() if rows}
 
 
-def _slice_findings(tables: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Where accuracy is highest and lowest, of the tables with two large slices to compare."""
+def _slice_findings(tables: Mapping[str, Mapping[str, Any]], accuracy: str) -> list[dict[str, Any]]:
+    """Where a kind of accuracy is highest and lowest, of the tables with two large slices to compare."""
     found = []
     for header, rows in tables.items():
         large = {name: part for name, part in rows.items() if part["n"] >= ENOUGH_PAPERS}
         if len(large) >= 2:
-            worst, best = (extreme(large, key=lambda name: large[name]["accuracy"]) for extreme in (min, max))
+            worst, best = (extreme(large, key=lambda name: large[name][accuracy]) for extreme in (min, max))
             finding = {"header": header, "worst": worst, "best": best}
-            finding |= {f"{name}_accuracy": large[finding[name]]["accuracy"] for name in ("worst", "best")}
-            apart = large[worst]["accuracy_interval"][1] < large[best]["accuracy_interval"][0]
+            finding |= {f"{name}_accuracy": large[finding[name]][accuracy] for name in ("worst", "best")}
+            interval = f"{accuracy}_interval"
+            apart = large[worst][interval][1] < large[best][interval][0]
             found.append(finding | {"apart": apart})
     return found
 
@@ -260,13 +272,22 @@ def render_model_card(
     author, title = repo_id.split("/") if repo_id else ("arxiv_cls", recipe_name)
     url = f"https://huggingface.co/{repo_id}" if repo_id else None
     calibrated = run.get("calibration") or {}
+    several = metrics_of(evaluation) is not METRICS
+    accuracy = "subset_accuracy" if several else "accuracy"
     scope, slices, exports = model.optional_json(manifest.SCOPE), _slices(evaluation), _exports(model)
     max_length = (model.optional_json("tokenizer_config.json") or {}).get("model_max_length")
     # Numbers without which there is no card: their names are those of the records.
-    checked = {name: evaluation[name] for name in ("papers", "metrics", "intervals", "calibration")} | {
-        "temperature": calibrated if calibrated.get("temperature") is not None else {},
+    measured = ("papers", "metrics", "intervals", "calibration", "at_half", "labels_per_paper")
+    per_class = {label: dict(evaluation["metrics"]["per_class"].get(label) or {}) for label in model.labels}
+    for scores in per_class.values():
+        # Only a label without a test paper has none.
+        if scores.get("support") == 0:
+            scores.pop("average_precision", None)
+    checked = {name: evaluation[name] for name in measured if name in evaluation} | {
+        "metrics": evaluation["metrics"] | {"per_class": per_class},
+        "temperature": calibrated if several or calibrated.get("temperature") is not None else {},
         "prediction_sets": (model.optional_json(manifest.PREDICTION_SETS) or {}).get("levels", {}),
-        "metrics.per_class": {label: evaluation["metrics"]["per_class"].get(label) for label in model.labels},
+        "metrics.per_class": {label: scores or None for label, scores in per_class.items()},
         "slices": slices,
         "listed": evaluation.get("listed") or {},
         "scope": {name: part for name, part in (scope or {}).items() if isinstance(part, float)},
@@ -289,13 +310,16 @@ def render_model_card(
         example=EXAMPLE_PAPERS[1],
         max_length=max_length,
         categories={label: CATEGORY_NAMES.get(label, label) for label in model.labels},
+        multi_label=several,
+        metric_table=metrics_of(evaluation),
+        accuracy=accuracy,
         split=evaluation["split"],
         resamples=evaluation["resamples"],
         scope=scope,
         scope_plot=(folder / manifest.SCOPE_PLOT).is_file(),
         worst_archives=_worst_archives(scope or {}),
         robustness=model.optional_json(manifest.ROBUSTNESS),
-        slice_findings=_slice_findings(slices),
+        slice_findings=_slice_findings(slices, accuracy),
         smallest_slice=ENOUGH_PAPERS,
         exports=exports,
         engine="int8" if any(export["path"] == manifest.ONNX_INT8 for export in exports) else "onnx",

@@ -17,8 +17,10 @@ from arxiv_cls.record.directory import ModelDirectory, is_pickle, secrets_in_fil
 from arxiv_cls.record.files import changed_files, file_sha256
 from arxiv_cls.record.run_record import commit_exists, run_git
 from arxiv_cls.release.card import leaves
+from arxiv_cls.scoring import multi_label
+from arxiv_cls.scoring.intervals import Resampler
 from arxiv_cls.scoring.metrics import compute_metrics
-from arxiv_cls.scoring.scored_papers import read_predictions
+from arxiv_cls.scoring.scored_papers import Predictions, read_predictions
 
 LISTED_AT_MOST = 5
 # `schema_version` of the evaluation from which on every record carries its checksum.
@@ -188,6 +190,22 @@ def check_data_evaluated(model: ModelDirectory) -> CheckResult:
     return CheckResult("data", passed, found, f"{sha256[:12]} test", reason, overridable=bool(evaluation))
 
 
+def metrics_of_predictions(predictions: Predictions) -> dict[str, Any]:
+    """What `metrics` of `eval/metrics.json` holds for these predictions."""
+    names, scores = predictions.label_names, predictions.probabilities
+    if predictions.listed is None or predictions.thresholds is None:
+        return compute_metrics(predictions.labels, scores, names)
+    return multi_label.compute_metrics(predictions.listed, scores, predictions.thresholds, names)
+
+
+def resampler_of(predictions: Predictions) -> Resampler:
+    """Draws the metrics of these predictions."""
+    names, scores = predictions.label_names, predictions.probabilities
+    if predictions.listed is None or predictions.thresholds is None:
+        return Resampler(predictions.labels, scores, names)
+    return multi_label.MultiLabelResampler(predictions.listed, scores, predictions.thresholds, names)
+
+
 def check_predictions(model: ModelDirectory) -> CheckResult:
     """The recorded metrics are those of the recorded predictions: each of them, and the number of papers."""
     path, evaluation = model.model_dir / manifest.PREDICTIONS, model.evaluation
@@ -195,7 +213,7 @@ def check_predictions(model: ModelDirectory) -> CheckResult:
         reason = f"{manifest.METRICS} or {manifest.PREDICTIONS} is missing"
         return CheckResult("predictions", False, "nothing", "both files", reason, evaluation is not None)
     predictions = read_predictions(path)
-    metrics = compute_metrics(predictions.labels, predictions.probabilities, predictions.label_names)
+    metrics = metrics_of_predictions(predictions)
     recorded = numbers({"papers": evaluation["papers"], "metrics": evaluation["metrics"]})
     measured = numbers({"papers": len(predictions), "metrics": metrics})
     checks = compare_numbers(measured, recorded, 1e-9)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import runpy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,14 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.export.handler import handler_source
+from arxiv_cls.export.quantization import agreement
 from arxiv_cls.models.prediction import ONNX_FILES
 from arxiv_cls.recipe import portable_path
 from arxiv_cls.record.directory import ModelDirectory, read_model_directory
 from arxiv_cls.record.manifest import HANDLER, PREDICTIONS, TFIDF, model_kind
 from arxiv_cls.record.run_record import data_record
-from arxiv_cls.release.gate_checks import CheckResult, listed
-from arxiv_cls.scoring.intervals import paired_bootstrap
-from arxiv_cls.scoring.metrics import compute_metrics
+from arxiv_cls.release.gate_checks import CheckResult, listed, metrics_of_predictions, resampler_of
+from arxiv_cls.scoring.intervals import paired_differences
 from arxiv_cls.scoring.scored_papers import (
     Predictions,
     ScoredPapers,
@@ -41,6 +42,8 @@ SAMPLE_PAPERS = 64
 SCORE_TOLERANCE = 1e-3
 # Check to the metric that it compares; -1 where less is better.
 COMPARED = {"quality": ("macro_f1", 1), "calibration": ("expected_calibration_error", -1)}
+# Each label has a calibration error of its own: what all of them together cost is the log-loss.
+OF_MULTI_LABEL = {"calibration": ("log_loss", -1)}
 # A sound int8 export shows so few equal labels in a sample once in a thousand pushes.
 BY_CHANCE = 1e-3
 
@@ -127,18 +130,26 @@ def score_with_engines(
             scores[engine] = found[:, [labels.index(name) for name in predictions.label_names]]
             entry = model.exports.get(ONNX_FILES["int8"], {}) if engine == "int8" else None
             reference = recorded if entry is None else scores.get("onnx", recorded)
-            problem = score_difference(scores[engine], reference, entry)
+            problem = score_difference(scores[engine], reference, entry, predictions.thresholds)
             if ids is not None and ids != (tokens := tokens or ids):
                 problem = "reads other tokens than pipeline(): tokenizer.json is not what the settings say"
         results.append(verdict(engine, problem))
     return results
 
 
-def score_difference(found: np.ndarray, recorded: np.ndarray, int8: Mapping[str, Any] | None = None) -> str:
-    """Why (papers, labels) scores are not those on record; empty where they are. int8 has its own limits."""
+def score_difference(
+    found: np.ndarray,
+    recorded: np.ndarray,
+    int8: Mapping[str, Any] | None = None,
+    thresholds: np.ndarray | None = None,
+) -> str:
+    """Why (papers, labels) scores are not those on record; empty where they are.
+
+    int8 has its own limits; `thresholds` are (labels,), of a multi-label model.
+    """
     difference = float(np.abs(found - recorded).max())
     tolerance = SCORE_TOLERANCE if int8 is None else float(int8.get("tolerance", 0))
-    equal = int((found.argmax(axis=1) == recorded.argmax(axis=1)).sum())
+    equal = round(agreement(found, recorded, None, thresholds).equal_labels * len(found))
     if not difference <= tolerance:
         return (
             f"scores differ from the recorded ones by up to {difference:.2g} (at most {tolerance:g}), "
@@ -224,10 +235,10 @@ def check_corpus(model: ModelDirectory, corpus: Corpus | None, problem: str = ""
     path, test = model.model_dir / PREDICTIONS, corpus.splits["test"]
     if path.is_file() and not wrong:
         predictions = read_predictions(path)
-        names = np.asarray(predictions.label_names, dtype=object)[predictions.labels]
-        found = dict(zip(predictions.arxiv_ids, names, strict=True))
-        true = dict(zip(test["arxiv_id"], (corpus.labels[label] for label in test["label"]), strict=True))
-        if found != true or len(found) != len(names):
+        targets = predictions.labels if predictions.listed is None else predictions.listed
+        found = dict(zip(predictions.arxiv_ids, _named(targets, predictions.label_names), strict=True))
+        true = dict(zip(test["arxiv_id"], _named(corpus.targets("test"), corpus.labels), strict=True))
+        if found != true or len(found) != len(predictions):
             same = len(found.items() & true.items())
             wrong[f"papers and categories of {PREDICTIONS}"] = (f"{same} of {len(true)}", len(true))
     csv = portable_path(str(corpus.data.csv))
@@ -237,6 +248,13 @@ def check_corpus(model: ModelDirectory, corpus: Corpus | None, problem: str = ""
     found, expected = next(iter(wrong.values()))
     reason = f"not what {csv} gives: {listed(list(wrong))}"
     return CheckResult("corpus", False, str(found)[:80], str(expected)[:80], reason)
+
+
+def _named(targets: np.ndarray, names: Sequence[str]) -> list[object]:
+    """The category of each of n papers, given (n,) columns, or all its labels, given an (n, k) mask."""
+    if targets.ndim == 1:
+        return [names[column] for column in targets]
+    return [frozenset(np.asarray(names)[row]) for row in targets]
 
 
 def check_answers(model: ModelDirectory, corpus: Corpus | None, problem: str = "") -> CheckResult:
@@ -264,6 +282,9 @@ def compare_with_release(
     new = read_predictions(model.model_dir / PREDICTIONS)
     try:
         old, known = _predictions_of_release(model, new, release_dir, version, corpus, problem)
+        if old.multi_label != new.multi_label:
+            task = "multi-label" if old.multi_label else "single-label"
+            raise UserError(f"{version} is a {task} model, unlike this one")
         row_of = {arxiv_id: row for row, arxiv_id in enumerate(old.arxiv_ids)}
         common = np.asarray([arxiv_id in row_of for arxiv_id in new.arxiv_ids]) & ~known
         if not common.any():
@@ -273,14 +294,22 @@ def compare_with_release(
         reason = error.message.replace(f"{release_dir}/", "").replace(str(release_dir), "it")
         wanted = f"a comparison with {version}"
         return [CheckResult(check, False, "none", wanted, reason) for check in COMPARED]
-    labels, after = new.labels[common], new.probabilities[common]
     rows = [row_of[arxiv_id] for arxiv_id in new.arxiv_ids[common]]
-    before = old.probabilities[rows][:, [old.label_names.index(label) for label in new.label_names]]
-    metrics = [compute_metrics(labels, scores, new.label_names) for scores in (after, before)]
-    differences = paired_bootstrap(labels, before, after)
+    columns = [old.label_names.index(label) for label in new.label_names]
+    after = replace(
+        new,
+        arxiv_ids=new.arxiv_ids[common],
+        labels=new.labels[common],
+        probabilities=new.probabilities[common],
+        listed=None if new.listed is None else new.listed[common],
+    )
+    thresholds = None if old.thresholds is None else old.thresholds[columns]
+    before = replace(after, probabilities=old.probabilities[rows][:, columns], thresholds=thresholds)
+    metrics = [metrics_of_predictions(scored) for scored in (after, before)]
+    differences = paired_differences(resampler_of(before), resampler_of(after))
     left_out = f" (less {int(known.sum())} that {version} was trained on)" if known.any() else ""
     results = []
-    for check, (metric, sign) in COMPARED.items():
+    for check, (metric, sign) in (COMPARED | (OF_MULTI_LABEL if new.multi_label else {})).items():
         difference = differences[metric]
         passed = (difference.high if sign == 1 else -difference.low) >= 0
         reason = (

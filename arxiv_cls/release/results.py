@@ -21,10 +21,16 @@ from arxiv_cls.record.files import checked_record, file_sha256, write_atomically
 from arxiv_cls.record.manifest import METRICS, PREDICTIONS, RUN_RECORD
 from arxiv_cls.record.model_files import SCHEMAS, read_record
 from arxiv_cls.record.run_record import git_state
-from arxiv_cls.release.gate_checks import LOCAL_CHECKS, compare_numbers, listed, numbers
+from arxiv_cls.release.gate_checks import (
+    LOCAL_CHECKS,
+    compare_numbers,
+    listed,
+    metrics_of_predictions,
+    numbers,
+    resampler_of,
+)
 from arxiv_cls.scoring.comparison import compare_predictions
-from arxiv_cls.scoring.intervals import bootstrap_intervals
-from arxiv_cls.scoring.metrics import compute_metrics
+from arxiv_cls.scoring.intervals import intervals_of
 from arxiv_cls.scoring.scored_papers import Predictions, read_predictions
 
 FILES = {RUN_RECORD: "run.json", METRICS: "metrics.json", PREDICTIONS: "predictions.parquet"}
@@ -106,12 +112,12 @@ def read_result(folder: Path) -> Result:
         if path != METRICS and file_sha256(folder / name) != files.get(path)
     ]
     wrong += [] if folder.name == f"{run['recipe']}-{run['seed']}" else ["the folder's name"]
-    scores = (predictions.labels, predictions.probabilities, predictions.label_names)
+    drawn = resampler_of(predictions), evaluation["seed"], evaluation["resamples"]
     measured = numbers(
         {
             "papers": len(predictions),
-            "metrics": compute_metrics(*scores),
-            "intervals": bootstrap_intervals(*scores, evaluation["seed"], evaluation["resamples"]),
+            "metrics": metrics_of_predictions(predictions),
+            "intervals": intervals_of(*drawn),
         }
     )
     recorded = numbers({name: evaluation[name] for name in ("papers", "metrics", "intervals")})
@@ -147,8 +153,7 @@ def _by_recipe(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def _values(group: Sequence[Result], metric: str) -> list[float]:
-    # Another task has other metrics.
-    return [one.evaluation["metrics"][metric] for one in group if metric in one.evaluation["metrics"]]
+    return [one.evaluation["metrics"][metric] for one in group]
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -176,6 +181,18 @@ def _recipes_table(results: Sequence[Result]) -> str:
         labels = f"`{group[0].run['data']['config']}`"
         rows.append([f"`recipes/{recipe}.yaml`", labels, seeds, *means, _seconds(group)])
     return _table("recipe | labels | seeds | accuracy | macro-F1 | log-loss | training", rows)
+
+
+def _multi_label_table(results: Sequence[Result]) -> str:
+    """Mean and deviation over the seeds of each multi-label recipe."""
+    names, rows = ("macro_f1", "micro_f1", "lrap", "macro_average_precision"), []
+    for recipe, group in _by_recipe(results).items():
+        seeds = ", ".join(str(one.run["seed"]) for one in group)
+        means = [_spread(_values(group, metric)) for metric in names]
+        labels = f"`{group[0].run['data']['config']}`"
+        rows.append([f"`recipes/{recipe}.yaml`", labels, seeds, *means, _seconds(group)])
+    header = "macro-F1 | micro-F1 | ranking precision (LRAP) | mean average precision"
+    return _table(f"recipe | labels | seeds | {header} | training", rows)
 
 
 def _runs_table(results: Sequence[Result]) -> str:
@@ -230,6 +247,7 @@ def _same_papers(a: Result, b: Result) -> bool:
 
 TABLES: dict[str, Callable[[Sequence[Result]], str]] = {
     "recipes": _recipes_table, "runs": _runs_table, "labels": _labels_table, "pairs": _pairs_table,
+    "multi-label": _multi_label_table,
 }  # fmt: skip
 
 
@@ -245,7 +263,8 @@ def pages(root: Path) -> dict[Path, str]:
         name = match["name"]
         if name not in TABLES:
             raise UserError(f"{page}: no table of results {name!r}", f"there are {', '.join(TABLES)}")
-        tables.setdefault(name, TABLES[name](results))
+        of_task = [one for one in results if one.predictions.multi_label == (name == "multi-label")]
+        tables.setdefault(name, TABLES[name](of_task))
         return f"{match['start']}{tables[name]}{match['end']}"
 
     found = [path for pattern in PAGES for path in sorted(root.glob(pattern))]

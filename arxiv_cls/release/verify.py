@@ -32,8 +32,9 @@ from arxiv_cls.release.rescoring import (
     score_test_split,
     score_with_engines,
 )
+from arxiv_cls.scoring import multi_label
 from arxiv_cls.scoring.evaluation import BOOTSTRAP_SEED, aligned, evaluation_of, measure_prediction_sets
-from arxiv_cls.scoring.metrics import SCALAR_METRICS
+from arxiv_cls.scoring.metrics import METRICS
 from arxiv_cls.scoring.out_of_scope import measure_scope, outside_papers
 from arxiv_cls.scoring.scored_papers import ScoredPapers, read_predictions
 
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from arxiv_cls.corpus import Corpus
 
 CITED_AS = re.compile(r"url +=[ ]\{https://huggingface\.co/([^/}]+/[^/}]+)(?:/tree/(v[^}]+))?\}")
-MEASURED = ("papers", "metrics", "intervals", "calibration", "slices", "listed")
+MEASURED = (
+    "papers", "metrics", "intervals", "calibration", "slices", "listed", "at_half", "labels_per_paper",
+)  # fmt: skip
 # A release holds the endpoint's files of its own version.
 CHECKS = (
     *(gate_checks.LOCAL_CHECKS[name] for name in ("checksums", "weights", "data", "commit", "recipe")),
@@ -154,7 +157,7 @@ class VerifyReport:
 
     def summary(self) -> str:
         """For the terminal: the metrics, then everything that does not reproduce, by field."""
-        metrics = {f"metrics.{name}" for name in SCALAR_METRICS}
+        metrics = {f"metrics.{name}" for name in (*METRICS, *multi_label.METRICS)}
         failed = [check for check in self.checks if not check.reproduced]
         rows = [
             [

@@ -45,10 +45,14 @@ def reliability_bins(probabilities: np.ndarray, labels: np.ndarray, bins: int = 
 
     `probabilities` is (n, k) with n > 0, `labels` the (n,) true class numbers.
     """
-    confidence = probabilities.max(axis=1)
+    return binary_reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins)
+
+
+def binary_reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> ReliabilityBins:
+    """`reliability_bins` of (n,) scores and (n,) masks of what came true."""
     order = np.argsort(confidence, kind="stable")
     confidence = confidence[order]
-    correct = (probabilities.argmax(axis=1) == labels)[order].astype(np.float64)
+    correct = correct[order].astype(np.float64)
     starts = _equal_mass_starts(confidence, bins)
     papers = np.diff(np.append(starts, len(confidence)))
     score, accuracy = (np.add.reduceat(values, starts) / papers for values in (confidence, correct))

@@ -20,11 +20,18 @@ from arxiv_cls.record.files import file_sha256, write_atomically, write_json, wr
 from arxiv_cls.record.manifest import METRICS as METRICS_FILE
 from arxiv_cls.record.manifest import PREDICTION_SETS, PREDICTIONS, SCOPE, SCOPE_PLOT
 from arxiv_cls.record.model_files import read_model_file
-from arxiv_cls.scoring import out_of_scope, plots
+from arxiv_cls.scoring import multi_label, out_of_scope, plots
 from arxiv_cls.scoring.calibration import ECE_BINS, chance_calibration_errors, coverage_threshold
-from arxiv_cls.scoring.intervals import CONFIDENCE, RESAMPLES, bootstrap_intervals, wilson_interval
+from arxiv_cls.scoring.intervals import (
+    CONFIDENCE,
+    RESAMPLES,
+    bootstrap_intervals,
+    intervals_of,
+    wilson_interval,
+)
 from arxiv_cls.scoring.metrics import (
     METRICS,
+    Metric,
     class_counts,
     compute_metrics,
     listed_values,
@@ -59,7 +66,21 @@ logger = logging.getLogger(__name__)
 
 
 def _slice_metrics(scored: ScoredPapers, chosen: np.ndarray) -> dict[str, Any]:
-    """{n, accuracy, accuracy_interval (Wilson, 95%), macro_f1} of the papers of a mask, at least one."""
+    """{n, accuracy, accuracy_interval (Wilson, 95%), macro_f1} of the papers of a mask, at least one.
+
+    Of a multi-label model {n, subset_accuracy, subset_accuracy_interval, macro_f1, micro_f1}.
+    """
+    if scored.listed is not None and scored.thresholds is not None:
+        listed, given = scored.listed[chosen], scored.probabilities[chosen] >= scored.thresholds
+        label_counts = multi_label.label_counts(listed, given)
+        exact = int((listed == given).all(axis=1).sum())
+        return {
+            "n": len(listed),
+            "subset_accuracy": exact / len(listed),
+            "subset_accuracy_interval": list(wilson_interval(exact, len(listed))),
+            "macro_f1": float(macro_f1(label_counts)),
+            "micro_f1": float(multi_label.micro_f1(label_counts)),
+        }
     labels, predicted = scored.labels[chosen], scored.predicted[chosen]
     counts = class_counts(labels, predicted, len(scored.label_names))
     hits = int(counts[0].sum())
@@ -131,6 +152,8 @@ def evaluation_of(
     scored: ScoredPapers, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
     """The part of `metrics.json` that follows from the scores alone."""
+    if scored.listed is not None and scored.thresholds is not None:
+        return _multi_label_evaluation(scored, scored.listed, scored.thresholds, seed, resamples)
     metrics = compute_metrics(scored.labels, scored.probabilities, scored.label_names)
     by_chance = chance_calibration_errors(scored.probabilities, simulations=_CHANCE_SIMULATIONS)
     as_large = int((by_chance >= metrics["expected_calibration_error"]).sum())
@@ -150,6 +173,32 @@ def evaluation_of(
         },
         "slices": {"year": _slices_by_year(scored), "words": _slices_by_words(scored)},
         **_listed(scored),
+    }
+
+
+def _multi_label_evaluation(
+    scored: ScoredPapers, listed: np.ndarray, thresholds: np.ndarray, seed: int, resamples: int
+) -> dict[str, Any]:
+    """`evaluation_of` a multi-label model, with what thresholds of 0.5 would give, and labels per paper."""
+    scores, names = scored.probabilities, scored.label_names
+    resampler = multi_label.MultiLabelResampler(listed, scores, thresholds, names)
+    given = scores >= thresholds
+    at_half = multi_label.label_counts(listed, scores >= multi_label.DEFAULT_THRESHOLD)
+    return {
+        "task": multi_label.TASK,
+        "papers": len(scored),
+        "resamples": resamples,
+        "confidence": CONFIDENCE,
+        "seed": seed,
+        "metrics": multi_label.compute_metrics(listed, scores, thresholds, names),
+        "intervals": {name: list(ends) for name, ends in intervals_of(resampler, seed, resamples).items()},
+        "at_half": {"macro_f1": float(macro_f1(at_half)), "micro_f1": float(multi_label.micro_f1(at_half))},
+        "labels_per_paper": {
+            "listed": float(listed.sum(axis=1).mean()),
+            "given": float(given.sum(axis=1).mean()),
+            "papers_without": float((~given.any(axis=1)).mean()),
+        },
+        "slices": {"year": _slices_by_year(scored), "words": _slices_by_words(scored)},
     }
 
 
@@ -188,16 +237,23 @@ def _evaluate(
     images = {}
     if folder is not None:
         write_predictions(scored, folder / "predictions.parquet")
-        path = folder / "confusion_matrix.png"
-        plots.plot_confusion_matrix(scored.labels, scored.predicted, scored.label_names, path)
-        plots.plot_reliability(scored.probabilities, scored.labels, folder / "reliability.png")
-        if years := evaluation["slices"]["year"]:
-            plots.plot_accuracy_by_year(years, folder / "accuracy_by_year.png")
+        path = folder / "reliability.png"
+        if scored.multi_label and scored.listed is not None:
+            plots.plot_reliability(
+                scored.probabilities.ravel(), scored.listed.ravel(), path, "each label", "scores"
+            )
+        else:
+            right = scored.predicted == scored.labels
+            plots.plot_reliability(scored.probabilities.max(axis=1), right, path)
+            path = folder / "confusion_matrix.png"
+            plots.plot_confusion_matrix(scored.labels, scored.predicted, scored.label_names, path)
+            if years := evaluation["slices"]["year"]:
+                plots.plot_accuracy_by_year(years, folder / "accuracy_by_year.png")
         images = {path.stem: path for path in sorted(folder.glob("*.png"))}
     # Nothing is imported where no run is open.
     if (run := getattr(sys.modules.get("wandb"), "run", None)) is not None:
         name, metrics = split or "csv", evaluation["metrics"]
-        for metric in METRICS:
+        for metric in metrics_of(evaluation):
             run.summary[f"{name}/{metric}"] = metrics[metric]
         for label, scores in metrics["per_class"].items():
             run.summary[f"{name}/f1/{label}"] = scores["f1"]
@@ -205,6 +261,11 @@ def _evaluate(
             image = sys.modules["wandb"].Image
             run.log({f"{name}/{stem}": image(str(path)) for stem, path in images.items()})
     return evaluation
+
+
+def metrics_of(evaluation: Mapping[str, Any]) -> dict[str, Metric]:
+    """The table of metrics that an evaluation has values of, by its task."""
+    return multi_label.METRICS if evaluation.get("task") == multi_label.TASK else METRICS
 
 
 def evaluate_model(
@@ -316,7 +377,8 @@ def evaluate_loaded(
         return evaluation
     _drop_files_of_other_weights(folder.parent, loaded.weights_sha256)
     fitted = {"rules": _fit_rules(loaded, scored, folder.parent)} if rules else {}
-    write_model_reference(loaded, scored, split)
+    if not scored.multi_label:
+        write_model_reference(loaded, scored, split)
     known = {Path(loaded.predictor.weights_path).name: loaded.weights_sha256}
     return write_step_record(evaluation, folder.parent, METRICS_FILE, known) | fitted
 
@@ -338,11 +400,12 @@ def _fit_rules(loaded: LoadedModel, tested: ScoredPapers, model_dir: Path) -> di
     """Fits on the validation split and writes `prediction_sets.json` and `scope.json` into `eval/`.
 
     Figures are of the `tested` papers. `scope` is None, and an older rule is taken away, when the label set
-    leaves out too few papers of the file.
+    leaves out too few papers of the file. A multi-label model has thresholds instead of prediction sets.
     """
-    weights = {"weights_sha256": loaded.weights_sha256}
-    sets = fit_prediction_sets(loaded.score("validation"), tested) | weights
-    write_json(sets, model_dir / PREDICTION_SETS)
+    weights, sets = {"weights_sha256": loaded.weights_sha256}, None
+    if not tested.multi_label:
+        sets = fit_prediction_sets(loaded.score("validation"), tested) | weights
+        write_json(sets, model_dir / PREDICTION_SETS)
     splits, limit = loaded.corpus.splits, out_of_scope.MOST_TRAINING_PAPERS
     train, validation, test = (splits[name][:limit]["text"] for name in ("train", "validation", "test"))
     outside = out_of_scope.outside_papers(loaded.corpus)
@@ -405,15 +468,14 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> str:
     """What `evaluate_model` returns, as tables: metrics with intervals, classes, slices, what was fitted."""
     metrics, intervals = evaluation["metrics"], evaluation["intervals"]
     of = f"{evaluation['split']} split" if evaluation["split"] else evaluation["data"]["csv"]
-    chance = evaluation["calibration"]
+    several = evaluation.get("task") == multi_label.TASK
     parts = [
         f"{evaluation['papers']:,} papers, {of}; 95% intervals from {evaluation['resamples']:,} resamples",
         aligned(
-            [[name, f"{metrics[name]:.4f}", _span(intervals[name])] for name in METRICS],
+            [[name, f"{metrics[name]:.4f}", _span(intervals[name])] for name in metrics_of(evaluation)],
             ["metric", "value", "95% interval"],
         ),
-        f"calibration error by chance, perfectly calibrated: {chance['chance_mean']:.4f} "
-        f"(95% below {chance['chance_upper']:.4f}); p = {chance['p_value']:.3f}",
+        _labels_line(evaluation) if several else _chance_line(evaluation["calibration"]),
     ]
     if listed := evaluation.get("listed"):
         rows = [
@@ -426,19 +488,24 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> str:
         shown = [f"{scores[key]:.3f}" for key in ("precision", "recall", "f1")]
         rows.append([name, *shown, _span(intervals[f"f1/{name}"]), f"{scores['support']:,}"])
     parts.append(aligned(rows, ["category", "precision", "recall", "F1", "95% interval", "papers"]))
+    if several:
+        parts.append(_label_table(metrics["per_class"], intervals))
+    correct = "subset_accuracy" if several else "accuracy"
     for key, title in (("year", "year"), ("words", "words in the text")):
         rows = []
         for name, part in evaluation["slices"][key].items():
-            accuracy = [f"{part['accuracy']:.3f}", _span(part["accuracy_interval"])]
+            accuracy = [f"{part[correct]:.3f}", _span(part[f"{correct}_interval"])]
             rows.append([name, *accuracy, f"{part['macro_f1']:.3f}", f"{part['n']:,}"])
         if rows:
-            parts.append(aligned(rows, [title, "accuracy", "95% interval", "macro-F1", "papers"]))
+            name = correct.replace("_", " ")
+            parts.append(aligned(rows, [title, name, "95% interval", "macro-F1", "papers"]))
     if fitted := evaluation.get("rules"):
         rows = []
-        for level, part in fitted["prediction_sets"]["levels"].items():
+        for level, part in (fitted["prediction_sets"] or {"levels": {}})["levels"].items():
             measured = [f"{part['coverage']:.3f}", f"{part['mean_size']:.2f}"]
             rows.append([f"{float(level):.0%}", *measured, f"{part['threshold']:.4f}"])
-        parts.append(aligned(rows, ["prediction sets", "coverage", "mean size", "threshold"]))
+        if rows:
+            parts.append(aligned(rows, ["prediction sets", "coverage", "mean size", "threshold"]))
         if scope := fitted["scope"]:
             parts.append(
                 f"papers outside the labels: AUROC {scope['auroc']:.3f} ({_span(scope['auroc_interval'])}); "
@@ -449,8 +516,44 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _chance_line(chance: Mapping[str, float]) -> str:
+    return (
+        f"calibration error by chance, perfectly calibrated: {chance['chance_mean']:.4f} "
+        f"(95% below {chance['chance_upper']:.4f}); p = {chance['p_value']:.3f}"
+    )
+
+
+def _labels_line(evaluation: Mapping[str, Any]) -> str:
+    labels, at_half = evaluation["labels_per_paper"], evaluation["at_half"]
+    return (
+        f"labels per paper: {labels['listed']:.2f} listed, {labels['given']:.2f} given, none for "
+        f"{labels['papers_without']:.1%}; with thresholds of 0.5 macro-F1 {at_half['macro_f1']:.4f}, "
+        f"micro-F1 {at_half['micro_f1']:.4f}; calibration error, mean of the labels: "
+        f"{evaluation['metrics']['expected_calibration_error']:.4f}"
+    )
+
+
+def _label_table(per_class: Mapping[str, Any], intervals: Mapping[str, Sequence[float]]) -> str:
+    rows = []
+    for name, scores in per_class.items():
+        key = f"average_precision/{name}"
+        precision = (
+            [f"{scores['average_precision']:.3f}", _span(intervals[key])] if key in intervals else ["", ""]
+        )
+        rows.append(
+            [name, *precision, f"{scores['threshold']:.3f}", f"{scores['expected_calibration_error']:.4f}"]
+        )
+    return aligned(rows, ["category", "average precision", "95% interval", "threshold", "calibration error"])
+
+
 def write_dvc_files(evaluation: Mapping[str, Any], model: str | Path, folder: Path) -> None:
-    """Writes `metrics.json` (the headline metrics, F1 by category) and `predictions.csv` of `eval/`."""
+    """Writes `metrics.json` (the headline metrics, F1 by category) and `predictions.csv` of `eval/`.
+
+    Raises:
+        UserError: a multi-label model, which has no table of actual and predicted labels.
+    """
+    if evaluation.get("task") == multi_label.TASK:
+        raise UserError("--dvc: a multi-label model has no one predicted label a paper", hint="leave it out")
     recorded = read_predictions(Path(model) / PREDICTIONS)
     names = np.asarray(recorded.label_names)
     pairs = zip(names[recorded.labels], names[recorded.predicted], strict=True)

@@ -53,7 +53,7 @@ class Resampler:
     ) -> None:
         labels, probabilities = check_scores(labels, probabilities)
         self.label_names = label_names
-        count, self.classes = probabilities.shape
+        self.count, self.classes = count, _ = probabilities.shape
         is_right = true_label_ranks(labels, probabilities) == 0
         # Three counts a class: right, there, predicted. Sparse, since a paper is in three at most, and many
         # papers of many classes would not fit otherwise.
@@ -75,12 +75,12 @@ class Resampler:
 
     def measured(self) -> dict[str, float]:
         """{metric: value} of the papers as they are."""
-        once = self._metrics(np.ones((1, len(self.order)), dtype=np.int64))
+        once = self._metrics(np.ones((1, self.count), dtype=np.int64))
         return {name: float(values[0]) for name, values in once.items()}
 
     def drawn(self, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, np.ndarray]:
         """{metric: (resamples,)} of all `METRICS`, and of `f1/<name>` of named classes."""
-        blocks = [self._metrics(weights) for weights in resample_weights(len(self.order), resamples, seed)]
+        blocks = [self._metrics(weights) for weights in resample_weights(self.count, resamples, seed)]
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
     def _metrics(self, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,11 +129,18 @@ def bootstrap_intervals(
     resamples: int = RESAMPLES,
 ) -> dict[str, tuple[float, float]]:
     """{metric: (low, high)}: 95% percentile intervals of what the `Resampler` of these arguments draws."""
-    resampler = Resampler(labels, probabilities, label_names)
+    return intervals_of(Resampler(labels, probabilities, label_names), seed, resamples)
+
+
+def intervals_of(
+    resampler: Resampler, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, tuple[float, float]]:
+    """`bootstrap_intervals` of the metrics of a resampler."""
     measured = resampler.measured()
     intervals = {}
     for name, values in resampler.drawn(seed, resamples).items():
-        low, high = np.quantile(_centred(name, values, measured[name]), _ENDS)
+        # A resample without a paper of a rare label says nothing of it.
+        low, high = np.nanquantile(_centred(name, values, measured[name]), _ENDS)
         intervals[name] = (max(0.0, float(low)), float(high))
     return intervals
 
@@ -148,15 +155,21 @@ def paired_bootstrap(
 
     Arguments as of `Resampler`; p-values are never below 2 / (`RESAMPLES` + 1).
     """
-    models = [Resampler(labels, given, label_names) for given in (probabilities_a, probabilities_b)]
-    before, after = (model.measured() for model in models)
+    return paired_differences(
+        *(Resampler(labels, given, label_names) for given in (probabilities_a, probabilities_b))
+    )
+
+
+def paired_differences(model_a: Resampler, model_b: Resampler) -> dict[str, Difference]:
+    """`paired_bootstrap` of two resamplers of the same papers."""
+    before, after = model_a.measured(), model_b.measured()
     # The seed alone decides the weights: both models are drawn on the same resamples.
-    drawn_a, drawn_b = (model.drawn() for model in models)
+    drawn_a, drawn_b = model_a.drawn(), model_b.drawn()
     found = {}
     for name in before:
         estimate = after[name] - before[name]
         drawn = _centred(name, drawn_b[name] - drawn_a[name], estimate)
-        low, high = np.quantile(drawn, _ENDS)
+        low, high = np.nanquantile(drawn, _ENDS)
         on_one_side = min((drawn <= 0).sum(), (drawn >= 0).sum())
         p_value = min(1.0, 2 * (on_one_side + 1) / (RESAMPLES + 1))
         found[name] = Difference(estimate, float(low), float(high), float(p_value))

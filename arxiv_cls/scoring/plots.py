@@ -22,7 +22,7 @@ from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES, archive_of
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.files import staged, write_json, write_step_record
 from arxiv_cls.record.manifest import MAP_RECORD
-from arxiv_cls.scoring.calibration import expected_calibration_error, reliability_bins
+from arxiv_cls.scoring.calibration import binary_reliability
 from arxiv_cls.scoring.intervals import wilson_interval
 from arxiv_cls.scoring.scored_papers import load_model_and_corpus
 
@@ -108,24 +108,30 @@ def plot_confusion_matrix(
             figure.colorbar(image, ax=axes, shrink=0.7, fraction=0.03)
 
 
-def plot_reliability(probabilities: np.ndarray, labels: np.ndarray, path: str | Path) -> None:
-    """Accuracy against top score in bins of equal mass, with 95% intervals; below, the scores given.
+def plot_reliability(
+    scores: np.ndarray,
+    correct: np.ndarray,
+    path: str | Path,
+    what: str = "the predicted category",
+    counted: str = "papers",
+) -> None:
+    """Accuracy against score in bins of equal mass, with 95% intervals; below, the scores given.
 
-    `probabilities` is (n, k), `labels` the (n,) true class numbers.
+    `scores` are (n,), of `what`, one of each of the `counted`; `correct` is the (n,) mask of the right ones.
     """
-    found = reliability_bins(probabilities, labels)
+    found = binary_reliability(scores, correct)
     hits = np.rint(found.accuracy * found.papers)
     ends = np.array([wilson_interval(*pair) for pair in zip(hits, found.papers, strict=True)])
-    error = expected_calibration_error(probabilities, labels)
+    error = float(np.abs(found.accuracy - found.confidence) @ found.papers / found.papers.sum())
     with _picture(path, 5.6, 6.2) as figure:
         label = f"{len(found.papers)} bins of equal mass, 95% intervals"
         upper, lower = _accuracy_panels(figure, found.confidence, found.accuracy, ends, label)
         upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfectly calibrated")
-        upper.set_title(f"Reliability: expected calibration error {error:.3f}, {len(labels):,} papers")
+        upper.set_title(f"Reliability: expected calibration error {error:.3f}, {len(scores):,} {counted}")
         upper.set_ylim(0, 1)
         upper.legend(loc="upper left", fontsize=8)
-        lower.hist(np.max(probabilities, axis=1), bins=np.linspace(0, 1, 41), color=SKY, edgecolor="white")
-        lower.set(xlabel="score of the predicted category", xlim=(0, 1))
+        lower.hist(scores, bins=np.linspace(0, 1, 41), color=SKY, edgecolor="white")
+        lower.set(xlabel=f"score of {what}", xlim=(0, 1))
 
 
 def plot_accuracy_by_year(slices: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
@@ -146,14 +152,16 @@ def plot_accuracy_by_year(slices: Mapping[str, Mapping[str, Any]], path: str | P
 
 
 def plot_training_curve(history: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Losses on the left, accuracy and macro-F1 of the validation split on the right, over epochs.
+    """Losses on the left, accuracy (or LRAP) and macro-F1 of the validation split on the right, over epochs.
 
     `history` is in the form of `Trainer.state.log_history`; `eval_log_loss` stands in for `eval_loss`.
     """
     eval_loss = "eval_loss" if any("eval_loss" in entry for entry in history) else "eval_log_loss"
+    multi_label = any("eval_lrap" in entry for entry in history)
+    ranking = ("eval_lrap", "LRAP", GREEN) if multi_label else ("eval_accuracy", "accuracy", GREEN)
     panels = (
         ("loss", (("loss", "training", BLUE), (eval_loss, "validation", VERMILION))),
-        ("validation split", (("eval_accuracy", "accuracy", GREEN), ("eval_macro_f1", "macro-F1", PURPLE))),
+        ("validation split", (ranking, ("eval_macro_f1", "macro-F1", PURPLE))),
     )
     with _picture(path, 9.6, 3.8) as figure:
         for axes, (title, curves) in zip(figure.subplots(1, 2), panels, strict=True):

@@ -18,7 +18,7 @@ import numpy as np
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.cascade import fitted_engine, load_cascade
-from arxiv_cls.models.prediction import EncodedText, ScopeRule, load_scope
+from arxiv_cls.models.prediction import EncodedText, ScopeRule, load_label_thresholds, load_scope
 from arxiv_cls.models.text_features import TEXT_FEATURES, text_features
 from arxiv_cls.record.files import file_sha256, staged, update_file, write_step_record
 from arxiv_cls.record.manifest import (
@@ -168,12 +168,27 @@ def read_reference(path: Path) -> dict[str, Reference]:
     }
 
 
+def refuse_multi_label(model_dir: str | Path) -> None:
+    """Monitoring is for models that give a paper one label.
+
+    Raises:
+        UserError: this one gives it any number.
+    """
+    if load_label_thresholds(model_dir) is not None:
+        raise UserError(
+            f"{model_dir} is a multi-label model: monitoring compares models that give a paper one label",
+            hint="leave monitoring out; `arxiv-cls evaluate MODEL --csv FILE` measures it on newer papers",
+        )
+
+
 def load_references(model_dir: Path) -> dict[tuple[bool, str], Reference]:
     """The references of a model directory: by whether a cascade answered, and which half.
 
     Raises:
-        UserError: there is none; one is of other weights or data, or was changed after it was recorded.
+        UserError: there is none; one is of other weights or data, or was changed after it was recorded; or
+            as of `refuse_multi_label`.
     """
+    refuse_multi_label(model_dir)
     found: dict[tuple[bool, str], Reference] = {}
     evaluation = read_model_file(model_dir, METRICS) or {}
     cascade = read_model_file(model_dir, CASCADE) or {}
@@ -265,6 +280,7 @@ def make_reference(
         UserError: model or papers cannot be had.
     """
     _need_directory(model)
+    refuse_multi_label(model)
     if csv is None:
         loaded = load_model_and_corpus(model, data)
         path = write_model_reference(loaded, loaded.score("test"), "test")

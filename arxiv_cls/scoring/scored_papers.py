@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,11 @@ class Predictions:
     label_names: list[str]  # the k categories, in the order of the columns of `probabilities`
     arxiv_ids: np.ndarray  # (n,) base ids, "" where unknown
     labels: np.ndarray  # (n,) int64, true category as a column number
-    probabilities: np.ndarray  # (n, k) float64, rows add up to 1
+    probabilities: np.ndarray  # (n, k) float64, rows add up to 1, but for a multi-label model
+    # (n, k) bool, all categories of a paper, where the file has them
+    listed: np.ndarray | None = field(default=None, kw_only=True)
+    # (k,) of a multi-label model, which gives a paper the labels whose score reaches them; it has `listed`
+    thresholds: np.ndarray | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,6 +52,11 @@ class Predictions:
         """(n,) column number of the highest score."""
         return self.probabilities.argmax(axis=1)
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a paper has any number of labels; `labels` are then the first that each of them lists."""
+        return self.thresholds is not None
+
 
 @dataclass(frozen=True)
 class ScoredPapers(Predictions):
@@ -54,7 +64,6 @@ class ScoredPapers(Predictions):
 
     published: np.ndarray  # (n,) datetime64[D], NaT where it is not known
     words: np.ndarray  # (n,) int64, words of the text (title and abstract)
-    listed: np.ndarray | None = None  # (n, k) bool, all categories of a paper, where the file has them
 
 
 def texts_of(table: Any) -> list[str]:
@@ -77,6 +86,11 @@ def score_papers(
             f"model and data differ in labels: only the model has {only[0]}, only the data {only[1]}",
             hint="evaluate with the data the model was trained on, or score a file with --csv",
         )
+    if predictor.multi_label != ("labels" in papers.column_names):
+        raise UserError(
+            "model and data differ in data.task: one is multi_label, the other single_label",
+            hint="evaluate with the recipe that the model was trained by",
+        )
     if len(papers) == 0:
         raise UserError("the split has no papers", hint="use a larger file or a larger data.max_samples")
     column_of = [predictor.labels.index(name) for name in label_names]
@@ -91,6 +105,7 @@ def score_papers(
         listed=listed_columns(papers["categories"], predictor.labels)
         if "categories" in papers.column_names
         else None,
+        thresholds=predictor.thresholds,
     )
 
 
@@ -134,6 +149,8 @@ def score_csv(predictor: Any, csv: str | Path) -> tuple[ScoredPapers, dict[str, 
     papers = read_papers(csv, required=REQUIRED)
     categories = papers.table["category"].to_pylist()
     columns = true_columns(categories, predictor.labels)
+    if predictor.multi_label:
+        columns = _first_listed(papers.table, predictor.labels, str(csv))
     rows = np.flatnonzero(columns >= 0)
     others = Counter(itertools.compress(categories, columns < 0))
     found = {
@@ -170,13 +187,34 @@ def score_csv(predictor: Any, csv: str | Path) -> tuple[ScoredPapers, dict[str, 
         published=np.asarray(table["published"].to_pylist(), dtype="datetime64[D]"),
         words=np.asarray(words),
         # Where no paper lists a second category, the file says no more than the labels.
-        listed=listed if listed is not None and listed.sum() > len(rows) else None,
+        listed=listed if listed is not None and (predictor.multi_label or listed.sum() > len(rows)) else None,
+        thresholds=predictor.thresholds,
     )
     return scored, found, data_version
 
 
+def _first_listed(table: Any, label_names: list[str], csv: str) -> np.ndarray:
+    """(n,) the model's column of the first category listed that it has, -1 without one.
+
+    Raises:
+        UserError: the file names one category a paper.
+    """
+    from arxiv_cls.corpus.splits import listed_labels
+
+    if "categories" not in table.column_names:
+        raise UserError(
+            f"{csv}: names one category a paper, a multi-label model is measured by all of them",
+            hint="take arXiv's full snapshot, or a CSV of `arxiv-cls data join`",
+        )
+    return listed_labels(label_names, table["categories"])[0]
+
+
 def write_predictions(scored: ScoredPapers, path: Path) -> None:
-    """Writes one row per paper: arxiv_id, label, predicted, score and a column per category."""
+    """Writes one row per paper: arxiv_id, label, predicted, score and a column per category.
+
+    Those of a multi-label model end with `labels`, the list of all labels of the paper; its thresholds are in
+    the metadata of the file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -190,6 +228,9 @@ def write_predictions(scored: ScoredPapers, path: Path) -> None:
             **dict(zip(scored.label_names, scored.probabilities.T, strict=True)),
         }
     )
+    if scored.thresholds is not None and scored.listed is not None:
+        table = table.append_column("labels", pa.array([names[row].tolist() for row in scored.listed]))
+        table = table.replace_schema_metadata({"label_thresholds": json.dumps(scored.thresholds.tolist())})
     with staged(path) as partial:
         pq.write_table(table, partial, compression="zstd")
 
@@ -208,13 +249,19 @@ def read_predictions(path: Path) -> Predictions:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is missing or cannot be read: {error}", hint) from None
-    names = table.column_names[4:]
+    metadata = table.schema.metadata or {}
+    thresholds = json.loads(metadata.get(b"label_thresholds", b"null"))
+    labels = table.column_names[-1:] if thresholds else []
+    names = table.column_names[4 : len(table.column_names) - len(labels)]
+    every = table[labels[0]].to_pylist() if labels == ["labels"] else []
     number_of = {name: number for number, name in enumerate(names)}
     if (
         table.column_names[:4] != ["arxiv_id", "label", "predicted", "score"]
         or table.num_rows == 0
         or set(table["label"].to_pylist()) - set(names)
         or not all(pa.types.is_floating(table.schema.field(name).type) for name in names)
+        or (thresholds and (not every or len(thresholds) != len(names)))
+        or {name for row in every for name in row} - set(names)
     ):
         raise UserError(
             f"{path} is no table of predictions with a column of scores for each label: its columns are "
@@ -226,6 +273,8 @@ def read_predictions(path: Path) -> Predictions:
         arxiv_ids=np.asarray(table["arxiv_id"].to_pylist(), dtype=object),
         labels=np.asarray([number_of[name] for name in table["label"].to_pylist()]),
         probabilities=np.column_stack([table[name].to_numpy() for name in names]),
+        listed=np.array([[name in row for name in names] for row in every]) if thresholds else None,
+        thresholds=np.asarray(thresholds) if thresholds else None,
     )
 
 
@@ -323,6 +372,7 @@ def evaluated_data(data: Any, options: dict[str, Any]) -> dict[str, Any]:
     how = {key: options.get(key) for key in keys}
     # Keys that few recipes have.
     how |= {"ratios": options["ratios"]} if options.get("ratios") else {}
+    how |= {"task": "multi_label"} if options.get("task") == "multi_label" else {}
     how |= {"config": OWN_LABELS} if options.get("labels") else {}
     path = data.csv if data.csv.startswith("hf:") else portable_path(options["csv"])
     return asdict(data) | {"csv": path} | how

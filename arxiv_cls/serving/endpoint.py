@@ -259,6 +259,8 @@ class Endpoint(Service):
         longest, allowed = max(map(len, texts)), settings.max_characters
         if longest > allowed:
             raise Refused(422, f"a text has {longest} characters; at most {allowed} are allowed")
+        if schemas.asks_for_other_scores(body, model.predictor):
+            raise Refused(422, "parameters.function_to_apply: not the one that gives this model's scores")
         line = request.scope["state"]["log"]
         line |= {"schema": body.log_name, "texts": len(texts)}
         if settings.log_texts:

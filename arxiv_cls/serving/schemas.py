@@ -115,7 +115,9 @@ class TeiRequest(_Request):
 class HuggingFaceParameters(VertexParameters):
     """Parameters of text classification."""
 
-    function_to_apply: Literal["softmax"] | None = Field(None, description=CALIBRATED)
+    function_to_apply: Literal["softmax", "sigmoid"] | None = Field(
+        None, description="the model's own: sigmoid of a multi-label model, else softmax"
+    )
     truncation: Truncation = None
 
 
@@ -172,12 +174,17 @@ class Paper(BaseModel):
     code: str = Field(description="category code, the same again under a plain name")
     name: str = Field(description="long name of the category")
     confidence: float = Field(description="calibrated probability of the predicted class, 0 to 1")
-    probabilities: list[float] = Field(description="of every label, by index")
+    probabilities: list[float] = Field(
+        description="of every label, by index; they sum to 1 unless the model is multi-label"
+    )
     class_probabilities: dict[str, float] = Field(description="category code to probability")
     top_k: list[LabelScore] = Field(description="labels with the highest scores, descending")
     prediction_set: list[str] | None = Field(
-        description="labels that hold the right one with 90% probability; null for a model without the rule, "
-        "or without known words"
+        description="labels that hold the right one with 90% probability; of a multi-label model those at or "
+        "above their thresholds, perhaps none; null for a model without the rule, or without known words"
+    )
+    thresholds: dict[str, float] | None = Field(
+        description="score from which a multi-label model names a label; null for another model"
     )
     no_known_words: bool = Field(
         description="the model knows none of the words: there is nothing to judge by"
@@ -265,6 +272,13 @@ def refuses_truncation(body: AnyRequest) -> bool:
     return isinstance(body, TeiRequest) and body.truncate is False
 
 
+def asks_for_other_scores(body: AnyRequest, predictor: Predictor) -> bool:
+    """Whether a request names another function than the one that gives the model's calibrated scores."""
+    if not isinstance(body, HuggingFaceRequest) or body.parameters is None:
+        return False
+    return body.parameters.function_to_apply not in (None, "sigmoid" if predictor.multi_label else "softmax")
+
+
 def reply_to(body: AnyRequest, predictions: list[Prediction], model: ServedModel) -> Any:
     """The reply, in the schema of the request."""
     if isinstance(body, TextRequest | PaperRequest):
@@ -280,6 +294,13 @@ def reply_to(body: AnyRequest, predictions: list[Prediction], model: ServedModel
 
 def _client_scores(prediction: Prediction, top_k: int | None = None) -> list[dict[str, Any]]:
     return [{"score": score, "label": label} for label, score in list(prediction.scores.items())[:top_k]]
+
+
+def thresholds_of(predictor: Predictor) -> dict[str, float] | None:
+    """Label to the score from which a multi-label model names it; None for another model."""
+    if predictor.thresholds is None:
+        return None
+    return dict(zip(predictor.labels, predictor.thresholds.tolist(), strict=True))
 
 
 def paper_reply(prediction: Prediction, model: ServedModel, top_k: int | None) -> dict[str, Any]:
@@ -300,6 +321,7 @@ def paper_reply(prediction: Prediction, model: ServedModel, top_k: int | None) -
         "class_probabilities": {label: scores[label] for label in labels},
         "top_k": top[:top_k],
         "prediction_set": prediction.prediction_set,
+        "thresholds": thresholds_of(model.predictor),
         "no_known_words": prediction.no_known_words,
         "in_scope": prediction.in_scope,
         "scope_score": prediction.scope_score,
@@ -333,6 +355,9 @@ class Info(BaseModel):
     engine: str
     cascade: CascadeInfo | None = Field(description="null for a model by itself")
     labels: list[str]
+    thresholds: dict[str, float] | None = Field(
+        description="of a multi-label model: score from which it names a label"
+    )
     data: dict[str, Any] = Field(description="what the model was trained on, from its run.json")
     test_metrics: dict[str, float] = Field(description="scores on the test split, from its run.json")
     max_input_length: int | None
@@ -357,6 +382,7 @@ def describe(model: ServedModel, settings: ServingSettings) -> Info:
         engine=predictor.engine,
         cascade=model.cascade,
         labels=labels,
+        thresholds=thresholds_of(predictor),
         data=model.run.get("data", {}),
         test_metrics={name: value for name, value in test.items() if isinstance(value, int | float)},
         max_input_length=tokens,

@@ -23,6 +23,9 @@ with (files(__package__) / "examples.csv").open(encoding="utf-8", newline="") as
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHOWN_METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "top_2_accuracy": "Top-2 accuracy"}
+_MULTI_LABEL_METRICS = {
+    "macro_f1": "Macro-F1", "micro_f1": "Micro-F1", "lrap": "Label ranking average precision",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,16 @@ class ModelFacts:
     metrics: dict[str, tuple[float, float, float]]  # name to value, lower end, upper end
     f1: dict[str, float]  # of each category
     set_coverage: float | None  # share of test papers whose 90% set held the right category
+    multi_label: bool = False
 
 
-def read_facts(model: str, directory: Path) -> ModelFacts:
+def read_facts(model: str, directory: Path, *, multi_label: bool = False) -> ModelFacts:
     """The facts of a model.
 
     Args:
         model: as it was named: a directory or a Hub id, also `user/name@revision`.
         directory: where its files are.
+        multi_label: whether it is a multi-label model.
 
     Raises:
         UserError: a damaged record.
@@ -53,7 +58,7 @@ def read_facts(model: str, directory: Path) -> ModelFacts:
     values, intervals = test.get("metrics", {}), test.get("intervals", {})
     metrics = {
         shown: (values[key], *intervals[key])
-        for key, shown in _SHOWN_METRICS.items()
+        for key, shown in (_MULTI_LABEL_METRICS if multi_label else _SHOWN_METRICS).items()
         if values.get(key) is not None and key in intervals
     }
     per_class = values.get("per_class", {})
@@ -77,6 +82,7 @@ def read_facts(model: str, directory: Path) -> ModelFacts:
         metrics=metrics,
         f1={label: scores["f1"] for label, scores in per_class.items() if scores.get("f1") is not None},
         set_coverage=sets["levels"].get(SERVED_COVERAGE, {}).get("coverage"),
+        multi_label=multi_label,
     )
 
 
@@ -111,9 +117,9 @@ def full_name(code: str) -> str:
     return f"{name} ({code})" if name else code
 
 
-def _listed(words: Sequence[str]) -> str:
+def _listed(words: Sequence[str], joined: str = "or") -> str:
     *before, last = words
-    return f"{', '.join(before)} or {last}" if before else last
+    return f"{', '.join(before)} {joined} {last}" if before else last
 
 
 def heading(title: str, facts: ModelFacts) -> str:
@@ -121,9 +127,12 @@ def heading(title: str, facts: ModelFacts) -> str:
     known = ", ".join(part for part in (facts.name, facts.version) if part)
     if "Accuracy" in facts.metrics and facts.test_papers:
         known += f": {facts.metrics['Accuracy'][0]:.1%} right on {facts.test_papers:,} test papers"
+    elif "Macro-F1" in facts.metrics and facts.test_papers:
+        known += f": macro-F1 {facts.metrics['Macro-F1'][0]:.1%} on {facts.test_papers:,} test papers"
     card = f" ({_link(facts.card, 'model card')})" if facts.card else ""
+    category = "categories" if facts.multi_label else "category"
     return (
-        f"<h1>{escape(title)}</h1><p>Names the category of a paper from its title and abstract, and shows "
+        f"<h1>{escape(title)}</h1><p>Names the {category} of a paper from its title and abstract, and shows "
         f"which words decided.</p><p>Model: {escape(known)}{card}</p>"
     )
 
@@ -146,7 +155,13 @@ def error_notice(error: UserError) -> str:
     return notice("error", error.message, error.hint or "")
 
 
-def verdict(prediction: Prediction, labels: Sequence[str], max_length: int | None, whole: bool) -> str:
+def verdict(
+    prediction: Prediction,
+    labels: Sequence[str],
+    max_length: int | None,
+    whole: bool,
+    multi_label: bool = False,
+) -> str:
     """The boxes under an answer, as HTML.
 
     Args:
@@ -154,6 +169,7 @@ def verdict(prediction: Prediction, labels: Sequence[str], max_length: int | Non
         labels: all that it knows.
         max_length: tokens that it reads; None without a limit.
         whole: whether title and abstract are there.
+        multi_label: whether its set is that of the labels at or above their thresholds.
     """
     if prediction.no_known_words:
         return notice(
@@ -167,6 +183,9 @@ def verdict(prediction: Prediction, labels: Sequence[str], max_length: int | Non
             "Out of scope: this does not read like a paper in any category that this model knows "
             f"({_listed(labels)}). What follows is the least unlikely of them, not a finding."
         )
+    elif multi_label and prediction.prediction_set is not None:
+        names = [full_name(code) for code in prediction.prediction_set]
+        certain = f"Categories: {_listed(names, 'and')}." if names else "No label is above its threshold."
     elif prediction.prediction_set is not None:
         count = len(prediction.prediction_set)
         names = _listed([full_name(code) for code in prediction.prediction_set])
@@ -216,9 +235,10 @@ def about(facts: ModelFacts, labels: Sequence[str], engine: str, max_length: int
     if facts.f1:
         per_class = [(full_name(label), f"{value:.1%}") for label, value in facts.f1.items()]
         results += table(("Category", "F1"), per_class)
+    chooses = "gives each paper any number of" if facts.multi_label else "chooses among"
     return (
-        f"<h3>Model</h3><p><strong>{name}</strong>{version}, computed by {escape(engine)}. {card} It chooses "
-        f"among {len(labels)} categories:</p>{_items([full_name(label) for label in labels])}"
+        f"<h3>Model</h3><p><strong>{name}</strong>{version}, computed by {escape(engine)}. {card} It "
+        f"{chooses} {len(labels)} categories:</p>{_items([full_name(label) for label in labels])}"
         f"<h3>Test results</h3>{results}<h3>Limits</h3>{_items(_limits(facts, labels, max_length))}"
     )
 
@@ -239,9 +259,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _limits(facts: ModelFacts, labels: Sequence[str], max_length: int | None) -> list[str]:
+    several = "a paper has several on arXiv, the model names the primary one."
+    if facts.multi_label:
+        several = "each has a score and a threshold of its own, so that a paper may get several or none."
     sentences = [
-        f"It knows {len(labels)} categories and no others; a paper has several on arXiv, the model names the "
-        "primary one.",
+        f"It knows {len(labels)} categories and no others; {several}",
         "It learned from English titles and abstracts. Authors choose categories by habit as well as by "
         "content, and the model has learned their habits.",
     ]

@@ -20,7 +20,6 @@ from arxiv_cls.space.predictions import (
     MAX_BYTES,
     MAX_CHARACTERS,
     MAX_ROWS,
-    PREVIEW_HEADER,
     SpaceModel,
     as_reply,
     compose_text,
@@ -61,6 +60,8 @@ KEEP_FILES_SECONDS, SECONDS_BETWEEN_LOOKS = 3600, 300
 # lets the others in between two chunks.
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 FILES = {"concurrency_id": "files", "concurrency_limit": 1}
+# As many as the label set `archive` has.
+MOST_BARS = 8
 NOT_IN_THE_API = {"api_visibility": "private"}
 
 
@@ -83,6 +84,7 @@ def build_page(space: SpaceModel) -> gr.Blocks:
 
 
 def _paper_tab(space: SpaceModel) -> None:
+    several = space.facts.multi_label
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=280):
             title = gr.Textbox(label="Title", max_lines=3, max_length=MAX_CHARACTERS, elem_id="title")
@@ -114,9 +116,16 @@ def _paper_tab(space: SpaceModel) -> None:
             )
         with gr.Column(scale=5, min_width=280):
             boxes = gr.HTML(elem_id="verdict")
-            label = gr.Label(label="Category", num_top_classes=5, elem_id="label")
+            label = gr.Label(
+                label="Categories, each with the share from which it is named" if several else "Category",
+                num_top_classes=MOST_BARS if several else 5,
+                show_heading=not several,
+                elem_id="label",
+            )
             words = gr.HighlightedText(
-                label="Words that spoke for it (red), against it (violet)", show_legend=False, elem_id="words"
+                label=f"Words that spoke for {'the first' if several else 'it'} (red), against it (violet)",
+                show_legend=False,
+                elem_id="words",
             )
     said = gr.State()
 
@@ -126,10 +135,14 @@ def _paper_tab(space: SpaceModel) -> None:
             prediction = space.predict([text])[0]
         except UserError as error:
             return content.error_notice(error), None, None, None
-        boxes = content.verdict(prediction, space.labels, space.predictor.max_length, whole="\n\n" in text)
+        boxes = content.verdict(prediction, space.labels, space.predictor.max_length, "\n\n" in text, several)
         if prediction.no_known_words:
             return boxes, None, None, None
-        scores = {content.full_name(code): score for code, score in prediction.scores.items()}
+        names = {code: content.full_name(code) for code in space.labels}
+        if several:
+            thresholds = zip(space.labels, space.predictor.thresholds, strict=True)
+            names = {code: f"{names[code]}, from {least:.0%}" for code, least in thresholds}
+        scores = {names[code]: score for code, score in prediction.scores.items()}
         return boxes, scores, None, (text, prediction.label)
 
     def explain(said: tuple[str, str] | None) -> Any:
@@ -197,7 +210,7 @@ def _batch_tab(space: SpaceModel) -> None:
         return (
             content.notice("plain", content.batch_sentence(scored.scored, scored.failed)),
             gr.update(value=kept, visible=True),
-            content.table(PREVIEW_HEADER, scored.preview),
+            content.table(space.preview_header, scored.preview),
         )
 
     run.click(score, upload, [boxes, result, preview], show_progress_on=boxes, **FILES, **NOT_IN_THE_API)
@@ -209,7 +222,7 @@ def _in_one_line(error: UserError) -> str:
 
 def _add_api(space: SpaceModel) -> None:
     def predict(title: str, abstract: str) -> dict[str, Any]:
-        """Names the category of a paper: label, score, all scores, the 90% set, whether it is in scope."""
+        """Names the category of a paper: label, score, all scores, prediction set, whether it is in scope."""
         try:
             return as_reply(space, space.predict([compose_text(title, abstract)])[0])
         except UserError as error:

@@ -87,6 +87,12 @@ class SpaceModel:
         """The category codes that the model knows."""
         return self.predictor.labels
 
+    @property
+    def preview_header(self) -> tuple[str, ...]:
+        """The columns of a scored file that the page shows."""
+        answer = ("prediction_set",) if self.facts.multi_label else ("label", "score")
+        return ("id", *answer, "error")
+
 
 def load_space_model(model: str, *, engine: str | None = None) -> SpaceModel:
     """Loads a model for the page.
@@ -103,7 +109,7 @@ def load_space_model(model: str, *, engine: str | None = None) -> SpaceModel:
         importlib.import_module("spaces")
     directory, chosen = choose_engine(model, engine)
     predictor = load_predictor(directory, engine=chosen)
-    facts = read_facts(model, directory)
+    facts = read_facts(model, directory, multi_label=predictor.multi_label)
 
     # All visitors share the cores: one computation at a time, and nobody holds them for a whole file.
     turn = threading.Lock()
@@ -171,7 +177,6 @@ def as_reply(space: SpaceModel, prediction: Prediction) -> dict[str, Any]:
 
 MAX_ROWS = 2_000
 MAX_BYTES = 10 * 1024 * 1024
-PREVIEW_HEADER = ("id", "label", "score", "error")
 _FOR_MORE = "For more, install the package: arxiv-cls predict MODEL --csv FILE --out FILE."
 
 
@@ -217,7 +222,8 @@ def score_file(
     except UserError as error:
         raise UserError(error.message.replace(str(source), name), hint=error.hint) from None
     with out.open(encoding="utf-8", newline="") as file:
-        preview = [[row[column] for column in PREVIEW_HEADER] for row in islice(csv.DictReader(file), 10)]
+        rows_shown = islice(csv.DictReader(file), 10)
+        preview = [[row[column] for column in space.preview_header] for row in rows_shown]
     return ScoredFile(out, scored, failed, preview)
 
 

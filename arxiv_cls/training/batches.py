@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedTokenizerBase
 
+from arxiv_cls.corpus.splits import label_matrix
 from arxiv_cls.models import loading
 
 # Batches are formed within chunks of this many, as in transformers: little padding, and which papers meet in
@@ -44,14 +45,17 @@ def load_tokenizer(directory: Path, max_length: int) -> PreTrainedTokenizerBase:
 
 
 def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
-    """Columns `input_ids` and `label`; validation and test sorted by length, so that they pad little."""
+    """`input_ids`, `label` and, where there are any, `labels`; validation and test sorted by length.
+
+    Sorted, they pad little.
+    """
 
     def tokenized(name: str, papers: Dataset) -> Dataset:
         ids = papers.map(
             # The attention mask follows from the lengths, and one segment needs no type ids.
             lambda batch: {"input_ids": tokenizer(batch["text"], truncation=True)["input_ids"]},
             batched=True,
-            remove_columns=[column for column in papers.column_names if column != "label"],
+            remove_columns=[column for column in papers.column_names if column not in ("label", "labels")],
             desc=f"tokenize {name}",
             # Hashing a tokenizer costs more than using it; a build is cached, its tokens need not be.
             new_fingerprint=uuid.uuid4().hex,
@@ -127,13 +131,14 @@ class EpochDataLoader(DataLoader):
 
 
 def collate(
-    features: list[dict], pad_token_id: int, multiple: int = 8, side: str = "right"
+    features: list[dict], pad_token_id: int, multiple: int = 8, side: str = "right", classes: int = 0
 ) -> dict[str, torch.Tensor]:
     """Pads to the longest paper of the batch, rounded up to a multiple for matrix units.
 
     Returns:
         `input_ids` and `attention_mask` (papers, tokens); `labels` (papers,), or (papers, classes) where the
-        papers have a `target`, a distribution over the classes.
+        papers have a `target`, a distribution over the classes or a number from 0 to 1 for each, or a list
+        of `labels`.
     """
     tokens = [torch.as_tensor(feature["input_ids"]) for feature in features]
     input_ids = pad_sequence(tokens, batch_first=True, padding_value=pad_token_id, padding_side=side)
@@ -143,5 +148,8 @@ def collate(
     ends = (more, 0) if side == "left" else (0, more)
     input_ids = functional.pad(input_ids, ends, value=pad_token_id)
     attention_mask = functional.pad(attention_mask, ends, value=0)
-    labels = torch.tensor([feature.get("target", feature["label"]) for feature in features])
+    if "labels" in features[0] and "target" not in features[0]:
+        labels = torch.from_numpy(label_matrix([feature["labels"] for feature in features], classes)).float()
+    else:
+        labels = torch.tensor([feature.get("target", feature["label"]) for feature in features])
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

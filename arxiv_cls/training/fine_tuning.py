@@ -18,12 +18,18 @@ from datasets import Dataset
 from safetensors.torch import load_model
 from transformers import PreTrainedModel, TrainerState, enable_full_determinism, set_seed
 
+from arxiv_cls.corpus.splits import label_matrix
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.loading import load_encoder, load_encoder_config, new_classifier
-from arxiv_cls.models.transformer import TransformerPredictor, fold_temperature
+from arxiv_cls.models.transformer import (
+    TransformerPredictor,
+    fold_label_calibration,
+    fold_temperature,
+    output_layer,
+)
 from arxiv_cls.recipe import TransformerModelConfig, resolved
 from arxiv_cls.record.run_record import available_cores, peak_resident_bytes, processor_name
-from arxiv_cls.scoring import calibration
+from arxiv_cls.scoring import calibration, multi_label
 from arxiv_cls.scoring.metrics import compute_metrics
 from arxiv_cls.training.arguments import TransformerRecipe, TransformerTrainerConfig
 from arxiv_cls.training.trainer import PaperTrainer
@@ -183,14 +189,18 @@ def apply_to_machine(args: TransformerTrainerConfig, checkpoints: Path) -> str:
     return precision
 
 
-def load_classifier(config: TransformerModelConfig, directory: Path, labels: list[str]) -> PreTrainedModel:
+def load_classifier(
+    config: TransformerModelConfig, directory: Path, labels: list[str], task: str = "single_label"
+) -> PreTrainedModel:
     """A pretrained encoder in float32 with a head for these labels, a new one unless it has just these.
 
     Raises:
         UserError: the directory holds no model that transformers can load, or no safetensors.
     """
     settings = load_encoder_config(directory)
-    settings.problem_type = "single_label_classification"
+    settings.problem_type = f"{task}_classification"
+    # Those of the model to start from are of its own scores.
+    vars(settings).pop("label_thresholds", None)
     for value, names in (
         (config.attention_dropout, ("attention_probs_dropout_prob", "attention_dropout")),
         (config.hidden_dropout, ("hidden_dropout_prob", "dropout", "seq_classif_dropout")),
@@ -213,6 +223,8 @@ def load_classifier(config: TransformerModelConfig, directory: Path, labels: lis
 def add_soft_labels(papers: Dataset, texts: Sequence[str], weight: float, seed: int) -> Dataset:
     """Adds the column `target`, (classes,): the label mixed with the probabilities of a TF-IDF model.
 
+    In a multi-label corpus all labels of a paper, each mixed with its own probability.
+
     Knowledge distillation (Hinton et al. 2015). Each paper gets the probabilities of models fitted without
     its fold: on its own papers a linear model is nearly always right and would add nothing to the label.
     With a weight of 0 the papers are returned as they are.
@@ -221,13 +233,15 @@ def add_soft_labels(papers: Dataset, texts: Sequence[str], weight: float, seed: 
         return papers
     from arxiv_cls.training.tfidf_fit import out_of_fold_probabilities
 
-    labels = np.asarray(papers["label"][:])
     classes = papers.features["label"].num_classes
+    several = "labels" in papers.column_names
+    labels = label_matrix(papers["labels"][:], classes) if several else np.asarray(papers["label"][:])
     logger.info("soft labels: fits a TF-IDF model on the training papers, fold by fold")
     soft = out_of_fold_probabilities(texts, labels, classes, seed)
-    right = (soft.argmax(1) == labels).mean()
+    highest = soft.argmax(1)
+    right = (labels[np.arange(len(labels)), highest] if several else highest == labels).mean()
     logger.info("soft labels: %.4f of the labels right on papers that the model had not seen", right)
-    targets = weight * soft + (1 - weight) * np.eye(classes)[labels]
+    targets = weight * soft + (1 - weight) * (labels if several else np.eye(classes)[labels])
     return papers.add_column("target", list(targets.astype(np.float32)))
 
 
@@ -254,11 +268,28 @@ def train(trainer: PaperTrainer, checkpoint: Path | None, ended: bool) -> None:
 
 
 def calibrate(trainer: PaperTrainer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Folds a temperature into the model, in every process; returns its record and the validation metrics."""
+    """Folds a temperature into the model, in every process; returns its record and the validation metrics.
+
+    A multi-label model gets a scale and a shift for each label, and its thresholds go into its configuration.
+    """
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
+    if trainer.multi_label:
+        return _calibrate_labels(trainer, output.predictions, output.label_ids > 0)
     record, probabilities = calibration.calibrate(output.predictions, output.label_ids)
     fold_temperature(trainer.accelerator.unwrap_model(trainer.model), record["temperature"])
     return record, compute_metrics(output.label_ids, probabilities, trainer.labels)
+
+
+def _calibrate_labels(
+    trainer: PaperTrainer, logits: np.ndarray, listed: np.ndarray
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    # Some architectures have a last layer without a bias.
+    shifted = output_layer(model).bias is not None
+    record, fitted, scores = multi_label.calibrate(logits, listed, shifted=shifted)
+    fold_label_calibration(model, fitted.scale, fitted.shift)
+    model.config.label_thresholds = fitted.thresholds.tolist()
+    return record, multi_label.compute_metrics(listed, scores, fitted.thresholds, trainer.labels)
 
 
 def save_model(trainer: PaperTrainer, directory: Path) -> TransformerPredictor:

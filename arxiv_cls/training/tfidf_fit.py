@@ -2,6 +2,9 @@
 
 The trees read scores of linear models. On its own training papers a linear model is nearly always right, so
 they are grown on scores of models fitted without the paper's fold (Wolpert 1992, "Stacked generalization").
+
+`labels` are (n,) numbers, or an (n, k) bool array for `task: multi_label`: then every label is a problem of
+its own, one against the rest, and the scores of all of them enter the combination of each.
 """
 
 from __future__ import annotations
@@ -15,14 +18,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.prediction import scores_of
 from arxiv_cls.models.tfidf import LinearScores, TermFeatures, TfidfModel
 from arxiv_cls.recipe import TfidfModelConfig, TfidfTrainerConfig
 from arxiv_cls.record.run_record import available_cores
+from arxiv_cls.scoring import multi_label
 from arxiv_cls.scoring.calibration import calibrate
 from arxiv_cls.scoring.metrics import compute_metrics
 
@@ -38,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class Split(NamedTuple):
-    """n texts with (n,) label numbers."""
+    """n texts with (n,) label numbers, or (n, k) bool for `task: multi_label`."""
 
     texts: Sequence[str]
     labels: np.ndarray
@@ -64,7 +68,7 @@ def fit_tfidf(
 
     Args:
         train: training papers.
-        validation: papers that stop the boosting and set the temperature.
+        validation: papers that stop the boosting and set the temperature, or calibration and thresholds.
         labels: the k category codes, in the order of the label numbers.
         config, trainer_config: groups `model` and `trainer` of the recipe.
         threads: of the linear fits and of XGBoost; another number can change the trees' last digits.
@@ -73,7 +77,8 @@ def fit_tfidf(
     Raises:
         UserError: when the training papers have one label only or no term that repeats.
     """
-    if len(np.unique(train.labels)) < 2:
+    several = train.labels.ndim == 2
+    if (train.labels.any(axis=0).sum() if several else len(np.unique(train.labels))) < 2:
         raise UserError("the training split has papers of one label only", hint="raise data.max_samples")
     start = time.perf_counter()
     history: list[dict[str, float]] = []
@@ -119,10 +124,18 @@ def fit_tfidf(
         )  # fmt: skip
         rounds = model.booster.num_boosted_rounds()
 
-    calibration, probabilities = calibrate(model.logits(held_out_rows), validation.labels)
-    model.temperature = calibration["temperature"]
-    metrics = compute_metrics(validation.labels, probabilities, list(labels))
-    scores = {"eval_accuracy": metrics["accuracy"], "eval_macro_f1": metrics["macro_f1"]}
+    logits = model.logits(held_out_rows)
+    if several:
+        calibration, fitted, probabilities = multi_label.calibrate(logits, validation.labels)
+        model.calibration = np.stack([fitted.scale, fitted.shift])
+        model.label_thresholds = fitted.thresholds.tolist()
+        metrics = multi_label.compute_metrics(validation.labels, probabilities, fitted.thresholds, labels)
+    else:
+        calibration, probabilities = calibrate(logits, validation.labels)
+        model.temperature = calibration["temperature"]
+        metrics = compute_metrics(validation.labels, probabilities, list(labels))
+    curves = ("lrap" if several else "accuracy", "macro_f1")
+    scores = {f"eval_{name}": metrics[name] for name in curves}
     history[-1:] = [(history[-1] if history else {"epoch": 0.0}) | scores]
     log("fitted, %d boosting rounds kept", rounds)
     seconds = time.perf_counter() - start
@@ -141,11 +154,12 @@ def _out_of_fold_scores(
 ) -> np.ndarray:  # fmt: skip
     # (n, 3 * k) float32 scores of (n, features) rows by the linear models fitted without the row's fold.
     scores = np.zeros((len(labels), 3 * label_count), dtype=np.float32)
-    folds = _assign_folds(labels, config.folds, seed)
+    # Of several labels the first decides, which keeps each of them about as frequent in every fold.
+    folds = _assign_folds(labels.argmax(axis=1) if labels.ndim == 2 else labels, config.folds, seed)
 
     def score_fold(fold: int) -> None:
         seen, held_out = folds != fold, folds == fold
-        if held_out.any() and len(np.unique(labels[seen])) > 1:
+        if held_out.any() and (labels.ndim == 2 or len(np.unique(labels[seen])) > 1):
             linear = _fit_linear(rows[seen], labels[seen], label_count, config, seed)
             scores[held_out] = linear.scores(rows[held_out])
 
@@ -163,7 +177,8 @@ def out_of_fold_probabilities(
     with threadpool_limits(1), ThreadPoolExecutor(available_cores()) as pool:
         scores = _out_of_fold_scores(rows, labels, label_count, config, seed, pool)
     coefficients, intercepts = _combine_scores(scores, labels, label_count)
-    return softmax((scores @ coefficients + intercepts).astype(np.float64), axis=1)
+    logits = (scores @ coefficients + intercepts).astype(np.float64)
+    return scores_of(logits, multi_label=labels.ndim == 2)
 
 
 def _assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -186,22 +201,41 @@ def _fit_linear(
     from sklearn.naive_bayes import ComplementNB
     from sklearn.svm import LinearSVC
 
-    svm = LinearSVC(C=config.svm_cost, class_weight="balanced", tol=TOLERANCE, random_state=seed)
-    with _LIBLINEAR:
-        svm.fit(rows, labels)
-    ridge = RidgeClassifier(alpha=config.ridge_penalty, tol=TOLERANCE).fit(rows, labels)
-    bayes = ComplementNB(alpha=config.naive_bayes_smoothing).fit(rows, labels)
-    # Only differences between the labels matter, and they are easier to combine.
-    bayes_weights = bayes.feature_log_prob_ - bayes.feature_log_prob_.mean(axis=0)
-    none = np.zeros(len(bayes_weights))
-    parts = [(svm.coef_, svm.intercept_), (ridge.coef_, ridge.intercept_), (bayes_weights, none)]
-    weights = np.zeros((len(parts) * label_count, rows.shape[1]), dtype=np.float32)
+    weights = np.zeros((3 * label_count, rows.shape[1]), dtype=np.float32)
     bias = np.zeros(len(weights), dtype=np.float32)
-    for number, (coefficients, intercepts) in enumerate(parts):
-        columns = number * label_count + svm.classes_
-        weights[columns], bias[columns] = _one_per_label(coefficients, intercepts)
+
+    def fit(targets: np.ndarray, label: int | None = None) -> None:
+        """Fits all labels at once, or one against the rest."""
+        svm = LinearSVC(C=config.svm_cost, class_weight="balanced", tol=TOLERANCE, random_state=seed)
+        with _LIBLINEAR:
+            svm.fit(rows, targets)
+        ridge = RidgeClassifier(alpha=config.ridge_penalty, tol=TOLERANCE).fit(rows, targets)
+        bayes = ComplementNB(alpha=config.naive_bayes_smoothing).fit(rows, targets)
+        # Only differences between the labels matter, and they are easier to combine.
+        bayes_weights = bayes.feature_log_prob_ - bayes.feature_log_prob_.mean(axis=0)
+        none = np.zeros(len(bayes_weights))
+        parts = [(svm.coef_, svm.intercept_), (ridge.coef_, ridge.intercept_), (bayes_weights, none)]
+        for number, part in enumerate(parts):
+            if label is None:
+                columns = number * label_count + svm.classes_
+                weights[columns], bias[columns] = _one_per_label(*part)
+            else:
+                # The only row, or the last of two, is that of the papers with the label.
+                row = number * label_count + label
+                weights[row], bias[row] = np.atleast_2d(part[0])[-1], part[1][-1]
+
+    if labels.ndim == 1:
+        fit(labels)
+    else:
+        for label in _told_apart(labels):
+            fit(labels[:, label], label)
     empty = np.empty((0, 0), dtype=np.float32)
     return LinearScores(weights, bias, empty, empty)
+
+
+def _told_apart(labels: np.ndarray) -> np.ndarray:
+    """The columns of an (n, k) bool array that hold papers with the label and papers without."""
+    return np.flatnonzero(labels.any(axis=0) & ~labels.all(axis=0))
 
 
 def _one_per_label(coefficients: np.ndarray, intercepts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -217,9 +251,17 @@ def _combine_scores(
     # Logistic regression on (n, features) scores: (features, k) coefficients and (k,) intercepts.
     from sklearn.linear_model import LogisticRegression
 
+    combination = np.zeros((scores.shape[1], label_count), dtype=np.float32)
+    if labels.ndim == 2:
+        # The odds of a label without a training paper are those of half a paper.
+        odds = (labels.sum(axis=0) + 0.5) / ((~labels).sum(axis=0) + 0.5)
+        bias = np.log(odds).astype(np.float32)
+        for label in _told_apart(labels):
+            fitted = LogisticRegression(C=10.0, max_iter=2000).fit(scores, labels[:, label])
+            combination[:, label], bias[label] = fitted.coef_[0], fitted.intercept_[0]
+        return combination, bias
     fitted = LogisticRegression(C=10.0, max_iter=2000).fit(scores, labels)
     coefficients, intercepts = _one_per_label(fitted.coef_, fitted.intercept_)
-    combination = np.zeros((scores.shape[1], label_count), dtype=np.float32)
     # A label without a training paper is not impossible: it gets the odds of half a paper.
     bias = np.full(label_count, intercepts.min() - np.log(2 * len(labels)), dtype=np.float32)
     combination[:, fitted.classes_] = coefficients.T
@@ -252,24 +294,30 @@ def _grow(
 
     class Report(xgboost.callback.TrainingCallback):
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-            losses = {name: log["mlogloss"][-1] for name, log in evals_log.items()}
+            losses = {name: log[metric][-1] for name, log in evals_log.items()}
             on_round({"epoch": epoch + 1, "loss": losses["train"], "eval_loss": losses["validation"]})
             bar.update()
             return False
 
     features, margin, labels = train
+    several = labels.ndim == 2
+    metric = "logloss" if several else "mlogloss"
+    # A fitted constant would be added to margins that already are one.
+    objective = (
+        {"objective": "binary:logistic", "base_score": 0.5}
+        if several
+        else {"objective": "multi:softprob", "num_class": margin.shape[1], "base_score": 0.0}
+    )
     train_matrix = xgboost.QuantileDMatrix(features, labels, base_margin=margin, max_bin=config.max_bin)
     features, margin, labels = validation
     validation_matrix = xgboost.DMatrix(features, labels, base_margin=margin)
     parameters = {
-        "objective": "multi:softprob", "num_class": margin.shape[1], "eval_metric": "mlogloss",
-        "tree_method": "hist", "eta": trainer.learning_rate, "seed": trainer.seed,
+        **objective, "eval_metric": metric, "tree_method": "hist",
+        "eta": trainer.learning_rate, "seed": trainer.seed,
         "max_depth": config.max_depth, "min_child_weight": config.min_child_weight,
         "subsample": config.subsample, "colsample_bytree": config.colsample_bytree,
         "alpha": config.reg_alpha, "lambda": config.reg_lambda, "max_bin": config.max_bin,
         "nthread": min(threads, 1 + len(train[2]) // PAPERS_PER_THREAD),
-        # A fitted constant would be added to margins that already are one.
-        "base_score": 0.0,
     }  # fmt: skip
     stop = xgboost.callback.EarlyStopping(rounds=trainer.early_stopping_patience, save_best=True)
     with tqdm(total=trainer.num_train_epochs, desc="trees", leave=False) as bar:

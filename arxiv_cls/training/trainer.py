@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import re
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from scipy.special import softmax
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -30,7 +30,10 @@ from transformers import (
 )
 
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.prediction import scores_of
 from arxiv_cls.recipe import nearest
+from arxiv_cls.record.model_files import MULTI_LABEL
+from arxiv_cls.scoring import multi_label as multi_label_scoring
 from arxiv_cls.scoring.metrics import SCALAR_METRICS, arxiv_metric
 from arxiv_cls.training.arguments import TransformerTrainerConfig
 from arxiv_cls.training.batches import EpochDataLoader, LengthGroupedBatches, collate
@@ -46,24 +49,37 @@ _LAYER = re.compile(r"\.(?:layer|layers|h|block)\.(\d+)\.")
 logger = logging.getLogger(__name__)
 
 
-def make_loss(weights: torch.Tensor | None, label_smoothing: float) -> Callable[..., torch.Tensor]:
+def make_loss(
+    weights: torch.Tensor | None, label_smoothing: float, *, multi_label: bool = False
+) -> Callable[..., torch.Tensor]:
     """A loss for `Trainer(compute_loss_func=...)`: cross-entropy in float32 with (classes,) weights.
+
+    For a multi-label model the binary cross-entropy of each class, with its weight, mean over the classes, as
+    transformers has it; smoothing moves targets towards one half.
 
     Returns:
         A function of (outputs, labels, num_items_in_batch): the sum over the papers divided by the number
         of papers of the whole step (all processes and accumulated batches), or without that number their
-        mean. Labels are class numbers, (papers,), or distributions over the classes, (papers, classes).
+        mean. Labels are class numbers, (papers,), or distributions over the classes, (papers, classes); for a
+        multi-label model numbers from 0 to 1 for each class.
     """
 
     def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
         logits = outputs["logits"].float()
         weight = None if weights is None else weights.to(logits.device)
-        total = functional.cross_entropy(
-            logits, labels, weight=weight, label_smoothing=label_smoothing, reduction="sum"
-        )
+        if multi_label:
+            smoothed = labels * (1 - label_smoothing) + label_smoothing / 2
+            total = functional.binary_cross_entropy_with_logits(
+                logits, smoothed, weight=weight, reduction="sum"
+            )
+            total = total / logits.shape[1]
+        else:
+            total = functional.cross_entropy(
+                logits, labels, weight=weight, label_smoothing=label_smoothing, reduction="sum"
+            )
         if num_items_in_batch is None:
             return total / len(labels)
-        # The Trainer counts the elements of the labels: a distribution has one per class.
+        # The Trainer counts the elements of the labels: there is one per class, or one per paper.
         return total / (num_items_in_batch / (labels.numel() // len(labels)))
 
     return loss
@@ -139,15 +155,17 @@ class PaperTrainer(Trainer):
         train_dataset: Dataset, eval_dataset: Dataset, callbacks: list[TrainerCallback],
     ) -> None:  # fmt: skip
         labels = self.labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        check_metric_name(args.metric_for_best_model, labels)
-        counts = torch.bincount(torch.as_tensor(train_dataset["label"][:]), minlength=len(labels))
+        self.multi_label = model.config.problem_type == MULTI_LABEL
+        check_metric_name(args.metric_for_best_model, labels, multi_label=self.multi_label)
+        every = train_dataset["labels"] if self.multi_label else [train_dataset["label"][:]]
+        counts = torch.bincount(torch.as_tensor([*itertools.chain(*every)]), minlength=len(labels))
         weights = class_weights(counts, args.class_weighting)
         super().__init__(
             model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer,
             data_collator=lambda features: collate(
-                features, tokenizer.pad_token_id, side=tokenizer.padding_side
+                features, tokenizer.pad_token_id, side=tokenizer.padding_side, classes=len(labels)
             ),
-            compute_loss_func=make_loss(weights, args.label_smoothing_factor),
+            compute_loss_func=make_loss(weights, args.label_smoothing_factor, multi_label=self.multi_label),
             compute_metrics=lambda prediction: scalar_metrics(prediction, labels), callbacks=callbacks,
         )  # fmt: skip
         # `LogCallback` writes each step; the Trainer's own would print it once more.
@@ -184,13 +202,14 @@ class PaperTrainer(Trainer):
         return self.optimizer
 
 
-def check_metric_name(name: str | None, labels: list[str]) -> None:
+def check_metric_name(name: str | None, labels: list[str], *, multi_label: bool = False) -> None:
     """Checks `metric_for_best_model` at the start: the Trainer would raise a KeyError after the first epoch.
 
     Raises:
         UserError: the validation split has no such metric.
     """
-    known = ["loss", *SCALAR_METRICS, *(f"f1/{label}" for label in labels)]
+    known = ["loss", *(multi_label_scoring.METRICS if multi_label else SCALAR_METRICS)]
+    known += [f"f1/{label}" for label in labels]
     if name is not None and name.removeprefix("eval_") not in known:
         raise UserError(
             f"trainer.metric_for_best_model: {name!r} is no metric{nearest(name, known)}",
@@ -201,13 +220,21 @@ def check_metric_name(name: str | None, labels: list[str]) -> None:
 def scalar_metrics(prediction: EvalPrediction, labels: list[str]) -> dict[str, float]:
     """The numbers of `compute_metrics`, and the F1 of each class; logits are (papers, classes).
 
+    For a multi-label model at thresholds fitted on these papers, as those of the final model will be.
+
     Raises:
         UserError: logits that are not finite.
     """
     if not np.isfinite(prediction.predictions).all():
         raise _diverged("scores of the validation split are not finite")
-    probabilities = softmax(np.asarray(prediction.predictions, dtype=np.float64), axis=1)
-    metrics = arxiv_metric(labels).compute(predictions=probabilities, references=prediction.label_ids)
+    logits, truth = np.asarray(prediction.predictions, dtype=np.float64), prediction.label_ids
+    probabilities = scores_of(logits, multi_label=truth.ndim == 2)
+    if truth.ndim == 2:
+        listed = truth > 0
+        thresholds = multi_label_scoring.fit_thresholds(listed, probabilities)
+        metrics = multi_label_scoring.compute_metrics(listed, probabilities, thresholds, labels)
+    else:
+        metrics = arxiv_metric(labels).compute(predictions=probabilities, references=truth)
     per_class = metrics.pop("per_class")
     return metrics | {f"f1/{label}": scores["f1"] for label, scores in per_class.items()}
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from batch_papers import PAPERS, rows_of, write_papers
-from factories import SURE
+from factories import SURE, write_onnx_model
 
 from arxiv_cls.batch import inputs
 from arxiv_cls.batch.runs import predict_files
@@ -48,6 +48,21 @@ def test_every_format(name, score, tmp_path):
         assert [row["position"] for row in rows] == [sum(map(len, lines[:at])) for at in range(25)]
     if name.endswith(".parquet"):
         assert [row["position"] for row in rows] == list(range(25))
+
+
+def test_multi_label(inline, tmp_path, capsys):
+    """`labels` holds those at or above their thresholds, a text without any none; both are counted."""
+    model = str(write_onnx_model(tmp_path / "several", thresholds=[0.6] * 5))
+    papers = [{"id": "1", "title": "vision", "abstract": word} for word in ("learning", "a b c d e f g h i")]
+    path = write_papers(tmp_path, "a.jsonl", papers)
+    summary = predict_files(model, [str(path)], str(tmp_path / "out"), engine="onnx")
+    rows = rows_of(tmp_path / "out")
+    assert [row["labels"] for row in rows] == [["cs.CV", "cs.LG"], []]
+    assert summary.labels == {"cs.CV": 1, "cs.LG": 1}
+    main(["predict", model, "--engine", "onnx", "vision learning", "vision a b c d e f g h i j"])
+    said = capsys.readouterr().out
+    assert "labels at or above their thresholds: cs.CV, cs.LG\n" in said
+    assert "labels at or above their thresholds: none\n" in said
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])

@@ -50,6 +50,15 @@ class TestAgreement:
         assert (said.accuracy, said.accuracy_fall) == (0.5, 0.25)
         assert agreement(found, reference, None).accuracy is None
 
+    def test_multi_label_by_hand(self):
+        """Three labels given by fp32, two of them by int8, one of these right; the papers have two."""
+        reference, found = np.array([[0.9, 0.6], [0.1, 0.7]]), np.array([[0.9, 0.4], [0.1, 0.7]])
+        true = np.array([[True, False], [True, False]])
+        said = agreement(found, reference, true, np.array([0.5, 0.5]))
+        assert said.equal_labels == pytest.approx(2 * 2 / (3 + 2))
+        assert said.accuracy == pytest.approx(2 * 1 / (2 + 2))
+        assert said.accuracy_fall == pytest.approx(2 * 1 / (3 + 2) - 0.5)
+
     @pytest.mark.parametrize(
         ("changes", "expected"),
         [

@@ -39,6 +39,7 @@ class WordPredictor:
     """Two labels; the log-odds of `cs.CV` are the sum of its words' numbers, of what is read."""
 
     kind, engine, labels = "transformer", "torch", ["cs.AI", "cs.CV"]
+    multi_label = False
 
     def __init__(self, max_length: int | None = None) -> None:
         self.max_length, self.calls = max_length, []

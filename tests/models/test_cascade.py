@@ -23,6 +23,7 @@ class Baseline:
     """Reads its score from the text; its labels stand in another order than the transformer's."""
 
     kind = engine = "tfidf"
+    multi_label = False
     labels = ("cs.CV", "cs.CL")
 
     def __init__(self, directory: Path) -> None:
@@ -41,6 +42,7 @@ class Transformer:
     """Says cs.CL with 0.8 of every text, and remembers what it had to read."""
 
     kind, engine = "transformer", "int8"
+    multi_label = False
     labels = ("cs.CL", "cs.CV")
     max_length = 256
 
@@ -143,6 +145,13 @@ class TestWhoAnswers:
 
 class TestLoading:
     """Only a pair that was fitted is loaded."""
+
+    @pytest.mark.parametrize("half", ["baseline", "transformer"])
+    def test_multi_label(self, fitted, half):
+        """The sureness of one score says nothing of the other labels."""
+        getattr(fitted, half).multi_label = True
+        with pytest.raises(UserError, match="multi-label model: a cascade has one label a paper"):
+            load_cascade("outputs/model", "outputs/baseline")
 
     @pytest.fixture
     def fitted(self, pair, monkeypatch):

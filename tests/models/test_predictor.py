@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from factories import TEXTS, classifier
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText, ScopeRule, to_predictions
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.models.transformer import fold_temperature
+from arxiv_cls.models.transformer import fold_label_calibration, fold_temperature
+from arxiv_cls.record.model_files import MULTI_LABEL
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
 
@@ -49,6 +51,19 @@ class TestPredictions:
         assert (list(inside.scores), inside.prediction_set, inside.in_scope) == (["b"], ("b", "c"), True)
         assert inside.scope_score == pytest.approx(1 / (1 + np.exp(-0.5)))
         assert (outside.prediction_set, outside.in_scope) == (("b", "c"), False)
+
+    def test_multi_label(self):
+        """The labels at or above their own thresholds, maybe none; no set where no word is known."""
+        several, none, unknown = to_predictions(
+            np.array([[0.3, 0.9, 0.4], [0.2, 0.5, 0.3], [0.3, 0.9, 0.4]]),
+            ["a", "b", "c"],
+            [*[EncodedText("text", 1, False)] * 2, EncodedText("?", 1, False, no_known_words=True)],
+            top_k=1,
+            answered_by="torch",
+            thresholds=np.array([0.3, 0.6, 0.5]),
+        )  # fmt: skip
+        assert (several.label, several.scores, several.prediction_set) == ("b", {"b": 0.9}, ("b", "a"))
+        assert (none.label, none.prediction_set, unknown.prediction_set) == ("b", (), None)
 
 
 class TestLoading:
@@ -98,6 +113,54 @@ def test_temperature_divides_the_logits(tiny_encoder):
         assert torch.allclose(model(input_ids=ids).logits, before / 2.5, atol=1e-6)
     with pytest.raises(ValueError, match="above 0"):
         fold_temperature(model, 0.0)
+
+
+class TestMultiLabel:
+    """A transformer whose `config.json` says that each label has a sigmoid."""
+
+    @pytest.fixture
+    def directory(self, tmp_path: Path, tiny_encoder: Path) -> Path:
+        """Random weights whose calibration is folded into the last layer."""
+        model = classifier("bert", tiny_encoder)
+        fold_label_calibration(model, np.array([0.5, 1, 2, 1, 1]), np.array([0, 0.5, 0, -1, 0]))
+        model.config.update({"problem_type": MULTI_LABEL, "label_thresholds": [0.5, 0.4, 0.3, 0.2, 0.1]})
+        model.save_pretrained(tmp_path)
+        AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
+        return tmp_path
+
+    def test_pipeline_gives_the_same_scores(self, directory: Path, tiny_encoder: Path) -> None:
+        """Without arguments of its own; they are sigmoids of scaled and shifted logits."""
+        predictor = load_predictor(directory)
+        scores = predictor.predict_proba(TEXTS)
+        answers = pipeline("text-classification", str(directory), top_k=None)(TEXTS, truncation=True)
+        said = [{entry["label"]: entry["score"] for entry in answer} for answer in answers]
+        expected = [[answer[label] for label in predictor.labels] for answer in said]
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+        inputs = AutoTokenizer.from_pretrained(tiny_encoder)(TEXTS[0], return_tensors="pt")
+        with torch.no_grad():
+            logits = classifier("bert", tiny_encoder)(**inputs).logits[0].numpy()
+        by_hand = 1 / (1 + np.exp(-(logits * [0.5, 1, 2, 1, 1] + [0, 0.5, 0, -1, 0])))
+        np.testing.assert_allclose(scores[0], by_hand, atol=1e-5)
+        assert predictor.multi_label
+        assert predictor.thresholds.tolist() == [0.5, 0.4, 0.3, 0.2, 0.1]
+        given = {predictor.labels[column] for column in np.flatnonzero(scores[0] >= predictor.thresholds)}
+        assert {*predictor.predict(TEXTS)[0].prediction_set} == given
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            ({"label_thresholds": [0.5] * 4}, "expected 5, as many as id2label has labels"),
+            ({"label_thresholds": None}, "expected with `problem_type: multi_label_classification`"),
+            ({"problem_type": None}, "expected with `problem_type: multi_label_classification`"),
+            ({"label_thresholds": [0.5] * 4 + [1.5]}, "less than or equal to 1"),
+        ],
+    )
+    def test_contradictions_are_refused(self, directory: Path, change: dict, problem: str) -> None:
+        """Nothing is guessed where problem type and thresholds do not fit."""
+        config = json.loads((directory / "config.json").read_text()) | change
+        (directory / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=f"label_thresholds.*{problem}"):
+            load_predictor(directory)
 
 
 class TestTexts:

@@ -17,6 +17,7 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.monitoring import windows
 from arxiv_cls.monitoring.check import check_drift, parse_time
 from arxiv_cls.monitoring.log_reader import LogReader
+from arxiv_cls.record.model_files import MULTI_LABEL
 from arxiv_cls.scoring.reference import FEATURES
 
 
@@ -186,6 +187,15 @@ class TestVerdict:
         assert check_drift(released, str(folder), versions=["v1.2.0"])["verdict"] == "alarm"
         write_log(quiet[:300])
         assert check_drift(released, str(folder))["verdict"] == "ok"
+
+    def test_multi_label(self, released, tmp_path):
+        """Refused in one line, by the check and where the reference would be made."""
+        config = json.loads((released / "config.json").read_text())
+        several = {"problem_type": MULTI_LABEL, "label_thresholds": [0.5] * len(LABELS)}
+        (released / "config.json").write_text(json.dumps(config | several))
+        for words in (["drift", str(released), "--log", str(tmp_path)], ["reference", str(released)]):
+            with pytest.raises(UserError, match="is a multi-label model: monitoring compares"):
+                main(["monitor", *words])
 
     def test_halves_of_a_cascade(self, released, write_log, reference_traffic, tmp_path):
         """Each half has its own reference, and both together; no row is counted twice."""

@@ -46,6 +46,24 @@ def plain(models_dir):
     opened.__exit__(None, None, None)
 
 
+def test_multi_label(tmp_path):
+    """By hand: sigmoids of the logits, the labels at or above their thresholds, perhaps none."""
+    thresholds = [0.99, 0.9, 0.8, 0.6, 0.6]
+    opened = client(write_onnx_model(tmp_path / "several", thresholds=thresholds))
+    sigmoid = {logit: 1 / (1 + math.exp(-logit)) for logit in (0, 2, 4)}
+    texts = ["vision learning", "planning"]
+    several, none = opened.post("/predict", json={"instances": texts}).json()["predictions"]
+    assert several["probabilities"] == pytest.approx([sigmoid[logit] for logit in (0, 0, 2, 2, 0)])
+    assert several["prediction_set"] == ["cs.CV", "cs.LG"]
+    assert (none["prediction_set"], none["confidence"]) == ([], pytest.approx(sigmoid[4]))
+    assert list(none["thresholds"].values()) == thresholds
+    assert opened.get("/info").json()["thresholds"] == none["thresholds"]
+    for function, status in (("sigmoid", 200), ("softmax", 422)):
+        body = {"inputs": texts[1], "parameters": {"function_to_apply": function}}
+        assert opened.post("/", json=body).status_code == status
+    opened.__exit__(None, None, None)
+
+
 @pytest.fixture
 def application(models_dir):
     """Makes an application with other settings."""

@@ -126,6 +126,51 @@ def test_nothing_to_judge_by() -> None:
     assert said[0].startswith("Graph neural networks\n\n")
 
 
+class TestMultiLabel:
+    """Several labels, each with its own bar and threshold; or none."""
+
+    @pytest.fixture(scope="class")
+    def several(self, tmp_path_factory: pytest.TempPathFactory) -> SpaceModel:
+        """Sigmoids of the logits; `vision` alone gives cs.CV 0.98."""
+        thresholds = [0.6, 0.6, 0.75, 0.6, 0.6]
+        return load_space_model(
+            str(write_onnx_model(tmp_path_factory.mktemp("several") / "m", thresholds=thresholds))
+        )
+
+    def test_answers(self, several: SpaceModel) -> None:
+        """Named are the labels at or above their thresholds; the bars are all scores, with the thresholds."""
+        functions = [one.fn for one in build_page(several).fns.values()]
+        answer = next(one for one in functions if getattr(one, "__name__", "") == "answer")
+        boxes, scores, *_ = answer("Vision", "learning")
+        assert (
+            "Categories: Computer Vision and Pattern Recognition (cs.CV) and Machine Learning (cs.LG)."
+            in boxes
+        )
+        assert scores["Computer Vision and Pattern Recognition (cs.CV), from 75%"] == pytest.approx(
+            0.8808, abs=1e-4
+        )
+        assert sum(scores.values()) == pytest.approx(2 * 0.8808 + 3 * 0.5, abs=1e-3)
+        boxes, scores, *_ = answer("Vision", "of a b c d e f g")
+        assert "No label is above its threshold." in boxes
+        assert len(scores) == 5
+
+    def test_words_and_file(self, several: SpaceModel, tmp_path: Path) -> None:
+        """A lone word is told from a text of nothing; the preview of a file shows the named labels."""
+        assert several.explain("vision", "cs.CV") == [("vision", pytest.approx(4))]
+        source = tmp_path / "papers.csv"
+        source.write_text("id,text\n1,vision learning\n2,vision of a b c d e f g h\n")
+        scored = score_file(several, source, tmp_path, lambda done, rows: None)
+        assert scored.preview == [["1", "cs.CV cs.LG", ""], ["2", "", ""]]
+
+    def test_wording(self, several: SpaceModel) -> None:
+        """What the model does is said as it is."""
+        facts = several.facts
+        assert "Names the categories of a paper" in content.heading("T", facts)
+        about = content.about(facts, LABELS, "onnx", 256)
+        assert "gives each paper any number of 5 categories" in about
+        assert "a threshold of its own" in about
+
+
 class TestFacts:
     """What is said of the model is read from its records."""
 
