@@ -82,7 +82,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 # Libraries that are imported under another name than the one they are installed by.
 _DISTRIBUTIONS = {
     "google": "google-cloud-storage",
-    "google.cloud.run_v2": "google-cloud-run",
     "PIL": "gradio",
     "prometheus_client": "prometheus-fastapi-instrumentator",
     "sklearn": "scikit-learn",

@@ -255,7 +255,7 @@ def read_groups(
                     problems.append(f"{group}.{key}: is there twice, as {name} and by its other name")
                 given[group][name] = value
     _apply_overrides(overrides, groups, given, problems)
-    sections = {group: _build(group, kind, given[group], problems) for group, kind in groups.items()}
+    sections = {group: build_section(kind, given[group], problems, group) for group, kind in groups.items()}
     raise_problems(Path(path), problems)
     return sections, given
 
@@ -379,22 +379,31 @@ def _override_value(text: str, annotation: Any) -> Any:
     return None if text in NULL else text
 
 
-def _build(group: str, group_type: Any, values: dict[str, Any], problems: list[str]) -> Any:
-    """The group's dataclass, or None with what is wrong; `values` become those of the fields."""
+def build_section(group_type: Any, values: dict[str, Any], problems: list[str], group: str = "") -> Any:
+    """A group's dataclass, or None with what is wrong; `values` become those of the fields.
+
+    Args:
+        group_type: of pydantic; its method `problems`, where it has one, says what does not go together.
+        values: of `parse_yaml`, by key.
+        problems: what is wrong is added, a sentence each.
+        group: the name that stands before the keys in them.
+    """
     refused: dict[str, str] = getattr(group_type, "REFUSED_KEYS", {})
-    known = fields_of(group_type)
+    known, prefix = fields_of(group_type), f"{group}." if group else ""
     wrong = []
     for key, value in list(values.items()):
         if key not in known:
-            wrong.append(f"{group}.{key}: unknown key{nearest(key, known.keys() - refused)}")
+            wrong.append(f"{prefix}{key}: unknown key{nearest(key, known.keys() - refused)}")
             continue
         try:
             values[key] = read_value(value, known[key].annotation, *known[key].metadata)
         except ValueError as error:
-            wrong.append(f"{group}.{key}: {refused.get(key, error)}")
+            wrong.append(f"{prefix}{key}: {refused.get(key, error)}")
             continue
         if key in refused and values.pop(key) != known[key].get_default(call_default_factory=True):
-            wrong.append(f"{group}.{key}: {refused[key]}")
+            wrong.append(f"{prefix}{key}: {refused[key]}")
+    needed = [key for key, field in known.items() if field.is_required()]
+    wrong += [f"{prefix}{key}: missing" for key in needed if key not in values]
     problems += wrong
     if wrong:
         return None
@@ -407,7 +416,7 @@ def _build(group: str, group_type: Any, values: dict[str, Any], problems: list[s
         return None
     if not problems:
         # Those of a trainer import what takes seconds.
-        problems += [f"{group}.{problem}" for problem in getattr(section, "problems", list)()]
+        problems += [f"{prefix}{problem}" for problem in getattr(section, "problems", list)()]
     return section
 
 

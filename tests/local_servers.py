@@ -46,6 +46,46 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
             server.shutdown()
 
 
+class Loopback:
+    """A stand-in for the service of somebody else; a context manager. Its `handler` knows it as `service`."""
+
+    handler: type[BaseHTTPRequestHandler]
+    url = ""
+
+    def __enter__(self):
+        self._server = serving(type("Handler", (self.handler,), {"service": self}))
+        self.url = self._server.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.__exit__(None, None, None)
+
+
+class JsonHandler(BaseHTTPRequestHandler):
+    """Reads and answers JSON, and keeps the test output clean."""
+
+    service: Any
+    protocol_version = "HTTP/1.1"
+    wbufsize = 65536
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+    def body(self) -> str:
+        """Of the request."""
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+
+    def answer(self, status: int, content: Any, **headers: str) -> None:
+        """Sends bytes as they are, all else as JSON."""
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in ({"Content_Type": "application/json"} | headers).items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
 @dataclass
 class Server:
     """A server process of ours."""
@@ -323,8 +363,8 @@ SERVICE_TYPE = "type.googleapis.com/google.cloud.run.v2.Service"
 
 
 @dataclass
-class LocalCloudRun:
-    """Cloud Run's REST calls, for the real `google-cloud-run` client; a context manager.
+class LocalCloudRun(Loopback):
+    """Cloud Run's REST calls.
 
     It keeps services as the client sent them, with a revision for each (newest first), answers updates with
     an operation that ends at the first look, takes only requests with a bearer token, and answers all with
@@ -337,15 +377,6 @@ class LocalCloudRun:
     requests: list[tuple[str, str]] = field(default_factory=list)
     refuse: tuple[int, str] | None = None
     failure: str | None = None
-
-    def __enter__(self) -> LocalCloudRun:
-        handler = type("Handler", (_CloudHandler,), {"cloud": self})
-        self._server = serving(handler)
-        self.url = self._server.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.__exit__(None, None, None)
 
     def credentials(self, path: Path) -> Path:
         """Writes the key of a service account that was made up here, and returns its path."""
@@ -402,51 +433,40 @@ class LocalCloudRun:
         return {"name": operation, "done": False}
 
 
-class _CloudHandler(BaseHTTPRequestHandler):
-    """Answers one request; the class attribute `cloud` is the server's state."""
-
-    cloud: LocalCloudRun
-    protocol_version = "HTTP/1.1"
-    wbufsize = 65536
-
-    def log_message(self, *_: object) -> None:
-        """Keeps the test output clean."""
-
-    def _answer(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
+class _CloudHandler(JsonHandler):
     def _fail(self, status: int, message: str) -> None:
-        self._answer(status, {"error": {"code": status, "message": message, "status": "FAKE"}})
+        self.answer(status, {"error": {"code": status, "message": message, "status": "FAKE"}})
 
     def _serve(self) -> None:
-        split = urlsplit(self.path)
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
-        self.cloud.requests.append((self.command, split.path))
+        split, sent = urlsplit(self.path), self.body()
+        if split.path == "/token":
+            self.answer(200, {"access_token": "made-up", "expires_in": 3600, "token_type": "Bearer"})
+            return
+        body = json.loads(sent or "{}")
+        self.service.requests.append((self.command, split.path))
         if not self.headers.get("Authorization", "").startswith("Bearer "):
             self._fail(401, "the request has no token")
-        elif self.cloud.refuse:
-            self._fail(*self.cloud.refuse)
+        elif self.service.refuse:
+            self._fail(*self.service.refuse)
         elif match := SERVICE.match(split.path):
             self._service(match[1], body, parse_qs(split.query))
         elif (match := SERVICE.match(split.path.removesuffix("/revisions"))) and self.command == "GET":
-            self._answer(200, {"revisions": self.cloud.revisions.get(match[1], [])})
-        elif (match := OPERATION.match(split.path)) and match[1] in self.cloud.operations:
-            self._answer(200, self.cloud.operations[match[1]])
+            self.answer(200, {"revisions": self.service.revisions.get(match[1], [])})
+        elif (match := OPERATION.match(split.path)) and match[1] in self.service.operations:
+            self.answer(200, self.service.operations[match[1]])
         else:
             self._fail(404, f"no {split.path}")
 
     def _service(self, name: str, body: dict[str, Any], query: dict[str, list[str]]) -> None:
-        known = name in self.cloud.services
+        known = name in self.service.services
         if self.command == "PATCH" and (known or query.get("allowMissing") == ["true"]):
-            self._answer(200, self.cloud.update(name, body, query.get("updateMask", [None])[0]))
+            self.answer(200, self.service.update(name, body, query.get("updateMask", [None])[0]))
         elif self.command == "GET" and known:
-            self._answer(200, self.cloud.services[name])
+            self.answer(200, self.service.services[name])
         else:
             self._fail(404, f"Resource {name!r} was not found")
 
     do_GET = do_PATCH = do_POST = do_DELETE = _serve
+
+
+LocalCloudRun.handler = _CloudHandler

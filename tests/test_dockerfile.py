@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arxiv_cls.cloud.commands import CPUS, MEMORY
+from arxiv_cls.cloud.endpoints import CPUS, MEMORY
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -77,7 +77,6 @@ class TestMissingLibrary:
             ("xgboost", "baseline"),
             ("fastapi", "serve"),
             ("gradio", "space"),
-            ("google.cloud.run_v2", "deploy"),
             ("google.cloud.storage", "gcs"),
             ("umap", "umap"),
         ],

@@ -1,20 +1,20 @@
-"""What is scored: the files that paths, globs and buckets name, and where each is cut into shards.
+"""What is scored: the files that paths, globs and buckets name, and the pieces that each is cut into.
 
-Plain JSON Lines are cut at byte offsets moved to line ends, from samples alone; Parquet at row groups. A
-record of a CSV can hold line breaks, so a CSV is read once to find its cuts. A compressed file, and Parquet
-with row groups that are too large, is a stream: read once from its beginning, and cut into pieces by rows.
+Every file is read once, from its beginning, by the process that gives out the work, and cut by rows. So
+compressed files, CSV (whose records can hold line breaks) and Parquet with row groups of any size are one
+case, and workers need not reach the inputs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -32,7 +32,6 @@ LEAST_SHARDS, LEAST_ROWS = 32, 500
 BYTES_PER_ROW = {"plain": 1400, "packed": 420}
 BLOCK = 1 << 16
 _SAMPLE_EVERY = 1 << 23
-_REQUESTS = 16  # range requests at a time
 _READ = 1 << 22
 _LONGEST_RECORD = 1 << 24
 # What buckets know of an object without its being read.
@@ -45,30 +44,16 @@ _RECORD = re.compile(rb"(?:" + _FIELD + rb",)*+" + _FIELD + rb"\r?\n")
 
 
 @dataclass(frozen=True)
-class Input:
-    """One input file, as the manifest has it."""
-
-    source: str  # absolute path or address
-    bytes: int
-    checksum: str  # the bucket's own, else sha256 of the size and of 64 KiB of every 8 MiB
-    format: str  # csv, json or parquet
-    stream: bool
-    cuts: list[int]  # shard i is cuts[i] to cuts[i + 1], bytes or row groups; of a stream []
-
-
-@dataclass(frozen=True)
 class Shard:
-    """What one task reads, and the name of the one file that it writes."""
+    """What one task scores, and the name of the one file that it writes."""
 
     name: str
     source: str
-    format: str
-    start: int  # byte or row group; of a stream's piece, the position of its first record
-    end: int
+    position: int  # of the first record: byte offset in the unpacked text, or row of Parquet
+    data: Any  # the bytes of the records, or a batch of Parquet
     weight: float  # its part of the bytes of its file, for the time left
     header: bytes = b""  # of a CSV
-    data: Any = None  # of a stream's piece: the bytes, or the batch of Parquet
-    last: bool = False  # a stream's last piece
+    last: bool = False  # of its file
 
 
 def list_files(paths: Sequence[str], output: str) -> dict[str, dict[str, Any]]:
@@ -111,40 +96,12 @@ def list_files(paths: Sequence[str], output: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def cut_input(source: str, size: int, checksum: str, rows: int) -> Input:
-    """Where a file is cut into shards of about `rows` rows.
-
-    Raises:
-        UserError: it cannot be read, or a CSV lacks the columns.
-    """
-    kind = file_format(source)
-    fs, path = file_system(source)
-    stream, cuts = source.lower().endswith((".gz", ".zst")), []
-    with storage_errors(source):
-        if kind == "parquet":
-            with fs.open(path, "rb") as file:
-                metadata = pq.ParquetFile(file).metadata
-            groups = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
-            stream = max(groups, default=0) > 2 * rows
-            cuts = [] if stream else _group_cuts(groups, rows)
-        elif stream:
-            if kind == "json":
-                _refuse_list(source, next(pieces(source, rows=1))[2])
-        elif kind == "json":
-            _refuse_list(source, fs.cat_file(path, 0, BLOCK))
-            cuts = _line_cuts(fs, path, size, rows)
-        else:
-            cuts = [csv_header(source, fs.cat_file(path, 0, _READ))[1]]
-            with fs.open(path, "rb", block_size=_READ) as file:
-                file.seek(cuts[0])
-                for piece in _csv_pieces(file, rows):
-                    cuts.append(cuts[-1] + len(piece))
-            cuts = cuts if len(cuts) > 1 else [*cuts, size]
-    return Input(source, size, checksum, kind, stream, cuts)
+def _is_packed(source: str) -> bool:
+    return source.lower().endswith((".gz", ".zst"))
 
 
 def checksum_of(source: str, info: dict[str, Any]) -> str:
-    """The object's own checksum; of a file that has none, of samples: see `Input`."""
+    """The object's own checksum; of a file that has none, sha256 of the size and of 64 KiB of every 8 MiB."""
     for key in _CHECKSUMS:
         if info.get(key):
             return f"{key}:{info[key]}"
@@ -164,48 +121,73 @@ def rows_per_shard(sources: dict[str, dict[str, Any]], most: int) -> int:
     """Rows of a shard: `most`, or fewer where the input has few."""
     guessed = 0.0
     for source, info in sources.items():
-        packed = source.lower().endswith((".gz", ".zst", ".parquet", ".pq"))
+        packed = _is_packed(source) or file_format(source) == "parquet"
         guessed += info["size"] / BYTES_PER_ROW["packed" if packed else "plain"]
     return min(most, max(LEAST_ROWS, int(guessed / LEAST_SHARDS)))
 
 
-def _refuse_list(source: str, beginning: bytes) -> None:
-    if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        raise UserError(f"{source}: the file is one JSON list", "an object a line is expected: JSON Lines")
+@contextlib.contextmanager
+def _opened(source: str) -> Iterator[tuple[Any, Any, bytes]]:
+    """The file as it is stored; what is read of it, unpacked lines or Parquet; and the header of a CSV."""
+    fs, path = file_system(source)
+    with storage_errors(source), fs.open(path, "rb", block_size=_READ) as file:
+        if file_format(source) == "parquet":
+            yield file, pq.ParquetFile(file, buffer_size=1 << 20), b""
+            return
+        plain: Any = file
+        if _is_packed(source):
+            gzipped = source.lower().endswith(".gz")
+            plain = gzip.GzipFile(fileobj=file) if gzipped else pa.CompressedInputStream(file, "zstd")
+        with plain, io.BufferedReader(plain, _READ) as lines:
+            header = b""
+            if file_format(source) == "csv":
+                header = lines.read(len(_csv_header(source, lines.peek(_READ))))
+            elif lines.peek(BLOCK).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+                hint = "an object a line is expected: JSON Lines"
+                raise UserError(f"{source}: the file is one JSON list", hint)
+            yield file, lines, header
 
 
-def _group_cuts(groups: list[int], rows: int) -> list[int]:
-    cuts, held = [0], 0
-    for at, count in enumerate(groups):
-        if held and held + count > rows:
-            cuts.append(at)
-            held = 0
-        held += count
-    return [*cuts, len(groups)]
+def check_input(source: str) -> None:
+    """Looks at the beginning of a file.
+
+    Raises:
+        UserError: it cannot be read, is one JSON list, or lacks the columns.
+    """
+    with _opened(source) as (_, content, _):
+        if file_format(source) == "parquet":
+            _paper_columns(source, content.schema_arrow)
 
 
-def _line_cuts(fs: Any, path: str, size: int, rows: int) -> list[int]:
-    """Offsets of line starts, about `rows` lines apart, from samples and one block at each cut."""
+def pieces(source: str, rows: int) -> Iterator[tuple[int, bytes, Any, float]]:
+    """The pieces of a file: position of the first record, header, bytes or batch, share of the file so far.
 
-    def block(start: int) -> bytes:
-        return fs.cat_file(path, start, min(size, start + BLOCK))
+    A file without a record has one empty piece.
 
-    def cut(wanted: int) -> int:
-        for start in range(wanted, size, BLOCK):
-            if (found := block(start).find(b"\n")) >= 0:
-                return start + found + 1
-        return size
+    Raises:
+        UserError: as `check_input`, or the file breaks off.
+    """
+    with _opened(source) as (file, content, header):
+        if file_format(source) == "parquet":
+            columns, size, done = _paper_columns(source, content.schema_arrow), content.metadata.num_rows, 0
+            nothing = pa.RecordBatch.from_pylist([], content.schema_arrow).select(columns)
+            for batch in content.iter_batches(rows, columns=columns) if size else [nothing]:
+                yield done, b"", batch, (done + len(batch)) / max(1, size)
+                done += len(batch)
+            return
+        found: Iterator[bytes]
+        if header:
+            found = _csv_pieces(content, rows)
+        else:
+            found = iter(lambda: b"".join(itertools.islice(content, rows)), b"")
+        position = len(header)
+        for piece in itertools.chain([next(found, b"")], found):
+            yield position, header, piece, file.tell() / max(1, file.size)
+            position += len(piece)
 
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        samples = list(pool.map(block, range(0, size, max(BLOCK, size // 32))))
-        lines = sum(sample.count(b"\n") for sample in samples)
-        step = max(1, round(rows * sum(map(len, samples)) / max(1, lines)))
-        cuts = pool.map(cut, range(step - 1, size, step)) if lines else []
-        return [*sorted({0, *cuts} - {size}), size]
 
-
-def csv_header(source: str, beginning: bytes) -> tuple[bytes, int]:
-    """The header with what stands before it, and the offset behind it.
+def _csv_header(source: str, beginning: bytes) -> bytes:
+    """The header with what stands before it.
 
     Raises:
         UserError: it lacks the columns, or lines end with carriage returns alone.
@@ -214,7 +196,7 @@ def csv_header(source: str, beginning: bytes) -> tuple[bytes, int]:
     header = beginning[: file.start]
     if not header.endswith(b"\n"):
         raise UserError(f"{source}: a header alone, or lines that end with carriage returns", "save it anew")
-    return header, file.start
+    return header
 
 
 def _csv_pieces(file: Any, rows: int) -> Iterator[bytes]:
@@ -250,44 +232,7 @@ def _record_end(data: bytes, begin: int, more: bool) -> int | None:
     return end or (None if more else len(data))
 
 
-def pieces(source: str, rows: int) -> Iterator[tuple[int, bytes, Any, float]]:
-    """A stream's pieces: position of the first record, header, bytes or batch, share of the file read so far.
-
-    A stream without a record has one empty piece.
-
-    Raises:
-        UserError: the file cannot be read, or breaks off.
-    """
-    fs, path = file_system(source)
-    with storage_errors(source), fs.open(path, "rb", block_size=_READ) as file:
-        size = max(1, fs.info(path)["size"])
-        if file_format(source) == "parquet":
-            parquet = pq.ParquetFile(file, buffer_size=1 << 20)
-            done = 0
-            for batch in parquet.iter_batches(rows, columns=paper_columns(source, parquet.schema_arrow)):
-                yield done, b"", batch, (done + len(batch)) / max(1, parquet.metadata.num_rows)
-                done += len(batch)
-            return
-        packed = source.lower().endswith(".gz")
-        plain: Any = gzip.GzipFile(fileobj=file) if packed else pa.CompressedInputStream(file, "zstd")
-        with plain, io.BufferedReader(plain, _READ) as lines:
-            position, header = 0, b""
-            if file_format(source) == "csv":
-                header, position = csv_header(source, lines.peek(_READ))
-                lines.read(position)
-                found = _csv_pieces(lines, rows)
-            else:
-                found = iter(lambda: b"".join(islice(lines, rows)), b"")
-            none = True
-            for piece in found:
-                none = False
-                yield position, header, piece, file.tell() / size
-                position += len(piece)
-            if none:
-                yield position, header, b"", 1.0
-
-
-def paper_columns(source: str, schema: pa.Schema) -> list[str]:
+def _paper_columns(source: str, schema: pa.Schema) -> list[str]:
     """The columns of a Parquet file that are read.
 
     Raises:
@@ -300,8 +245,3 @@ def paper_columns(source: str, schema: pa.Schema) -> list[str]:
             f"{source}: no column of papers\n  found: {shown}", "title and abstract are read, or text"
         )
     return names
-
-
-def as_json(files: Sequence[Input]) -> list[dict[str, Any]]:
-    """The inputs as the manifest has them."""
-    return [asdict(file) for file in files]

@@ -7,7 +7,6 @@ yet, on either runner; a run with other inputs, model or settings is refused by 
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -26,16 +25,7 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
-from arxiv_cls.batch.inputs import (
-    Input,
-    Shard,
-    as_json,
-    checksum_of,
-    cut_input,
-    list_files,
-    pieces,
-    rows_per_shard,
-)
+from arxiv_cls.batch.inputs import Shard, check_input, checksum_of, list_files, pieces, rows_per_shard
 from arxiv_cls.batch.shards import (
     Settings,
     footer_of,
@@ -53,10 +43,9 @@ from arxiv_cls.record.run_record import available_cores
 from arxiv_cls.record.storage import file_system, storage_errors
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Runner = Literal["local", "ray"]
 _FOOTERS_AT_A_TIME = 16
-_AGAIN = "run the same command again: it does what is missing"
 
 
 @dataclass
@@ -136,7 +125,7 @@ def predict_files(
         output = str(Path(output).resolve())
     if embeddings and engine in ONNX_FILES:
         raise UserError(f"--embeddings: the engine {engine} gives none", "leave out --engine")
-    manifest, files = _planned(model, paths, output, engine, shard_rows, embeddings)
+    manifest = _planned(model, paths, output, engine, shard_rows, embeddings)
     text = json.dumps(manifest, indent=1).encode()
     baseline = "model.skops" in manifest["model"]
     cores = available_cores()
@@ -152,7 +141,8 @@ def predict_files(
     for footer in done.values():
         summary.add(footer)
     summary.done_before = summary.rows
-    missing = _missing(files, manifest["shard_rows"], done)
+    sizes = {source: one["bytes"] for source, one in manifest["inputs"].items()}
+    missing = _missing(sizes, manifest["shard_rows"], done)
     first = next(missing, None)
     if first is not None:
         began = time.perf_counter()
@@ -160,19 +150,25 @@ def predict_files(
             pool: _LocalPool | _RayPool = _RayPool(settings, workers, processes, address)
         else:
             pool = _LocalPool(settings, processes)
-        with contextlib.closing(pool):
+        with pool:
             summary.start_seconds = time.perf_counter() - began
-            _score(pool, first, missing, summary, sum(file.bytes for file in files), done, progress)
+            try:
+                _score(pool, first, missing, summary, sum(sizes.values()), done, progress)
+            except pool.killed:
+                raise UserError(
+                    "a worker was killed, as the kernel does for want of memory",
+                    "fewer --workers need less; run the same command again: it does what is missing",
+                    OUT_OF_MEMORY,
+                ) from None
     _remove_leftovers(output)
     return summary
 
 
 def _planned(
     model: str, paths: Sequence[str], output: str, engine: str | None, shard_rows: int, embeddings: bool
-) -> tuple[dict[str, Any], list[Input]]:
-    """The manifest of the folder, written when there is none yet."""
+) -> dict[str, Any]:
+    """The manifest of a run, written when the folder has none yet; another one there is refused."""
     found = list_files(paths, output)
-    checksums = {source: checksum_of(source, info) for source, info in found.items()}
     directory = locate_model(model, engine=engine)
     labels = model_labels(directory)
     columns = schema_of(labels, embeddings, load_label_thresholds(directory) is not None)
@@ -184,16 +180,18 @@ def _planned(
         "columns": {one.name: str(one.type) for one in columns},
         "most_shard_rows": shard_rows,
         "shard_rows": rows_per_shard(found, shard_rows),
+        "inputs": {
+            source: {"bytes": info["size"], "checksum": checksum_of(source, info)}
+            for source, info in found.items()
+        },
     }
     before = _read_manifest(output)
     if before is None:
-        rows = wanted["shard_rows"]
-        files = [cut_input(source, info["size"], checksums[source], rows) for source, info in found.items()]
-        manifest = wanted | {"inputs": as_json(files)}
-        write_output(output, MANIFEST, json.dumps(manifest, indent=1).encode())
-        return manifest, files
-    given = {source: [info["size"], checksums[source]] for source, info in found.items()}
-    recorded = {one["source"]: [one["bytes"], one["checksum"]] for one in before["inputs"]}
+        for source in found:
+            check_input(source)
+        write_output(output, MANIFEST, json.dumps(wanted, indent=1).encode())
+        return wanted
+    given, recorded = wanted["inputs"], dict(before["inputs"])
     other = [
         f"{source}: another input, or changed" for source in given if given[source] != recorded.get(source)
     ]
@@ -204,8 +202,7 @@ def _planned(
     }  # fmt: skip
     for key, name in names.items():
         if before.get(key) != wanted[key]:
-            changed = _changed(before.get(key), wanted[key])
-            other.append(f"{name}: {changed}")
+            other.append(f"{name}: {_changed(before.get(key), wanted[key])}")
     if not other and list(given) != list(recorded):
         other.append("the inputs are in another order")
     if other:
@@ -213,7 +210,7 @@ def _planned(
             f"{output}: holds a run with other inputs or settings\n  " + "\n  ".join(other[:20]),
             "name another --output, or the inputs and settings that it began with",
         )
-    return before, [Input(**one) for one in before["inputs"]]
+    return wanted
 
 
 def _changed(before: Any, now: Any) -> str:
@@ -224,18 +221,19 @@ def _changed(before: Any, now: Any) -> str:
 
 def _read_manifest(output: str) -> dict[str, Any] | None:
     fs, path = file_system(output)
+    with storage_errors(f"{output}/{MANIFEST}"):
+        try:
+            content = fs.cat_file(f"{path.rstrip('/')}/{MANIFEST}")
+        except FileNotFoundError:
+            content = None
+    if content is None:
+        if _parts(output):
+            raise UserError(f"{output}: holds part-*.parquet without the {MANIFEST}", "name another --output")
+        return None
     try:
-        return json.loads(fs.cat_file(f"{path.rstrip('/')}/{MANIFEST}"))
-    except FileNotFoundError:
-        pass
+        return json.loads(content)
     except ValueError:
         raise UserError(f"{output}/{MANIFEST}: is damaged", "name another --output") from None
-    except Exception as error:
-        with storage_errors(f"{output}/{MANIFEST}"):
-            raise error
-    if _parts(output):
-        raise UserError(f"{output}: holds part-*.parquet without the {MANIFEST}", "name another --output")
-    return None
 
 
 def _parts(output: str) -> list[str]:
@@ -246,10 +244,11 @@ def _parts(output: str) -> list[str]:
 
 
 def _done(output: str, plan: str) -> dict[str, dict[str, Any]]:
-    """Footer of each file that is there, by its name."""
+    """Footer of each whole file that is there, by its name; a damaged one is as good as missing."""
     names = _parts(output)
     with ThreadPoolExecutor(_FOOTERS_AT_A_TIME) as pool:
-        footers = dict(zip(names, pool.map(lambda name: footer_of(output, name), names), strict=True))
+        read = zip(names, pool.map(lambda name: footer_of(output, name), names), strict=True)
+        footers = {name: footer for name, footer in read if footer is not None}
     for name, footer in footers.items():
         if footer["plan"] != plan:
             raise UserError(
@@ -258,33 +257,23 @@ def _done(output: str, plan: str) -> dict[str, dict[str, Any]]:
     return footers
 
 
-def _missing(files: Sequence[Input], rows: int, done: dict[str, dict[str, Any]]) -> Iterator[Shard]:
-    """The shards without a file, in order; a stream is read only where one of its pieces is missing."""
-    number = 0
-    for file in files:
-        for start, end in zip(file.cuts, file.cuts[1:], strict=False):
-            name = f"part-{number:05d}.parquet"
-            number += 1
-            if name not in done:
-                weight = file.bytes * (end - start) / max(1, file.cuts[-1] - file.cuts[0])
-                yield Shard(name, file.source, file.format, start, end, weight)
-        if file.stream:
-            stem = f"part-{number:05d}"
-            number += 1
-            have = [f"{stem}-{at:05d}.parquet" for at in range(sum(name.startswith(stem) for name in done))]
-            if not (have and all(name in done for name in have) and done[have[-1]]["last"]):
-                yield from (shard for shard in _stream_shards(file, rows, stem) if shard.name not in done)
+def _missing(sizes: dict[str, int], rows: int, done: dict[str, dict[str, Any]]) -> Iterator[Shard]:
+    """The shards without a file, in order; an input is read only where one of its shards is missing."""
+    for number, (source, size) in enumerate(sizes.items()):
+        stem = f"part-{number:05d}"
+        have = [f"{stem}-{at:05d}.parquet" for at in range(sum(name.startswith(f"{stem}-") for name in done))]
+        if not (have and all(name in done for name in have) and done[have[-1]]["last"]):
+            yield from (shard for shard in _shards(source, size, rows, stem) if shard.name not in done)
 
 
-def _stream_shards(file: Input, rows: int, stem: str) -> Iterator[Shard]:
-    """The pieces of a stream; one is held back, since the last one says that it is."""
+def _shards(source: str, size: int, rows: int, stem: str) -> Iterator[Shard]:
+    """The shards of an input; one is held back, since the last one says that it is."""
     held, read = None, 0.0
-    for at, (position, header, data, share) in enumerate(pieces(file.source, rows)):
+    for at, (position, header, data, share) in enumerate(pieces(source, rows)):
         if held is not None:
             yield held
-        weight, read = file.bytes * (share - read), share
-        name = f"{stem}-{at:05d}.parquet"
-        held = Shard(name, file.source, file.format, position, position, weight, header, data)
+        weight, read = size * (share - read), share
+        held = Shard(f"{stem}-{at:05d}.parquet", source, position, data, weight, header)
     if held is not None:
         yield replace(held, last=True)
 
@@ -337,8 +326,10 @@ def _remove_leftovers(output: str) -> None:
 class _LocalPool:
     """Processes of this machine; `limit` shards are in work or wait."""
 
+    killed: tuple[type[Exception], ...] = (BrokenProcessPool,)
+
     def __init__(self, settings: Settings, processes: int) -> None:
-        self.limit, self._settings, self._open = processes + 1, settings, 0
+        self.limit, self._settings = processes + 1, settings
         others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(processes, context, _begin_worker, (settings,))
@@ -346,29 +337,23 @@ class _LocalPool:
         concurrent.futures.wait([self._pool.submit(time.sleep, 0.01) for _ in range(processes)])
         self._children = set(multiprocessing.active_children()) - others
 
-    def submit(self, shard: Shard) -> Future[dict[str, Any]]:
-        """Queues a shard."""
-        self._open += 1
-        try:
-            return self._pool.submit(score_shard, shard, self._settings)
-        except BrokenProcessPool:
-            raise _killed() from None
+    def __enter__(self) -> _LocalPool:
+        return self
 
-    def result(self, future: Future[dict[str, Any]]) -> dict[str, Any]:
-        """What `score_shard` returned or raised."""
-        try:
-            counts = future.result()
-        except BrokenProcessPool:
-            raise _killed() from None
-        self._open -= 1
-        return counts
-
-    def close(self) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         """Ends the processes, also those that are at work when something failed."""
-        self._pool.shutdown(wait=not self._open, cancel_futures=True)
+        self._pool.shutdown(wait=error is None, cancel_futures=True)
         for child in self._children:
             child.kill()
             child.join()
+
+    def submit(self, shard: Shard) -> Future[dict[str, Any]]:
+        """Queues a shard."""
+        return self._pool.submit(score_shard, shard, self._settings)
+
+    def result(self, future: Future[dict[str, Any]]) -> dict[str, Any]:
+        """What `score_shard` returned or raised."""
+        return future.result()
 
 
 class _RayPool:
@@ -383,6 +368,7 @@ class _RayPool:
         import ray
 
         self._ray = ray
+        self.killed = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         threads = settings.threads if address is None else 1
         self._settings = replace(settings, threads=threads)
@@ -418,20 +404,13 @@ class _RayPool:
             return future.result()
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, UserError) else error from None
-        except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.OutOfMemoryError):
-            raise _killed() from None
 
-    def close(self) -> None:
+    def __enter__(self) -> _RayPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Leaves the cluster; one that was started here ends."""
         self._ray.shutdown()
-
-
-def _killed() -> UserError:
-    return UserError(
-        "a worker was killed, as the kernel does for want of memory",
-        f"fewer --workers need less; {_AGAIN}",
-        OUT_OF_MEMORY,
-    )
 
 
 def _begin_worker(settings: Settings) -> None:

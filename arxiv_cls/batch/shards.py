@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arxiv_cls.batch.inputs import Shard, csv_header, paper_columns
+from arxiv_cls.batch.inputs import Shard
 from arxiv_cls.corpus.csv_reader import open_csv
 from arxiv_cls.corpus.papers import read_table
-from arxiv_cls.corpus.records import RawTable, check_rows, json_lines, parquet_rows
+from arxiv_cls.corpus.records import RawTable, check_rows, file_format, json_lines, parquet_rows
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import ONNX_FILES, Predictor
 from arxiv_cls.models.predictor import load_predictor, locate_model
@@ -108,12 +108,11 @@ def score_shard(shard: Shard, settings: Settings) -> dict[str, Any]:
         The counts of `summary_of`, as the file's footer has them.
 
     Raises:
-        UserError: the input, the model or the output cannot be read or written.
+        UserError: the model or the output cannot be read or written.
     """
     predictor = _predictor(settings)
     start = time.perf_counter()
-    with storage_errors(shard.source):
-        positions, ids, texts, errors = _records(shard)
+    positions, ids, texts, errors = _records(shard)
     good = [at for at, error in enumerate(errors) if error is None]
     schema = schema_of(settings.labels, settings.embeddings, settings.multi_label)
     columns: dict[str, list[Any]] = {name: [None] * len(texts) for name in schema.names}
@@ -205,44 +204,29 @@ def _records(shard: Shard) -> tuple[list[int], list[str | None], list[str], list
 
 def _read(shard: Shard) -> tuple[RawTable, np.ndarray]:
     """The records as they stand in the file, and the position of each of their lines."""
-    fs, path = file_system(shard.source)
-    if shard.format == "parquet":
-        first, batch = shard.start, shard.data
-        if batch is None:
-            with fs.open(path, "rb") as file:
-                parquet = pq.ParquetFile(file)
-                before = (parquet.metadata.row_group(at).num_rows for at in range(shard.start))
-                columns = paper_columns(shard.source, parquet.schema_arrow)
-                groups = list(range(shard.start, shard.end))
-                table, first = parquet.read_row_groups(groups, columns=columns), sum(before)
-                batch = pa.RecordBatch.from_arrays([_one(column) for column in table.columns], columns)
-        return parquet_rows(batch), np.arange(first, first + len(batch))
-    data = fs.cat_file(path, shard.start, shard.end) if shard.data is None else shard.data
-    starts = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n")) + 1
-    offsets = shard.start + np.concatenate(([0], starts))
-    if shard.format == "json":
+    data, start = shard.data, shard.position
+    if file_format(shard.source) == "parquet":
+        return parquet_rows(data), np.arange(start, start + len(data))
+    line_ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n"))
+    offsets = start + np.concatenate(([0], line_ends + 1))
+    if file_format(shard.source) == "json":
         return json_lines(data), offsets
-    header = shard.header or csv_header(shard.source, fs.cat_file(path, 0, shard.start))[0]
-    file = open_csv(shard.source, ("title", "abstract"), header + data, instead="text")
+    file = open_csv(shard.source, ("title", "abstract"), shard.header + data, instead="text")
     return read_table(replace(file, line=1)), offsets
 
 
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-
-
-def footer_of(output: str, name: str) -> dict[str, Any]:
-    """What a file of the output says of itself.
+def footer_of(output: str, name: str) -> dict[str, Any] | None:
+    """What a file of the output says of itself; None where it is empty or damaged, as after a power failure.
 
     Raises:
         UserError: it cannot be read, or is not of this project.
     """
     fs, path = file_system(output)
-    address = f"{path.rstrip('/')}/{name}"
-    with storage_errors(f"{output}/{name}"), fs.open(address, "rb") as file:
-        metadata = pq.read_schema(file).metadata or {}
-        if FOOTER not in metadata:
-            raise UserError(
-                f"{output}/{name}: was not written by `arxiv-cls predict`", "name another --output"
-            )
-        return json.loads(metadata[FOOTER])
+    with storage_errors(f"{output}/{name}"), fs.open(f"{path.rstrip('/')}/{name}", "rb") as file:
+        try:
+            metadata = pq.read_schema(file).metadata or {}
+        except pa.ArrowInvalid:
+            return None
+    if FOOTER not in metadata:
+        raise UserError(f"{output}/{name}: was not written by `arxiv-cls predict`", "name another --output")
+    return json.loads(metadata[FOOTER])

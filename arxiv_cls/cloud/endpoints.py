@@ -1,24 +1,21 @@
-"""`arxiv-cls deploy --backend vertex-endpoint|hf-endpoint`: endpoints of Vertex AI and of the Hub.
+"""What `arxiv-cls deploy` makes: a service of Cloud Run, an endpoint of Vertex AI or of the Hub.
 
-Vertex AI: endpoint and model have the service's name; a deployment is a new version of the model, and the one
-before it stays deployed until `arxiv-cls cloud promote` or `rollback` removes one of the two. The Hub: one
-Inference Endpoint, which runs one version.
+Cloud Run: a service is declared whole in one request, so a rerun replaces it. Vertex AI: endpoint and model
+have the service's name; a deployment is a new version of the model, and the one before it stays deployed
+until `arxiv-cls cloud promote` or `rollback` removes one of the two. The Hub: one Inference Endpoint, which
+runs one version.
 """
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import typer
-
-from arxiv_cls.errors import UNREACHABLE, UserError
+from arxiv_cls.cloud.google_api import TIMEOUT, Google, literal, wait_for
+from arxiv_cls.errors import UserError
 
 Backend = Literal["cloud-run", "vertex-endpoint", "hf-endpoint"]
-T = TypeVar("T")
 DEFAULT_REGION: dict[Backend, str] = {
     "cloud-run": "us-central1", "vertex-endpoint": "us-central1", "hf-endpoint": "us-east-1",
 }  # fmt: skip
@@ -33,19 +30,28 @@ REFUSED: dict[Backend, dict[str, str]] = {
         "service-account": "it runs as no account of Google Cloud",
     },
 }
-PORT, REPLICAS = 8000, (1, 3)
+PORT, MONITOR_PORT = 8000, 8001
+# Of Cloud Run: what an instance has, and how long it may take until it answers, since it fetches the model.
+CPUS, MEMORY = "2", "2Gi"
+STARTUP_SECONDS, PROBE_SECONDS = 240, 5
+LATEST, REVISION = (f"TRAFFIC_TARGET_ALLOCATION_TYPE_{kind}" for kind in ("LATEST", "REVISION"))
+RUN_ROLES = "the account needs the roles Cloud Run Admin and Service Account User in the project"
+RUN_HINTS = {401: RUN_ROLES, 403: RUN_ROLES}
+# Of Vertex AI and the Hub.
+REPLICAS = (1, 3)
 VERTEX_MACHINE, HUB_MACHINE = "n1-standard-2", "aws/intel-spr/x2"
+VERTEX_LOG = "gcloud logging read resource.type=aiplatform.googleapis.com/Endpoint --project {}"
 # Where the service mounts the files of the model's repository.
 REPOSITORY = "/repository"
-# Seconds between two looks, until it is given up, and failed looks in a row until then.
-POLL_SECONDS, TIMEOUT, MOST_FAILURES = 15.0, 2400, 10
-QUOTA_EXCEEDED = 8
 SECRET_NAME = re.compile(r"(?i)(token|secret|password|passwd|key)$")
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What is to run. `image` None: `handler.py` of the repository; `traffic`: percent, None for all."""
+    """What is to run. `image` None: `handler.py` of the repository; `traffic`: percent, None for all.
+
+    Of Cloud Run: `instances` at least and at most, `always_on` with a processor between requests too.
+    """
 
     service: str
     model: str
@@ -53,9 +59,13 @@ class Deployment:
     arguments: list[str]
     variables: dict[str, str]
     service_account: str | None
-    machine: str | None
-    traffic: int | None
-    public: bool
+    machine: str | None = None
+    traffic: int | None = None
+    public: bool = False
+    instances: tuple[int, int] = (0, 10)
+    always_on: bool = False
+    port: int = PORT
+    probe: str = "/health"
 
 
 def check_options(backend: Backend, given: dict[str, object]) -> None:
@@ -69,6 +79,148 @@ def check_options(backend: Backend, given: dict[str, object]) -> None:
         raise UserError(f"--backend {backend} needs an image", "--image REGISTRY/serve:TAG")
 
 
+class CloudRun:
+    """A service of a project and region; None for the credentials' project.
+
+    Raises:
+        UserError: no credentials, or no project.
+    """
+
+    def __init__(self, name: str, project: str | None, region: str) -> None:
+        self.google, self.name = Google(), name
+        parent = self.google.parent(project, region)
+        self.project, self.region = parent.split("/")[1], region
+        self.path = f"v2/{parent}/services/{name}"
+
+    def service(self, doing: str) -> dict[str, Any]:
+        """What is deployed; raises `UserError` where nothing is."""
+        found = self.google.find("run", self.path, doing, hints=RUN_HINTS)
+        if found is None:
+            raise UserError(
+                f"{doing}: there is none in {self.project}, {self.region}", "make deploy makes one"
+            )
+        return found
+
+    def deploy(self, wanted: Deployment) -> str:
+        """Declares the service, waits until its new revision answers and returns the address.
+
+        Raises:
+            UserError: a refusal, a revision that does not start, or no version for the rest of the traffic.
+        """
+        traffic = []
+        if wanted.traffic is not None:
+            rest = 100 - wanted.traffic
+            found = self.service(f"looking for the version of {self.name} that keeps {rest}% of the traffic")
+            traffic = [
+                {"type": LATEST, "percent": wanted.traffic},
+                {"type": REVISION, "percent": rest, "revision": _serving(found)[0]},
+            ]
+        declared = {
+            "traffic": traffic,
+            "ingress": "INGRESS_TRAFFIC_ALL",
+            "invokerIamDisabled": wanted.public,
+            "template": {
+                "containers": [self._container(wanted)],
+                "scaling": {
+                    "minInstanceCount": wanted.instances[0],
+                    "maxInstanceCount": wanted.instances[1],
+                },
+                "serviceAccount": wanted.service_account or "",
+            },
+        }
+        # allowMissing: one request creates and replaces alike.
+        doing = f"deploying {self.name} to {self.project}, {self.region}"
+        deployed = self._update(declared, doing, allowMissing="true")
+        condition = deployed["terminalCondition"]
+        if condition["state"] == "CONDITION_FAILED":
+            message = f"the new revision of {self.name} does not start: {condition.get('message')}"
+            raise UserError(message, f"its log: {self._log}")
+        return deployed["uri"]
+
+    def move(self, forward: bool) -> str:
+        """All traffic to the newest revision, or to the one before what serves; returns its name.
+
+        Raises:
+            UserError: a refusal, or there is no such revision.
+        """
+        found = self.service(f"looking for {self.name}")
+        serving, kept = _serving(found), _last_part(found["latestReadyRevision"])
+        if not forward:
+            kept = serving[0] if len(serving) > 1 else self._before(serving[0])
+        if set(serving) == {kept}:
+            hint = "deploy another one: arxiv-cls deploy MODEL@VERSION --image ..."
+            raise UserError(f"{self.name} has no other version: {kept} gets all traffic", hint)
+        target = {"type": LATEST} if forward else {"type": REVISION, "revision": kept}
+        doing = f"moving the traffic of {self.name}"
+        moved = self._update({"traffic": [target | {"percent": 100}]}, doing, updateMask="traffic")
+        # Not the service's condition: it also tells of a newer revision that never started.
+        if _serving(moved) != [kept]:
+            message = f"{self.name}: the traffic has not moved: {moved['terminalCondition'].get('message')}"
+            command = f"gcloud run services describe {self.name} --project {self.project}"
+            raise UserError(message, f"{command} --region {self.region}")
+        return kept
+
+    @property
+    def _log(self) -> str:
+        command = f"gcloud run services logs read {self.name}"
+        return f"{command} --project {self.project} --region {self.region}"
+
+    def _update(self, service: dict[str, Any], doing: str, **query: str) -> dict[str, Any]:
+        return self.google.operate(
+            "run", "PATCH", self.path, doing, service, self._log, hints=RUN_HINTS, **query
+        )
+
+    def _before(self, serving: str) -> str:
+        """The ready revision before the one that serves; itself, where there is none."""
+        doing = f"listing the revisions of {self.name}"
+        # The newest first.
+        ready = [
+            _last_part(one["name"])
+            for one in self.google.pages("revisions", "run", "GET", f"{self.path}/revisions", doing)
+            if any(
+                c["type"] == "Ready" and c["state"] == "CONDITION_SUCCEEDED"
+                for c in one.get("conditions", [])
+            )
+        ]
+        older = ready[ready.index(serving) + 1 :] if serving in ready else []
+        return older[0] if older else serving
+
+    def _container(self, wanted: Deployment) -> dict[str, Any]:
+        return {
+            "image": wanted.image,
+            "args": wanted.arguments,
+            "env": [{"name": name, "value": value} for name, value in wanted.variables.items()],
+            "ports": [{"containerPort": wanted.port}],
+            # Idle: a processor is paid for while a request is answered only, and other threads stand still.
+            "resources": {
+                "limits": {"cpu": CPUS, "memory": MEMORY},
+                "cpuIdle": not wanted.always_on,
+                "startupCpuBoost": True,
+            },
+            "startupProbe": {
+                "httpGet": {"path": wanted.probe, "port": wanted.port},
+                "periodSeconds": PROBE_SECONDS,
+                "timeoutSeconds": PROBE_SECONDS - 1,
+                "failureThreshold": STARTUP_SECONDS // PROBE_SECONDS,
+            },
+        }
+
+
+def _serving(service: dict[str, Any]) -> list[str]:
+    """The revisions that get requests; of a canary and the version beside it the latter first."""
+    shares = [one for one in service.get("trafficStatuses", []) if one.get("percent")]
+    if not shares:
+        hint = "deploy one without --traffic: arxiv-cls deploy MODEL --image ..."
+        raise UserError(f"{_last_part(service['name'])} runs no version yet", hint)
+    shares.sort(key=lambda one: one["type"] == LATEST)
+    newest = _last_part(service.get("latestReadyRevision", ""))
+    return [one.get("revision") or newest for one in shares]
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
 class VertexEndpoint:
     """An endpoint of a project and region; None for the credentials' project.
 
@@ -77,10 +229,8 @@ class VertexEndpoint:
     """
 
     def __init__(self, name: str, project: str | None, region: str) -> None:
-        from arxiv_cls.cloud.vertex import Google, Vertex
-
         self.google, self.name, self.region = Google(), name, region
-        self.parent = Vertex(self.google, project, region).parent
+        self.parent = self.google.parent(project, region)
         self.path = f"{self.parent}/endpoints/{name}"
 
     def deploy(self, wanted: Deployment) -> str:
@@ -133,7 +283,7 @@ class VertexEndpoint:
         Raises:
             UserError: a refusal, or there are no two versions.
         """
-        deployed = _deployed(self._find("endpoints", must=True))
+        deployed = _deployed(self._endpoint())
         if len(deployed) < 2:
             running = deployed[0]["displayName"] if deployed else "none"
             hint = "deploy it: arxiv-cls deploy MODEL@VERSION --backend vertex-endpoint ..."
@@ -143,7 +293,7 @@ class VertexEndpoint:
         return str(kept["displayName"])
 
     def _remove_all_but(self, kept: set[str | None], split: dict[str, int] | None = None) -> None:
-        for one in _deployed(self._find("endpoints", must=True)):
+        for one in _deployed(self._endpoint()):
             if one["id"] not in kept:
                 body = {"deployedModelId": one["id"]} | ({"trafficSplit": split} if split else {})
                 self._run(f"{self.path}:undeployModel", f"removing {one['displayName']}", body)
@@ -163,8 +313,8 @@ class VertexEndpoint:
             "labels": {"app": "arxiv-cls"},
             "containerSpec": {
                 "imageUri": wanted.image,
-                "args": list(map(_literal, wanted.arguments)),
-                "env": [{"name": name, "value": _literal(value)} for name, value in wanted.variables.items()],
+                "args": list(map(literal, wanted.arguments)),
+                "env": [{"name": name, "value": literal(value)} for name, value in wanted.variables.items()],
                 "ports": [{"containerPort": PORT}],
                 # It answers {"instances": [...]} with {"predictions": [...]} there.
                 "predictRoute": "/predict",
@@ -173,41 +323,20 @@ class VertexEndpoint:
             },
         }
 
-    def _find(self, kind: str, must: bool = False) -> dict[str, Any] | None:
-        from arxiv_cls.cloud.vertex import GoogleError
+    def _find(self, kind: str) -> dict[str, Any] | None:
+        return self.google.find("aiplatform", f"v1/{self.parent}/{kind}/{self.name}", self._looking)
 
-        doing = f"looking for {self.name} in {self.parent}"
-        try:
-            return self._call("GET", f"{self.parent}/{kind}/{self.name}", doing)
-        except GoogleError as error:
-            if error.status != 404 or must:
-                raise
-        return None
+    def _endpoint(self) -> dict[str, Any]:
+        """The endpoint, which must be there."""
+        return self.google.call("aiplatform", "GET", f"v1/{self.path}", self._looking)
+
+    @property
+    def _looking(self) -> str:
+        return f"looking for {self.name} in {self.parent}"
 
     def _run(self, path: str, doing: str, body: dict[str, Any], **query: str) -> dict[str, Any]:
-        """A long operation, to its end; its response."""
-        operation = self._call("POST", path, doing, body, **query)
-        done = _wait(
-            operation,
-            lambda: self._call("GET", operation["name"], doing),
-            lambda state: bool(state.get("done")),
-            doing,
-        )
-        if error := done.get("error"):
-            from arxiv_cls.record.directory import redact
-
-            project = self.parent.split("/")[1]
-            log = "gcloud logging read resource.type=aiplatform.googleapis.com/Endpoint"
-            hint = f"its log: {log} --project {project}"
-            if error.get("code") == QUOTA_EXCEEDED:
-                hint = f"ask for more: https://console.cloud.google.com/iam-admin/quotas?project={project}"
-            raise UserError(f"{doing}: {redact(error.get('message', 'failed'))}", hint)
-        return done.get("response", {})
-
-    def _call(
-        self, method: str, path: str, doing: str, body: dict[str, Any] | None = None, **query: str
-    ) -> dict[str, Any]:
-        return self.google.call("aiplatform", method, f"v1/{path}", doing, body, self.region, **query)
+        log = VERTEX_LOG.format(self.parent.split("/")[1])
+        return self.google.operate("aiplatform", "POST", f"v1/{path}", doing, body, log, **query)
 
 
 def _deployed(endpoint: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -218,11 +347,6 @@ def _deployed(endpoint: dict[str, Any] | None) -> list[dict[str, Any]]:
         one | {"percent": split.get(one["id"], 0)}
         for one in sorted(models, key=lambda one: one["createTime"])
     ]
-
-
-def _literal(text: str) -> str:
-    # The service expands $(NAME); a doubled dollar keeps the text as it is.
-    return text.replace("$(", "$$(")
 
 
 def deploy_to_hub(wanted: Deployment, namespace: str | None, region: str) -> str:
@@ -300,27 +424,4 @@ def deploy_to_hub(wanted: Deployment, namespace: str | None, region: str) -> str
             raise UserError(f"{doing}: {found.status}: {reason}", hint)
         return found.status in ("running", "scaledToZero") and bool(found.url)
 
-    return str(_wait(endpoint, look, ended, doing).url)
-
-
-def _wait(state: T, look: Callable[[], T], ended: Callable[[T], bool], doing: str) -> T:
-    """Looks until the state is an end, with a line of progress each time.
-
-    What cannot be read is asked for again; the end of time is a `UserError`.
-    """
-    started, failures = time.monotonic(), 0
-    while not ended(state):
-        seconds = time.monotonic() - started
-        if seconds > TIMEOUT:
-            hint = "it may still end well: look at it in the console before running the command again"
-            raise UserError(f"{doing}: not finished after {TIMEOUT} s", hint, UNREACHABLE)
-        typer.echo(f"{doing}: {seconds:.0f} s", err=True)
-        time.sleep(POLL_SECONDS)
-        try:
-            state, failures = look(), 0
-        except UserError as error:
-            passing = error.exit_code == UNREACHABLE or getattr(error, "status", 0) == 429
-            failures += 1
-            if not passing or failures > MOST_FAILURES:
-                raise
-    return state
+    return str(wait_for(endpoint, look, ended, doing).url)

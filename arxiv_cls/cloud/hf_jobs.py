@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from arxiv_cls.cloud.google_api import MOST_FAILURES
 from arxiv_cls.cloud.jobs import (
     COMMAND,
     HUB_BUCKET,
@@ -27,7 +28,6 @@ STATES: dict[str, State] = {
 }  # fmt: skip
 SIGN_IN = "hf auth login, or HF_TOKEN in the environment; the token needs the right to start jobs"
 DATA, OUTPUT = "/data", "/output"
-MOST_FAILURES = 10
 
 
 @contextlib.contextmanager

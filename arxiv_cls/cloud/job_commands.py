@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from arxiv_cls.cloud import commands as deployment
+from arxiv_cls.cloud.endpoints import ONE_VERSION
 from arxiv_cls.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ app = typer.Typer(
 Backend = Literal["vertex", "hf"]
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A file of recipes/cloud/.")]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Its id, as `submit` and `list` print it.")]
-ServiceArgument = Annotated[str, typer.Argument(metavar="SERVICE", help="As `deploy --service` named it.")]
+ServiceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SERVICE", callback=deployment.service_name, help="As `deploy --service` named it."
+    ),
+]
 BackendOption = Annotated[Backend, typer.Option(help="Vertex AI or Hugging Face Jobs.")]
 SpotOption = Annotated[
     bool | None, typer.Option("--spot/--no-spot", help="A cheaper machine that may be taken away.")
@@ -39,7 +45,8 @@ def _connect(
         from arxiv_cls.cloud.hf_jobs import HuggingFaceJobs
 
         return HuggingFaceJobs(namespace)
-    from arxiv_cls.cloud.vertex import Google, Vertex
+    from arxiv_cls.cloud.google_api import Google
+    from arxiv_cls.cloud.vertex import Vertex
 
     return Vertex(Google(), project, region)
 
@@ -159,11 +166,11 @@ def download(
     to: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: outputs/NAME.")] = None,
 ) -> None:
     """Fetch the model directory of a job, and check every file of it."""
-    from arxiv_cls.cloud.jobs import JobSpec
+    from arxiv_cls.cloud.jobs import UNFINISHED, JobSpec
     from arxiv_cls.cloud.machine import download_model
 
     found = _connect(backend).status(job)
-    if found.state in ("queued", "running"):
+    if found.state in UNFINISHED:
         hint = f"arxiv-cls cloud logs {job} --backend {backend} --follow"
         raise UserError(f"{job} is {found.state}: its model is not whole yet", hint)
     spec = JobSpec.from_json(found.spec)
@@ -195,15 +202,9 @@ def rollback(
 def _move(
     service: str, backend: deployment.Backend, project: str | None, region: str | None, forward: bool
 ) -> None:
-    from arxiv_cls.cloud.endpoints import DEFAULT_REGION, ONE_VERSION, VertexEndpoint
-
-    region = region or DEFAULT_REGION[backend]
     if backend == "hf-endpoint":
         raise UserError(ONE_VERSION, "deploy the version that you want: arxiv-cls deploy MODEL@VERSION")
-    if backend == "vertex-endpoint":
-        kept = VertexEndpoint(service, project, region).move(forward)
-    else:
-        kept = deployment.move_traffic(service, project, region, forward)
+    kept = deployment.endpoint_of(backend, service, project, region).move(forward)
     typer.echo(f"{kept} gets all traffic")
 
 

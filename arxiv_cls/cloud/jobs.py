@@ -19,17 +19,17 @@ from pydantic import BaseModel, Field
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import (
     TfidfRecipe,
-    fields_of,
+    build_section,
     load_recipe,
     nearest,
     raise_problems,
-    read_value,
     read_yaml_mapping,
 )
 from arxiv_cls.record.directory import find_secrets
 from arxiv_cls.record.files import file_sha256
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
+UNFINISHED = ("queued", "running")
 EXIT_CODES: dict[State, int] = {"succeeded": 0, "failed": 1, "cancelled": 4, "expired": 5}
 """Exit status of `logs --follow` by the state in which a job ended; 2 and 3 are errors of the command."""
 
@@ -136,24 +136,17 @@ def load_cloud_recipe(path: Path, backend: str, **given: Any) -> CloudRecipe:
     Raises:
         UserError: every problem of the file at once.
     """
-    values, known, problems = read_yaml_mapping(path, SHAPE), fields_of(CloudRecipe), []
-    for key, value in list(values.items()):
-        if key not in known:
-            problems.append(f"{key}: unknown key{nearest(key, known)}")
-            continue
-        try:
-            values[key] = read_value(value, known[key].annotation, *known[key].metadata)
-        except ValueError as error:
-            problems.append(f"{key}: {error if key != 'secrets' else 'should be names to references'}")
-    values |= {key: value for key, value in given.items() if value is not None}
-    problems += [
-        f"{key}: missing" for key, field in known.items() if field.is_required() and key not in values
-    ]
-    if values.get("backend", backend) != backend and not problems:
-        problems.append(f"backend: {values['backend']}, but the command says --backend {backend}")
+    values = read_yaml_mapping(path, SHAPE)
+    values |= {key: str(value) for key, value in given.items() if value is not None}
+    problems: list[str] = []
+    recipe = build_section(CloudRecipe, values, problems)
+    if recipe is None:
+        # A value that was written there by mistake must not be repeated.
+        hidden = "secrets: should be names to references"
+        problems = [hidden if problem.startswith("secrets: ") else problem for problem in problems]
     raise_problems(path, problems)
-    recipe = CloudRecipe(**values)
-    raise_problems(path, recipe.problems())
+    if recipe.backend != backend:
+        raise_problems(path, [f"backend: {recipe.backend}, but the command says --backend {backend}"])
     return recipe
 
 

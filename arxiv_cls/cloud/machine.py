@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -69,30 +68,16 @@ def download_model(spec: JobSpec, target: Path) -> Path:
     source = f"{spec.output}/model"
     if target.exists():
         raise UserError(f"{target}: is there already", "name another place: --to DIR")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        files, root = file_system(source)
-        with storage_errors(source):
-            try:
-                listed = json.loads(files.cat_file(f"{root}/{MARK}"))["files"]
-                for name in listed:
-                    if Path(name).is_absolute() or ".." in Path(name).parts:
-                        raise UserError(f"{source}: {name!r} leads out of the model directory")
-                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                    files.get_file(f"{root}/{name}", str(partial / name))
-            except FileNotFoundError:
-                raise UserError(
-                    f"{source}: there is no whole model", "`arxiv-cls cloud status JOB` says why"
-                ) from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+        partial = Path(folder, "model")
+        checksums = _fetch(source, partial)
         kind = model_kind(partial)
-        bad = [name for name, sha256 in listed.items() if file_sha256(partial / name) != sha256]
-        bad += changed_files(partial, sorted(listed))[0]
+        bad = [name for name, sha256 in checksums.items() if file_sha256(partial / name) != sha256]
+        bad += changed_files(partial, sorted(checksums))[0]
         if bad:
-            raise UserError(
-                f"{source}: not as it was written: {', '.join(sorted(set(bad)))}", "download it again"
-            )
+            names = ", ".join(sorted(set(bad)))
+            raise UserError(f"{source}: not as it was written: {names}", "download it again")
         if missing := missing_files(partial, kind, before_evaluation=True):
             raise UserError(f"{source}: the model is incomplete: {', '.join(missing)}")
         if foreign := foreign_files(partial, kind):
@@ -101,6 +86,21 @@ def download_model(spec: JobSpec, target: Path) -> Path:
         if trained != spec.data_sha256:
             raise UserError(f"{source}: trained on other data than the job was submitted with")
         partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _fetch(source: str, folder: Path) -> dict[str, str]:
+    """Copies the files that the training listed; returns the sha256 of each by its path."""
+    files, root = file_system(source)
+    with storage_errors(source):
+        try:
+            listed = json.loads(files.cat_file(f"{root}/{MARK}"))["files"]
+            for name in listed:
+                if Path(name).is_absolute() or ".." in Path(name).parts:
+                    raise UserError(f"{source}: {name!r} leads out of the model directory")
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                files.get_file(f"{root}/{name}", str(folder / name))
+        except FileNotFoundError:
+            hint = "`arxiv-cls cloud status JOB` says why"
+            raise UserError(f"{source}: there is no whole model", hint) from None
+    return listed

@@ -26,7 +26,8 @@ def storage_errors(what: str, done: str = "read", exit_code: int | None = None) 
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         # pyarrow's errors about content are ValueErrors.
-        bad = isinstance(error, FileNotFoundError | ValueError | EOFError | gzip.BadGzipFile)
+        missing = FileNotFoundError | NotADirectoryError
+        bad = isinstance(error, missing | ValueError | EOFError | gzip.BadGzipFile)
         status = exit_code or (2 if bad else UNREACHABLE)
         raise UserError(f"{what}: cannot be {done}: {reason}", exit_code=status) from error
 

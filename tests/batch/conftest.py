@@ -20,7 +20,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class InlinePool:
     """A pool that scores when it is asked."""
 
-    limit = 2
+    limit, killed = 2, ()
 
     def __init__(self, settings: shards.Settings, processes: int) -> None:
         self.settings = settings
@@ -36,7 +36,10 @@ class InlinePool:
     def result(self, future):
         return future.result()
 
-    def close(self) -> None:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Nothing was started."""
 
 

@@ -165,6 +165,6 @@ def test_bucket(model, tmp_path, monkeypatch, capsys):
             blob.download_to_filename(str(tmp_path / Path(blob.name).name))
         assert [row["id"] for row in rows_of(tmp_path)] == [one["id"] for one in PAPERS] * 4
         manifest = json.loads(bucket.blob("out/manifest.json").download_as_text())
-        assert all("sampled" not in one["checksum"] for one in manifest["inputs"])
+        assert all("sampled" not in one["checksum"] for one in manifest["inputs"].values())
     finally:
         emulator.stop()

@@ -17,7 +17,7 @@ from local_google import API, LocalGoogle
 from local_hub_jobs import LocalHubJobs, LocalRegistry
 
 from arxiv_cls.cli import main
-from arxiv_cls.cloud import endpoints, vertex
+from arxiv_cls.cloud import google_api, vertex
 from arxiv_cls.errors import UserError
 
 TOKEN = "hf_" + "loopback" * 4
@@ -46,8 +46,8 @@ def google_cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalGoogle]:
                 f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service.upper()}", f"{server.url}/{service}"
             )
         monkeypatch.setattr(google.auth, "default", signed_in)
+        monkeypatch.setattr(google_api, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(vertex, "POLL_SECONDS", 0.01)
-        monkeypatch.setattr(endpoints, "POLL_SECONDS", 0.01)
         server.quota = {"custom_model_training_nvidia_l4_gpus": {"us-central1": 1}, "other": {}, "third": {}}
         server.secrets = {"projects/papers/secrets/wandb/versions/3": ("ENABLED", CANARY.encode())}
         yield server
@@ -59,7 +59,7 @@ def hub_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHubJobs]:
     with LocalHubJobs(TOKEN) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(constants, "INFERENCE_ENDPOINTS_ENDPOINT", f"{server.url}/v2")
-        monkeypatch.setattr(endpoints, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(google_api, "POLL_SECONDS", 0.01)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("WANDB_KEY_HERE", CANARY)
         yield server

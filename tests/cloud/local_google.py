@@ -12,12 +12,11 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from local_servers import serving
+from local_servers import JsonHandler, Loopback
 
 API = json.loads((Path(__file__).parent / "google_api.json").read_text())
 TYPES = {
@@ -95,8 +94,8 @@ def problems(
 
 
 @dataclass
-class LocalGoogle:
-    """The services; a context manager. `refusals`: what a method answers, once each, before it works."""
+class LocalGoogle(Loopback):
+    """The services. `refusals`: what a method answers, once each, before it works."""
 
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     states: list[str] = field(default_factory=list)  # of a job, one a look; the last stays
@@ -116,15 +115,6 @@ class LocalGoogle:
     broken: dict[str, dict[str, Any]] = field(default_factory=dict)  # method to the error it ends with
     page: int = 2  # entries, jobs and quotas of a page
     requests: list[tuple[str, str]] = field(default_factory=list)  # method and body
-    url: str = ""
-
-    def __enter__(self) -> LocalGoogle:
-        self._server = serving(type("Handler", (_Handler,), {"cloud": self}))
-        self.url = self._server.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.__exit__(None, None, None)
 
     def methods(self) -> list[str]:
         """Those that were called, in order."""
@@ -159,76 +149,108 @@ class LocalGoogle:
                 raise ConnectionAbortedError
             assert isinstance(first, Refused)
             raise first
-        handler = getattr(self, "_" + name.replace(".", "_"))
-        reply = handler([unquote(part) for part in match.groups()], query, sent)
+        parts = [unquote(part) for part in match.groups()]
+        reply = (self._vertex if service == "aiplatform" else self._other)(name, parts, query, sent)
         own = problems({"$ref": method["response"]}, reply, api["schemas"], sent=False)
         assert not own, own
         return reply
 
-    def _page(self, items: list[Any], token: str | None, key: str) -> dict[str, Any]:
-        start = int(token or 0)
-        reply: dict[str, Any] = {key: items[start : start + self.page]}
-        return reply | ({"nextPageToken": str(start + self.page)} if len(items) > start + self.page else {})
+    def _page(self, items: list[Any], asked: dict[str, Any], key: str) -> dict[str, Any]:
+        token = asked.get("pageToken", "0")
+        start = int(token[0] if isinstance(token, list) else token)
+        end = start + self.page
+        more = {"nextPageToken": str(end)} if len(items) > end else {}
+        return {key: items[start:end], **more}
 
-    def _projects_locations_customJobs_create(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        name = f"projects/{path[0]}/locations/{path[1]}/customJobs/{1000 + len(self.jobs)}"
-        made = {"name": name, "state": "JOB_STATE_PENDING", "createTime": "2026-01-02T03:04:05.678901Z"}
-        self.jobs[name] = body | made
-        return self.jobs[name]
-
-    def _job(self, path: list[str]) -> dict[str, Any]:
-        name = f"projects/{path[0]}/locations/{path[1]}/customJobs/{path[2]}"
-        if name not in self.jobs:
+    def _found(self, kind: dict[str, Any], name: str) -> Any:
+        if name not in kind:
             raise Refused(404, f"The resource {name} is not found.")
-        return self.jobs[name]
+        return kind[name]
 
-    def _projects_locations_customJobs_get(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        job = self._job(path)
-        if self.states:
-            job["state"] = self.states.pop(0)
-            if job["state"] == "JOB_STATE_FAILED" and self.error:
-                job["error"] = {"code": 3, "message": self.error}
-        return job
+    def _vertex(self, method: str, path: list[str], query: dict[str, list[str]], body: Any) -> dict[str, Any]:
+        """What a method does and answers; `path` are the parts of the address that vary."""
+        kind, verb = method.split(".")[-2:]
+        parent = f"projects/{path[0]}/locations/{path[1]}"
+        name = "/".join([parent, kind, *path[2:]])
+        match kind, verb:
+            case "customJobs", "create":
+                name = f"{name}/{1000 + len(self.jobs)}"
+                made = {"state": "JOB_STATE_PENDING", "createTime": "2026-01-02T03:04:05.678901Z"}
+                self.jobs[name] = body | made | {"name": name}
+                return self.jobs[name]
+            case "customJobs", "get":
+                job = self._found(self.jobs, name)
+                if self.states:
+                    job["state"] = self.states.pop(0)
+                    if job["state"] == "JOB_STATE_FAILED" and self.error:
+                        job["error"] = {"code": 3, "message": self.error}
+                return job
+            case "customJobs", "list":
+                wanted = query.get("filter", [""])[0]
+                assert wanted in ("", "labels.app=arxiv-cls")
+                jobs = [job for job in self.jobs.values() if not wanted or "app" in job.get("labels", {})]
+                return self._page(jobs, query, "customJobs")
+            case "customJobs", "cancel":
+                self._found(self.jobs, name)["state"] = "JOB_STATE_CANCELLED"
+                return {}
+            case "operations", "get":
+                name = next(one for one in self.operations if one.endswith(f"/operations/{path[-1]}"))
+                found = dict(self.operations[name])
+                self.operations[name]["done"] = True
+                return found
+            case "models", "get":
+                return self._found(self.models, name)[-1]
+            case "models", "upload":
+                return self._operation(method, *self._upload(parent, body))
+            case "endpoints", "get":
+                return self._found(self.endpoints, name)
+            case "endpoints", "create":
+                name = f"{name}/{query['endpointId'][0]}"
+                made = body | {"name": name, "deployedModels": [], "trafficSplit": {}}
+                return self._operation(method, parent, lambda: self.endpoints.setdefault(name, made))
+            case "endpoints", "deployModel":
+                endpoint = self._found(self.endpoints, name)
+                return self._operation(method, name, lambda: self._deploy(endpoint, body))
+            case "endpoints", "undeployModel":
+                endpoint = self._found(self.endpoints, name)
+                return self._operation(method, name, self._undeploy(endpoint, body))
+        raise AssertionError(method)
 
-    def _projects_locations_customJobs_list(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        wanted = query.get("filter", [""])[0]
-        assert wanted in ("", "labels.app=arxiv-cls")
-        found = [
-            job for job in self.jobs.values() if not wanted or job.get("labels", {}).get("app") == "arxiv-cls"
-        ]
-        return self._page(found, query.get("pageToken", [None])[0], "customJobs")
-
-    def _projects_locations_customJobs_cancel(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        self._job(path)["state"] = "JOB_STATE_CANCELLED"
-        return {}
+    def _other(self, method: str, path: list[str], query: dict[str, list[str]], body: Any) -> dict[str, Any]:
+        """The same for the services beside Vertex AI."""
+        kind, verb = method.split(".")[-2:]
+        match kind, verb:
+            case "entries", "list":
+                return self._page(self._log(body["filter"]), body, "entries")
+            case "projects" | "buckets", "testIamPermissions":
+                asked = query["permissions"] if body is None else body["permissions"]
+                return {"permissions": [item for item in asked if item not in self.permissions_off]}
+            case "services", "batchGet":
+                return {"services": [self._state(name) for name in query["names"]]}
+            case "objects", "get":
+                content = self._found(self.objects, (path[0], path[1]))
+                md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
+                return {"name": path[1], "bucket": path[0], "size": str(len(content)), "md5Hash": md5}
+            case "quotaInfos", "list":
+                infos = [_quota(metric, regions) for metric, regions in self.quota.items()]
+                return self._page(infos, query, "quotaInfos")
+            case "versions", _:
+                name = f"projects/{path[0]}/secrets/{path[1]}/versions/{path[2]}"
+                state, value = self._found(self.secrets, name)
+                if verb == "get":
+                    return {"name": name, "state": state}
+                return {"payload": {"data": base64.b64encode(value).decode()}}
+        raise AssertionError(method)
 
     def _operation(self, method: str, parent: str, end: Any) -> dict[str, Any]:
-        """A long operation; `end` does the work and gives the response."""
+        """A long operation, ended at the second look; `end` does the work and gives the response."""
         name = f"{parent}/operations/{len(self.operations)}"
-        error = self.broken.get(method)
+        error = self.broken.get(method.rpartition("locations.")[2])
         self.operations[name] = {"name": name, "error": error} if error else {"name": name, "response": end()}
         return {"name": name}
 
-    def _look(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        name = next(one for one in self.operations if one.endswith(f"/operations/{path[-1]}"))
-        found = dict(self.operations[name])
-        self.operations[name]["done"] = True
-        return found
-
-    _projects_locations_operations_get = _projects_locations_models_operations_get = _look
-    _projects_locations_endpoints_operations_get = _look
-
-    def _found(self, kind: str, path: list[str]) -> Any:
-        name = f"projects/{path[0]}/locations/{path[1]}/{kind}/{path[2]}"
-        if name not in getattr(self, kind):
-            raise Refused(404, f"The resource {name} is not found.")
-        return getattr(self, kind)[name]
-
-    def _projects_locations_models_get(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        return self._found("models", path)[-1]
-
-    def _projects_locations_models_upload(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        name = body.get("parentModel") or f"projects/{path[0]}/locations/{path[1]}/models/{body['modelId']}"
+    def _upload(self, parent: str, body: dict[str, Any]) -> tuple[str, Any]:
+        name = body.get("parentModel") or f"{parent}/models/{body['modelId']}"
         if ("parentModel" in body) != (name in self.models):
             raise Refused(409, "a model of that name exists, or the parent does not")
 
@@ -237,19 +259,7 @@ class LocalGoogle:
             versions.append(body["model"] | {"name": name, "versionId": str(len(versions) + 1)})
             return {"model": name, "modelVersionId": versions[-1]["versionId"]}
 
-        return self._operation("models.upload", name, end)
-
-    def _projects_locations_endpoints_get(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        return self._found("endpoints", path)
-
-    def _projects_locations_endpoints_create(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        name = f"projects/{path[0]}/locations/{path[1]}/endpoints/{query['endpointId'][0]}"
-
-        def end() -> dict[str, Any]:
-            self.endpoints[name] = body | {"name": name, "deployedModels": [], "trafficSplit": {}}
-            return {"name": name}
-
-        return self._operation("endpoints.create", "/".join(name.split("/")[:4]), end)
+        return name, end
 
     def _split(self, endpoint: dict[str, Any], split: dict[str, int], new: str = "") -> None:
         split = {new if key == "0" else key: value for key, value in split.items()}
@@ -258,27 +268,17 @@ class LocalGoogle:
             raise Refused(400, f"trafficSplit: {split} of {sorted(known)}")
         endpoint["trafficSplit"] = split
 
-    def _projects_locations_endpoints_deployModel(
-        self, path: list[str], query: Any, body: Any
-    ) -> dict[str, Any]:
-        endpoint, deployed = self._found("endpoints", path), body["deployedModel"]
+    def _deploy(self, endpoint: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        deployed, number = body["deployedModel"], len(self.operations)
         name, _, version = deployed["model"].partition("@")
         assert int(version) <= len(self.models[name])
+        made = deployed | {"id": str(100 - number), "createTime": f"2026-01-02T03:04:{number:02}Z"}
+        # The newest first: the order is not promised.
+        endpoint["deployedModels"].insert(0, made)
+        self._split(endpoint, body["trafficSplit"], made["id"])
+        return {"deployedModel": made}
 
-        def end() -> dict[str, Any]:
-            number = len(self.operations)
-            made = deployed | {"id": str(100 - number), "createTime": f"2026-01-02T03:04:{number:02}Z"}
-            # The newest first: the order is not promised.
-            endpoint["deployedModels"].insert(0, made)
-            self._split(endpoint, body["trafficSplit"], made["id"])
-            return {"deployedModel": made}
-
-        return self._operation("endpoints.deployModel", endpoint["name"], end)
-
-    def _projects_locations_endpoints_undeployModel(
-        self, path: list[str], query: Any, body: Any
-    ) -> dict[str, Any]:
-        endpoint = self._found("endpoints", path)
+    def _undeploy(self, endpoint: dict[str, Any], body: dict[str, Any]) -> Any:
         if "trafficSplit" in body:
             self._split(endpoint, body["trafficSplit"])
         if endpoint["trafficSplit"].get(body["deployedModelId"]):
@@ -289,100 +289,50 @@ class LocalGoogle:
             endpoint["deployedModels"] = kept
             return {}
 
-        return self._operation("endpoints.undeployModel", endpoint["name"], end)
+        return end
 
-    def _entries_list(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
+    def _log(self, wanted: str) -> list[dict[str, Any]]:
         match = re.fullmatch(
-            r'resource.type="ml_job" resource.labels.job_id="(\d+)"(?: timestamp>="([^"]+)")?', body["filter"]
+            r'resource.type="ml_job" resource.labels.job_id="(\d+)"(?: timestamp>="([^"]+)")?', wanted
         )
-        assert match, body["filter"]
+        assert match, wanted
         since = (match[2] or "").replace("+00:00", "Z")
         looks = self.methods().count("projects.locations.customJobs.get")
         kinds = {"textPayload", "jsonPayload", "insertId", "timestamp"}
-        shown = [
+        return [
             {key: value for key, value in entry.items() if key in kinds}
             for entry in self.entries
             if entry.get("after", 0) <= looks and entry["timestamp"] >= since
         ]
-        return self._page(shown, body.get("pageToken"), "entries")
 
-    def _projects_testIamPermissions(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        return {"permissions": [item for item in body["permissions"] if item not in self.permissions_off]}
-
-    def _services_batchGet(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        names = query["names"]
-        off = [name for name in names if name.rsplit("/", 1)[1] in self.services_off]
-        return {
-            "services": [{"name": name, "state": "DISABLED" if name in off else "ENABLED"} for name in names]
-        }
-
-    def _buckets_testIamPermissions(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        return {"permissions": [item for item in query["permissions"] if item not in self.permissions_off]}
-
-    def _objects_get(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        content = self.objects.get((path[0], path[1]))
-        if content is None:
-            raise Refused(404, f"No such object: {'/'.join(path)}")
-        md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
-        return {"name": path[1], "bucket": path[0], "size": str(len(content)), "md5Hash": md5}
-
-    def _projects_locations_services_quotaInfos_list(
-        self, path: list[str], query: Any, body: Any
-    ) -> dict[str, Any]:
-        infos = [
-            {
-                "metric": f"aiplatform.googleapis.com/{metric}",
-                "dimensions": ["region"],
-                "dimensionsInfos": [
-                    {
-                        "dimensions": {"region": region},
-                        "details": {"value": str(value)},
-                        "applicableLocations": [region],
-                    }
-                    for region, value in regions.items()
-                ],
-            }
-            for metric, regions in self.quota.items()
-        ]
-        return self._page(infos, query.get("pageToken", [None])[0], "quotaInfos")
-
-    def _secret(self, path: list[str]) -> tuple[str, bytes]:
-        name = f"projects/{path[0]}/secrets/{path[1]}/versions/{path[2]}"
-        if name not in self.secrets:
-            raise Refused(404, f"Secret [{name}] not found or has no versions.")
-        return self.secrets[name]
-
-    def _projects_secrets_versions_get(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        return {"name": "/".join(path), "state": self._secret(path)[0]}
-
-    def _projects_secrets_versions_access(self, path: list[str], query: Any, body: Any) -> dict[str, Any]:
-        return {"payload": {"data": base64.b64encode(self._secret(path)[1]).decode()}}
+    def _state(self, name: str) -> dict[str, Any]:
+        off = name.rsplit("/", 1)[1] in self.services_off
+        return {"name": name, "state": "DISABLED" if off else "ENABLED"}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    cloud: LocalGoogle
-    protocol_version = "HTTP/1.1"
+def _quota(metric: str, regions: dict[str, int]) -> dict[str, Any]:
+    values = [
+        {"dimensions": {"region": one}, "details": {"value": str(value)}, "applicableLocations": [one]}
+        for one, value in regions.items()
+    ]
+    name = f"aiplatform.googleapis.com/{metric}"
+    return {"metric": name, "dimensions": ["region"], "dimensionsInfos": values}
 
-    def log_message(self, *_: object) -> None:
-        """Keeps the test output clean."""
 
+class _Handler(JsonHandler):
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         _, service, target = self.path.split("/", 2)
+        body = self.body()
         try:
             if self.headers.get("Authorization") != "Bearer access-token":
                 raise Refused(401, "Request had invalid authentication credentials.")
-            status, reply = 200, self.cloud.answer(service, self.command, target, body)
+            self.answer(200, self.service.answer(service, self.command, target, body))
         except Refused as refused:
-            status, reply = refused.status, refused.body
+            self.answer(refused.status, refused.body)
         except ConnectionAbortedError:
             self.close_connection = True
-            return
-        data = json.dumps(reply).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
 
     do_GET = do_POST = do_DELETE = _serve
+
+
+LocalGoogle.handler = _Handler

@@ -8,11 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from local_servers import serving
+from local_servers import JsonHandler, Loopback
 
 COMMIT = "c" * 40
 FIELDS: dict[str, tuple[type, ...]] = {
@@ -40,8 +39,8 @@ HARDWARE = [
 
 
 @dataclass
-class LocalHubJobs:
-    """The service; a context manager."""
+class LocalHubJobs(Loopback):
+    """The service."""
 
     token: str
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -57,15 +56,6 @@ class LocalHubJobs:
     model_files: tuple[str, ...] = ("config.json", "handler.py")
     refusals: dict[str, int] = field(default_factory=dict)  # the path's beginning to a status
     requests: list[tuple[str, str]] = field(default_factory=list)
-    url: str = ""
-
-    def __enter__(self) -> LocalHubJobs:
-        self._server = serving(type("Handler", (_Handler,), {"hub": self}))
-        self.url = self._server.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.__exit__(None, None, None)
 
     def start(self, namespace: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Stores a job as the service tells about it."""
@@ -157,21 +147,12 @@ class LocalHubJobs:
 
 
 @dataclass
-class LocalRegistry:
+class LocalRegistry(Loopback):
     """A registry with one tag; it wants the token that it names itself."""
 
     platforms: tuple[str, ...] = ("amd64", "arm64")
     single: bool = False  # one manifest in place of an index
     status: int | None = None
-    url: str = ""
-
-    def __enter__(self) -> LocalRegistry:
-        self._server = serving(type("Handler", (_Registry,), {"registry": self}))
-        self.url = self._server.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.__exit__(None, None, None)
 
     @property
     def image(self) -> str:
@@ -194,68 +175,49 @@ class LocalRegistry:
         return f"sha256:{hashlib.sha256(self.manifest).hexdigest()}"
 
 
-class _Quiet(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        """Keeps the test output clean."""
-
-    def _send(self, status: int, data: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-
-class _Registry(_Quiet):
-    registry: LocalRegistry
-
+class _Registry(JsonHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         repository = "/v2/user/arxiv-cls/train"
         if path == "/token":
             assert parse_qs(urlsplit(self.path).query)["scope"] == ["repository:user/arxiv-cls/train:pull"]
-            self._send(200, json.dumps({"token": "pull"}).encode())
+            self.answer(200, {"token": "pull"})
         elif self.headers.get("Authorization") != "Bearer pull":
             scope = "repository:user/arxiv-cls/train:pull"
-            challenge = f'Bearer realm="{self.registry.url}/token",service="local",scope="{scope}"'
-            self._send(401, b"{}", WWW_Authenticate=challenge)
-        elif self.registry.status:
-            self._send(self.registry.status, b"{}")
+            challenge = f'Bearer realm="{self.service.url}/token",service="local",scope="{scope}"'
+            self.answer(401, {}, WWW_Authenticate=challenge)
+        elif self.service.status:
+            self.answer(self.service.status, {})
         elif path == f"{repository}/manifests/1.2.0":
-            self._send(200, self.registry.manifest, Docker_Content_Digest=self.registry.digest)
+            self.answer(200, self.service.manifest, Docker_Content_Digest=self.service.digest)
         elif path == f"{repository}/blobs/sha256:{'b' * 64}":
-            self._send(200, json.dumps({"architecture": self.registry.platforms[0]}).encode())
+            self.answer(200, {"architecture": self.service.platforms[0]})
         else:
-            self._send(404, b"{}")
+            self.answer(404, {})
 
 
-class _Handler(_Quiet):
-    hub: LocalHubJobs
-
+class _Handler(JsonHandler):
     def _serve(self) -> None:
-        data = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-        self.hub.requests.append((f"{self.command} {self.path}", data))
+        data = self.body()
+        self.service.requests.append((f"{self.command} {self.path}", data))
         path = urlsplit(self.path).path
         refused = next(
-            (status for start, status in self.hub.refusals.items() if path.startswith(start)), None
+            (status for start, status in self.service.refusals.items() if path.startswith(start)), None
         )
-        if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+        if self.headers.get("Authorization") != f"Bearer {self.service.token}":
             refused = 401
         if refused:
-            self._send(refused, json.dumps({"error": "because"}).encode(), Content_Type="application/json")
-        elif path.endswith("/logs") and path.split("/")[-2] in self.hub.jobs:
+            self.answer(refused, {"error": "because"})
+        elif path.endswith("/logs") and path.split("/")[-2] in self.service.jobs:
             self._stream()
         else:
             body = {} if not data else (json.loads(data) if data[0] == "{" else parse_qs(data))
-            status, reply = self.hub.answer(self.command, self.path, body)
-            self._send(status, json.dumps(reply).encode(), Content_Type="application/json")
+            status, reply = self.service.answer(self.command, self.path, body)
+            self.answer(status, reply)
 
     def _stream(self) -> None:
-        lines = self.hub.log[: self.hub.breaks.pop(0)] if self.hub.breaks else self.hub.log
-        whole = len(lines) == len(self.hub.log)
+        lines = self.service.log[: self.service.breaks.pop(0)] if self.service.breaks else self.service.log
+        whole = len(lines) == len(self.service.log)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -269,3 +231,6 @@ class _Handler(_Quiet):
         self.close_connection = True
 
     do_GET = do_POST = do_PUT = _serve
+
+
+LocalHubJobs.handler, LocalRegistry.handler = _Handler, _Registry

@@ -10,7 +10,7 @@ from local_google import Refused
 from local_hub_jobs import COMMIT
 from local_servers import start_process
 
-from arxiv_cls.cloud import endpoints
+from arxiv_cls.cloud import google_api
 
 IMAGE = "us-central1-docker.pkg.dev/papers/arxiv-cls/serve:1"
 PARENT = "projects/papers/locations/us-central1"
@@ -110,7 +110,7 @@ class TestVertex:
 
     def test_it_takes_too_long(self, google_cloud, run, monkeypatch):
         """Status 3, and that it may still go on."""
-        monkeypatch.setattr(endpoints, "TIMEOUT", 0)
+        monkeypatch.setattr(google_api, "TIMEOUT", 0)
         status, told = run(*DEPLOY)
         assert status == 3
         assert "not finished after 0 s" in told

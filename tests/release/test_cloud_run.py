@@ -17,10 +17,11 @@ from factories import write_onnx_model
 from local_servers import LocalCloudRun, Server, free_port, start_process
 
 from arxiv_cls.cli import main
-from arxiv_cls.cloud.commands import ENDPOINT_VARIABLE
+from arxiv_cls.cloud import google_api
 from arxiv_cls.errors import UserError
 
 IMAGE = "us-central1-docker.pkg.dev/papers/arxiv-cls/serve:1"
+ENDPOINT_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_RUN"
 PATH = "projects/papers/locations/us-central1/services/arxiv-cls"
 DEPLOY = ["deploy", "user/name@v1.2.0", "--image", IMAGE]
 PLACES = ["--log", "gs://papers-logs/requests", "--out", "gs://papers-logs/monitoring"]
@@ -36,6 +37,7 @@ def cloud(tmp_path, monkeypatch) -> Iterator[LocalCloudRun]:
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(server.credentials(tmp_path / "key.json")))
         monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
         monkeypatch.delenv("GCLOUD_PROJECT", raising=False)
+        monkeypatch.setattr(google_api, "POLL_SECONDS", 0.01)
         yield server
 
 
@@ -253,7 +255,7 @@ class TestErrors:
             (403, "Cloud Run Admin", 2),
             (401, "Cloud Run Admin", 2),
             (400, "because", 2),
-            (500, "cannot be reached", 3),
+            (500, "run the command again later", 3),
         ],
     )
     def test_refusals(self, cloud, status, words, exit_code):
@@ -282,8 +284,8 @@ class TestErrors:
         assert caught.value.exit_code == 3
 
     def test_library_is_an_extra(self, monkeypatch):
-        """Without google-cloud-run the extra is named."""
-        monkeypatch.setitem(sys.modules, "google.cloud.run_v2", None)
+        """Without google-auth the extra is named."""
+        monkeypatch.setitem(sys.modules, "google.auth", None)
         with pytest.raises(UserError, match="not installed") as caught:
             main(["api-url"])
         assert "arxiv_cls[deploy]" in caught.value.hint
