@@ -31,7 +31,9 @@ ModelArgument = Annotated[
 DirectoryArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory.")]
 EngineOption = Annotated[
     Engine | None,
-    typer.Option(help="What computes a transformer; onnx and int8 need `arxiv-cls export MODEL`."),
+    typer.Option(
+        help="What computes a transformer; onnx and int8 need `arxiv-cls export MODEL`. No baseline uses it."
+    ),
 ]
 DataOption = Annotated[
     str | None,

@@ -55,6 +55,8 @@ REPORT_FILE, REJECTS_FILE, OUTSIDE_FILE = "report.json", "rejects.csv", "outside
 _BATCH = 2000  # papers per Arrow record batch
 _AT_ONCE = 10 * _BATCH  # papers whose texts are held twice while a split is written
 _SHOWN = 5  # rejects in an error message
+FEW_PAPERS = 20  # training papers of a label, below which the report warns
+LABELS_NAMED = 20
 # Papers outside the label set whose texts are kept of a file that is not read as a whole; the out-of-scope
 # rule trains on 20,000 of them.
 _MOST_OUTSIDE = 40_000
@@ -154,6 +156,10 @@ class BuildReport:
         width = max(len(label) for label in ("label", *counts))
         lines.append(f"{'label':<{width}}" + "".join(f"{split:>12}" for split in self.splits))
         lines += [f"{label:<{width}}" + "".join(f"{n:>12,}" for n in row) for label, row in counts.items()]
+        if few := [f"{label} {n}" for label, n in self.splits["train"].items() if n < FEW_PAPERS]:
+            more = f" and {len(few) - LABELS_NAMED} more" if len(few) > LABELS_NAMED else ""
+            named = ", ".join(few[:LABELS_NAMED]) + more
+            lines += ["", f"warning: labels with fewer than {FEW_PAPERS} training papers: {named}"]
         return "\n".join(lines)
 
 

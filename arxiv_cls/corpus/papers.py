@@ -317,7 +317,7 @@ def join_categories(source: Path, categories: Path, out: Path) -> str:
         out: the new file; a row whose paper is not among them has an empty cell, a damaged row is left out.
 
     Raises:
-        UserError: a file cannot be read or written, or the column is there already.
+        UserError: a file cannot be read or written, the column is there already, or no row has categories.
     """
     known: dict[str, str] = {}
     try:
@@ -351,6 +351,9 @@ def join_categories(source: Path, categories: Path, out: Path) -> str:
                 codes = known.get(base or "", "")
                 writer.writerow([*fields, codes])
                 rows, found = rows + 1, found + bool(codes)
+            if not found:
+                hint = "both are ids such as 1501.00001 or cs/0112017, with or without a version"
+                raise UserError(f"{categories}: none of its ids is in the {rows:,} rows of {source}", hint)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}", "name another file") from None
     return f"{out}: {rows:,} rows, {found:,} of them with categories, {damaged:,} damaged rows left out"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import HUB_FILES, HUB_WEIGHTS, ONNX_FILES, Predictor, download_from_hub
 from arxiv_cls.record.manifest import TFIDF, model_kind
+
+logger = logging.getLogger(__name__)
 
 # What can compute a transformer; the baseline is its own engine, "tfidf".
 ENGINES = ("torch", "onnx", "int8")
@@ -41,14 +44,21 @@ def locate_model(model: str | Path, revision: str | None = None, engine: str | N
 
 
 def load_predictor(
-    model: str | Path, revision: str | None = None, *, engine: str | None = None, threads: int | None = None
+    model: str | Path,
+    revision: str | None = None,
+    *,
+    engine: str | None = None,
+    default: str = "torch",
+    threads: int | None = None,
 ) -> Predictor:
     """Loads a model of either kind.
 
     Args:
         model: model directory or Hub id.
         revision: of a Hub id.
-        engine: one of `ENGINES` for a transformer, None for torch; a baseline ignores it.
+        engine: one of `ENGINES` for a transformer, None for `default`; a warning says that a baseline, which
+            is its own engine, does not use it.
+        default: the engine of a transformer for which none is named.
         threads: CPU threads that score; None for all that this process may use (torch: for as many as
             torch was set to). A baseline ignores it.
 
@@ -58,8 +68,11 @@ def load_predictor(
     """
     if engine is not None and engine not in ENGINES:
         raise UserError(f"no engine {engine!r}", hint=f"name one of {', '.join(ENGINES)}")
+    named, engine = engine, engine or default
     directory = locate_model(model, revision, engine)
     if model_kind(directory) == TFIDF:
+        if named:
+            logger.warning("%s is a TF-IDF baseline: the engine %s is not used", model, named)
         from arxiv_cls.models.tfidf import TfidfPredictor
 
         return TfidfPredictor.load(directory)

@@ -1,7 +1,8 @@
 """Tells of a change of state, once: a line in the log, and a message that is sent until a webhook takes it.
 
 The alert is on from the first `alarm` until the next `ok`. What was told is kept with the results: a restart
-tells nothing twice, and what was not delivered before it is delivered after it.
+delivers what was not delivered before it. A process that is killed between a delivery and its record delivers
+again, with the same `id`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ SCHEMA_VERSION = 1
 ALERT = "alert.json"
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
 SECONDS_TO_ANSWER = 10
-SEVERITIES = {"low": "warning", "moderate": "warning", "high": "critical"}
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -57,7 +57,6 @@ class Alerts:
     ) -> None:
         self._kept, self._save, self._webhook, self._outcomes = kept or {}, save, webhook, outcomes
         self._changed, self._ending = threading.Condition(), False
-        self._thread: threading.Thread | None = None
 
     @property
     def on(self) -> bool:
@@ -65,8 +64,9 @@ class Alerts:
         return bool(self._kept.get("on"))
 
     def start(self) -> None:
-        """Goes on with what was not delivered."""
-        self._deliver()
+        """Delivers from now on, first what was not delivered before."""
+        if self._webhook:
+            threading.Thread(target=self._work, name="webhook", daemon=True).start()
 
     def note(self, record: dict[str, Any]) -> None:
         """Compares a finished run with what was told last; returns at once."""
@@ -74,26 +74,21 @@ class Alerts:
         on = verdict == ALARM or (self.on and verdict != OK)
         if on == self.on:
             return
-        with self._changed:
-            since = record["created"] if on else self._kept.get("since")
-            about = {
-                "schema_version": SCHEMA_VERSION,
-                "on": on,
-                "since": since,
-                "delivered": not self._webhook,
-            }
-            self._kept = about | {"message": message(record, on, since)}
-            self._keep()
+        since = record["created"] if on else self._kept.get("since")
+        about = {"schema_version": SCHEMA_VERSION, "on": on, "since": since, "delivered": not self._webhook}
+        self._keep(about | {"message": message(record, on, since)})
         shown = {"verdict": verdict, "action": record["action"]}
         logger.warning("drift alarm begins" if on else "drift alarm ends", extra=shown)
-        self._deliver()
 
-    def _keep(self) -> None:
-        try:
-            self._save(self._kept)
-        except (UserError, OSError) as error:
-            # It is told all the same; a restart would tell it again.
-            logger.warning("the state of the alert cannot be kept: %s", error)
+    def _keep(self, state: dict[str, Any]) -> None:
+        with self._changed:
+            self._kept = state
+            self._changed.notify()
+            try:
+                self._save(state)
+            except (UserError, OSError) as error:
+                # It is told all the same; a restart would tell it again.
+                logger.warning("the state of the alert cannot be kept: %s", error)
 
     def close(self) -> None:
         """Ends the thread; what it did not deliver is delivered after the next start."""
@@ -101,31 +96,24 @@ class Alerts:
             self._ending = True
             self._changed.notify()
 
-    def _deliver(self) -> None:
-        with self._changed:
-            self._changed.notify()
-            running = self._thread is not None and self._thread.is_alive()
-            if not running and self._webhook and not self._kept.get("delivered", True):
-                self._thread = threading.Thread(target=self._work, name="webhook", daemon=True)
-                self._thread.start()
-
     def _work(self) -> None:
         pause = FIRST_PAUSE
         while True:
             with self._changed:
-                if self._ending or self._kept.get("delivered", True):
-                    self._thread = None
+                self._changed.wait_for(lambda: self._ending or not self._kept.get("delivered", True))
+                if self._ending:
                     return
                 kept = self._kept
             if self._sent(kept["message"]):
+                pause = FIRST_PAUSE
                 with self._changed:
                     if self._kept is kept:
-                        self._kept = kept | {"delivered": True}
-                        self._keep()
+                        self._keep(kept | {"delivered": True})
                 continue
             with self._changed:
                 # A newer state does not wait for the end of the pause.
-                self._changed.wait(pause)
+                if self._kept is kept and not self._ending:
+                    self._changed.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _sent(self, body: dict[str, Any]) -> bool:
@@ -148,13 +136,13 @@ def message(record: dict[str, Any], on: bool, since: str | None) -> dict[str, An
 
     Slack: `text`, and `text` and `fallback` of the attachment. Teams: the Adaptive Card in `attachments` (a
     workflow), or `text` (an old connector). Alertmanager's: `version` 4, `status`, `alerts`. Each leaves out
-    what it does not know.
+    what it does not know. `id` is the same whenever this message is sent.
     """
     title = f"Drift of {record['model']}: " + ("alarm" if on else "the alarm has ended")
     status, action = "firing" if on else "resolved", record["action"]
-    severities = [group["severity"] for group in record["groups"] if group.get("severity")]
-    worst = "critical" if any(SEVERITIES[one] == "critical" for one in severities) else "warning"
-    labels = {"alertname": "ArxivClsDrift", "model": record["model"], "severity": worst}
+    name = {"alertname": "ArxivClsDrift"}
+    high = any(group.get("severity") == "high" for group in record["groups"])
+    labels = name | {"model": record["model"], "severity": "critical" if high else "warning"}
     annotations = {"summary": title, "description": action}
     alert = {
         "status": status,
@@ -166,15 +154,12 @@ def message(record: dict[str, Any], on: bool, since: str | None) -> dict[str, An
         "generatorURL": "",
         "fingerprint": "arxiv-cls-drift",
     }
-    blocks = [
-        {"type": "TextBlock", "text": title, "weight": "Bolder", "wrap": True},
-        {"type": "TextBlock", "text": action, "wrap": True},
-    ]
+    block = {"type": "TextBlock", "wrap": True}
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
         "version": "1.4",
-        "body": blocks,
+        "body": [block | {"text": title, "weight": "Bolder"}, block | {"text": action}],
     }
     attachment = {
         "contentType": "application/vnd.microsoft.card.adaptive",
@@ -183,6 +168,7 @@ def message(record: dict[str, Any], on: bool, since: str | None) -> dict[str, An
         "fallback": action,
     }
     return {
+        "id": f"{record['model']} {status} {record['created']}",
         "text": title,
         "type": "message",
         "attachments": [attachment],
@@ -191,7 +177,7 @@ def message(record: dict[str, Any], on: bool, since: str | None) -> dict[str, An
         "truncatedAlerts": 0,
         "status": status,
         "receiver": "arxiv_cls",
-        "groupLabels": {"alertname": "ArxivClsDrift"},
+        "groupLabels": name,
         "commonLabels": labels,
         "commonAnnotations": annotations,
         "externalURL": "",

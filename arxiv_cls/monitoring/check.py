@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from arxiv_cls.models.predictor import locate_model
 from arxiv_cls.monitoring.accuracy import ASSUMPTIONS, AccuracyEstimate
 from arxiv_cls.monitoring.drift import ALARM_P, FEWEST, TWICE_P, WATCH_P, WINDOW, worst
 from arxiv_cls.monitoring.log_reader import LogReader
+from arxiv_cls.monitoring.settings import duration
 from arxiv_cls.monitoring.windows import CASCADE, Group, drift_tests, group_rows
 from arxiv_cls.record.files import file_sha256, write_atomically, write_json
 from arxiv_cls.record.manifest import WEIGHTS, model_kind
@@ -28,8 +28,6 @@ VERSIONS_NAMED = 20
 DRIFT, REPORT, HISTORY = "drift.json", "report.html", "history.json"
 References = dict[tuple[bool, str], Reference]
 Windows = list[dict[str, Any]]
-_AGE = re.compile(r"(\d{1,5})([mhdw])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def open_log(
@@ -127,10 +125,12 @@ def check_drift(
     kept = _merged(history, by_age, window)
     record["history"] = kept[-HISTORY_SHOWN:]
     if out is not None:
-        from arxiv_cls.monitoring.report import render_report
+        from arxiv_cls.monitoring.report import render_report, write_evidently
 
-        if evidently:
-            _write_evidently(newest, out)
+        for group in newest if evidently else ():
+            if group.newest_rows is not None:
+                path = out / f"evidently-{group.half}.html"
+                write_evidently(path, group.drift.reference, group.newest_rows)
         page = render_report(record)
         # The record is last: where it is new, the report is too.
         write_json({"schema_version": SCHEMA_VERSION, "windows": kept}, out / HISTORY)
@@ -139,26 +139,22 @@ def check_drift(
     return record
 
 
-def _write_evidently(groups: Iterable[Group], out: Path) -> None:
-    from arxiv_cls.monitoring.evidently_report import write_evidently
-
-    for group in groups:
-        if group.newest_rows is not None:
-            write_evidently(out / f"evidently-{group.half}.html", group.drift.reference, group.newest_rows)
-
-
 def _action(record: dict[str, Any]) -> str:
     """What to do about the worst group; where there is none, why."""
     for group in record["groups"]:
         if group["verdict"] == record["verdict"]:
             which = f"{group['answered_by']}: " if len(record["groups"]) > 1 else ""
             return which + group["action"]
-    if others := record["log"]["other_versions"]:
+    log = record["log"]
+    if others := log["other_versions"]:
         shown = ", ".join(f"{name} ({rows:,} rows)" for name, rows in list(others.items())[:5])
         return (
             f"no row of this model ({', '.join(record['versions'])}); the log has {shown}: "
             "if one of them is this model, name it with --version"
         )
+    if any(log["bad"].values()) and not log["outside_period"]:
+        bad = log["bad"]
+        return f"the log has only lines that cannot be read: {bad['torn']:,} torn, {bad['foreign']:,} foreign"
     return "the log has no row of this period"
 
 
@@ -166,8 +162,8 @@ def parse_time(text: str | None, option: str) -> float | None:
     """Seconds since 1970 of an age or of a date in ISO format (UTC where it says none)."""
     if text is None:
         return None
-    if age := _AGE.fullmatch(text):
-        return (datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})).timestamp()
+    if (age := duration(text)) is not None:
+        return (datetime.now(UTC) - age).timestamp()
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

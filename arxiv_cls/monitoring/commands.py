@@ -209,7 +209,7 @@ def serve(**options: Any) -> int:
 
     GET /drift/report, /drift/history, /metrics; POST /drift/run needs ARXIV_CLS_TOKEN to be set.
 
-    Each option is also a variable: --every is ARXIV_CLS_MONITOR_EVERY. One process on one --out.
+    Each option is also a variable: --every is ARXIV_CLS_MONITOR_EVERY. One service on one --out.
 
     \b
     Example:

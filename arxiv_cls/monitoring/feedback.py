@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -9,7 +10,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,8 @@ def read_labels(target: str) -> tuple[Labels, Counter[str], str]:
 
     Each row has `request_id`, or `arxiv_id` or `id` where the client sent that as its request id, `index` (0
     where it is not there), and `category` or `categories` (a list, or a text with spaces; the first is the
-    primary).
-    `target` is a file, or the endpoint's feedback log: a directory or gs://bucket/prefix. Of a text with
-    contradicting labels none is taken.
+    primary). `target` is a file, or the endpoint's feedback log: a directory or gs://bucket/prefix. Of a text
+    with contradicting labels none is taken.
 
     Raises:
         UserError: no such file, or it has no row with a label.
@@ -85,16 +86,19 @@ def _rows(target: str, content: Any) -> Iterator[Any]:
     with reading(f"--labels {target}"):
         files = filesystem.cat(list(names))
     for name in names:
-        read = files[name]
-        content.update(read)
+        content.update(files[name])
+        read, where = files[name].removeprefix(codecs.BOM_UTF8), name if len(names) > 1 else target
         try:
-            lines = io.StringIO(read.decode("utf-8-sig"), newline="")
-            if read.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            lines = io.StringIO(read.decode(), newline="")
+            if read.lstrip().startswith(b"{"):
                 yield from map(_parsed, lines)
             else:
                 yield from csv.DictReader(lines)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"--labels {target}: no CSV and no JSON Lines: {error}") from None
+        except UnicodeDecodeError as error:
+            line = read.count(b"\n", 0, error.start) + 1
+            raise UserError(f"--labels {where}, line {line}: not UTF-8", "save the file as UTF-8") from None
+        except csv.Error as error:
+            raise UserError(f"--labels {where}: no CSV and no JSON Lines: {error}") from None
 
 
 def _parsed(line: str) -> Any:
@@ -225,23 +229,29 @@ def _measured(joined: Joined, truth: np.ndarray, names: list[str]) -> dict[str, 
 
 def _over_time(rows: list[LogRow], correct: np.ndarray) -> list[dict[str, Any]]:
     """Accuracy of runs of weeks with at least `FEWEST` labels each, oldest first."""
-    runs: list[dict[str, Any]] = []
-    week = None
-    for at in np.argsort([row.time for row in rows], kind="stable"):
-        day = datetime.fromtimestamp(rows[at].time, UTC).date()
-        before, week = week, day.isocalendar()[:2]
-        if not runs or (week != before and runs[-1]["n"] >= FEWEST):
-            runs.append({"since": day.isoformat(), "n": 0, "correct": 0})
-        runs[-1]["n"] += 1
-        runs[-1]["correct"] += int(correct[at])
-    if len(runs) > 1 and runs[-1]["n"] < FEWEST:
-        last = runs.pop()
-        for name in ("n", "correct"):
-            runs[-1][name] += last[name]
-    for run in runs:
-        run["accuracy"] = run["correct"] / run["n"]
-        run["interval"] = list(wilson_interval(run["correct"], run["n"]))
-    return runs
+    runs: list[list[int]] = []
+    order = sorted(range(len(rows)), key=lambda at: rows[at].time)
+    for _, week in groupby(order, key=lambda at: _day(rows[at]).isocalendar()[:2]):
+        if runs and len(runs[-1]) < FEWEST:
+            runs[-1] += week
+        else:
+            runs.append(list(week))
+    if len(runs) > 1 and len(runs[-1]) < FEWEST:
+        runs[-2:] = [runs[-2] + runs[-1]]
+    return [
+        {
+            "since": _day(rows[run[0]]).isoformat(),
+            "n": len(run),
+            "correct": int(correct[run].sum()),
+            "accuracy": float(correct[run].mean()),
+            "interval": list(wilson_interval(int(correct[run].sum()), len(run))),
+        }
+        for run in runs
+    ]
+
+
+def _day(row: LogRow) -> date:
+    return datetime.fromtimestamp(row.time, UTC).date()
 
 
 def _released(references: list[Reference], names: list[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -22,9 +21,9 @@ def seconds_since(text: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
 
 
-def gauge(name: str, about: str, samples: Iterable[tuple[dict[str, str], float]]) -> GaugeMetricFamily:
-    """A gauge with {label: value} and value of each sample; what is not known is no number and left out."""
-    pairs = [(labels, value) for labels, value in samples if not math.isnan(value)]
+def gauge(name: str, about: str, samples: Iterable[tuple[dict[str, str], float | None]]) -> GaugeMetricFamily:
+    """A gauge with {label: value} and value of each sample; what is not known, None, is left out."""
+    pairs = [(labels, value) for labels, value in samples if value is not None]
     family = GaugeMetricFamily(NAMESPACE + name, about, labels=list(pairs[0][0]) if pairs else [])
     for labels, value in pairs:
         family.add_metric(list(labels.values()), value)
@@ -34,18 +33,15 @@ def gauge(name: str, about: str, samples: Iterable[tuple[dict[str, str], float]]
 def of_run(record: dict[str, Any]) -> Iterator[GaugeMetricFamily]:
     """The gauges of what drift.json holds."""
     verdict, groups, log = record["verdict"], record["groups"], record["log"]
-    states = ((({"state": name}), float(name == verdict)) for name in (OK, WATCH, ALARM, TOO_FEW))
+    states = (({"state": name}, float(name == verdict)) for name in (OK, WATCH, ALARM, TOO_FEW))
     yield gauge("state", "1 for the verdict of the newest run", states)
     yield gauge("report_age_seconds", "Since the newest report", [({}, seconds_since(record["created"]))])
     tested = [(_labels(group), group, group["window"]) for group in groups if group["window"]]
-    ages = [seconds_since(window["end"]) for _, _, window in tested]
-    if ages:
-        yield gauge("window_age_seconds", "Since the end of the newest window", [({}, min(ages))])
+    age = min((seconds_since(window["end"]) for _, _, window in tested), default=None)
+    yield gauge("window_age_seconds", "Since the end of the newest window", [({}, age)])
 
     def of_windows(name: str, about: str, value: Any) -> GaugeMetricFamily:
-        return gauge(
-            name, about, ((labels, _number(value(group, window))) for labels, group, window in tested)
-        )
+        return gauge(name, about, ((labels, value(group, window)) for labels, group, window in tested))
 
     yield of_windows("p", "Overall p-value of the newest window", lambda _, window: window["p"])
     tests = (
@@ -92,10 +88,6 @@ def of_feedback(record: dict[str, Any]) -> Iterator[GaugeMetricFamily]:
 
 def _labels(group: dict[str, Any]) -> dict[str, str]:
     return {name: group[name] for name in GROUP}
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _running(history: list[dict[str, Any]], group: dict[str, Any]) -> int:

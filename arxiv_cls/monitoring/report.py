@@ -1,4 +1,4 @@
-"""The HTML report of a drift check, made of what drift.json holds and of nothing else."""
+"""The HTML report of a drift check, made of what drift.json holds and of nothing else; and Evidently's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 
 import jinja2
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from arxiv_cls.monitoring.drift import TOP_SCORE
+from arxiv_cls.record.files import staged
 from arxiv_cls.scoring.plots import BLUE, ORANGE, VERMILION
+from arxiv_cls.scoring.reference import FEATURES, Reference, Rows
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 # More columns than these are in drift.json only.
@@ -116,3 +119,39 @@ def _history(windows: list[dict[str, Any]], rule: dict[str, Any]) -> str:
         lower.axhline(estimates[-1][1]["released"], color="0.4", **limit)
     lower.set(ylabel="estimated accuracy", xlabel="windows, the newest is 0")
     return _image(figure)
+
+
+def write_evidently(path: Path, reference: Reference, rows: Rows) -> bool:
+    """Writes Evidently's HTML of a window, for people who know it; False where it has nothing to compare.
+
+    What is empty on a side, or the same on both, it cannot test: such columns are left out.
+    """
+    import evidently.presets
+    import pandas as pd
+
+    if not len(rows):
+        return False
+    before, now = _columns(reference, reference.rows), _columns(reference, rows)
+    kept = [name for name in before if _can_be_compared(before[name], now[name])]
+    labels = np.asarray(reference.labels, dtype=object)
+    data = []
+    for columns, side in ((now, rows), (before, reference.rows)):
+        frame = pd.DataFrame(
+            {name: columns[name] for name in kept} | {"label": labels[side.scores.argmax(1)]}
+        )
+        definition = evidently.DataDefinition(numerical_columns=kept, categorical_columns=["label"])
+        data.append(evidently.Dataset.from_pandas(frame, data_definition=definition))
+    snapshot = evidently.Report([evidently.presets.DataDriftPreset()], include_tests=True).run(*data)
+    with staged(path) as partial:
+        snapshot.save_html(str(partial))
+    return True
+
+
+def _columns(reference: Reference, rows: Rows) -> dict[str, np.ndarray]:
+    scores = {f"score {name}": rows.scores[:, at] for at, name in enumerate(reference.labels)}
+    return scores | {name: rows.features[:, at] for at, name in enumerate(FEATURES)}
+
+
+def _can_be_compared(before: np.ndarray, now: np.ndarray) -> bool:
+    known = [values[~np.isnan(values)] for values in (before, now)]
+    return all(map(len, known)) and len(np.unique(np.concatenate(known))) > 1

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -72,21 +73,17 @@ class MonitorService(Service):
             for outcome in outcomes:
                 counter.labels(outcome)
         kept = self.results.read(alerts.ALERT, alerts.SCHEMA_VERSION)
-        save = self._save_alert
+        save = partial(self.results.write, alerts.ALERT)
         self.alerts = alerts.Alerts(kept, save, settings.webhook, told)
         age = metrics.seconds_since(self.record["created"]) if self.record else settings.interval
         self._next = time.monotonic() + min(settings.interval, max(0.0, settings.interval - age))
         self._run: asyncio.Task[dict[str, Any]] | None = None
         self._thread: Thread | None = None
         self._schedule: asyncio.Task[None] | None = None
-        self._given_up = asyncio.Event()
 
     def _of_this_model(self, name: str, schema_version: int) -> dict[str, Any] | None:
         record = self.results.read(name, schema_version)
         return record if record and record["model"] == self.settings.model else None
-
-    def _save_alert(self, content: dict[str, Any]) -> None:
-        self.results.write(alerts.ALERT, content)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges, as Prometheus' client asks a collector for them."""
@@ -122,6 +119,7 @@ class MonitorService(Service):
         """Ends the schedule; a run that is under way leaves whole files behind."""
         self.ending = True
         self.alerts.close()
+        self.results.close()
         if self._schedule:
             self._schedule.cancel()
 
@@ -150,16 +148,15 @@ class MonitorService(Service):
         self._run = asyncio.create_task(self._run_once())
         # The client may hang up; the run goes on, and has logged what it raises.
         self._run.add_done_callback(lambda run: run.cancelled() or run.exception())
-        given_up = asyncio.ensure_future(self._given_up.wait())
-        await asyncio.wait({self._run, given_up}, return_when=asyncio.FIRST_COMPLETED)
-        given_up.cancel()
-        if not self._run.done():
+        await asyncio.wait({self._run})
+        if self._run.cancelled():
             raise ending()
         return self._run.result()
 
     def refuse_accepted(self) -> None:
-        """Whoever waits for a run is answered 503."""
-        self._given_up.set()
+        """Whoever waits for a run is answered 503; the run's thread goes on."""
+        if self._run:
+            self._run.cancel()
 
     async def _run_once(self) -> dict[str, Any]:
         before = time.monotonic()

@@ -12,8 +12,14 @@ from pydantic_settings import SettingsConfigDict
 from arxiv_cls.serving.settings import ServerSettings, Words
 
 PREFIX = "ARXIV_CLS_MONITOR_"
-_EVERY = re.compile(r"([1-9]\d{0,4})([mhd])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_DURATION = re.compile(r"(\d{1,5})([mhdw])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def duration(text: str) -> timedelta | None:
+    """A time such as 30m, 12h, 7d or 2w; None for another text."""
+    found = _DURATION.fullmatch(text)
+    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
 
 
 class MonitorSettings(ServerSettings):
@@ -46,7 +52,7 @@ class MonitorSettings(ServerSettings):
     @field_validator("every")
     @classmethod
     def _interval(cls, text: str) -> str:
-        if not _EVERY.fullmatch(text):
+        if not duration(text):
             raise ValueError("a time such as 30m, 1h or 1d is expected")
         return text
 
@@ -60,6 +66,6 @@ class MonitorSettings(ServerSettings):
     @property
     def interval(self) -> float:
         """Seconds from run to run."""
-        found = _EVERY.fullmatch(self.every)
-        assert found
-        return timedelta(**{_UNITS[found[2]]: int(found[1])}).total_seconds()
+        every = duration(self.every)
+        assert every
+        return every.total_seconds()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from arxiv_cls.errors import UNREACHABLE, UserError
@@ -52,3 +54,21 @@ def file_system(address: str, exit_code: int | None = None) -> tuple[Any, str]:
         options = {} if "://" in address else {"auto_mkdir": True}
         stripped = address.rstrip("/") or "/"
         return fsspec.core.url_to_fs(stripped, use_listings_cache=False, **options)
+
+
+def writable_directory(target: str, shown: str) -> Path:
+    """A directory of this machine, made if it is not there; `shown` begins the message of an error.
+
+    Raises:
+        UserError: it is an address, cannot be made, or may not be written.
+    """
+    if "://" in target:
+        raise UserError(f"{shown}: a directory or gs://bucket/folder")
+    directory = Path(target).expanduser()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{shown}: {error.strerror}") from None
+    if not os.access(directory, os.W_OK):
+        raise UserError(f"{shown}: no permission to write there")
+    return directory

@@ -112,7 +112,7 @@ def _load(model: str, settings: ServingSettings) -> ServedModel:
         engine = settings.engine or fitted_engine(model)
         predictor = load_cascade(model, settings.cascade, engine=engine, threads=settings.threads)
     else:
-        predictor = load_predictor(model, engine=settings.engine or "onnx", threads=settings.threads)
+        predictor = load_predictor(model, engine=settings.engine, default="onnx", threads=settings.threads)
     name, version, sha256 = _identity(model, predictor)
     cascade = None
     if isinstance(predictor, CascadePredictor):

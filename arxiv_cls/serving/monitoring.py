@@ -78,18 +78,10 @@ class Monitoring:
     def __init__(self, settings: ServingSettings) -> None:
         self._labels = LogFiles(settings, "feedback_log", PREFIX) if settings.feedback_log else None
         self._lock, self._waiting = threading.Lock(), threading.BoundedSemaphore(MAX_WAITING)
-        self._directory: Path | None = None
-        self._objects: Objects | None = None
-        if (target := settings.monitoring) and target.startswith("gs://"):
-            self._objects = Objects(target, f"serve: --monitoring {target}")
-        elif target:
-            self._directory = Path(target).expanduser()
+        target = self._target = settings.monitoring or ""
+        shown = f"serve: --monitoring {target}"
+        self._objects = Objects(target, shown) if target.startswith("gs://") else None
         self._kept: tuple[float, bytes] | None = None
-
-    @property
-    def takes_labels(self) -> bool:
-        """Whether there is a place for them."""
-        return self._labels is not None
 
     def append(self, labels: list[Label]) -> None:
         """Writes labels; they are safe when this returns.
@@ -97,6 +89,7 @@ class Monitoring:
         Raises:
             Refused: 429 when too many requests wait for it, 503 when the disk or the bucket takes nothing.
         """
+        assert self._labels
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         about = {"schema_version": SCHEMA_VERSION, "time": now}
         lines = [json.dumps(about | label.model_dump()) + "\n" for label in labels]
@@ -104,7 +97,7 @@ class Monitoring:
             raise Refused(429, "too many labels are being written", {"Retry-After": "1"}, reason="queue_full")
         try:
             with self._lock:
-                self._write("".join(lines).encode("ascii"))
+                self._write(self._labels, "".join(lines).encode("ascii"))
         except Exception as error:
             # Whatever a disk or a storage client raises.
             logger.warning("labels cannot be written: %s: %s", type(error).__name__, error)
@@ -112,9 +105,7 @@ class Monitoring:
         finally:
             self._waiting.release()
 
-    def _write(self, lines: bytes) -> None:
-        files = self._labels
-        assert files is not None
+    def _write(self, files: LogFiles, lines: bytes) -> None:
         if files.objects:
             files.objects.send(files.new_name(), lines)
         else:
@@ -123,10 +114,8 @@ class Monitoring:
 
     def report(self) -> bytes:
         """The newest report; FileNotFoundError where there is none."""
-        if self._directory:
-            return (self._directory / REPORT).read_bytes()
         if not self._objects:
-            raise FileNotFoundError(REPORT)
+            return (Path(self._target).expanduser() / REPORT).read_bytes()
         with self._lock:
             if not self._kept or time.monotonic() - self._kept[0] > SECONDS_KEPT:
                 self._kept = time.monotonic(), self._objects.read(REPORT)
@@ -148,11 +137,7 @@ def report_reply(content: bytes) -> HTMLResponse:
     return HTMLResponse(content, headers=headers)
 
 
-@router.get(
-    "/monitoring",
-    summary="The newest drift report",
-    **report_reply_of(404, 503),
-)
+@router.get("/monitoring", summary="The newest drift report", **report_reply_of(404, 503))
 async def monitoring(request: Request) -> HTMLResponse:
     """The report that `arxiv-cls monitor serve` or `arxiv-cls monitor drift` has written."""
     service = request.app.state.endpoint
@@ -184,7 +169,7 @@ async def feedback(request: Request, credentials: Credentials) -> FeedbackReply:
     """Appends labels to the feedback log, which `arxiv-cls monitor feedback` reads."""
     service = request.app.state.endpoint
     check_token(service.settings, credentials, "feedback")
-    if not service.monitoring.takes_labels:
+    if not service.settings.feedback_log:
         raise Refused(403, "feedback is off: the server was started without --feedback-log")
     labels = (await read_json(request, FeedbackRequest, max_texts=2 * MAX_LABELS)).labels
     await asyncio.to_thread(service.monitoring.append, labels)

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import prometheus_client
@@ -25,6 +24,7 @@ import prometheus_client
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.prediction import EncodedText, Prediction
 from arxiv_cls.models.text_features import text_features
+from arxiv_cls.record.storage import writable_directory
 from arxiv_cls.serving.batching import Job
 from arxiv_cls.serving.schemas import ServedModel
 from arxiv_cls.serving.settings import ServingSettings
@@ -203,17 +203,8 @@ class LogFiles:
         self._minutes = settings.request_log_rotate_minutes
         if self._minutes is None:
             self._minutes = MINUTES_OF_AN_OBJECT if self.objects else MINUTES_OF_A_FILE
-        if self.objects:
-            return
-        if "://" in target:
-            raise UserError(f"{shown}: a directory or gs://bucket/folder")
-        self.directory = Path(target).expanduser()
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{shown}: {error.strerror}") from None
-        if not os.access(self.directory, os.W_OK):
-            raise UserError(f"{shown}: no permission to write there")
+        if not self.objects:
+            self.directory = writable_directory(target, shown)
 
     def probe(self) -> None:
         """Raises PermissionError when this program may not create objects in the bucket."""

@@ -148,6 +148,12 @@ class TestConfigs:
         for _ in range(2):
             corpus = build("top10", csv=path)
             assert corpus.labels == ["cs.AI", "cs.CL", "cs.CV", "cs.LG", "math.LO", "stat.ML"]
+            counts = corpus.report.splits["train"]
+            few = ", ".join(f"{label} {n}" for label, n in counts.items() if n < 20)
+            assert few
+            assert "math.LO" not in few
+            warning = f"\n\nwarning: labels with fewer than 20 training papers: {few}"
+            assert corpus.report.summary().endswith(warning)
             assert corpus.splits["test"].features["label"].names == corpus.labels
 
     @pytest.mark.parametrize(

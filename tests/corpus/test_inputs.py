@@ -87,6 +87,15 @@ def joined(tmp_path):
     return out
 
 
+def test_categories_of_other_papers(tmp_path):
+    """Nothing is written where no id is in the file."""
+    source, out = write_csv(tmp_path / "papers.csv", rows_of(3)), tmp_path / "joined.csv"
+    (tmp_path / "categories.tsv").write_text("2001.00001\tcs.CL\n")
+    with pytest.raises(UserError, match=r"categories\.tsv: none of its ids is in the 3 rows"):
+        main(["data", "join", str(source), str(tmp_path / "categories.tsv"), str(out)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["categories.tsv", "papers.csv"]
+
+
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz", "a.json.zst", "a.parquet"])
 @pytest.mark.parametrize("config", ["top5", "top3"])
 def test_the_same_corpus_as_the_csv(build, joined, tmp_path, name, config):

@@ -196,6 +196,15 @@ class TestTexts:
         assert "nothing to judge by: the model knows none of the words" in shown
         assert "with 90% probability" not in shown
 
+    def test_a_baseline_has_no_engine(self, caplog: pytest.LogCaptureFixture) -> None:
+        """One that is named is said to be unused; the default of the caller is not."""
+        model = str(RELEASES / "tiny-tfidf")
+        load_predictor(model, default="onnx")
+        main(["predict", model, "a text"])
+        assert not caplog.messages
+        main(["predict", model, "a text", "--engine", "onnx"])
+        assert caplog.messages == [f"{model} is a TF-IDF baseline: the engine onnx is not used"]
+
 
 @pytest.mark.parametrize(
     ("words", "expected"),

@@ -15,7 +15,6 @@ from factories import SAMPLE
 
 from arxiv_cls.models.prediction import EncodedText, Prediction
 from arxiv_cls.scoring.reference import rows_of, write_reference
-from arxiv_cls.serving.batching import Job
 from arxiv_cls.serving.request_log import ScoredText, log_line
 
 LABELS = ["cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML"]
@@ -70,18 +69,16 @@ def lines_of(
     lines = []
     model = SimpleNamespace(name="tiny", version=version)
     for at, encoded in enumerate(traffic.encoded):
-        scores = {label: float(traffic.scores[at, place]) for place, label in enumerate(LABELS)}
-        label = max(scores, key=scores.get)
-        inside = bool(traffic.in_scope[at])
+        scores = dict(zip(LABELS, traffic.scores[at].tolist(), strict=True))
+        label, inside = max(scores, key=scores.get), bool(traffic.in_scope[at])
         said = Prediction(
             label, scores[label], scores, encoded.truncated, None, inside, float(inside), answered_by
         )
-        answer = Job([encoded.text] * texts_in_request, None, None, accepted=1.0, started=1.001,
-                     encoded=[encoded], predictions=[said] * texts_in_request)  # fmt: skip
-        index = at % texts_in_request
+        answer = SimpleNamespace(waited=0.001, predictions=[said] * texts_in_request)
+        number, index = divmod(at, texts_in_request)
         row = ScoredText(
-            start + timedelta(seconds=at), f"{request}{at // texts_in_request}", index, "text", model,
-            encoded, said, answer, 0.01,
+            start + timedelta(seconds=at), f"{request}{number}", index, "text", model, encoded, said, answer,
+            0.01,
         )  # fmt: skip
         lines.append(json.dumps(log_line(row, with_text=False)) + "\n")
     return lines
@@ -105,21 +102,13 @@ def released(tmp_path: Path, reference_traffic: Traffic) -> Path:
     return directory
 
 
-def write_traffic(path: Path, traffic: Traffic, weights: bytes, engine: str = "tfidf", **identity) -> None:
+def write_traffic(path: Path, traffic: Traffic, weights: bytes, engine: str = "tfidf") -> None:
     """Writes a reference of synthetic papers."""
-
-    class Scope:
-        threshold = 0.5
-
-        def scores(self, texts):
-            return traffic.in_scope.astype(float)
-
-    rows = rows_of(traffic.encoded, traffic.scores, Scope())
-    write_reference(
-        path, LABELS, rows, traffic.truth, [engine] * len(traffic),
-        {"kind": engine, "engine": engine, "split": "test",
-         "weights_sha256": hashlib.sha256(weights).hexdigest(), "data_sha256": "d" * 64, **identity},
-    )  # fmt: skip
+    scope = SimpleNamespace(threshold=0.5, scores=lambda texts: traffic.in_scope.astype(float))
+    rows = rows_of(traffic.encoded, traffic.scores, scope)
+    sha256 = {"weights_sha256": hashlib.sha256(weights).hexdigest(), "data_sha256": "d" * 64}
+    identity = {"kind": engine, "engine": engine, "split": "test"} | sha256
+    write_reference(path, LABELS, rows, traffic.truth, [engine] * len(traffic), identity)
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ class TestEvidently:
 
     def test_columns_that_say_nothing(self, released, tmp_path):
         """Constant and empty columns, and an empty window, are no crash."""
-        from arxiv_cls.monitoring.evidently_report import write_evidently
+        from arxiv_cls.monitoring.report import write_evidently
 
         reference = next(iter(load_references(released).values()))
         rows = reference.rows.take(np.arange(300))

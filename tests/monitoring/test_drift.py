@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from monitoring.conftest import LABELS, MIX, WEIGHTS, Traffic, lines_of, write_traffic
+from monitoring.conftest import LABELS, MIX, Traffic, lines_of
 from scipy.stats import chi2_contingency, fisher_exact, ks_2samp
 
 from arxiv_cls.monitoring.accuracy import AccuracyEstimate, fit_bcts
@@ -19,13 +21,19 @@ from arxiv_cls.monitoring.drift import (
 )
 from arxiv_cls.monitoring.log_reader import LogReader
 from arxiv_cls.monitoring.windows import severity_of, to_rows
-from arxiv_cls.scoring.reference import FEATURES, Reference, Rows, load_references, read_reference
+from arxiv_cls.scoring.reference import FEATURES, Reference, load_references
 
 
-def rows_of(traffic: Traffic, write_log) -> Rows:
-    """As the request log gives them."""
-    folder = write_log(lines_of(traffic))
-    return to_rows(list(LogReader(str(folder), LABELS)))
+@pytest.fixture
+def reference(released) -> Reference:
+    """That of the model."""
+    return load_references(released)[False, "baseline"]
+
+
+@pytest.fixture
+def rows_of(write_log):
+    """Traffic as the request log gives it."""
+    return lambda traffic: to_rows(list(LogReader(str(write_log(lines_of(traffic))), LABELS)))
 
 
 class TestArithmetic:
@@ -80,26 +88,26 @@ class TestArithmetic:
         """Below 0.001, or below 0.02 twice running; one below 0.05 is for watching."""
         assert verdict_of(p, before) == verdict
 
-    def test_worst(self):
-        """Of several groups; of none there is too little."""
-        assert worst(["ok", "alarm", "watch"]) == "alarm"
-        assert worst(["too_few", "ok"]) == "ok"
+    def test_worst_and_severity(self):
+        """Of several verdicts; of none there is too little. By the drop of accuracy."""
+        assert (worst(["ok", "alarm", "watch"]), worst(["too_few", "ok"])) == ("alarm", "ok")
         assert worst([]) == "too_few"
-
-    def test_severity(self):
-        """By the drop."""
         assert [severity_of(drop) for drop in (0.1, 0.11, 0.21)] == ["low", "moderate", "high"]
 
 
 class TestGroups:
     """Which group sees which shift."""
 
-    def test_quiet(self, released, write_log):
-        """Papers like those of the reference."""
-        test = DriftTest(load_references(released)[False, "baseline"])
-        found = test(rows_of(Traffic(300, 5), write_log))
+    def test_quiet(self, reference, rows_of):
+        """Papers like those of the reference; without in_scope there is a group less."""
+        rows = rows_of(Traffic(300, 5))
+        found = DriftTest(reference)(rows)
         assert found.p > 0.05
         assert set(found.groups) == {"scores", "labels", "text", "unusual", "scope"}
+        unknown = replace(reference, rows=replace(reference.rows, in_scope=np.full(2000, np.nan)))
+        without = DriftTest(unknown)(rows)
+        assert set(without.groups) == found.groups.keys() - {"scope"}
+        assert without.out_of_scope is None
 
     @pytest.mark.parametrize(
         ("change", "group", "column", "direction"),
@@ -110,45 +118,28 @@ class TestGroups:
             ({"outside": 0.3}, "scope", None, None),
         ],
     )
-    def test_alarm(self, released, write_log, change, group, column, direction):
+    def test_alarm(self, reference, rows_of, change, group, column, direction):
         """The group's p-value is small, and the column that changed has its direction."""
-        test = DriftTest(load_references(released)[False, "baseline"])
-        rows = rows_of(Traffic(300, 5, **change), write_log)
+        test, rows = DriftTest(reference), rows_of(Traffic(300, 5, **change))
         found = test(rows)
         assert found.p < 0.001
         assert found.groups[group] < 0.001
-        columns = {entry["column"]: entry for entry in test.describe(rows)}
         if column:
-            assert columns[column]["direction"] == direction
-            assert columns[column]["p"] < 0.001
+            (described,) = [entry for entry in test.describe(rows) if entry["column"] == column]
+            assert described["direction"] == direction
+            assert described["p"] < 0.001
 
-    def test_false_alarms(self, released):
+    def test_false_alarms(self, reference, rows_of):
         """Of 200 quiet windows 5% may have p < 0.05: below 0.001 are 1% at most."""
-        reference = load_references(released)[False, "baseline"]
-        test = DriftTest(reference)
-        generator = np.random.default_rng(3)
-        others = Traffic(3000, 9)
-        path = released / "monitoring/other.parquet"
-        write_traffic(path, others, WEIGHTS)
-        pool = read_reference(path)["baseline"].rows
+        test, generator = DriftTest(reference), np.random.default_rng(3)
+        pool = rows_of(Traffic(3000, 9))
         p = [test(pool.take(generator.choice(len(pool), 300, replace=False))).p for _ in range(200)]
         assert sum(value < 0.05 for value in p) <= 14
         assert sum(value < 0.001 for value in p) <= 2
 
-    def test_a_model_without_the_rule(self, released, write_log):
-        """Without in_scope there are four groups."""
-        reference = load_references(released)[False, "baseline"]
-        unknown = Rows(reference.rows.scores, reference.rows.features, np.full(len(reference.rows), np.nan))
-        test = DriftTest(
-            Reference(reference.labels, unknown, reference.truth, reference.identity, reference.sha256)
-        )
-        found = test(rows_of(Traffic(200, 4), write_log))
-        assert set(found.groups) == {"scores", "labels", "text", "unusual"}
-        assert found.out_of_scope is None
-
-    def test_truncated_rows_have_no_tokens_per_word(self, released):
+    def test_truncated_rows_have_no_tokens_per_word(self, reference):
         """Their tokens say nothing of the text."""
-        features = load_references(released)[False, "baseline"].rows.features
+        features = reference.rows.features
         cut = np.isnan(features[:, FEATURES.index("tokens_per_word")])
         assert 0 < cut.sum() < 100
         assert (features[cut, FEATURES.index("words")] > 150).all()
@@ -170,11 +161,11 @@ class TestAccuracy:
         assert found == pytest.approx(bias, abs=0.12)
 
     @pytest.mark.parametrize("mix", [MIX, (0.3, 0.1, 0.1, 0.4, 0.1)])
-    def test_estimate(self, released, write_log, mix):
+    def test_estimate(self, reference, rows_of, mix):
         """Within three points of the truth, inside the interval; out-of-scope rows are not counted."""
-        estimate = AccuracyEstimate(load_references(released)[False, "baseline"])
+        estimate = AccuracyEstimate(reference)
         traffic = Traffic(3000, 12, mix=mix, outside=0.2)
-        found = estimate(rows_of(traffic, write_log))
+        found = estimate(rows_of(traffic))
         inside = traffic.in_scope
         truth = (traffic.scores.argmax(axis=1) == traffic.truth)[inside].mean()
         assert found["accuracy"] == pytest.approx(truth, abs=0.03)
@@ -182,17 +173,17 @@ class TestAccuracy:
         assert found["rows"] == inside.sum()
         assert found["out_of_scope"] == pytest.approx(1 - inside.mean())
 
-    def test_label_mix(self, released, write_log):
+    def test_label_mix(self, reference, rows_of):
         """Expectation maximisation finds the true shares better than counting answers."""
-        estimate = AccuracyEstimate(load_references(released)[False, "baseline"])
+        estimate = AccuracyEstimate(reference)
         mix = (0.3, 0.1, 0.1, 0.4, 0.1)
         traffic = Traffic(1000, 12, mix=mix)
         truth = np.bincount(traffic.truth, minlength=5) / 1000
-        assert np.abs(estimate.label_mix(rows_of(traffic, write_log)) - truth).max() < 0.06
+        assert np.abs(estimate.label_mix(rows_of(traffic)) - truth).max() < 0.06
 
-    def test_too_few(self, released, write_log):
+    def test_too_few(self, reference, rows_of):
         """Nothing is said of 20 rows."""
-        estimate = AccuracyEstimate(load_references(released)[False, "baseline"])
-        rows = rows_of(Traffic(20, 3), write_log)
+        estimate = AccuracyEstimate(reference)
+        rows = rows_of(Traffic(20, 3))
         assert estimate(rows) is None
         assert estimate.label_mix(rows) is None

@@ -3,47 +3,53 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from datetime import timedelta
 
 import numpy as np
 import pytest
-from monitoring.conftest import LABELS, Traffic, lines_of
+from monitoring.conftest import LABELS, START, Traffic, lines_of
 
 from arxiv_cls.cli import main
 from arxiv_cls.errors import UserError
-from arxiv_cls.monitoring.feedback import (
-    compare_with_release,
-    measure_feedback,
-    power_of,
-    read_labels,
-)
+from arxiv_cls.monitoring.feedback import compare_with_release, measure_feedback, power_of, read_labels
 from arxiv_cls.scoring.intervals import wilson_interval
-
-RELEASED = {"n": 3324, "accuracy": 0.8, "macro_f1": 0.75}
 
 
 @pytest.fixture
-def served(write_log) -> tuple[str, Traffic]:
-    """A log of 600 texts, two in a request."""
-    traffic = Traffic(600, 51)
-    return str(write_log(lines_of(traffic, texts_in_request=2))), traffic
+def traffic(write_log) -> Traffic:
+    """The texts of a log of 600, two in a request."""
+    texts = Traffic(600, 51)
+    write_log(lines_of(texts, texts_in_request=2))
+    return texts
 
 
-def csv_of(traffic: Traffic, rows: range, column: str = "category") -> str:
+@pytest.fixture
+def measure(released, tmp_path):
+    """The record for a file of labels."""
+
+    def measured(content: str | bytes, name: str = "labels.csv") -> dict:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return measure_feedback(released, str(tmp_path / "log"), tmp_path / name)
+
+    return measured
+
+
+def csv_of(traffic: Traffic, rows: Iterable[int]) -> str:
     """Labels of some of the texts."""
     lines = [f"r{at // 2},{at % 2},{LABELS[traffic.truth[at]]}" for at in rows]
-    return "\n".join([f"request_id,index,{column}", *lines]) + "\n"
+    return "\n".join(["request_id,index,category", *lines]) + "\n"
 
 
 class TestMeasured:
     """What is joined and measured."""
 
-    def test_accuracy(self, released, served, tmp_path, capsys):
+    def test_accuracy(self, released, traffic, tmp_path, capsys):
         """Of 400 labels of 600 served texts, with Wilson's interval; macro-F1 with the bootstrap's."""
-        log, traffic = served
-        (tmp_path / "labels.csv").write_text(csv_of(traffic, range(400)))
-        out = tmp_path / "out"
-        words = ["monitor", "feedback", str(released), "--log", log, "--labels", str(tmp_path / "labels.csv")]
-        assert not main([*words, "--out", str(out)])
+        labels, out = tmp_path / "labels.csv", tmp_path / "out"
+        labels.write_text(csv_of(traffic, range(400)))
+        words = ["--log", tmp_path / "log", "--labels", labels, "--out", out]
+        assert not main(["monitor", "feedback", str(released), *map(str, words)])
         assert "labelled   400 of 600 served" in capsys.readouterr().out
         record = json.loads((out / "feedback.json").read_text())
         correct = (traffic.scores.argmax(axis=1) == traffic.truth)[:400]
@@ -57,89 +63,73 @@ class TestMeasured:
         assert "not shown to be worse" in record["comparison"]["answer"]
         assert record["selection_p"] > 0.001
 
-    def test_json_lines_and_all_categories(self, released, served, tmp_path):
+    def test_json_lines_and_all_categories(self, measure, traffic):
         """The first is the true one; an answer among the others is listed."""
-        log, traffic = served
         rows = []
         for at in range(100):
             own = [LABELS[traffic.truth[at]], "math.OC", LABELS[traffic.scores[at].argmax()]]
             rows.append(json.dumps({"request_id": f"r{at // 2}", "index": at % 2, "categories": own}))
-        (tmp_path / "labels.jsonl").write_text("\n".join([*rows, "torn {"]))
-        record = measure_feedback(released, log, tmp_path / "labels.jsonl")
+        record = measure("\n".join([*rows, "torn {"]), "labels.jsonl")
         correct = (traffic.scores.argmax(axis=1) == traffic.truth)[:100]
         assert (record["accuracy"], record["listed_accuracy"]) == (pytest.approx(correct.mean()), 1.0)
         assert record["labels"]["bad"] == 1
 
-    def test_worse(self, released, served, tmp_path):
+    def test_worse(self, measure, traffic):
         """A third of the labels changed: the answer is yes, with the drop."""
-        log, traffic = served
         traffic.truth[::3] = (traffic.scores[::3].argmax(axis=1) + 1) % 5
-        (tmp_path / "labels.csv").write_text(csv_of(traffic, range(600)))
-        record = measure_feedback(released, log, tmp_path / "labels.csv")
-        assert record["comparison"]["worse"]
-        assert "worse than released, by" in record["comparison"]["answer"]
+        comparison = measure(csv_of(traffic, range(600)))["comparison"]
+        assert comparison["worse"]
+        assert "worse than released, by" in comparison["answer"]
 
-    def test_selected_labels(self, released, served, tmp_path):
+    def test_selected_labels(self, measure, traffic):
         """Labels of one predicted category alone: the record says that they are not like the rest."""
-        log, traffic = served
-        of_one = [at for at in range(600) if traffic.scores[at].argmax() == 2]
-        (tmp_path / "labels.csv").write_text(csv_of(traffic, of_one))
-        assert measure_feedback(released, log, tmp_path / "labels.csv")["selection_p"] < 1e-6
+        of_one = np.flatnonzero(traffic.scores.argmax(axis=1) == 2)
+        assert measure(csv_of(traffic, of_one))["selection_p"] < 1e-6
 
-    def test_what_does_not_fit(self, released, served, tmp_path):
+    def test_what_does_not_fit(self, measure, traffic):
         """Contradicting, repeated, unknown and bad labels are counted; other categories are no errors."""
-        log, traffic = served
-        lines = csv_of(traffic, range(50)).splitlines()
-        lines += [
-            lines[1],
-            lines[1],
-            "r1,0,q-bio.GN",
-            "none,0,cs.AI",
-            ",0,cs.AI",
-            "r9,x,cs.AI",
-            "r100,0,q-bio.GN",
-        ]
-        (tmp_path / "labels.csv").write_text("\n".join(lines))
-        record = measure_feedback(released, log, tmp_path / "labels.csv")
-        assert record["n"] == 49
-        assert (record["other_labels"], record["labelled"]) == (1, 50)
-        counts = {key: value for key, value in record["labels"].items() if key not in ("file", "sha256")}
-        assert counts == {"rows": 57, "bad": 2, "repeated": 2, "contradicting": 1, "not_in_the_log": 1}
+        lines = csv_of(traffic, range(50))
+        lines += 2 * lines.splitlines(keepends=True)[1]
+        lines += "r1,0,q-bio.GN\nnone,0,cs.AI\n,0,cs.AI\nr9,x,cs.AI\nr100,0,q-bio.GN\n"
+        record = measure(lines)
+        assert (record["n"], record["other_labels"], record["labelled"]) == (49, 1, 50)
+        counts = {"rows": 57, "bad": 2, "repeated": 2, "contradicting": 1, "not_in_the_log": 1}
+        assert {name: record["labels"][name] for name in counts} == counts
 
-    def test_over_time(self, released, write_log, tmp_path):
+    def test_over_time(self, measure, write_log):
         """Weeks with too few labels are pooled."""
-        from datetime import timedelta
-
-        from monitoring.conftest import START
-
-        traffic = Traffic(100, 3)
-        for week, part in enumerate((slice(0, 40), slice(40, 50), slice(50, 100))):
-            lines = lines_of(traffic, start=START + timedelta(days=7 * week))[part]
-            log = write_log(lines)
-        rows = [f"r{at},{LABELS[traffic.truth[at]]}" for at in range(100)]
-        (tmp_path / "labels.csv").write_text("\n".join(["request_id,category", *rows]))
-        record = measure_feedback(released, str(log), tmp_path / "labels.csv")
-        assert [run["n"] for run in record["over_time"]] == [40, 60]
+        traffic = Traffic(140, 3)
+        for week, part in enumerate((slice(0, 40), slice(40, 50), slice(50, 100), slice(100, 110))):
+            write_log(lines_of(traffic, start=START + timedelta(days=7 * week))[part])
+        rows = [f"r{at},{LABELS[traffic.truth[at]]}" for at in range(110)]
+        runs = measure("\n".join(["request_id,category", *rows]))["over_time"]
+        assert [(run["since"], run["n"]) for run in runs] == [("2026-05-01", 40), ("2026-05-08", 70)]
+        correct = (traffic.scores.argmax(axis=1) == traffic.truth)[40:110]
+        assert runs[1]["correct"] == correct.sum()
+        assert runs[1]["accuracy"] == pytest.approx(correct.mean())
 
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("request_id,category\nnobody,cs.AI\n", "none of its 1 labels belongs"),
-            ("id,label\n1,cs.AI\n", "no row with `request_id`"),
-            (None, "labels.csv: no file"),
+            (b"request_id,category\nnobody,cs.AI\n", "none of its 1 labels belongs"),
+            (b"id,label\n1,cs.AI\n", "no row with `request_id`"),
+            (b"request_id,category\nr1,cs.AI\nr2,\xe9\n", r"labels\.csv, line 3: not UTF-8"),
         ],
     )
-    def test_refused(self, released, served, tmp_path, content, message):
-        """No label of any text, no labels, no file."""
-        if content:
-            (tmp_path / "labels.csv").write_text(content)
+    def test_refused(self, measure, traffic, content, message):
+        """No label of any text, no labels, bytes that are no text."""
         with pytest.raises(UserError, match=message):
-            measure_feedback(released, served[0], tmp_path / "labels.csv")
+            measure(content)
 
-    @pytest.mark.parametrize("column", ["request_id", "arxiv_id"])
+    def test_no_file(self, tmp_path):
+        """It is named."""
+        with pytest.raises(UserError, match=r"labels\.csv: no file"):
+            read_labels(str(tmp_path / "labels.csv"))
+
+    @pytest.mark.parametrize("column", ["request_id", "arxiv_id", "\ufeffid"])
     def test_one_text_requests_need_no_index(self, tmp_path, column):
         """`index` is 0 where it is not there; a client may have sent the arXiv id as its request id."""
-        (tmp_path / "labels.csv").write_text(f"{column},category\n0901.4761,cs.AI\n")
+        (tmp_path / "labels.csv").write_text(f"{column},category\n0901.4761,cs.AI\n", encoding="utf-8")
         assert list(read_labels(str(tmp_path / "labels.csv"))[0]) == [("0901.4761", 0)]
 
 
@@ -164,6 +154,7 @@ class TestPower:
 
     def test_the_answer_states_it(self):
         """What such a number of labels would have shown."""
-        answer = compare_with_release(0.79, 600, RELEASED)["answer"]
+        released = {"n": 3324, "accuracy": 0.8}
+        answer = compare_with_release(0.79, 600, released)["answer"]
         assert "600 labels show a drop of 5 points with a probability of at least 0.8" in answer
-        assert "take it for nothing" in compare_with_release(0.79, 20, RELEASED)["answer"]
+        assert "take it for nothing" in compare_with_release(0.79, 20, released)["answer"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from factories import write_onnx_model
@@ -27,9 +30,22 @@ ALLOWED = {"Authorization": f"Bearer {TOKEN}"}
 DRAW = random.Random(12)
 
 
-def kill(process: subprocess.Popen) -> None:
+def kill(process: subprocess.Popen, after: float, *works: Callable[[], object]) -> None:
+    """Kills a process after some seconds, in which threads ask it for something until it is gone."""
+
+    def until_it_is_gone(work: Callable[[], object]) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while True:
+                work()
+
+    threads = [threading.Thread(target=until_it_is_gone, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    time.sleep(after)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
+    for thread in threads:
+        thread.join(30)
 
 
 def whole(folder) -> dict[str, bytes]:
@@ -55,30 +71,16 @@ def test_endpoint(tmp_path):
         answered, counted, began = [], [0], time.time()
 
         def send(server=server, answered=answered, number=number) -> None:
-            for at in range(10_000):
-                record = {"request_id": f"{number}-{at}", "index": 0, "categories": ["cs.CL"]}
-                try:
-                    server.call("/predict", {"inputs": [["a text"]] * 20}, timeout=5)
-                    if server.call("/feedback", {"labels": [record]}, ALLOWED, 5)[0] == 200:
-                        answered.append(record["request_id"])
-                except (OSError, http.client.HTTPException):
-                    return
+            record = {"request_id": f"{number}-{len(answered)}", "index": 0, "categories": ["cs.CL"]}
+            server.call("/predict", {"inputs": [["a text"]] * 20}, timeout=5)
+            if server.call("/feedback", {"labels": [record]}, ALLOWED, 5)[0] == 200:
+                answered.append(record["request_id"])
 
         def count(server=server, counted=counted) -> None:
-            while True:
-                try:
-                    told = server.call("/metrics", timeout=5)[1]
-                except (OSError, http.client.HTTPException):
-                    return
-                counted[0] = float(re.search(r'request_log_records_total\{outcome="written"\} (.*)', told)[1])
+            told = server.call("/metrics", timeout=5)[1]
+            counted[0] = float(re.search(r'request_log_records_total\{outcome="written"\} (.*)', told)[1])
 
-        threads = [threading.Thread(target=work) for work in (send, count)]
-        for thread in threads:
-            thread.start()
-        time.sleep(DRAW.uniform(0.1, 1.5))
-        kill(server.process)
-        for thread in threads:
-            thread.join(30)
+        kill(server.process, DRAW.uniform(0.1, 1.5), send, count)
         content = "".join(path.read_text() for path in sorted(logs[0].glob("*.jsonl")))
         lines = content.count("\n")
         for file in logs[0].glob("*.jsonl"):
@@ -118,8 +120,7 @@ def test_a_run(released, log, tmp_path):
         for path in out.iterdir():
             path.unlink()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        time.sleep(DRAW.uniform(0.5, 1.05) * took)
-        kill(process)
+        kill(process, DRAW.uniform(0.5, 1.05) * took)
         seen.add(tuple(sorted(whole(out))) if out.exists() else ())
     for _ in range(2):
         assert compared(check_drift(released, str(log), out=out)) == expected
@@ -152,19 +153,7 @@ def test_service(released, log, tmp_path):
     for _ in range(KILLS):
         server = start()
         assert server.call("/drift/report")[1].rstrip().endswith("</html>")
-
-        def keep_running(server=server) -> None:
-            try:
-                while True:
-                    run(server)
-            except (OSError, http.client.HTTPException):
-                return
-
-        thread = threading.Thread(target=keep_running)
-        thread.start()
-        time.sleep(DRAW.uniform(0, 2 * took))
-        kill(server.process)
-        thread.join(30)
+        kill(server.process, DRAW.uniform(0, 2 * took), partial(run, server))
         whole(out)
     server = start()
     run(server)

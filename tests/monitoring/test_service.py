@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 from fuzzing import fuzz
 from local_servers import TOKEN, Webhook, start_process, storage_emulator
-from monitoring.conftest import START, VERSION, Traffic, lines_of
+from monitoring.conftest import LABELS, START, VERSION, Traffic, lines_of
 from starlette.testclient import TestClient
 
 from arxiv_cls.errors import UserError
@@ -62,9 +62,8 @@ def wait_for(condition) -> None:
         time.sleep(0.02)
 
 
-def state_of(client: TestClient) -> str | None:
-    found = re.findall(r'arxiv_cls_monitor_state\{state="(\w+)"\} 1\.0', client.get("/metrics").text)
-    return found[0] if found else None
+def state_of(client: TestClient) -> str:
+    return "".join(re.findall(r'monitor_state\{state="(\w+)"\} 1\.0', client.get("/metrics").text))
 
 
 def run_now(client: TestClient) -> dict:
@@ -111,14 +110,20 @@ class TestRoutes:
         assert (state_of(again), again.get("/drift/report").text) == ("ok", page.text)
         assert 'arxiv_cls_monitor_runs_total{outcome="finished"} 0.0' in again.get("/metrics").text
 
-    def test_run_on_request(self, open_monitor, write_log, monkeypatch):
-        """A summary with the token; 401 without, 403 without a token of its own, 409 during a run."""
+    def test_run_on_request(self, open_monitor, write_log, monkeypatch, tmp_path):
+        """A summary with the token; 401 without, 403 without a token of its own, 409 during a run.
+
+        A second service on one directory does not start.
+        """
         write_log(quiet(1))
         client = open_monitor()
         reply = run_now(client)
         assert (reply["verdict"], reply["rows_read"], reply["alert"]) == ("ok", 300, False)
         assert client.post("/drift/run").status_code == 401
-        assert open_monitor(token=None).post("/drift/run", headers=ALLOWED).status_code == 403
+        with pytest.raises(UserError, match="out: another monitoring service writes there"):
+            open_monitor()
+        tokenless = open_monitor(token=None, out=str(tmp_path / "other"))
+        assert tokenless.post("/drift/run", headers=ALLOWED).status_code == 403
         go_on, check = threading.Event(), service.check.check_drift
         monkeypatch.setattr(service.check, "check_drift", lambda *a, **k: go_on.wait(30) and check(*a, **k))
         waiting = threading.Thread(target=run_now, args=(client,))
@@ -160,13 +165,10 @@ class TestRoutes:
         """What the endpoint's POST /feedback has written becomes a measured accuracy."""
         write_log(quiet(1))
         (tmp_path / "labels").mkdir()
-        truth = Traffic(300, 31).truth
-        names = ("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML")
-        rows = (
-            {"request_id": f"quiet1-{at}", "index": 0, "categories": [names[true]]}
-            for at, true in enumerate(truth[:200])
-        )
-        (tmp_path / "labels/feedback-1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with (tmp_path / "labels/feedback-1.jsonl").open("w") as file:
+            for at, true in enumerate(Traffic(300, 31).truth[:200]):
+                row = {"request_id": f"quiet1-{at}", "index": 0, "categories": [LABELS[true]]}
+                print(json.dumps(row), file=file)
         client = open_monitor(labels=str(tmp_path / "labels"))
         run_now(client)
         told = client.get("/metrics").text
@@ -218,23 +220,30 @@ class TestAlerts:
         assert [message for message in caplog.messages if "alarm" in message] == [
             "drift alarm begins", "drift alarm ends",
         ]  # fmt: skip
-        kept = [*(tmp_path / "out").iterdir()]
-        assert {"alert.json", "drift.json", "history.json", "report.html"} == {path.name for path in kept}
-        assert not [path for path in kept if "SECRET" in path.read_text()]
+        kept = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+        assert kept.keys() - {".lock"} == {"alert.json", "drift.json", "history.json", "report.html"}
+        assert "SECRET" not in "".join(kept.values())
         assert "SECRET" not in caplog.text
 
-    def test_what_was_not_delivered_comes_after_a_restart(self, open_monitor, write_log):
-        """A receiver that is away delays nothing and loses nothing."""
+    def test_what_was_not_delivered_comes_after_a_restart(self, open_monitor, write_log, tmp_path):
+        """A receiver that is away loses nothing; a delivery that was not recorded comes again, same `id`."""
         write_log(shifted(1))
         client = open_monitor(webhook="http://127.0.0.1:9/x")
         assert run_now(client)["alert"]
         client.__exit__(None, None, None)
-        hook = Webhook()
+        alert, hook = tmp_path / "out/alert.json", Webhook()
+        undelivered = alert.read_text()
         with hook.open() as url:
-            open_monitor(webhook=url)
-            wait_for(lambda: hook.taken)
+            for _ in range(2):
+                alert.write_text(undelivered)
+                client = open_monitor(webhook=url)
+                wait_for(lambda: json.loads(alert.read_text())["delivered"])
+                client.__exit__(None, None, None)
+        first, second = hook.taken
+        assert first == second
+        assert first["id"] == f"{first['commonLabels']['model']} firing {first['alerts'][0]['startsAt']}"
 
-    def test_one_body_for_all(self, released):
+    def test_one_body_for_all(self):
         """Slack's `text`, Teams' card and Alertmanager's alerts, without what is private."""
         record = {"model": "m", "verdict": "alarm", "action": "look", "created": "2026-05-01T00:00:00+00:00",
                   "groups": [{"severity": "high"}]}  # fmt: skip
@@ -258,28 +267,14 @@ def test_bucket(open_monitor, write_log, monkeypatch, tmp_path):
         assert 'runs_total{outcome="finished"} 0.0' in again.get("/metrics").text
 
 
-@pytest.fixture
-def monitor_process(released, write_log, tmp_path):
-    """The service as a process of its own."""
-    folder = write_log(quiet(1))
-    output = tmp_path / "output.txt"
-    options = ("--log", folder, "--out", tmp_path / "out", "--since", "2026-01-01")
-    started = start_process(released, *options, output=output, words=("monitor", "serve"))
-    started.wait_until_ready()
-    yield started
-    assert started.stop(seconds=20) == 0, output.read_text()
-
-
-def test_fuzz(monitor_process):
+def test_fuzz(released, write_log, tmp_path):
     """As the endpoint: no 5xx, no reply that the document does not promise; it ends when it is told to."""
-    assert fuzz(monitor_process.url, 3) == OPERATIONS
-
-
-def test_light(run_python):
-    """The service imports neither pandas nor Evidently, nor what trains."""
-    program = (
-        "import sys; import arxiv_cls.monitoring.service, arxiv_cls.serving.server\n"
-        "assert not {'pandas', 'evidently', 'torch', 'transformers', 'sklearn'} & set(sys.modules)"
-    )
-    done = run_python("-c", program)
-    assert done.returncode == 0, done.stderr
+    options = ("--log", write_log(quiet(1)), "--out", tmp_path / "out", "--since", "2026-01-01")
+    output = tmp_path / "output.txt"
+    service = start_process(released, *options, output=output, words=("monitor", "serve"))
+    try:
+        service.wait_until_ready()
+        assert fuzz(service.url, 3) == OPERATIONS
+    finally:
+        status = service.stop(seconds=20)
+    assert status == 0, output.read_text()
