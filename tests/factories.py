@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 
 from arxiv_cls.corpus.taxonomy import CATEGORY_NAMES
-from arxiv_cls.record.files import write_record, write_step_record
+from arxiv_cls.record.files import file_sha256, write_record, write_step_record
 from arxiv_cls.record.manifest import METRICS, RECORD_COMMANDS, RECORD_OF, TFIDF, TRANSFORMER, WEIGHTS
 from arxiv_cls.record.model_files import MULTI_LABEL, TFIDF_MODEL_TYPE
 from arxiv_cls.record.run_record import git_state
@@ -353,6 +353,15 @@ def write_onnx_model(
     }.items():
         write_json(directory / name, content)
     return directory
+
+
+def write_cascade_rule(transformer: Path, baseline: Path, threshold: float) -> None:
+    """Writes the record that joins an ONNX model of `write_onnx_model` with a baseline, fitted for fp32."""
+    record = {"schema_version": 1, "engine": "onnx", "threshold": threshold, "max_tokens": 16}
+    record |= {"set_threshold": 0.2, "transformer_sha256": file_sha256(transformer / "onnx/model.onnx")}
+    write_json(
+        transformer / "eval/cascade.json", record | {"baseline_sha256": file_sha256(baseline / "model.skops")}
+    )
 
 
 # --- Model directories with real records around weights that nobody loads ---

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from factories import ROOT, small_model
 
+from arxiv_cls.cli import main
+
 PACKAGE = ROOT / "arxiv_cls"
 HELP = """
 from arxiv_cls.cli import main
 try:
-    main(["--help"])
+    main("{} --help".split())
 except SystemExit:
     pass
 """
@@ -30,12 +32,15 @@ except errors.UserError as error:
 """
 TRAINING = ("torch", "transformers", "datasets", "evaluate", "wandb", "dvc")
 HEAVY = (*TRAINING, "sklearn", "pandas", "pyarrow", "matplotlib", "xgboost")
+LIBRARIES = (*HEAVY, "numpy", "fastapi", "uvicorn")
 
 
 @pytest.mark.parametrize(
     ("code", "unwanted"),
     [
-        pytest.param(HELP, HEAVY, id="help"),
+        pytest.param(HELP.format(""), LIBRARIES, id="help"),
+        pytest.param(HELP.format("data build"), LIBRARIES, id="help of the data"),
+        pytest.param(HELP.format("serve"), LIBRARIES, id="help of the endpoint"),
         pytest.param("import arxiv_cls.models.prediction, arxiv_cls.models.predictor", HEAVY, id="rules"),
         pytest.param("import arxiv_cls.models.onnx_engine", TRAINING, id="onnx"),
         pytest.param("import arxiv_cls.serving.app", TRAINING, id="endpoint"),
@@ -60,22 +65,36 @@ def test_light_imports(code, unwanted, tmp_path):
     assert done.stdout.splitlines()[-1] == "loaded []"
 
 
-@pytest.mark.parametrize("module", ["arxiv_cls.corpus.ids", "arxiv_cls.corpus.taxonomy"])
+@pytest.mark.parametrize("module", ["ids", "taxonomy", "csv_reader"])
 def test_no_third_party_package_needed(module):
     """Other tools use these in an interpreter that sees no installed package."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import arxiv_cls.corpus.{module}"
     subprocess.run([sys.executable, "-S", "-E", "-c", code], check=True)
 
 
-def test_help_and_version():
-    """`--help` names the commands, `--version` prints ours; no command at all is an error in words."""
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("", ("data", "evaluate", "predict")),
+        ("data build", ("archive",)),
+        ("serve", ("ARXIV_CLS_TOKEN", "--max-queue")),
+    ],
+)
+def test_help(words, named, capsys):
+    """The commands; the label sets; the options and variables of the endpoint."""
+    assert main([*words.split(), "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in named)
+
+
+def test_version():
+    """`--version` prints ours; no command at all is an error in words."""
     command = [sys.executable, "-m", "arxiv_cls.cli"]
-    help_, version, bare = (
+    version, bare = (
         subprocess.run([*command, *words], capture_output=True, text=True, check=False)
-        for words in (["--help"], ["--version"], [])
+        for words in (["--version"], [])
     )
-    assert (help_.returncode, version.returncode, bare.returncode) == (0, 0, 2)
-    assert all(name in help_.stdout for name in ("data", "evaluate", "predict"))
+    assert (version.returncode, bare.returncode) == (0, 2)
     assert version.stdout.split() == ["arxiv-cls", importlib.metadata.version("arxiv_cls")]
     assert "Traceback" not in bare.stderr
 

@@ -12,7 +12,7 @@ from factories import COUNT, paper, papers, write_csv
 from arxiv_cls.corpus import build_corpus, load_arxiv
 from arxiv_cls.corpus.builder import ArxivBuilder
 from arxiv_cls.corpus.ids import split_position
-from arxiv_cls.corpus.splits import SPLITS, label_indices, label_names
+from arxiv_cls.corpus.splits import SPLITS, label_names
 from arxiv_cls.corpus.taxonomy import ARCHIVES
 from arxiv_cls.errors import UserError
 from arxiv_cls.label_sets import LABEL_SETS
@@ -197,19 +197,6 @@ class TestConfigs:
         with pytest.raises(UserError, match="1 categories"):
             label_names("all", codes({"cs.AI": 100, "cs.CL": 99}))
 
-    @pytest.mark.parametrize(
-        ("config", "of", "labels"),
-        [
-            ("top5", ["stat.ML", "math.AG", "cs.AI"], ["stat.ML", None, "cs.AI"]),
-            ("archive", ["hep-th", "nlin.CD", "q-bio.QM"], ["physics", "physics", "q-bio"]),
-        ],
-    )
-    def test_indices(self, config, of, labels):
-        """Position in the labels, -1 outside."""
-        names = label_names(config, codes({}))
-        found = label_indices(names, pa.chunked_array([of]))
-        assert [None if index < 0 else names[index] for index in found] == labels
-
 
 def codes(counts):
     """As many papers of each category."""
@@ -253,22 +240,6 @@ class TestCache:
                    build(csv=csv, max_samples=8), build("top10", csv=csv)]  # fmt: skip
         assert len({corpus.cache_dir for corpus in corpora}) == len(corpora)
         assert all(corpus.cache_dir.name == str(ArxivBuilder.VERSION) for corpus in corpora)
-
-    def test_leftovers_of_a_killed_build_are_not_taken_along(self, build, csv, tmp_path):
-        """Half-written files in the folder of an unfinished build: gone, the result is whole."""
-        clean = build(csv=csv)
-        home = clean.cache_dir
-        expected = sorted(path.name for path in home.iterdir())
-        rows = clean.splits["train"].to_list()
-        unfinished = home.with_name(home.name + ".incomplete")
-        del clean
-        home.rename(unfinished)
-        (unfinished / "arxiv-train.arrow").write_bytes(b"half")
-        (unfinished / "arxiv-train-00007-of-00009.arrow").write_bytes(b"stale")
-        again = build(csv=csv)
-        assert again.splits["train"].to_list() == rows
-        assert sorted(path.name for path in again.cache_dir.iterdir()) == expected
-        assert not unfinished.exists()
 
     def test_a_build_that_fails_leaves_nothing(self, build, csv, tmp_path, monkeypatch):
         """A disk that is full in the middle: one message, and the next build starts clean."""

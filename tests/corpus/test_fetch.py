@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import zipfile
@@ -17,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from local_servers import KAGGLE_ARCHIVE as ARCHIVE
-from local_servers import FileServer, serve
+from local_servers import FileServer, free_port, serve, storage_emulator
 from make_sample import sample_csv_bytes
 
-from arxiv_cls.corpus import build_corpus, fetch
+from arxiv_cls.corpus import fetch
 from arxiv_cls.corpus.fetch import (
     TRACKED_CSV,
     fetch_from_dvc,
@@ -100,12 +99,6 @@ def clone(project) -> Path:
     return project
 
 
-def closed_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return unused.getsockname()[1]
-
-
 def test_committed_dvc_file(monkeypatch, tmp_path):
     """It names the published content; elsewhere there is none."""
     monkeypatch.chdir(ROOT)
@@ -141,6 +134,13 @@ class TestDirectoryRemote:
         TRACKED_CSV.unlink()
         fetch_from_dvc("../nowhere")
         assert TRACKED_CSV.read_bytes() == CONTENT
+        # An older commit names other content: what the cache knows gives way to it, and comes back.
+        older = sample_csv_bytes(60, seed=1)
+        write_object(clone.parent / "shared/dvc-store", older)
+        for content, remote in ((older, "../shared/dvc-store"), (CONTENT, "../nowhere")):
+            write_dvc_file(content)
+            fetch_from_dvc(remote)
+            assert TRACKED_CSV.read_bytes() == content
 
     def test_damaged_cache_is_mended(self, clone, caplog):
         """A cached copy with another content is told, thrown away and fetched again."""
@@ -184,7 +184,7 @@ class TestDirectoryRemote:
 )
 def test_unreachable(project, monkeypatch, remote, match):
     """One line, exit status 3, at once, with what to pass instead; the default is Google's storage."""
-    host = f"127.0.0.1:{closed_port()}"
+    host = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{host}")
     with pytest.raises(UserError, match=match) as caught:
         fetch_from_dvc(remote and remote.replace("HOST", host))
@@ -218,76 +218,18 @@ def test_killed_in_the_middle_then_run_again(project):
 @pytest.mark.slow
 def test_push_then_fetch(clone, monkeypatch):
     """A gs:// remote, proven on an emulator of Google's storage on loopback."""
-    server_module = pytest.importorskip("gcp_storage_emulator.server")
-    port = closed_port()
-    emulator = server_module.create_server("127.0.0.1", port, in_memory=True, default_bucket="papers")
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    emulator.start()
-    try:
+    with storage_emulator(monkeypatch):
         with pytest.raises(UserError, match="does not hold the data"):
-            fetch_from_dvc("gs://papers/dvc")
+            fetch_from_dvc("gs://logs/dvc")
         TRACKED_CSV.write_bytes(CONTENT)
         run("dvc", "add", str(TRACKED_CSV))
-        run("dvc", "remote", "add", "--local", "emulator", "gs://papers/dvc")
+        run("dvc", "remote", "add", "--local", "emulator", "gs://logs/dvc")
         run("dvc", "push", "--remote", "emulator")
         run("dvc", "remote", "remove", "--local", "emulator")
         shutil.rmtree(".dvc/cache")
         TRACKED_CSV.unlink()
-        fetch_from_dvc("gs://papers/dvc")
-    finally:
-        emulator.stop()
+        fetch_from_dvc("gs://logs/dvc")
     assert TRACKED_CSV.read_bytes() == CONTENT
-
-
-def split_ids(cache: Path) -> dict[str, set[str]]:
-    """Base ids per split of the tracked CSV as it is now."""
-    splits = build_corpus("top5", csv=TRACKED_CSV, cache_dir=cache).splits
-    return {name: set(split["arxiv_id"]) for name, split in splits.items()}
-
-
-@pytest.mark.slow
-def test_older_commit_brings_older_rows_and_splits(clone, tmp_path):
-    """With the real git and DVC: add, commit, grow, commit, go back."""
-
-    def commit(message: str) -> None:
-        run("dvc", "add", str(TRACKED_CSV))
-        run("git", "add", ".")
-        run("git", "commit", "--quiet", "-m", message)
-
-    header, *rows = sample_csv_bytes(400).splitlines(keepends=True)
-    older, newer = b"".join([header, *rows[:250]]), b"".join([header, *rows])
-    TRACKED_CSV.write_bytes(older)
-    commit("older data")
-    splits_before = split_ids(tmp_path / "cache")
-
-    TRACKED_CSV.write_bytes(newer)
-    commit("newer data")
-    splits_after = split_ids(tmp_path / "cache")
-    assert all(splits_before[name] < splits_after[name] for name in splits_before)
-    run("dvc", "remote", "add", "--local", "store", str(tmp_path / "store"))
-    run("dvc", "push", "--all-commits", "--remote", "store")
-    run("dvc", "remote", "remove", "--local", "store")
-
-    # Back: the older content is in DVC's cache, no remote is asked.
-    run("git", "checkout", "--quiet", "HEAD~1")
-    fetch_from_dvc("../nowhere")
-    assert TRACKED_CSV.read_bytes() == older
-    assert split_ids(tmp_path / "cache") == splits_before
-
-    # Forward with DVC's own command.
-    run("git", "checkout", "--quiet", "-")
-    run("dvc", "checkout", str(TRACKED_CSV))
-    assert split_ids(tmp_path / "cache") == splits_after
-
-    # On another machine there is no cache: the remote has both versions.
-    shutil.rmtree(".dvc/cache")
-    TRACKED_CSV.unlink()
-    run("git", "checkout", "--quiet", "HEAD~1")
-    with pytest.raises(UserError, match="no such directory"):
-        fetch_from_dvc("../nowhere")
-    fetch_from_dvc("../store")
-    assert TRACKED_CSV.read_bytes() == older
-    assert split_ids(tmp_path / "cache") == splits_before
 
 
 # Random digits: their archive has 2 MB, and kagglehub writes what has come by the megabyte.
@@ -412,7 +354,7 @@ class TestKaggle:
 
     def test_no_network(self, csv, monkeypatch):
         """Which thing could not be reached, and what to pass instead."""
-        url = f"http://127.0.0.1:{closed_port()}"
+        url = f"http://127.0.0.1:{free_port()}"
         monkeypatch.setattr("kagglesdk.kaggle_http_client.get_endpoint", lambda environment: url)
         error = refused("Kaggle cannot be reached: Connection refused")
         assert "make data REMOTE=" in error.hint

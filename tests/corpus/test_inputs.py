@@ -150,11 +150,7 @@ def test_a_bad_line_costs_that_line(tmp_path, capsys):
     lines = [json.dumps(line).encode() for line in snapshot(rows_of(20))]
     lines[3] = lines[3][:60]
     lines[5] = b"[1, 2]"
-    lines[7] = (
-        lines[7].replace(b"  A", b"  \xff")
-        if b"  A" in lines[7]
-        else lines[7].replace(b'"abstract": "', b'"abstract": "\xff')
-    )
+    lines[7] = lines[7].replace(b'"abstract": "', b'"abstract": "\xff')
     lines[9] = b""
     lines[11] = lines[11].replace(b'"id": "', b'"id": "x')
     lines[12] = json.dumps(json.loads(lines[12]) | {"categories": "cs.XX"}).encode()

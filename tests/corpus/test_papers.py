@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 from factories import COLUMNS, paper, papers, to_csv, write_csv
 
-from arxiv_cls.corpus import build_corpus
 from arxiv_cls.corpus.papers import Reject, keep_newest_versions, read_papers, write_rejects
 from arxiv_cls.errors import UserError
 
@@ -222,21 +221,6 @@ def test_any_damage_is_told(read, line_end):
         except UserError:
             continue
         assert found.rows_read == len(found.table) + len(found.rejects), seed
-
-
-def test_rows_of_a_damaged_file_add_up(tmp_path):
-    """Up to the report of a build: what was read is rejected, merged, outside, a duplicate or a paper."""
-    path, built = tmp_path / "papers.csv", 0
-    for seed in range(6):
-        path.write_bytes(damaged(to_csv(papers(300)), random.Random(seed)))
-        try:
-            report = build_corpus(csv=path, cache_dir=tmp_path / "cache").report
-        except UserError:
-            continue
-        built += 1
-        told = report.rejected + report.merged + report.outside_config + len(report.duplicates)
-        assert report.rows_read == told + report.left_out + report.papers, seed
-    assert built
 
 
 def test_columns(tmp_path):

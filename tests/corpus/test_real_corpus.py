@@ -52,9 +52,9 @@ def test_memory_and_the_second_call(real_csv, tmp_path):
     assert int(done.stdout) < 1_000_000_000
 
 
-def test_top5(real_csv, tmp_path):
+def test_top5(real_csv):
     """15,176 / 3,294 / 3,324 papers by hash; only duplicates are missing, and none from test."""
-    corpus = build_corpus("top5", csv=real_csv, cache_dir=tmp_path)
+    corpus = build_corpus("top5", csv=real_csv)
     assert corpus.labels == TOP5
     report = corpus.report
     assert (report.rows_read, report.rejected, report.merged) == (136_238, 0, 0)
@@ -80,18 +80,18 @@ def test_top5(real_csv, tmp_path):
 
 
 @pytest.mark.parametrize(("config", "labels"), [("top10", 10), ("top20", 20), ("archive", 8), ("all", 153)])
-def test_other_configs(real_csv, tmp_path, config, labels):
+def test_other_configs(real_csv, config, labels):
     """Every label has papers in every split, and every row is accounted for."""
-    corpus = build_corpus(config, csv=real_csv, cache_dir=tmp_path)
+    corpus = build_corpus(config, csv=real_csv)
     report = corpus.report
     assert len(corpus.labels) == labels
     assert all(count > 0 for split in report.splits.values() for count in split.values())
     assert report.papers + report.outside_config + len(report.duplicates) == 136_238
 
 
-def test_time_split(real_csv, tmp_path):
+def test_time_split(real_csv):
     """The default boundaries cut top5 about 70 / 15 / 15."""
-    sizes = build_corpus("top5", csv=real_csv, split="time", cache_dir=tmp_path).report.split_sizes()
+    sizes = build_corpus("top5", csv=real_csv, split="time").report.split_sizes()
     shares = [size / sum(sizes.values()) for size in sizes.values()]
     assert shares == pytest.approx([0.70, 0.15, 0.15], abs=0.01)
 

@@ -21,7 +21,6 @@ from arxiv_cls.export import onnx_export
 from arxiv_cls.export.onnx_graph import write_onnx
 from arxiv_cls.models.onnx_engine import OnnxEngine
 from arxiv_cls.models.predictor import load_predictor
-from arxiv_cls.release.gate_checks import check_onnx
 
 RELEASES = Path(__file__).resolve().parents[1] / "fixtures" / "releases" / "v0.1.0"
 BLOCKED = """
@@ -165,14 +164,12 @@ class TestStale:
     """An export belongs to one file of weights."""
 
     def test_other_weights(self, exported: Path, tmp_path: Path) -> None:
-        """Retrained weights beside an old export: the predictor and the gate refuse."""
+        """Retrained weights beside an old export."""
         folder = copy_of(exported, tmp_path / "model")
-        assert check_onnx(evidence_of(folder)).passed
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes() + b" ")
         with pytest.raises(UserError, match="exported from other weights"):
             load_predictor(folder, engine="onnx")
-        assert not check_onnx(evidence_of(folder)).passed
 
     def test_another_file(self, exported: Path, tmp_path: Path) -> None:
         """A file that was never measured is refused, also where the weights are not beside it."""
@@ -250,11 +247,3 @@ def write_another_graph(exported: Path):
         onnx.save(graph, path)
 
     return write
-
-
-def evidence_of(folder: Path):
-    """What the gate's check of exports reads of a directory."""
-    from arxiv_cls.record.directory import ModelDirectory
-
-    config = json.loads((folder / "config.json").read_text())
-    return ModelDirectory(folder, "transformer", config, recipe={}, run={}, evaluation=None)

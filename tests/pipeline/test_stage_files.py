@@ -48,15 +48,6 @@ class TestBuild:
         other = build(tmp_path, recipe_with(tmp_path, sample_csv, max_samples=96, seed=1))
         assert all(other["sha256"][split] != first["sha256"][split] for split in first["sha256"])
 
-    def test_check(self, tmp_path, sample_csv):
-        """Every row is accounted for, and the near-duplicates are counted by pair of splits."""
-        out = tmp_path / "check.json"
-        main(["data", "check", "--recipe", str(recipe_with(tmp_path, sample_csv)), "--out", str(out)])
-        record = json.loads(out.read_text())
-        parts = ("rejected", "merged", "outside_config", "duplicates", "left_out", "papers")
-        assert record["rows_read"] == sum(record[part] for part in parts)
-        assert record["near_duplicates"]["threshold"] == 0.8
-
     def test_a_wrong_recipe(self, tmp_path, sample_csv):
         """Every problem of the group at once; a recipe and a CSV do not go together."""
         recipe = recipe_with(tmp_path, sample_csv, max_samples=2, sed=1)
@@ -67,26 +58,23 @@ class TestBuild:
             main(["data", "build", "--recipe", str(recipe), "--csv", "x.csv"])
 
 
-class TestEvaluation:
-    """The files that `dvc metrics` and `dvc plots` read."""
-
-    def test_headlines_and_predictions(self, tmp_path, monkeypatch):
-        """Few figures, as in metrics.json, and a row per paper from which the accuracy follows."""
-        evaluation = json.loads((RELEASE / "eval" / "metrics.json").read_text())
-        folder = tmp_path / "outputs" / ".pipeline" / "tiny"
-        write_dvc_files(evaluation, RELEASE, folder)
-        figures = json.loads((folder / "metrics.json").read_text())
-        assert figures["macro_f1"] == evaluation["metrics"]["macro_f1"]
-        assert set(figures["f1"]) == set(evaluation["labels"])
-        with (folder / "predictions.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        right = sum(row["actual"] == row["predicted"] for row in rows)
-        assert len(rows) == evaluation["papers"]
-        assert right / len(rows) == pytest.approx(figures["accuracy"])
-        monkeypatch.chdir(tmp_path)
-        table = metrics_table("tiny")
-        assert f"macro_f1                    {figures['macro_f1']:.4f}" in table
-        assert "F1 of cs.CL" in table
+def test_files_of_an_evaluation(tmp_path, monkeypatch):
+    """Few figures, as in metrics.json, and a row per paper from which the accuracy follows."""
+    evaluation = json.loads((RELEASE / "eval" / "metrics.json").read_text())
+    folder = tmp_path / "outputs" / ".pipeline" / "tiny"
+    write_dvc_files(evaluation, RELEASE, folder)
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["macro_f1"] == evaluation["metrics"]["macro_f1"]
+    assert set(figures["f1"]) == set(evaluation["labels"])
+    with (folder / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    right = sum(row["actual"] == row["predicted"] for row in rows)
+    assert len(rows) == evaluation["papers"]
+    assert right / len(rows) == pytest.approx(figures["accuracy"])
+    monkeypatch.chdir(tmp_path)
+    table = metrics_table("tiny")
+    assert f"macro_f1                    {figures['macro_f1']:.4f}" in table
+    assert "F1 of cs.CL" in table
 
 
 class TestReleaseGroup:

@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 from types import SimpleNamespace
 
 import pytest
-from factories import DATA_SHA256
+from factories import DATA_SHA256, make_model_dir
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from local_hub import TOKEN, LocalHub
@@ -32,6 +32,12 @@ def _nobody_scores_with_made_up_weights(monkeypatch: pytest.MonkeyPatch) -> None
             return passed if made_up else real(model, data, problem)
 
         monkeypatch.setattr(gate, name, check)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A directory that passes the gate."""
+    return make_model_dir(tmp_path / "model")
 
 
 @pytest.fixture

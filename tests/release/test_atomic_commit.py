@@ -255,13 +255,6 @@ class TestConnection:
             release(FIRST)
         assert not hub.repositories
 
-    def test_no_network(self, hub: LocalHub) -> None:
-        """One line that names the address; exit code 3."""
-        hub.__exit__()
-        with pytest.raises(UserError, match=f"cannot reach the Hub at {hub.url}") as failure:
-            release(FIRST)
-        assert failure.value.exit_code == 3
-
 
 def test_rollback(hub: LocalHub) -> None:
     """Exactly the older files by a new commit; history and tags stay, and a new release goes on."""

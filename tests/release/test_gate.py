@@ -25,12 +25,6 @@ SECRET = "hf_" + "Abcdefghij" * 3
 METRICS = "eval/metrics.json"
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A directory that passes."""
-    return make_model_dir(tmp_path / "model")
-
-
 def run_gate(folder: Path, **named: object) -> GateReport:
     """The gate on files that count as written so: what a test changed is not found by its checksum alone."""
     return push_model.run_gate(record_again(folder), **named)

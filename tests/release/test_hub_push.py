@@ -18,16 +18,11 @@ from arxiv_cls.errors import UserError
 from arxiv_cls.record.manifest import release_files
 from arxiv_cls.record.run_record import git_state
 from arxiv_cls.release import push_model as hub_push
+from arxiv_cls.release import push_space
 from arxiv_cls.release.push_model import push_model
 from arxiv_cls.release.releases import list_releases, rollback
 
 REPO = "user/arxiv-tiny"
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A directory that passes the gate."""
-    return make_model_dir(tmp_path / "model")
 
 
 def on_hub(hub: LocalHub, revision: str = "main") -> dict[str, bytes]:
@@ -139,17 +134,24 @@ class TestPush:
         push_model(model, REPO, overrides=["files", "pickles"])
         assert "training_args.bin" not in on_hub(hub)
 
-    def test_no_network_is_told_before_any_work(self, hub: LocalHub, model: Path) -> None:
-        """Exit code 3; the directory is untouched."""
-        hub.__exit__()
-        with pytest.raises(UserError, match="cannot reach the Hub at") as failure:
-            push_model(model, REPO)
-        assert failure.value.exit_code == 3
-        assert not (model / "README.md").exists()
-
 
 class TestCommands:
     """The commands as a person types them."""
+
+    @pytest.mark.parametrize(
+        "words",
+        [["push-model", "{}/model"], ["push-dataset", "--csv={}/none.csv"], ["push-space", "user/model"]],
+    )
+    def test_no_network_is_told_before_any_work(
+        self, hub: LocalHub, model: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    ) -> None:
+        """Exit code 3; the directory is untouched, no CSV is looked for, no wheel is built."""
+        monkeypatch.setattr(push_space, "_space_files", lambda *a, **k: pytest.fail("built"))
+        hub.__exit__()
+        with pytest.raises(UserError, match=f"cannot reach the Hub at {hub.url}") as failure:
+            main([*(word.format(model.parent) for word in words), "--repo", REPO])
+        assert failure.value.exit_code == 3
+        assert not (model / "README.md").exists()
 
     def test_what_is_told_meanwhile(
         self, hub: LocalHub, model: Path, capsys: pytest.CaptureFixture[str]

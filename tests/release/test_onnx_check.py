@@ -7,28 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from factories import change_json, make_model_dir, record_again, write_json
+from factories import change_json, write_json
+from test_gate import failed, run_gate
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.export.handler import write_handler
-from arxiv_cls.release import push_model as gate
-from arxiv_cls.release.push_model import GateReport
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A directory that passes."""
-    return make_model_dir(tmp_path / "model")
-
-
-def run_gate(folder: Path, **named: object) -> GateReport:
-    """The gate on files that count as written so."""
-    return gate.run_gate(record_again(folder), **named)
-
-
-def failed(report: GateReport) -> list[str]:
-    """Names of the checks that refuse."""
-    return [result.check for result in report.refused]
 
 
 class TestOnnx:

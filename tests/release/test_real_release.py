@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from factories import ROOT
 from local_hub import LocalHub
 from local_servers import start_process
 
@@ -16,6 +17,7 @@ from arxiv_cls.release.push_model import push_model
 from arxiv_cls.release.verify import verify_release
 
 REPO = "user/arxiv-tfidf"
+RELEASE = ROOT / "tests/fixtures/releases/v0.1.0/tiny-transformer"
 
 pytestmark = pytest.mark.slow
 
@@ -47,43 +49,32 @@ class TestCalibration:
         assert "3,324 test papers, 0 labels changed by the temperature" in done.stdout
 
     def test_transformer(
-        self, real_csv: Path, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess]
+        self, sample_csv: Path, run_python: Callable[..., subprocess.CompletedProcess]
     ) -> None:
-        """Plain `pipeline()` gives the calibrated scores that the evaluation measured, no label changed.
-
-        MiniLM after half a minute on 800 real papers, 200 to test: too few for the limits on the error, which
-        the script holds a whole model to (docs/releasing.md).
-        """
-        trained = run_python(
-            "arxiv_cls/train.py", "recipes/minilm.yaml", "--output_dir", tmp_path / "short",
-            "--csv", real_csv, "--max_samples", 800, "--max_length", 64, "--num_train_epochs", 1,
-            "--learning_rate", "3e-4", "--distillation_weight", 0, "--trainer.cpu_threads", 1,
-        )  # fmt: skip
-        assert trained.returncode == 0, trained.stderr[-3000:]
-        done = run_python("scripts/prove_calibration.py", tmp_path / "short", "--data", real_csv)
-        recorded = json.loads((tmp_path / "short" / "eval" / "metrics.json").read_text())
+        """Plain `pipeline()` gives the calibrated scores that the evaluation measured, no label changed."""
+        # A tiny release: the limits on the error are for a whole model (docs/releasing.md).
+        done = run_python("scripts/prove_calibration.py", RELEASE, "--data", sample_csv)
+        recorded = json.loads((RELEASE / "eval" / "metrics.json").read_text())
         error = recorded["metrics"]["expected_calibration_error"]
-        said = re.search(r"200 test papers, 0 labels changed .* calibration error ([\d.]+),", done.stdout)
+        wanted = rf"{recorded['papers']} test papers, 0 labels changed .* calibration error ([\d.]+),"
+        said = re.search(wanted, done.stdout)
         assert said is not None, done.stdout + done.stderr[-3000:]
         assert float(said[1]) == pytest.approx(error, abs=1e-3)
 
 
-class TestServed:
-    """`arxiv-cls serve` of the real baseline."""
-
-    def test_answers_over_http(self, real_baseline: Path, tmp_path: Path) -> None:
-        """A paper gets its category, a paper on frogs is told to be none of the model's."""
-        server = start_process(real_baseline, output=tmp_path / "output.txt")
-        try:
-            server.wait_until_ready()
-            texts = (
-                "Parsing with pretrained encoders. We fine-tune a language model for dependency parsing.",
-                "Calls of tree frogs. We recorded frogs in the rain forest and found a new species of frog.",
-            )
-            parsing, frogs = (server.call("/predict", {"text": text})[1] for text in texts)
-            assert (parsing["code"], parsing["in_scope"]) == ("cs.CL", True)
-            assert parsing["prediction_set"] == ["cs.CL"]
-            assert frogs["in_scope"] is False
-            assert server.call("/info")[1]["kind"] == "tfidf"
-        finally:
-            assert server.stop() == 0
+def test_served_over_http(real_baseline: Path, tmp_path: Path) -> None:
+    """A paper gets its category, a paper on frogs is told to be none of the model's."""
+    server = start_process(real_baseline, output=tmp_path / "output.txt")
+    try:
+        server.wait_until_ready()
+        texts = (
+            "Parsing with pretrained encoders. We fine-tune a language model for dependency parsing.",
+            "Calls of tree frogs. We recorded frogs in the rain forest and found a new species of frog.",
+        )
+        parsing, frogs = (server.call("/predict", {"text": text})[1] for text in texts)
+        assert (parsing["code"], parsing["in_scope"]) == ("cs.CL", True)
+        assert parsing["prediction_set"] == ["cs.CL"]
+        assert frogs["in_scope"] is False
+        assert server.call("/info")[1]["kind"] == "tfidf"
+    finally:
+        assert server.stop() == 0

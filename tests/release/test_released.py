@@ -92,7 +92,7 @@ class TestVerify:
     def test_number_on_the_card_changed_by_hand(
         self, hub: LocalHub, sample_csv: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """A table's in a card of this version, an index's in any; the place is named, the status is 1."""
+        """The place is named, and the status is 1."""
         folder, csv = BASELINE, str(sample_csv)
         examples = json.loads((folder / "eval/examples.json").read_text())["examples"]
         card = render_model_card(folder, repo_id="user/tiny-tfidf", version="v0.1.0", examples=examples)
@@ -103,11 +103,6 @@ class TestVerify:
         printed = capsys.readouterr().out
         assert ": the card says '| Macro F1 | 0.999 | " in printed
         assert "NOT REPRODUCED" in printed
-        released = (folder / CARD).read_text()
-        publish(hub, folder, **{CARD: released.replace("value: 0.888895", "value: 0.99").encode()})
-        assert verify_release(TARGET, csv=csv).card == [
-            "model-index.Macro F1.metric_value: the card says 0.99, the records 0.888895"
-        ]
 
     def test_another_onnx_file(self, hub: LocalHub, sample_csv: Path) -> None:
         """It is not the one whose agreement was measured; a malformed record is one error with the file."""

@@ -78,9 +78,9 @@ def test_memory_of_the_whole_file_with_a_baseline(real_csv, tmp_path, run_python
 
 
 @pytest.mark.slow
-def test_out_of_scope_rule(real_csv, tmp_path):
+def test_out_of_scope_rule(real_csv):
     """AUROC of `top5` against the file's other test papers; the threshold keeps 95% in scope."""
-    corpus = build_corpus("top5", csv=real_csv, cache_dir=tmp_path)
+    corpus = build_corpus("top5", csv=real_csv)
     texts = [list(corpus.splits[name]["text"]) for name in ("train", "validation", "test")]
     record, *_ = fit_scope(*texts, outside_papers(corpus))
     assert record["out_of_scope_papers"] == 17_173

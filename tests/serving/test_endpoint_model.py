@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from factories import write_onnx_model
+from factories import write_cascade_rule, write_onnx_model
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models import predictor
@@ -97,16 +96,7 @@ class TestCascade:
     def pair(self, tmp_path):
         """A transformer, a baseline, and the record that joins them, fitted for fp32."""
         transformer, baseline = write_onnx_model(tmp_path / "tiny"), RELEASES / "tiny-tfidf"
-        record = {
-            "schema_version": 1,
-            "engine": "onnx",
-            "threshold": 0.6,
-            "max_tokens": 16,
-            "set_threshold": 0.2,
-            "transformer_sha256": file_sha256(transformer / "onnx" / "model.onnx"),
-            "baseline_sha256": file_sha256(baseline / "model.skops"),
-        }
-        (transformer / "eval" / "cascade.json").write_text(json.dumps(record))
+        write_cascade_rule(transformer, baseline, threshold=0.6)
         return transformer, baseline
 
     def test_both_are_named(self, pair):

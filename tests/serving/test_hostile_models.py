@@ -7,7 +7,6 @@ import json
 import pickle
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -177,23 +176,6 @@ class TestTorch:
         )
         refused(lambda _: train.main([str(recipe)]), tmp_path, expected, marker)
 
-    def test_on_the_command_line(self, tmp_path, marker):
-        """Nothing is asked, whatever stands on standard input; exit status 2, no traceback."""
-        shutil.copytree(RELEASES / "tiny-transformer", tmp_path / "m")
-        code_of_the_model(tmp_path / "m", marker)
-        done = subprocess.run(
-            [sys.executable, "-m", "arxiv_cls.cli", "predict", str(tmp_path / "m"), "text"],
-            input="y\n",
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            check=False,
-        )
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(f"error: {tmp_path}/m/config.json: ")
-        assert len(done.stderr.splitlines()) == 2
-        assert not marker.exists()
-
 
 def external(location: str) -> Callable[[Path, Path], None]:
     """Weights that stand in another file."""
@@ -230,24 +212,21 @@ ONNX = {
 }
 
 
-class TestOnnx:
-    """An export."""
-
-    @pytest.mark.parametrize(
-        "entry",
-        [
-            lambda model: cli.main(["predict", str(model), "text", "--engine", "onnx"]),
-            lambda model: serve(model, "onnx"),
-            lambda model: load_space_model(str(model)),
-        ],
-        ids=["predict", "serve", "space"],
-    )
-    @pytest.mark.parametrize(("hostile", "expected"), ONNX.items(), ids=range(len(ONNX)))
-    def test_refused(self, tmp_path, marker, hostile, expected, entry):
-        """No other file is read for it, wherever it lies."""
-        model = write_onnx_model(tmp_path / "models" / "m")
-        hostile(model, marker)
-        refused(entry, model, expected, marker)
+@pytest.mark.parametrize(
+    "entry",
+    [
+        lambda model: cli.main(["predict", str(model), "text", "--engine", "onnx"]),
+        lambda model: serve(model, "onnx"),
+        lambda model: load_space_model(str(model)),
+    ],
+    ids=["predict", "serve", "space"],
+)
+@pytest.mark.parametrize(("hostile", "expected"), ONNX.items(), ids=range(len(ONNX)))
+def test_refused_export(tmp_path, marker, hostile, expected, entry):
+    """No other file is read for it, wherever it lies."""
+    model = write_onnx_model(tmp_path / "models" / "m")
+    hostile(model, marker)
+    refused(entry, model, expected, marker)
 
 
 def rewritten(model: Path, **changes: Any) -> None:
@@ -276,16 +255,13 @@ BASELINES = {
 }
 
 
-class TestBaseline:
-    """A skops file."""
-
-    @pytest.mark.parametrize(("hostile", "expected"), BASELINES.items(), ids=range(len(BASELINES)))
-    def test_refused(self, tmp_path, hostile, expected):
-        """What could run code, what is far too large, and what does not fit its own records."""
-        shutil.copytree(RELEASES / "tiny-tfidf", tmp_path / "m")
-        hostile(tmp_path / "m")
-        with pytest.raises(UserError, match=expected):
-            load_predictor(tmp_path / "m")
+@pytest.mark.parametrize(("hostile", "expected"), BASELINES.items(), ids=range(len(BASELINES)))
+def test_refused_baseline(tmp_path, hostile, expected):
+    """What could run code, what is far too large, and what does not fit its own records."""
+    shutil.copytree(RELEASES / "tiny-tfidf", tmp_path / "m")
+    hostile(tmp_path / "m")
+    with pytest.raises(UserError, match=expected):
+        load_predictor(tmp_path / "m")
 
 
 def labels(*names: Any) -> dict[str, Any]:

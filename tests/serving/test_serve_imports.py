@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from factories import write_onnx_model
+from factories import write_cascade_rule, write_onnx_model
 from local_servers import Server, free_port
-
-from arxiv_cls.record.files import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = ROOT / "tests" / "fixtures" / "releases" / "v0.1.0" / "tiny-tfidf"
@@ -27,30 +24,29 @@ sys.exit(main(["serve", *sys.argv[1:]]))
 """
 
 
-def serve_one(directory: Path, output: Path, *options: object) -> tuple[dict, set[str], float]:
-    """A real server's answer to one text, its modules, and the seconds from its start to the answer."""
+def serve_one(directory: Path, output: Path, *options: object) -> tuple[dict, set[str]]:
+    """A real server's answer to one text, and its modules."""
     port = free_port()
     command = [sys.executable, "-c", SERVE_AND_TELL, directory, "--port", port, "--threads", 2, *options]
-    began = time.monotonic()
     with output.open("w") as file:
         process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
     server = Server(process, f"http://127.0.0.1:{port}", output)
     try:
         server.wait_until_ready()
         status, reply, _ = server.call("/predict", {"text": "neural network training for images"})
-        took = time.monotonic() - began
         assert status == 200
     finally:
         stopped = server.stop()
     assert stopped == 0, output.read_text()
     (imported,) = [line for line in output.read_text().splitlines() if line.startswith("modules ")]
-    return reply, set(json.loads(imported.removeprefix("modules "))), took
+    return reply, set(json.loads(imported.removeprefix("modules ")))
 
 
-def test_onnx(models_dir, tmp_path):
+@pytest.mark.parametrize("engine", ["onnx", "int8"])
+def test_onnx(exported, tmp_path, engine):
     """Neither torch nor transformers, nor anything that only training needs."""
-    reply, modules, _ = serve_one(models_dir / "tiny", tmp_path / "output.txt")
-    assert reply["answered_by"] == "onnx"
+    reply, modules = serve_one(exported, tmp_path / "output.txt", "--engine", engine)
+    assert reply["answered_by"] == engine
     assert not HEAVY & modules
     assert not [name for name in modules if name.startswith("arxiv_cls.training")]
 
@@ -66,26 +62,7 @@ def test_baseline(tmp_path):
 def test_cascade(tmp_path, threshold, answered_by):
     """A baseline before the transformer: both answer, without what training needs."""
     model = write_onnx_model(tmp_path / "tiny")
-    record = {
-        "schema_version": 1,
-        "engine": "onnx",
-        "threshold": threshold,
-        "max_tokens": 16,
-        "set_threshold": 0.2,
-        "transformer_sha256": file_sha256(model / "onnx" / "model.onnx"),
-        "baseline_sha256": file_sha256(BASELINE / "model.skops"),
-    }
-    (model / "eval" / "cascade.json").write_text(json.dumps(record))
-    reply, modules, _ = serve_one(model, tmp_path / "output.txt", "--cascade", BASELINE)
+    write_cascade_rule(model, BASELINE, threshold)
+    reply, modules = serve_one(model, tmp_path / "output.txt", "--cascade", BASELINE)
     assert reply["answered_by"] == answered_by
     assert not TRAINING & modules
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["onnx", "int8"])
-def test_first_answer_of_a_real_model(real_model, tmp_path, engine):
-    """Imports of the real server, and the time that a person waits for it, printed (pytest -s)."""
-    reply, modules, took = serve_one(real_model.directory, tmp_path / "output.txt", "--engine", engine)
-    print(f"\n{engine}: {took:.2f} s from the start of the process to its first answer")
-    assert reply["answered_by"] == engine
-    assert not HEAVY & modules

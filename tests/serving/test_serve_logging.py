@@ -8,8 +8,6 @@ import logging
 import subprocess
 import sys
 
-import pytest
-
 from arxiv_cls.serving.observability import JsonFormatter, RequestLines
 
 
@@ -30,7 +28,7 @@ def log_of(caplog, headers=(), status=200, level=logging.INFO, path="/predict", 
     with caplog.at_level(level, "arxiv_cls.serving.observability"):
         try:
             asyncio.run(RequestLines(app, quiet=frozenset({"/health"}))(scope, None, send))
-        except (ConnectionError, RuntimeError):
+        except ConnectionError:
             assert fails
     return caplog.records, dict(replies[0]["headers"]) if replies else {}
 
@@ -70,19 +68,12 @@ class TestRequestLines:
         assert "k=v" not in json.dumps(line)
         assert headers[b"x-request-id"].decode() == line["request_id"]
 
-    def test_the_id_of_the_client(self, caplog):
-        """A sound id is kept, one that could forge a log line is replaced."""
-        assert log_of(caplog, [(b"x-request-id", b"abc-1")])[1][b"x-request-id"] == b"abc-1"
-        forged = log_of(caplog, [(b"x-request-id", b'a"\n{')])[1][b"x-request-id"]
-        assert forged.isalnum()
-
     def test_probes_are_quiet(self, caplog):
         """A health probe that succeeds is a debug line; one that fails is not."""
         assert log_of(caplog, path="/health")[0] == []
         assert log_of(caplog, path="/health", status=503)[0][0].status == 503
 
-    @pytest.mark.parametrize(("fails", "status"), [(ConnectionError, 499), (RuntimeError, 500)])
-    def test_no_answer(self, caplog, fails, status):
-        """499 for a client that left; 500 for an exception of ours, though the answer is made further out."""
-        records, _ = log_of(caplog, fails=fails)
-        assert records[0].status == status
+    def test_no_answer(self, caplog):
+        """499 for a client that left."""
+        records, _ = log_of(caplog, fails=ConnectionError)
+        assert records[0].status == 499

@@ -171,27 +171,24 @@ class TestManyPapers:
         assert visit.page.locator("#result a[download]").count() == 0
 
 
-class TestWindows:
-    """Phone and desk, light and dark."""
-
-    @pytest.mark.parametrize("scheme", ["light", "dark"])
-    @pytest.mark.parametrize(("width", "height"), [(390, 844), (1200, 900)])
-    def test_no_sideways_scroll_and_the_scheme_is_followed(
-        self, browser: Any, page: SpaceProcess, tmp_path: Path, width: int, height: int, scheme: str
-    ) -> None:
-        """On each tab, filled; the background is light or dark as the visitor's system is."""
-        visit = Visit(browser, page.url, viewport={"width": width, "height": height}, color_scheme=scheme)
-        try:
-            visit.classify("Vision " * 12, "A vision of language and of bayes. " * 20)
-            assert visit.category()
-            visit.page.locator("#words .highlighted").first.wait_for()
-            for name in ("One paper", "Many papers", "The model"):
-                visit.tab(name)
-                visit.page.screenshot(path=tmp_path / f"{name}.png")
-                assert visit.overflow() <= 0, name
-            colour = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
-            brightness = sum(int(part) for part in colour.strip("rgba()").split(",")[:3]) / 3
-            assert (brightness > 128) == (scheme == "light"), colour
-            assert (visit.foreign, visit.errors) == ([], [])
-        finally:
-            visit.context.close()
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1200, 900)])
+def test_no_sideways_scroll_and_the_scheme_is_followed(
+    browser: Any, page: SpaceProcess, tmp_path: Path, width: int, height: int, scheme: str
+) -> None:
+    """On each tab, filled; the background is light or dark as the visitor's system is."""
+    visit = Visit(browser, page.url, viewport={"width": width, "height": height}, color_scheme=scheme)
+    try:
+        visit.classify("Vision " * 12, "A vision of language and of bayes. " * 20)
+        assert visit.category()
+        visit.page.locator("#words .highlighted").first.wait_for()
+        for name in ("One paper", "Many papers", "The model"):
+            visit.tab(name)
+            visit.page.screenshot(path=tmp_path / f"{name}.png")
+            assert visit.overflow() <= 0, name
+        colour = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        brightness = sum(int(part) for part in colour.strip("rgba()").split(",")[:3]) / 3
+        assert (brightness > 128) == (scheme == "light"), colour
+        assert (visit.foreign, visit.errors) == ([], [])
+    finally:
+        visit.context.close()

@@ -137,27 +137,22 @@ class TestBadFiles:
             score_file(space, source, tmp_path, silent)
 
 
-class TestKeptFiles:
-    """What a visitor gets lies where Gradio deletes it, and nothing is left elsewhere."""
+def test_result_is_in_the_cache(space: SpaceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file is among those that `delete_cache` looks at; the folder it was made in is gone."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    from gradio.route_utils import delete_files_created_by_app
 
-    def test_result_is_in_the_cache(
-        self, space: SpaceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The new file is among those that `delete_cache` looks at; the folder it was made in is gone."""
-        monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-        (tmp_path / "temporary").mkdir()
-        from gradio.route_utils import delete_files_created_by_app
-
-        page = build_page(space)
-        assert page.delete_cache == (300, 3600)
-        (score,) = [one.fn for one in page.fns.values() if one.fn is not None and one.fn.__name__ == "score"]
-        good = write(tmp_path / "papers.csv", "text\nvision\n")
-        bad = write(tmp_path / "bad.csv", "name\nvision\n")
-        kept = Path(score(str(good), lambda *_, **__: None)[1]["value"])
-        assert score(str(bad), lambda *_, **__: None)[1]["value"] is None
-        assert kept.is_relative_to(tmp_path / "cache")
-        assert "cs.CV" in kept.read_text()
-        assert list((tmp_path / "temporary").iterdir()) == []
-        delete_files_created_by_app(page, None)
-        assert not kept.exists()
+    page = build_page(space)
+    assert page.delete_cache == (300, 3600)
+    (score,) = [one.fn for one in page.fns.values() if one.fn is not None and one.fn.__name__ == "score"]
+    good = write(tmp_path / "papers.csv", "text\nvision\n")
+    bad = write(tmp_path / "bad.csv", "name\nvision\n")
+    kept = Path(score(str(good), lambda *_, **__: None)[1]["value"])
+    assert score(str(bad), lambda *_, **__: None)[1]["value"] is None
+    assert kept.is_relative_to(tmp_path / "cache")
+    assert "cs.CV" in kept.read_text()
+    assert list((tmp_path / "temporary").iterdir()) == []
+    delete_files_created_by_app(page, None)
+    assert not kept.exists()

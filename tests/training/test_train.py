@@ -210,105 +210,93 @@ class TestEvaluation:
         assert sorted(calls) == ["build_corpus", "file_sha256"]
 
 
-class TestStartFromAClassifier:
-    """What becomes of its head."""
-
-    @pytest.mark.parametrize("labels", [None, ["a", "b", "c", "d", "e"], ["a", "b", "c"]])
-    def test_other_labels_get_a_new_head(self, exported, labels):
-        """As many labels or not, a head for others is not kept; the encoder always is."""
-        start = load_file(exported / "model.safetensors")
-        own = list(json.loads((exported / "config.json").read_text())["id2label"].values())
-        settings = TransformerModelConfig(hidden_dropout=0.3)
-        model = fine_tuning.load_classifier(settings, exported, labels or own)
-        found = {name: value.numpy() for name, value in model.state_dict().items()}
-        assert model.config.num_labels == len(found["classifier.bias"]) == len(labels or own)
-        assert [*model.config.id2label.values()] == (labels or own)
-        assert all((found[name] == start[name]).all() for name in start if name.startswith("bert."))
-        assert np.array_equal(found["classifier.weight"], start["classifier.weight"]) == (labels is None)
-        assert {m.p for m in model.bert.modules() if isinstance(m, torch.nn.Dropout)} >= {0.3}
+@pytest.mark.parametrize("labels", [None, ["a", "b", "c", "d", "e"], ["a", "b", "c"]])
+def test_other_labels_get_a_new_head(exported, labels):
+    """As many labels or not, a head for others is not kept; the encoder always is."""
+    start = load_file(exported / "model.safetensors")
+    own = list(json.loads((exported / "config.json").read_text())["id2label"].values())
+    settings = TransformerModelConfig(hidden_dropout=0.3)
+    model = fine_tuning.load_classifier(settings, exported, labels or own)
+    found = {name: value.numpy() for name, value in model.state_dict().items()}
+    assert model.config.num_labels == len(found["classifier.bias"]) == len(labels or own)
+    assert [*model.config.id2label.values()] == (labels or own)
+    assert all((found[name] == start[name]).all() for name in start if name.startswith("bert."))
+    assert np.array_equal(found["classifier.weight"], start["classifier.weight"]) == (labels is None)
+    assert {m.p for m in model.bert.modules() if isinstance(m, torch.nn.Dropout)} >= {0.3}
 
 
-class TestKilledAtTheEnd:
-    """Between the early stop and the model directory."""
+def test_killed_at_the_end_and_resumed(write_recipe, tmp_path, monkeypatch):
+    """Killed after an early stop in the second epoch of five: resumed, the weights are the same."""
+    keys = {"num_train_epochs": 5, "early_stopping_patience": 1, "learning_rate": 1.0e-12}
+    recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
+    whole, killed = (str(tmp_path / name) for name in ("whole", "killed"))
+    train.main([str(recipe), "--no-evaluate", "--trainer.output_dir", whole])
 
-    def test_resume_trains_no_further(self, write_recipe, tmp_path, monkeypatch):
-        """Killed after an early stop in the second epoch of five: resumed, the weights are the same."""
-        keys = {"num_train_epochs": 5, "early_stopping_patience": 1, "learning_rate": 1.0e-12}
-        recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
-        whole, killed = (str(tmp_path / name) for name in ("whole", "killed"))
-        train.main([str(recipe), "--no-evaluate", "--trainer.output_dir", whole])
+    def kill(trainer):
+        raise KeyboardInterrupt
 
-        def kill(trainer):
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning, "calibrate", kill)
+        with pytest.raises(KeyboardInterrupt):
+            train.main([str(recipe), "--no-evaluate", "--trainer.output_dir", killed])
+    train.main([str(recipe), "--no-evaluate", "--resume", "--trainer.output_dir", killed])
+    first, second = (json.loads(Path(run, "run.json").read_text()) for run in (whole, killed))
+    assert first["training"]["steps"] == second["training"]["steps"] == 12
+    assert first["weights_sha256"] == second["weights_sha256"]
+    assert first["calibration"] == second["calibration"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"logging_steps": 1}, "loss is "),
+        ({"logging_strategy": "no"}, "scores of the validation split"),
+        ({"logging_strategy": "no", "eval_strategy": "no", "save_strategy": "no",
+          "load_best_model_at_end": False}, "train_loss is "),
+    ],
+)  # fmt: skip
+def test_diverged(write_recipe, tmp_path, keys, message):
+    """The error says what to change; nothing is published."""
+    keys = {"learning_rate": 1e30, "max_grad_norm": 0, "optim": "sgd"} | keys
+    recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
+    with pytest.raises(UserError, match="the training has diverged: ") as error:
+        train.main([str(recipe), "--trainer.output_dir", str(tmp_path / "run")])
+    assert message in error.value.message
+    assert "learning_rate" in error.value.hint
+    assert not (tmp_path / "run").exists()
+
+
+def test_encoder_keeps_its_bytes_and_then_moves(write_recipe, tmp_path, tiny_encoder, monkeypatch):
+    """The checkpoint after the first epoch has the encoder of the start; also a run resumed inside it."""
+    keys = {"head_only_epochs": 1, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 9}
+    keys |= {"eval_strategy": "steps", "eval_steps": 3}
+    recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
+    words = [str(recipe), "--no-evaluate", "--trainer.output_dir", str(tmp_path / "run")]
+    saved, mark = {}, MarkComplete.on_save
+
+    def keep(marks, args, state, control, **kwargs):
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        saved[state.global_step] = load_file(checkpoint / "model.safetensors")
+        mark(marks, args, state, control, **kwargs)
+        if len(saved) == 1:
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch:
-            patch.setattr(fine_tuning, "calibrate", kill)
-            with pytest.raises(KeyboardInterrupt):
-                train.main([str(recipe), "--no-evaluate", "--trainer.output_dir", killed])
-        train.main([str(recipe), "--no-evaluate", "--resume", "--trainer.output_dir", killed])
-        first, second = (json.loads(Path(run, "run.json").read_text()) for run in (whole, killed))
-        assert first["training"]["steps"] == second["training"]["steps"] == 12
-        assert first["weights_sha256"] == second["weights_sha256"]
-        assert first["calibration"] == second["calibration"]
+    monkeypatch.setattr(MarkComplete, "on_save", keep)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(words)
+    train.main([*words, "--resume"])
+    assert list(saved) == [3, 6, 9, 12]
+    start = load_file(tiny_encoder / "model.safetensors")
 
+    def unchanged(step):
+        same = [(saved[step][f"bert.{name}"] == value).all() for name, value in start.items()
+                if f"bert.{name}" in saved[step]]  # fmt: skip
+        assert len(same) > 20
+        return sum(same) / len(same)
 
-class TestDiverged:
-    """A loss or scores that are no numbers."""
-
-    @pytest.mark.parametrize(
-        ("keys", "message"),
-        [
-            ({"logging_steps": 1}, "loss is "),
-            ({"logging_strategy": "no"}, "scores of the validation split"),
-            ({"logging_strategy": "no", "eval_strategy": "no", "save_strategy": "no",
-              "load_best_model_at_end": False}, "train_loss is "),
-        ],
-    )  # fmt: skip
-    def test_one_error_and_no_model(self, write_recipe, tmp_path, keys, message):
-        """The error says what to change; nothing is published."""
-        keys = {"learning_rate": 1e30, "max_grad_norm": 0, "optim": "sgd"} | keys
-        recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
-        with pytest.raises(UserError, match="the training has diverged: ") as error:
-            train.main([str(recipe), "--trainer.output_dir", str(tmp_path / "run")])
-        assert message in error.value.message
-        assert "learning_rate" in error.value.hint
-        assert not (tmp_path / "run").exists()
-
-
-class TestGradually:
-    """A head-only epoch, then everything."""
-
-    def test_encoder_keeps_its_bytes_and_then_moves(self, write_recipe, tmp_path, tiny_encoder, monkeypatch):
-        """The checkpoint after the first epoch has the encoder of the start; also a run resumed inside it."""
-        keys = {"head_only_epochs": 1, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 9}
-        keys |= {"eval_strategy": "steps", "eval_steps": 3}
-        recipe = write_recipe(tmp_path / "tiny.yaml", trainer=keys)
-        words = [str(recipe), "--no-evaluate", "--trainer.output_dir", str(tmp_path / "run")]
-        saved, mark = {}, MarkComplete.on_save
-
-        def keep(marks, args, state, control, **kwargs):
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            saved[state.global_step] = load_file(checkpoint / "model.safetensors")
-            mark(marks, args, state, control, **kwargs)
-            if len(saved) == 1:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(MarkComplete, "on_save", keep)
-        with pytest.raises(KeyboardInterrupt):
-            train.main(words)
-        train.main([*words, "--resume"])
-        assert list(saved) == [3, 6, 9, 12]
-        start = load_file(tiny_encoder / "model.safetensors")
-
-        def unchanged(step):
-            same = [(saved[step][f"bert.{name}"] == value).all() for name, value in start.items()
-                    if f"bert.{name}" in saved[step]]  # fmt: skip
-            assert len(same) > 20
-            return sum(same) / len(same)
-
-        assert unchanged(3) == unchanged(6) == 1
-        assert (saved[3]["classifier.weight"] != saved[6]["classifier.weight"]).any()
-        assert unchanged(12) < 0.1
+    assert unchanged(3) == unchanged(6) == 1
+    assert (saved[3]["classifier.weight"] != saved[6]["classifier.weight"]).any()
+    assert unchanged(12) < 0.1
 
 
 class TestRecipes:
@@ -347,19 +335,16 @@ class TestRecipes:
         assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "distilbert"
 
 
-class TestMachines:
-    """The files under recipes/accelerate/."""
+@pytest.mark.parametrize(
+    ("name", "kind", "machines", "processes"),
+    [("cpu", "NO", 1, 1), ("one_gpu", "NO", 1, 1), ("multi_gpu", "MULTI_GPU", 1, 8),
+     ("multi_host", "MULTI_GPU", 2, 16)],
+)  # fmt: skip
+def test_accelerate_reads_them(name, kind, machines, processes):
+    """By its own loader, which refuses a key that it does not know."""
+    from accelerate.commands.config.config_args import load_config_from_file
 
-    @pytest.mark.parametrize(
-        ("name", "kind", "machines", "processes"),
-        [("cpu", "NO", 1, 1), ("one_gpu", "NO", 1, 1), ("multi_gpu", "MULTI_GPU", 1, 8),
-         ("multi_host", "MULTI_GPU", 2, 16)],
-    )  # fmt: skip
-    def test_accelerate_reads_them(self, name, kind, machines, processes):
-        """By its own loader, which refuses a key that it does not know."""
-        from accelerate.commands.config.config_args import load_config_from_file
-
-        config = load_config_from_file(str(RECIPES / "accelerate" / f"{name}.yaml"))
-        assert config.distributed_type == kind
-        assert (config.num_machines, config.num_processes) == (machines, processes)
-        assert config.use_cpu is (name == "cpu")
+    config = load_config_from_file(str(RECIPES / "accelerate" / f"{name}.yaml"))
+    assert config.distributed_type == kind
+    assert (config.num_machines, config.num_processes) == (machines, processes)
+    assert config.use_cpu is (name == "cpu")
