@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,15 @@ from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.manifest import METRICS as METRICS_FILE
 from arxiv_cls.record.manifest import PREDICTIONS, WEIGHTS
 from arxiv_cls.record.model_files import read_model_file
+from arxiv_cls.scoring import multi_label
 from arxiv_cls.scoring.evaluation import aligned
-from arxiv_cls.scoring.intervals import RESAMPLES, mcnemar, paired_bootstrap
+from arxiv_cls.scoring.intervals import (
+    RESAMPLES,
+    Difference,
+    mcnemar,
+    paired_bootstrap,
+    paired_differences,
+)
 from arxiv_cls.scoring.metrics import METRICS, compute_metrics, true_scores
 from arxiv_cls.scoring.scored_papers import Predictions, load_model_and_corpus, read_predictions
 
@@ -51,8 +58,14 @@ def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dic
     Left out are `relabelled` papers, to which B's data gives another category.
 
     Raises:
-        UserError: the labels differ, no paper is in both, or the ids do not tell which rows belong together.
+        UserError: labels or tasks differ, no paper is in both, or the ids do not tell which rows belong
+            together.
     """
+    if a.multi_label != b.multi_label:
+        raise UserError(
+            "one model is multi-label, the other gives one label a paper: no metric is about both",
+            hint="compare models of the same data.task",
+        )
     if set(a.label_names) != set(b.label_names):
         in_one = sorted(set(a.label_names) ^ set(b.label_names))
         raise UserError(
@@ -61,7 +74,10 @@ def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dic
         )
     columns = [b.label_names.index(name) for name in a.label_names]
     rows_a, rows_b = _paired_rows(a.arxiv_ids, b.arxiv_ids)
-    same = a.labels[rows_a] == np.argsort(columns)[b.labels[rows_b]]
+    if a.listed is not None and b.listed is not None and a.multi_label:
+        same = (a.listed[rows_a] == b.listed[rows_b][:, columns]).all(axis=1)
+    else:
+        same = a.labels[rows_a] == np.argsort(columns)[b.labels[rows_b]]
     counts = {
         "papers": int(same.sum()),
         "only_in_a": len(a.labels) - len(rows_a),
@@ -70,8 +86,11 @@ def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions, dic
     }
     rows_a, rows_b = rows_a[same], rows_b[same]
     common = a.label_names, a.arxiv_ids[rows_a], a.labels[rows_a]
-    part_b = Predictions(*common, b.probabilities[rows_b][:, columns])
-    return Predictions(*common, a.probabilities[rows_a]), part_b, counts
+    listed = a.listed[rows_a] if a.listed is not None else None
+    thresholds = b.thresholds[columns] if b.thresholds is not None else None
+    part_b = Predictions(*common, b.probabilities[rows_b][:, columns], listed=listed, thresholds=thresholds)
+    part_a = Predictions(*common, a.probabilities[rows_a], listed=listed, thresholds=a.thresholds)
+    return part_a, part_b, counts
 
 
 def _paired_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,9 +117,11 @@ def compare_predictions(a: Predictions, b: Predictions, papers: int = 5) -> dict
     """The counts of `align`, metrics and F1 of B less A, McNemar's test; errors as `align`.
 
     `b_ahead` and `a_ahead` list at most `papers` each, those where the score of the true category differs
-    most.
+    most. Of multi-label models there are the counts, the metrics and F1 alone.
     """
     a, b, counts = align(a, b)
+    if a.multi_label:
+        return counts | _compare_multi_label(a, b)
     in_a, in_b = (compute_metrics(part.labels, part.probabilities, part.label_names) for part in (a, b))
     found = paired_bootstrap(a.labels, a.probabilities, b.probabilities, a.label_names)
     only_a, only_b, p_value = mcnemar(a.predicted == a.labels, b.predicted == b.labels)
@@ -116,21 +137,36 @@ def compare_predictions(a: Predictions, b: Predictions, papers: int = 5) -> dict
 
     return {
         **counts,
-        "resamples": RESAMPLES,
-        "metrics": {name: {"a": in_a[name], "b": in_b[name], **found[name]._asdict()} for name in METRICS},
-        "per_class": {
-            name: {
-                "a": in_a["per_class"][name]["f1"],
-                "b": in_b["per_class"][name]["f1"],
-                **found[f"f1/{name}"]._asdict(),
-                "support": in_a["per_class"][name]["support"],
-            }
-            for name in a.label_names
-        },
+        **_differences(in_a, in_b, found, METRICS),
         "mcnemar": {"only_a_right": only_a, "only_b_right": only_b, "p_value": p_value},
         "b_ahead": shown(order[::-1][: (given_b > given_a).sum()]),
         "a_ahead": shown(order[: (given_a > given_b).sum()]),
     }
+
+
+def _differences(
+    in_a: dict[str, Any], in_b: dict[str, Any], found: dict[str, Difference], names: Iterable[str]
+) -> dict[str, Any]:
+    return {
+        "resamples": RESAMPLES,
+        "metrics": {name: {"a": in_a[name], "b": in_b[name], **found[name]._asdict()} for name in names},
+        "per_class": {
+            name: {
+                "a": of_class["f1"],
+                "b": in_b["per_class"][name]["f1"],
+                **found[f"f1/{name}"]._asdict(),
+                "support": of_class["support"],
+            }
+            for name, of_class in in_a["per_class"].items()
+        },
+    }
+
+
+def _compare_multi_label(a: Predictions, b: Predictions) -> dict[str, Any]:
+    scores = [(one.listed, one.probabilities, one.thresholds, one.label_names) for one in (a, b)]
+    in_a, in_b = (multi_label.compute_metrics(*one) for one in scores)
+    found = paired_differences(*(multi_label.MultiLabelResampler(*one) for one in scores))
+    return _differences(in_a, in_b, found, multi_label.METRICS)
 
 
 def compare_models(
@@ -160,12 +196,12 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
             measured = [f"{line['a']:.4f}", f"{line['b']:.4f}", f"{line['difference']:+.4f}"]
             rows.append([name, *measured, interval, f"{line['p_value']:.3f}"])
         parts.append(aligned(rows, [title, "A", "B", "B - A", "95% interval", "p"]))
-    test = comparison["mcnemar"]
-    parts.append(
-        f"McNemar, exact: only A right on {test['only_a_right']:,}, only B right on {test['only_b_right']:,} "
-        f"papers, p = {test['p_value']:.3g}"
-    )
-    for side, papers in (("B", comparison["b_ahead"]), ("A", comparison["a_ahead"])):
+    if test := comparison.get("mcnemar"):
+        parts.append(
+            f"McNemar, exact: only A right on {test['only_a_right']:,}, only B right on "
+            f"{test['only_b_right']:,} papers, p = {test['p_value']:.3g}"
+        )
+    for side, papers in (("B", comparison.get("b_ahead", [])), ("A", comparison.get("a_ahead", []))):
         rows = []
         for paper in papers:
             said = [f"{paper[f'predicted_{model}']} {paper[f'score_{model}']:.2f}" for model in "ab"]

@@ -206,7 +206,7 @@ def plot_out_of_scope(inside: np.ndarray, outside: np.ndarray, threshold: float,
         for scores, name, colour in ((outside, "outside", ORANGE), (inside, "inside", BLUE)):
             axes.hist(
                 scores, bins=np.linspace(0, 1, 51), weights=np.full(len(scores), 1 / len(scores)),
-                color=colour, alpha=0.65, label=f"{name} the label set, {len(scores):,} {counted}",
+                color=colour, alpha=0.65, label=f"{name} the label set, {len(scores):,} papers",
             )  # fmt: skip
         axes.axvline(threshold, color=BLACK, linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}")
         axes.set(xlim=(0, 1), xlabel="score of the out-of-scope rule (1 is inside)")

@@ -105,6 +105,37 @@ def test_the_same_corpus_as_the_csv(build, joined, tmp_path, name, config):
     assert all(row["categories"][0] == of_file.labels[row["label"]] for row in of_file.splits["train"])
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.parquet"])
+def test_multi_label(build, joined, tmp_path, name):
+    """Every listed category of the set is a label, the first of them `label`, from any kind of file."""
+    options = {"task": "multi_label", "labels": ["cs.AI", "math.ST"]}
+    corpus = build(csv=joined, **options)
+    of_file = build(csv=write(tmp_path / name, snapshot(rows_of())), **options)
+    rows = [row for split in SPLITS for row in corpus.splits[split].to_list()]
+    assert rows == [row for split in SPLITS for row in of_file.splits[split].to_list()]
+    for row in rows:
+        known = [corpus.labels.index(code) for code in row["categories"] if code in corpus.labels]
+        assert (row["labels"], row["label"]) == (sorted(known), known[0])
+    assert {len(row["labels"]) for row in rows} == {1, 2}
+    assert any(row["categories"][0] not in corpus.labels for row in rows)
+    counts = corpus.targets("train").sum(axis=0).tolist()
+    train = corpus.splits["train"]["labels"]
+    assert counts == [sum(number in labels for labels in train) for number in (0, 1)]
+    # Papers without a label of the set stay outside.
+    assert len(rows) + corpus.report.outside_config == COUNT
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json"])
+def test_multi_label_needs_all_categories(build, tmp_path, name):
+    """A file with one category a paper is refused, with the command that helps."""
+    lines = [line | {"categories": line["categories"].split()[0]} for line in snapshot(rows_of())]
+    path = tmp_path / name
+    write_csv(path, rows_of()) if name == "a.csv" else write(path, lines)
+    with pytest.raises(UserError, match="names one category a paper") as caught:
+        build(csv=path, task="multi_label")
+    assert "arxiv-cls data join" in caught.value.hint
+
+
 def test_a_bad_line_costs_that_line(tmp_path, capsys):
     """With its number, the reason of the CSV, and every row counted; blank lines are none."""
     lines = [json.dumps(line).encode() for line in snapshot(rows_of(20))]

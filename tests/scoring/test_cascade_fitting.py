@@ -65,6 +65,7 @@ class FakeBaseline:
     """Right with a score of 0.95 on two texts of three, wrong with 0.55 on the third."""
 
     kind = engine = "tfidf"
+    multi_label, thresholds = False, None
 
     def __init__(self, directory, truth, labels=LABELS):
         self.directory, self.weights_path, self.truth = directory, directory / "model.skops", truth

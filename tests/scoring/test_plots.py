@@ -27,9 +27,8 @@ YEAR = {"n": 5, "accuracy": 0.8, "accuracy_interval": [0.4, 0.95]}
 
 
 def shares(papers: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of two classes, and labels that are all the first."""
-    top = np.random.default_rng(0).uniform(0.5, 1, papers)
-    return np.column_stack([top, 1 - top]), np.zeros(papers, dtype=int)
+    """Scores, and answers that are all right."""
+    return np.random.default_rng(0).uniform(0.5, 1, papers), np.ones(papers, dtype=bool)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ class TestContent:
 
             kind, engine, scope_rule = "cascade", "tfidf+int8", None
             labels = ("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML")
+            multi_label, thresholds = False, None
 
             def __init__(self):
                 self.directory = directory

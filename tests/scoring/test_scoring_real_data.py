@@ -26,6 +26,7 @@ from arxiv_cls.scoring.evaluation import evaluation_of
 
 class Uniform:
     labels = list(CATEGORY_NAMES)
+    multi_label, thresholds = False, None
 
     def predict_proba(self, texts):
         scores = np.random.default_rng(len(texts[0])).random((len(texts), len(self.labels)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from factories import LABELS as TOP5
-from factories import ROOT, SAMPLE
+from factories import ROOT, SAMPLE, TEXTS, write_listed
 from safetensors.numpy import load_file
 
 from arxiv_cls import train
@@ -19,7 +19,7 @@ from arxiv_cls.models.loading import write_local_distilbert
 from arxiv_cls.models.predictor import load_predictor
 from arxiv_cls.recipe import TransformerModelConfig
 from arxiv_cls.record.files import file_sha256
-from arxiv_cls.record.manifest import MANIFEST, TRANSFORMER
+from arxiv_cls.record.manifest import MANIFEST, TRANSFORMER, foreign_files, missing_files
 from arxiv_cls.scoring import scored_papers
 from arxiv_cls.scoring.evaluation import evaluate_model
 from arxiv_cls.training import fine_tuning, run_directory
@@ -48,6 +48,60 @@ def trained(tmp_path_factory, write_recipe) -> Path:
     )
     train.main([str(recipe)])
     return folder / "outputs" / "tiny"
+
+
+class TestMultiLabel:
+    """`data.task: multi_label`: a sigmoid for each label."""
+
+    @pytest.fixture(scope="class")
+    def model(self, tmp_path_factory, write_recipe) -> Path:
+        """A run with soft labels, class weights and smoothing."""
+        folder = tmp_path_factory.mktemp("multi_label")
+        recipe = write_recipe(
+            folder / "tiny.yaml",
+            data={"task": "multi_label", "csv": str(write_listed(folder / "listed.csv"))},
+            trainer={
+                "output_dir": str(folder / "model"), "distillation_weight": 0.5, "class_weighting": "sqrt",
+                "label_smoothing_factor": 0.05, "metric_for_best_model": "lrap",
+            },
+        )  # fmt: skip
+        train.main([str(recipe)])
+        return folder / "model"
+
+    def test_model_directory(self, model):
+        """The files of a multi-label model, and thresholds and problem type in its configuration."""
+        assert missing_files(model, TRANSFORMER) == []
+        assert foreign_files(model, TRANSFORMER) == []
+        config = json.loads((model / "config.json").read_text())
+        assert config["problem_type"] == "multi_label_classification"
+        record = json.loads((model / "run.json").read_text())
+        metrics = record["metrics"]["validation"]["per_class"]
+        assert [metrics[label]["threshold"] for label in TOP5] == config["label_thresholds"]
+        assert len(record["calibration"]["scale"]) == len(TOP5)
+
+    def test_pipeline_gives_the_calibrated_scores(self, model):
+        """With no more than `top_k=None`, to 1e-5."""
+        from transformers import pipeline
+
+        predictor = load_predictor(model)
+        answers = pipeline("text-classification", str(model), top_k=None)(TEXTS, truncation=True)
+        said = [{entry["label"]: entry["score"] for entry in answer} for answer in answers]
+        expected = [[answer[label] for label in predictor.labels] for answer in said]
+        np.testing.assert_allclose(predictor.predict_proba(TEXTS), expected, atol=1e-5)
+
+    def test_evaluated_again(self, model):
+        """The same figures from the files alone."""
+        again = evaluate_model(model, out=model.parent / "again")
+        recorded = json.loads((model / "eval" / "metrics.json").read_text())
+        for name in ("macro_f1", "micro_f1", "lrap", "macro_average_precision"):
+            assert again["metrics"][name] == pytest.approx(recorded["metrics"][name], abs=1e-6)
+
+    def test_the_task_is_that_of_the_recipe(self, model, tiny_encoder):
+        """Weights of a multi-label model start one with a single label, and lose their thresholds."""
+        settings = TransformerModelConfig(name_or_path=str(model))
+        started = fine_tuning.load_classifier(settings, model, TOP5)
+        assert started.config.problem_type == "single_label_classification"
+        assert not hasattr(started.config, "label_thresholds")
 
 
 class TestModelDirectory:
@@ -265,9 +319,11 @@ class TestRecipes:
     @staticmethod
     def two_steps(path, out, start, *more) -> dict:
         """Trains two steps from these weights; returns the run's record."""
+        several = "multi_label" in path.read_text()
+        data = write_listed(out.parent / "listed.csv") if several else SAMPLE
         words = {
             "model.name_or_path": start, "model.max_length": 32,
-            "data.csv": SAMPLE, "data.max_samples": 40,
+            "data.csv": data, "data.config": "top5", "data.max_samples": 40,
             "trainer.output_dir": out, "trainer.max_steps": 2, "trainer.use_cpu": True,
             "trainer.per_device_train_batch_size": 4, "trainer.cpu_threads": 1,
         }  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from factories import ROOT, SAMPLE
+from factories import ROOT, SAMPLE, write_listed
 from tqdm import tqdm
 
 from arxiv_cls import train_tfidf
@@ -110,6 +110,62 @@ def trained(tmp_path_factory):
     output = tmp_path_factory.mktemp("outputs") / "tfidf_xgboost"
     train_tfidf.main(arguments(XGBOOST, output))
     return output
+
+
+class TestMultiLabel:
+    """`data.task: multi_label`, one against the rest."""
+
+    @pytest.fixture(scope="class", params=["linear", "xgboost"])
+    def model(self, request, tmp_path_factory):
+        """A finished run of two rounds of the multi-label recipe."""
+        folder = tmp_path_factory.mktemp("multi_label")
+        listed = str(write_listed(folder / "listed.csv"))
+        words = ["--data.csv", listed, "--data.config", "top5", "--model.classifier", request.param]
+        train_tfidf.main(arguments(ROOT / "recipes" / "tfidf_multilabel.yaml", folder / "model", *words))
+        return folder / "model"
+
+    def test_model_directory(self, model):
+        """The files of a multi-label model: no confusion matrix, no prediction sets, no reference."""
+        assert missing_files(model, "tfidf") == []
+        assert foreign_files(model, "tfidf") == []
+        absent = {"eval/confusion_matrix.png", "eval/prediction_sets.json", "monitoring/reference.parquet"}
+        assert not absent & {*files_in(model)}
+        evaluation = json.loads((model / "eval" / "metrics.json").read_text())
+        assert evaluation["task"] == "multi_label"
+        assert {"lrap", "f1/cs.AI", "average_precision/cs.AI"} <= {*evaluation["intervals"]}
+        assert evaluation["labels_per_paper"]["listed"] > 1.2
+        record = json.loads((model / "run.json").read_text())
+        assert record["data"]["task"] == "multi_label"
+        assert record["metrics"]["test"] == evaluation["metrics"]
+
+    def test_answers(self, model):
+        """Scores do not add up to 1, and the labels given are those at or above their thresholds."""
+        predictor = load_predictor(model)
+        texts = [TEXT, "Bayes\n\nA posterior of a statistical model."]
+        scores = predictor.predict_proba(texts)
+        assert ((scores > 0) & (scores < 1)).all()
+        assert np.abs(scores.sum(axis=1) - 1).min() > 1e-3
+        for row, said in zip(scores, predictor.predict(texts), strict=True):
+            given = {predictor.labels[column] for column in np.flatnonzero(row >= predictor.thresholds)}
+            assert {*said.prediction_set} == given
+
+    def test_evaluated_again(self, model):
+        """The same figures from the files alone."""
+        again = evaluate_model(model, out=model.parent / "again")
+        recorded = json.loads((model / "eval" / "metrics.json").read_text())
+        assert again["metrics"] == recorded["metrics"]
+        assert again["intervals"] == recorded["intervals"]
+
+    def test_a_file_is_measured_by_all_categories(self, model):
+        """Of a CSV every paper with a listed label counts; one without the column is refused."""
+        counts = evaluate_model(model, csv=model.parent / "listed.csv")
+        assert counts["csv"]["rows_scored"] > counts["papers"] * 0.99
+        with pytest.raises(UserError, match="measured by all of them"):
+            evaluate_model(model, csv=SAMPLE)
+
+    def test_older_programs_do_not_read_it(self, model):
+        """They would take a softmax: format 2 tells them that it is not for them."""
+        assert json.loads((model / "config.json").read_text())["format_version"] == 2
 
 
 class TestModelDirectory:

@@ -16,6 +16,7 @@ from transformers import (
     DistilBertForSequenceClassification,
 )
 
+from arxiv_cls.corpus.splits import label_matrix
 from arxiv_cls.errors import UserError
 from arxiv_cls.training import fine_tuning
 from arxiv_cls.training.batches import LengthGroupedBatches, collate, load_tokenizer
@@ -70,6 +71,11 @@ class TestBatches:
         assert batch["input_ids"].tolist() == [[5, 6, 7, 9], [8, 9, 9, 9]]
         assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
         assert batch["labels"].tolist() == [1, 0]
+        several = [
+            {"input_ids": [5], "label": 1, "labels": [0, 2]},
+            {"input_ids": [5], "label": 1, "labels": [1]},
+        ]
+        assert collate(several, 0, classes=3)["labels"].tolist() == [[1, 0, 1], [0, 1, 0]]
         batch = collate([{"input_ids": [5], "label": 1, "target": [0.25, 0.75]}], 0)
         assert torch.equal(batch["labels"], torch.tensor([[0.25, 0.75]]))
 
@@ -152,6 +158,21 @@ class TestLoss:
         hard = loss({"logits": self.logits}, self.labels, num_items_in_batch=3)
         soft = loss({"logits": self.logits}, functional.one_hot(self.labels, 3).float(), num_items_in_batch=9)
         assert torch.allclose(hard, soft)
+
+    def test_multi_label(self):
+        """The binary cross-entropy of transformers, whole and in parts; smoothing is towards a half."""
+        targets = label_matrix([[0, 2], [1], [0, 1]], 3)
+        hot = torch.from_numpy(targets).float()
+        loss = make_loss(None, 0.0, multi_label=True)
+        whole = functional.binary_cross_entropy_with_logits(self.logits, hot)
+        assert torch.allclose(loss({"logits": self.logits}, hot), whole)
+        parts = [
+            loss({"logits": self.logits[part]}, hot[part], num_items_in_batch=torch.tensor(9))
+            for part in (slice(0, 2), slice(2, 3))
+        ]
+        assert torch.allclose(sum(parts), whole)
+        smoothed = functional.binary_cross_entropy_with_logits(self.logits, hot * 0.8 + 0.1)
+        assert torch.allclose(make_loss(None, 0.2, multi_label=True)({"logits": self.logits}, hot), smoothed)
 
     def test_class_weights(self):
         """Mean 1 over the papers; balanced gives each class the same total; an empty class has none."""
