@@ -253,13 +253,15 @@ def read_predictions(path: Path) -> Predictions:
     thresholds = json.loads(metadata.get(b"label_thresholds", b"null"))
     labels = table.column_names[-1:] if thresholds else []
     names = table.column_names[4 : len(table.column_names) - len(labels)]
+    every = table[labels[0]].to_pylist() if labels == ["labels"] else []
     number_of = {name: number for number, name in enumerate(names)}
     if (
         table.column_names[:4] != ["arxiv_id", "label", "predicted", "score"]
         or table.num_rows == 0
         or set(table["label"].to_pylist()) - set(names)
         or not all(pa.types.is_floating(table.schema.field(name).type) for name in names)
-        or (thresholds and (labels != ["labels"] or len(thresholds) != len(names)))
+        or (thresholds and (not every or len(thresholds) != len(names)))
+        or {name for row in every for name in row} - set(names)
     ):
         raise UserError(
             f"{path} is no table of predictions with a column of scores for each label: its columns are "
@@ -271,7 +273,7 @@ def read_predictions(path: Path) -> Predictions:
         arxiv_ids=np.asarray(table["arxiv_id"].to_pylist(), dtype=object),
         labels=np.asarray([number_of[name] for name in table["label"].to_pylist()]),
         probabilities=np.column_stack([table[name].to_numpy() for name in names]),
-        listed=listed_columns(table["labels"].to_pylist(), names) if thresholds else None,
+        listed=np.array([[name in row for name in names] for row in every]) if thresholds else None,
         thresholds=np.asarray(thresholds) if thresholds else None,
     )
 
