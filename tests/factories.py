@@ -425,7 +425,8 @@ def evaluation_record(scored, weights_sha256: str) -> dict[str, Any]:
     """What `eval/metrics.json` holds for these scores; the same scores are measured once a session."""
     from arxiv_cls.scoring.evaluation import evaluation_of
 
-    key = hashlib.sha256(scored.probabilities.tobytes() + scored.labels.tobytes()).digest()
+    listed = b"" if scored.listed is None else scored.listed.tobytes()
+    key = hashlib.sha256(scored.probabilities.tobytes() + scored.labels.tobytes() + listed).digest()
     if key not in _measured:
         _measured[key] = evaluation_of(scored, resamples=200)
     identity = {"weights_sha256": weights_sha256, "data_sha256": DATA_SHA256}

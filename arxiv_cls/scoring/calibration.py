@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ECE_BINS = 15
-_MOST = 50.0  # wide enough for any model that learned something: 0.02 sharpens so many times, 50 flattens
+LARGEST_SCALE = (
+    50.0  # wide enough for any model that learned something: 0.02 sharpens so many times, 50 flattens
+)
 # With fewer papers the fitted temperature is mostly noise, and is moved towards 1.
 FEWEST_PAPERS = 100
 _SIMULATED_CELLS_AT_A_TIME = 2_000_000
@@ -106,7 +108,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     margins = logits - logits[np.arange(len(labels)), labels][:, None]
     found = minimize_scalar(
         lambda log_temperature: logsumexp(margins / np.exp(log_temperature), axis=1).mean(),
-        bounds=(-np.log(_MOST), np.log(_MOST)), method="bounded", options={"xatol": 1e-7},
+        bounds=(-np.log(LARGEST_SCALE), np.log(LARGEST_SCALE)), method="bounded", options={"xatol": 1e-7},
     )  # fmt: skip
     return float(np.exp(found.x))
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from arxiv_cls.scoring.calibration import binary_reliability
+from arxiv_cls.scoring.calibration import FEWEST_PAPERS, LARGEST_SCALE, binary_reliability
 from arxiv_cls.scoring.intervals import Resampler
 from arxiv_cls.scoring.metrics import Counts, Metric, f1_per_class, macro_f1
 
@@ -179,8 +179,9 @@ def calibrate(
 
     Platt scaling (Platt, 1999): a logistic regression of the label on its logit, with his smoothed targets,
     which keep it finite where a label is told apart without an error. A label that no paper or every paper
-    has, or whose logit tells nothing (a scale of 0 or less), stays as it is. The thresholds are then those of
-    `fit_thresholds`.
+    has, or whose logit tells nothing (a scale of 0 or less, or of 50 and more), stays as it is; with n below
+    `FEWEST_PAPERS` what is fitted is shrunk by n / `FEWEST_PAPERS`, as a temperature is. The thresholds are
+    then those of `fit_thresholds`.
 
     Args:
         logits: raw scores.
@@ -223,7 +224,10 @@ def _platt(logits: np.ndarray, listed: np.ndarray, shifted: bool) -> tuple[float
         sample_weight=np.concatenate([target, 1 - target]),
     )
     scale = float(fitted.coef_[0, 0])
-    return (scale, float(np.ravel(fitted.intercept_)[0]) if shifted else 0.0) if scale > 0 else (1.0, 0.0)
+    if not 0 < scale < LARGEST_SCALE:
+        return 1.0, 0.0
+    share = min(1.0, len(listed) / FEWEST_PAPERS)
+    return scale**share, float(np.ravel(fitted.intercept_)[0]) * share
 
 
 def fit_thresholds(listed: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ def make_loss(
     """A loss for `Trainer(compute_loss_func=...)`: cross-entropy in float32 with (classes,) weights.
 
     For a multi-label model the binary cross-entropy of each class, with its weight, mean over the classes, as
-    transformers has it; smoothing moves targets towards one half.
+    transformers has it.
 
     Returns:
         A function of (outputs, labels, num_items_in_batch): the sum over the papers divided by the number
@@ -68,9 +68,8 @@ def make_loss(
         logits = outputs["logits"].float()
         weight = None if weights is None else weights.to(logits.device)
         if multi_label:
-            smoothed = labels * (1 - label_smoothing) + label_smoothing / 2
             total = functional.binary_cross_entropy_with_logits(
-                logits, smoothed, weight=weight, reduction="sum"
+                logits, labels, weight=weight, reduction="sum"
             )
             total = total / logits.shape[1]
         else:
@@ -147,7 +146,8 @@ class PaperTrainer(Trainer):
     """Fine-tunes a sequence classifier with `id2label` on columns `input_ids` and `label`.
 
     Raises:
-        UserError: `metric_for_best_model` names no metric of the validation split.
+        UserError: `metric_for_best_model` names no metric of the validation split, or label smoothing for a
+            multi-label model.
     """
 
     def __init__(
@@ -157,6 +157,8 @@ class PaperTrainer(Trainer):
         labels = self.labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         self.multi_label = model.config.problem_type == MULTI_LABEL
         check_metric_name(args.metric_for_best_model, labels, multi_label=self.multi_label)
+        if self.multi_label and args.label_smoothing_factor:
+            raise UserError("trainer.label_smoothing_factor: not with data.task: multi_label", "leave it out")
         every = train_dataset["labels"] if self.multi_label else [train_dataset["label"][:]]
         counts = torch.bincount(torch.as_tensor([*itertools.chain(*every)]), minlength=len(labels))
         weights = class_weights(counts, args.class_weighting)

@@ -151,7 +151,7 @@ class TestMultiLabel:
 
     def test_evaluated_again(self, model):
         """The same figures from the files alone."""
-        again = evaluate_model(model, out=model.parent / "again")
+        again = evaluate_model(model, data=model.parent / "listed.csv", out=model.parent / "again")
         recorded = json.loads((model / "eval" / "metrics.json").read_text())
         assert again["metrics"] == recorded["metrics"]
         assert again["intervals"] == recorded["intervals"]

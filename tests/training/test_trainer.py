@@ -160,7 +160,7 @@ class TestLoss:
         assert torch.allclose(hard, soft)
 
     def test_multi_label(self):
-        """The binary cross-entropy of transformers, whole and in parts; smoothing is towards a half."""
+        """The binary cross-entropy of transformers, whole and in parts."""
         targets = label_matrix([[0, 2], [1], [0, 1]], 3)
         hot = torch.from_numpy(targets).float()
         loss = make_loss(None, 0.0, multi_label=True)
@@ -171,8 +171,6 @@ class TestLoss:
             for part in (slice(0, 2), slice(2, 3))
         ]
         assert torch.allclose(sum(parts), whole)
-        smoothed = functional.binary_cross_entropy_with_logits(self.logits, hot * 0.8 + 0.1)
-        assert torch.allclose(make_loss(None, 0.2, multi_label=True)({"logits": self.logits}, hot), smoothed)
 
     def test_class_weights(self):
         """Mean 1 over the papers; balanced gives each class the same total; an empty class has none."""
