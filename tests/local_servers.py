@@ -359,6 +359,13 @@ def serve(server: FileServer) -> Iterator[FileServer]:
 
 SERVICE = re.compile(r"^/v2/(projects/[^/]+/locations/[^/]+/services/([^/]+))$")
 OPERATION = re.compile(r"^/v2/(projects/[^/]+/locations/[^/]+/operations/[^/]+)$")
+# Of a service, at any depth, as the client library google-cloud-run 0.16 has them.
+FIELDS = {
+    "traffic", "type", "percent", "revision", "ingress", "invokerIamDisabled", "template", "serviceAccount",
+    "scaling", "minInstanceCount", "maxInstanceCount", "containers", "image", "args", "env", "name", "value",
+    "ports", "containerPort", "resources", "limits", "cpu", "memory", "cpuIdle", "startupCpuBoost",
+    "startupProbe", "httpGet", "path", "port", "periodSeconds", "timeoutSeconds", "failureThreshold",
+}  # fmt: skip
 SERVICE_TYPE = "type.googleapis.com/google.cloud.run.v2.Service"
 
 
@@ -433,6 +440,15 @@ class LocalCloudRun(Loopback):
         return {"name": operation, "done": False}
 
 
+def names_in(content: Any) -> set[str]:
+    """The keys of JSON at any depth."""
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list) else []
+    return {
+        *(content if isinstance(content, dict) else ()),
+        *(name for one in parts for name in names_in(one)),
+    }
+
+
 class _CloudHandler(JsonHandler):
     def _fail(self, status: int, message: str) -> None:
         self.answer(status, {"error": {"code": status, "message": message, "status": "FAKE"}})
@@ -458,7 +474,10 @@ class _CloudHandler(JsonHandler):
             self._fail(404, f"no {split.path}")
 
     def _service(self, name: str, body: dict[str, Any], query: dict[str, list[str]]) -> None:
-        known = name in self.service.services
+        known, unknown = name in self.service.services, names_in(body) - FIELDS
+        if unknown:
+            self._fail(400, f"unknown names: {unknown}")
+            return
         if self.command == "PATCH" and (known or query.get("allowMissing") == ["true"]):
             self.answer(200, self.service.update(name, body, query.get("updateMask", [None])[0]))
         elif self.command == "GET" and known:

@@ -48,7 +48,7 @@ def google_cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalGoogle]:
         monkeypatch.setattr(google.auth, "default", signed_in)
         monkeypatch.setattr(google_api, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(vertex, "POLL_SECONDS", 0.01)
-        server.quota = {"custom_model_training_nvidia_l4_gpus": {"us-central1": 1}, "other": {}, "third": {}}
+        server.quota = {"other": {}, "third": {}, "custom_model_training_nvidia_l4_gpus": {"us-central1": 1}}
         server.secrets = {"projects/papers/secrets/wandb/versions/3": ("ENABLED", CANARY.encode())}
         yield server
 
