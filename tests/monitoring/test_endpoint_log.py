@@ -1,15 +1,18 @@
-"""From a real endpoint over its own request log to verdict and measured accuracy."""
+"""From a real endpoint, which is killed, over its own request log to verdict and measured accuracy."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from pathlib import Path
+import signal
+import time
+import urllib.request
 
 import numpy as np
 import pytest
 from factories import SAMPLE
-from local_servers import start_process
+from local_servers import lines_in, start_process
 
 from arxiv_cls.cli import main
 from arxiv_cls.corpus import build_corpus
@@ -23,27 +26,32 @@ pytestmark = pytest.mark.slow
 TEXTS_IN_REQUEST = 30
 
 
-def serve(papers: list[dict], model: Path, *options: object, output: Path) -> None:
-    """Classifies papers with an endpoint, some in each request."""
-    server = start_process(model, *options, output=output)
-    try:
-        server.wait_until_ready()
-        for number in range(len(papers) // TEXTS_IN_REQUEST):
-            part = papers[number * TEXTS_IN_REQUEST :][:TEXTS_IN_REQUEST]
-            body = {"inputs": [[row["text"]] for row in part]}
-            status, answers, _ = server.call("/predict", body, {"X-Request-Id": f"batch-{number}"}, 60)
-            assert (status, len(answers)) == (200, TEXTS_IN_REQUEST)
-    finally:
-        server.stop()
+def post(url: str, texts: list[str], request_id: str) -> None:
+    """Classifies a batch."""
+    body = json.dumps({"inputs": [[text] for text in texts]}).encode()
+    headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+    with urllib.request.urlopen(urllib.request.Request(url + "/predict", body, headers), timeout=60) as reply:
+        assert len(json.loads(reply.read())) == len(texts)
 
 
-def test_check_and_labels(trained, tmp_path):
-    """Each answered text is a row; a torn line more is counted; labels join by id and index."""
+def test_kill_and_check(trained, tmp_path):
+    """Each answered text is a row after kill -9; a torn line more is counted; labels join by id and index."""
     log = tmp_path / "log"
     corpus = build_corpus("top5", csv=str(SAMPLE))
     papers = [row for split in ("train", "validation", "test") for row in corpus.splits[split].to_list()]
     papers = papers[: 5 * TEXTS_IN_REQUEST]
-    serve(papers, trained, "--request-log", log, output=tmp_path / "output.txt")
+    server = start_process(trained, "--request-log", log, output=tmp_path / "output.txt")
+    try:
+        server.wait_until_ready()
+        for number in range(5):
+            part = papers[number * TEXTS_IN_REQUEST : (number + 1) * TEXTS_IN_REQUEST]
+            post(server.url, [row["text"] for row in part], f"batch-{number}")
+        end = time.monotonic() + 30
+        while len(lines_in(log)) < len(papers) and time.monotonic() < end:
+            time.sleep(0.1)
+    finally:
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait(30)
     (file,) = log.iterdir()
     with file.open("a") as torn:
         torn.write('{"schema_version": 2, "time": "20')
@@ -77,7 +85,15 @@ def test_a_cascade(trained, exported, tmp_path):
     rule["threshold"] = float(np.median(scores))
     (model / "eval/cascade.json").write_text(json.dumps(rule))
     assert not main(["monitor", "reference", str(model), "--cascade", str(trained)])
-    serve(papers, model, "--cascade", trained, "--request-log", log, output=tmp_path / "output.txt")
+    server = start_process(model, "--cascade", trained, "--request-log", log, output=tmp_path / "output.txt")
+    try:
+        server.wait_until_ready()
+        for number in range(4):
+            part = papers[number * TEXTS_IN_REQUEST : (number + 1) * TEXTS_IN_REQUEST]
+            post(server.url, [row["text"] for row in part], f"batch-{number}")
+    finally:
+        server.process.terminate()
+        server.process.wait(60)
     record = check_drift(model, str(log))
     assert record["log"]["other_versions"] == {}
     rows = {group["answered_by"]: group["rows"] for group in record["groups"]}
