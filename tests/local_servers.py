@@ -170,6 +170,29 @@ def start_process(
     return Server(process, f"http://127.0.0.1:{port}", output)
 
 
+@contextmanager
+def served_by_make(command: str, output: Path) -> Iterator[Server]:
+    """The server that a page's `make serve ...` starts, with our token; it ends with the block."""
+    port = free_port()
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [*command.split(), f"PORT={port}"],
+            cwd=Path(__file__).resolve().parents[1],
+            env=os.environ | {"ARXIV_CLS_TOKEN": TOKEN},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(process, f"http://127.0.0.1:{port}", output)
+    try:
+        server.wait_until_ready(240)
+        yield server
+    finally:
+        # make, its shell and the server.
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
 def lines_in(directory: Path, prefix: str = "requests-") -> list[dict]:
     """The lines of all files, oldest file first."""
     files = sorted(directory.glob(f"{prefix}*.jsonl"))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from command_line import parsed
-from local_servers import Server, free_port
+from local_servers import served_by_make
 
 from arxiv_cls import demo
 from arxiv_cls.errors import UserError
@@ -114,20 +112,9 @@ class TestWorkflow:
             page,
             re.S,
         ).groups()
-        port = free_port()
-        with (tmp_path / "output.txt").open("w") as output:
-            process = subprocess.Popen(
-                [*serve.split(), f"PORT={port}"],
-                cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        try:
-            Server(process, f"http://127.0.0.1:{port}", tmp_path / "output.txt").wait_until_ready()
-            asked = curl.replace("localhost:8000", f"127.0.0.1:{port}")
+        with served_by_make(serve, tmp_path / "output.txt") as server:
+            asked = curl.replace("localhost:8000", server.url.removeprefix("http://"))
             done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=60)
-        finally:
-            # make, its shell and the server.
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(60)
         answer, said = json.loads(done.stdout), json.loads(said)
         # Training rounds differently from one processor to another.
         assert [one["label"] for one in answer][:2] == [one["label"] for one in said][:2]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import psutil
 import pytest
 from factories import write_onnx_model
-from local_servers import Server, free_port
+from local_servers import Server, storage_emulator
 
 from arxiv_cls.models import load_predictor
 
@@ -260,46 +260,17 @@ class TestSlowAndGone:
         assert b'"error_type":"Timeout"' in replies[2]
         assert server.stop() == 0
 
-    def test_clients_that_hang_up_free_their_places(self, start_server, busy_model):
-        """A queue that is full of clients who left has places at once."""
-        server = start_server(busy_model, "--threads", 1, "--max-queue", 4, "--max-wait", 60)
-        body = json.dumps({"instances": [TEXT] * 4}).encode()
-        for number in range(1, 6):
-            with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
-                connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-                while metric(server, "arxiv_cls_queue_texts") == 0:
-                    time.sleep(0.001)
-                    if metric(server, "arxiv_cls_batch_texts_count") >= number:
-                        break
-            while metric(server, "arxiv_cls_queue_texts") != 0:
-                time.sleep(0.001)
-        assert Client(server).ask().status == 200
-        assert metric(server, 'arxiv_cls_refused_total{reason="queue_full"}') == 0
+
+def test_bucket_log_is_sent_at_the_end(start_server, busy_model, monkeypatch):
+    """What was not sent yet when SIGTERM comes is sent before the process ends."""
+    from google.cloud import storage
+
+    with storage_emulator(monkeypatch):
+        env = {"ARXIV_CLS_REQUEST_LOG": "gs://logs/papers"}
+        server = start_server(busy_model, "--threads", 1, env=env)
+        assert Client(server).ask("vision").status == 200
         assert server.stop() == 0
-
-
-class TestBucketLog:
-    """The request log of a real process in a bucket."""
-
-    def test_lines_are_sent_at_the_end(self, start_server, busy_model, monkeypatch):
-        """What was not sent yet when SIGTERM comes is sent before the process ends."""
-        from gcp_storage_emulator.server import create_server
-        from google.cloud import storage
-
-        address = f"http://127.0.0.1:{free_port()}"
-        emulator = create_server(
-            "127.0.0.1", int(address.rpartition(":")[2]), in_memory=True, default_bucket="logs"
-        )
-        emulator.start()
-        try:
-            env = {"STORAGE_EMULATOR_HOST": address, "ARXIV_CLS_REQUEST_LOG": "gs://logs/papers"}
-            server = start_server(busy_model, "--threads", 1, env=env)
-            assert Client(server).ask("vision").status == 200
-            assert server.stop() == 0
-            monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-            (blob,) = storage.Client().list_blobs("logs")
-            (line,) = blob.download_as_text().splitlines()
-        finally:
-            emulator.stop()
-        assert blob.name.startswith("papers/requests-")
-        assert json.loads(line)["label"] == "cs.CV"
+        (blob,) = storage.Client().list_blobs("logs")
+        (line,) = blob.download_as_text().splitlines()
+    assert blob.name.startswith("papers/requests-")
+    assert json.loads(line)["label"] == "cs.CV"

@@ -52,12 +52,6 @@ def test_onnx(exported, tmp_path, engine):
 
 
 @pytest.mark.slow
-def test_baseline(tmp_path):
-    """A baseline answers without torch, transformers, trackers and datasets."""
-    assert not TRAINING & serve_one(BASELINE, tmp_path / "output.txt")[1]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("threshold", "answered_by"), [(0.0, "tfidf"), (1.1, "onnx")])
 def test_cascade(tmp_path, threshold, answered_by):
     """A baseline before the transformer: both answer, without what training needs."""

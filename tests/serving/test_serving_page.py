@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from local_servers import TOKEN, Server, free_port
+from local_servers import TOKEN, served_by_make
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -31,30 +30,13 @@ def close_to(printed, said) -> bool:
 def test_what_the_page_prints(tmp_path):
     """`make serve` as the page has it, and each curl line against its output."""
     (command,) = START.findall(PAGE)
-    port = free_port()
-    output = tmp_path / "output.txt"
     environment = os.environ | {"ARXIV_CLS_TOKEN": TOKEN}
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            [*command.split(), f"PORT={port}"],
-            cwd=ROOT,
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    server = Server(process, f"http://127.0.0.1:{port}", output)
-    try:
-        server.wait_until_ready(240)
+    with served_by_make(command, tmp_path / "output.txt") as server:
         examples = SHOWN.findall(PAGE)
         assert len(examples) == PAGE.count("```json") == 6
         for line, said in examples:
-            asked = line.replace("localhost:8000", f"127.0.0.1:{port}")
+            asked = line.replace("localhost:8000", server.url.removeprefix("http://"))
             done = subprocess.run(
                 ["bash", "-c", asked], capture_output=True, text=True, timeout=120, env=environment
             )
             assert close_to(json.loads(done.stdout), json.loads(said)), f"{line}\nprinted\n{done.stdout}"
-    finally:
-        # make, its shell and the server.
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)

@@ -87,6 +87,10 @@ class TestOneProcess:
         with pytest.raises(UserError, match="there is none to take"):
             train.main([*words, "--trainer.max_hours", "0"])
         interrupted([*words, "--resume", "--trainer.max_hours", "1e-9"], tmp_path / "run")
+        with pytest.raises(UserError, match="holds an unfinished run"):
+            train.main(words)
+        with pytest.raises(UserError, match=r"trainer\.learning_rate: was 0\.001, is 0\.5"):
+            train.main([*words, "--resume", "--trainer.learning_rate", "0.5"])
         assert "trainer.max_hours" in (tmp_path / ".checkpoints" / "run" / MARKER).read_text()
         train.main([*words, "--resume", "--trainer.max_hours", "0"])
         assert json.loads((tmp_path / "run" / "run.json").read_text())["training"]["steps"] == 1
