@@ -95,7 +95,14 @@ class Engine:
 class TestChoice:
     """Which file is left at the target."""
 
-    def chosen(self, monkeypatch, tmp_path: Path, engines: dict[Candidate, Engine], seconds: list[float]):
+    def chosen(
+        self,
+        monkeypatch,
+        tmp_path: Path,
+        engines: dict[Candidate, Engine],
+        seconds: list[float],
+        labels=LABELS,
+    ):
         """Runs the search; each candidate takes the seconds given for its measurement."""
         monkeypatch.setattr(quantization, "CANDIDATES", tuple(engines))
         monkeypatch.setattr(quantization, "quantize", lambda source, target, c: target.write_text(str(c)))
@@ -109,7 +116,7 @@ class TestChoice:
             lambda file: by_name[file.read_text()],
             ids,
             REFERENCE,
-            LABELS,
+            labels,
             search_papers=50,
         )
 
@@ -134,6 +141,15 @@ class TestChoice:
         if expected is not None:
             assert kept.papers == PAPERS
             assert (tmp_path / "int8").read_text() == str(expected)
+
+    def test_what_is_wanted_by_none(self, monkeypatch, tmp_path):
+        """With 99% of the labels, and the others farther away, a candidate is taken all the same."""
+        engines = {PER_TENSOR: Engine(slice(100, 102), 0.0), PER_CHANNEL: Engine(slice(0), 0.05)}
+        # Of these two papers the answers that differ are the right ones: no accuracy is lost.
+        labels = np.where(np.isin(np.arange(PAPERS), [100, 101]), (LABELS + 1) % 5, LABELS)
+        candidate, kept, _ = self.chosen(monkeypatch, tmp_path, engines, [1.0, 1.5], labels)
+        assert (candidate, kept.equal_labels) == (PER_TENSOR, 0.99)
+        assert (tmp_path / "int8").read_text() == str(PER_TENSOR)
 
     def test_none_within_the_limits(self, monkeypatch, tmp_path):
         """No file, and the measurements are still on record."""
