@@ -35,7 +35,7 @@ BACKLOG = 2048
 # How often it is checked whether a client that half-closed its connection is still there.
 SECONDS_BETWEEN_CHECKS = 0.1
 # Bytes around the body of one request: its chunks of one byte would take the parser a hundred times as long.
-MAX_FRAMING = 192 * 1024
+MAX_FRAMING = 64 * 1024
 PIECE = 64 * 1024
 
 
