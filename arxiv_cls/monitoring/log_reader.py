@@ -7,7 +7,6 @@ schema, or other labels), `gone` (files that were rotated away meanwhile).
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate, groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
+
+import orjson
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.text_features import TEXT_FEATURES
@@ -31,7 +32,6 @@ SKEW = timedelta(minutes=5).total_seconds()
 NAN = float("nan")
 # Lines of schema 1 lack the last one.
 MARKUP_SHARE = TEXT_FEATURES[-1]
-_decode = json.JSONDecoder().raw_decode
 _counts_of = itemgetter(*TEXT_FEATURES[:-1])
 
 
@@ -102,10 +102,7 @@ class LogReader:
                 self.counts["foreign" if bad.endswith(b"\n") else "torn"] += 1
 
     def _row(self, line: bytes) -> LogRow:
-        text = line.decode()
-        content, end = _decode(text)
-        if text[end:].strip():
-            raise ValueError("more than an object")
+        content = orjson.loads(line)
         scores = content["scores"]
         if len(scores) != len(self.labels):
             raise ValueError("other labels")

@@ -17,9 +17,9 @@ def test_commands_of_the_page(make_clone):
     shutil.copy(clone.root / "data/sample/arxiv_sample.csv", clone.root / "data/raw/arxiv.csv")
     (block,) = [block for block in blocks("docs/evaluation.md") if "results add" in block.code]
     clone.run("bash", "-euo", "pipefail", "-c", block.code)
-    folder = clone.root / "results" / "tfidf_xgboost-43"
+    folder = clone.root / "results" / "tfidf_xgboost-45"
     assert "README.md" in clone.git("status", "--porcelain")
     assert clone.git("rev-parse", "HEAD") in (folder / "run.json").read_text(encoding="utf-8")
-    refused = clone.run("arxiv-cls", "results", "add", "outputs/tfidf_xgboost-43", status=2)
+    refused = clone.run("arxiv-cls", "results", "add", "outputs/tfidf_xgboost-45", status=2)
     assert "tracked files differ from the commit" in refused
     assert Path(clone.root / "results/tfidf_linear-42/run.json").is_file()
