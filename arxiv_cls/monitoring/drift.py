@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import chi2_contingency, hypergeom, kstwo
+from scipy.special import chdtrc
+from scipy.stats import hypergeom, kstwo
 
 from arxiv_cls.models.text_features import TEXT_FEATURES
 from arxiv_cls.scoring.reference import FEATURES, Reference, Rows
@@ -182,7 +183,10 @@ def chi_square_p(now: np.ndarray, before: np.ndarray) -> float:
     rare = (now + before) * n / (n + m) < SMALLEST_EXPECTED
     table = np.array([[*part[~rare], part[rare].sum()] for part in (now, before)])
     table = table[:, table.sum(axis=0) > 0]
-    return float(chi2_contingency(table, correction=False).pvalue) if table.shape[1] > 1 else 1.0
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / (n + m)
+    # `scipy.stats.chi2_contingency` takes a quarter of a window's time to say the same.
+    statistic = ((table - expected) ** 2 / expected).sum()
+    return float(chdtrc(table.shape[1] - 1, statistic)) if table.shape[1] > 1 else 1.0
 
 
 def fisher_p(hits: int, n: int, hits_before: int, m: int) -> float:

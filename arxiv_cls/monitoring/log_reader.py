@@ -86,8 +86,9 @@ class LogReader:
             self._latest = float("-inf")
             bad = b""
             for line in lines:
-                self.counts["foreign"] += bool(bad)
-                bad = b""
+                if bad:
+                    self.counts["foreign"] += 1
+                    bad = b""
                 self.counts["bytes"] += len(line)
                 try:
                     row = self._row(line)
@@ -132,9 +133,10 @@ class LogReader:
         if time < self._latest - SKEW:
             self.counts["out_of_order"] += 1
         self._latest = max(self._latest, time)
-        inside = self._first <= time <= self._last
-        self.counts["outside_period"] += not inside
-        return inside
+        if self._first <= time <= self._last:
+            return True
+        self.counts["outside_period"] += 1
+        return False
 
     def _local_files(self) -> Iterator[Iterator[bytes]]:
         for name in self._files:
