@@ -94,6 +94,8 @@ def _predict_here(
 
     if bool(csv) != bool(out) or (csv and texts):
         raise UserError("predict: --csv FILE goes with --out FILE, and without texts")
+    if csv and csv.suffix.lower() in {".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".gz", ".zst"}:
+        raise UserError(f"predict: --csv {csv}: no CSV", f"--input {csv} --output DIR reads every format")
     if top_k < 1:
         raise UserError(f"predict: --top-k {top_k} is below 1")
     if not csv and not texts and sys.stdin.isatty():

@@ -135,13 +135,13 @@ class TestPipeline:
         """Check to card with the exports; the files are those of the manifest; again nothing runs."""
         clone = make_clone()
         write_csv(clone, 3000)
-        recipe = "recipes/minilm_quick.yaml"
+        recipe = "recipes/minilm.yaml"
         data = {"csv": "data/raw/arxiv.csv", "config": "top5", "max_samples": 400}
         write_recipe(clone.root / recipe, data=data, release={"license": "mit"})
         clone.commit("A small one")
         stages = ["check", "build", "train", "evaluate", "export", "card"]
         assert sorted(stages_run(clone.reproduce(recipe))) == sorted(stages)
-        model = clone.root / "outputs" / "minilm_quick"
+        model = clone.root / "outputs" / "minilm"
         assert missing_files(model, "transformer") == []
         assert foreign_files(model, "transformer") == []
         assert (model / "onnx" / "model_int8.onnx").is_file()
