@@ -212,6 +212,7 @@ class TestTexts:
         (["outputs/none", "a text"], "no such model directory"),
         (["m", "--csv", "in.csv"], "goes with --out"),
         (["m", "text", "--csv", "in.csv", "--out", "out.csv"], "without texts"),
+        (["m", "--csv", "in.jsonl.gz", "--out", "out.csv"], "in.jsonl.gz: no CSV"),
         (["m", "text", "--top-k", "0"], "below 1"),
     ],
 )
