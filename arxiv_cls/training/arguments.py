@@ -81,7 +81,7 @@ class TransformerTrainerConfig(TrainingArguments):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="auto: bf16 where the device has it (a CPU: AVX512-BF16 or AMX), else fp16 (GPU) or fp32.",
+        description="auto: bf16 where the device has it (CPU: AVX512-BF16 or AMX), else fp16 (GPU) or fp32.",
     )
     head_learning_rate: float | None = Field(None, gt=0, description="Of the head; null: learning_rate.")
     layerwise_learning_rate_decay: float = Field(
