@@ -151,10 +151,15 @@ class TestMonitor:
     @pytest.mark.parametrize(
         ("status", "expected", "output"), [(0, 0, ""), (3, 0, "alarm=true\n"), (2, 2, ""), (137, 137, "")]
     )
-    def test_only_an_alarm_is_one(self, tmp_path, status, expected, output):
-        """3 goes on to the issue, an error fails the job, and the verdict is on the page of the run."""
-        stub = f'[ "$2" = retrain-plan ] && exit; echo verdict; exit {status}'
+    def test_only_an_alarm_is_one(self, tmp_path, capfd, status, expected, output):
+        """3 goes on to the issue, an error fails the job, and the verdict is on the page of the run.
+
+        An alarm without a plan is one too. The job's own log, where a line can be a command, has none of it.
+        """
+        stub = f'[ "$2" = retrain-plan ] && {{ echo no plan >&2; exit 2; }}; echo verdict; exit {status}'
         found, calls, written = self.run("Drift", tmp_path, arxiv_cls=stub)
+        assert capfd.readouterr().out == ""
+        assert not output or (tmp_path / "drift/plan.txt").read_text() == "no plan\n"
         assert (found, written) == (expected, output)
         assert "arxiv-cls monitor drift user/arxiv-minilm@v1.2.0 --log gs://papers-logs/requests" in calls
         assert (tmp_path / "page").read_text() == "    verdict\n"
@@ -172,6 +177,15 @@ class TestMonitor:
         lines = (tmp_path / "body.md").read_text().splitlines()
         assert "    @everyone `touch canary`" in lines
         assert not (tmp_path / "canary").exists()
+
+    @pytest.mark.parametrize(("out", "added"), [("", ""), ("gs://logs/out", " --monitoring gs://logs/out")])
+    def test_deployed(self, tmp_path, monkeypatch, out, added):
+        """The endpoint shows the report of the monitoring that is deployed with it."""
+        monkeypatch.setattr(TestMonitor, "CONTENT", workflow(ROOT / ".github" / "workflows" / "deploy.yaml"))
+        monkeypatch.setattr(TestMonitor, "VALUES", self.VALUES | {"OUT": out, "ENGINE": "int8"})
+        status, calls, _ = self.run("Deploy", tmp_path, make=":")
+        assert status == 0
+        assert f"SERVE_ARGS=--engine int8{added}\n" in calls
 
     def test_training_is_asked_for(self, tmp_path):
         """By the input or the label on an alarm, with the environment's approval; a pull request ends it."""

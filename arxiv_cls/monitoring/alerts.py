@@ -57,6 +57,7 @@ class Alerts:
     ) -> None:
         self._kept, self._save, self._webhook, self._outcomes = kept or {}, save, webhook, outcomes
         self._changed, self._ending = threading.Condition(), False
+        self._saving = threading.Lock()
 
     @property
     def on(self) -> bool:
@@ -75,17 +76,21 @@ class Alerts:
         if on == self.on:
             return
         since = record["created"] if on else self._kept.get("since")
-        about = {"schema_version": SCHEMA_VERSION, "on": on, "since": since, "delivered": not self._webhook}
-        self._keep(about | {"message": message(record, on, since)})
+        about = {"schema_version": SCHEMA_VERSION, "model": record["model"], "on": on, "since": since}
+        self._keep(about | {"delivered": not self._webhook, "message": message(record, on, since)})
         shown = {"verdict": verdict, "action": record["action"]}
         logger.warning("drift alarm begins" if on else "drift alarm ends", extra=shown)
 
-    def _keep(self, state: dict[str, Any]) -> None:
+    def _keep(self, state: dict[str, Any], instead_of: dict[str, Any] | None = None) -> None:
         with self._changed:
+            if instead_of is not None and instead_of is not self._kept:
+                return
             self._kept = state
             self._changed.notify()
+        # A slow bucket holds up nobody who asks for the state; whoever saves last saves the newest.
+        with self._saving:
             try:
-                self._save(state)
+                self._save(self._kept)
             except (UserError, OSError) as error:
                 # It is told all the same; a restart would tell it again.
                 logger.warning("the state of the alert cannot be kept: %s", error)
@@ -106,9 +111,7 @@ class Alerts:
                 kept = self._kept
             if self._sent(kept["message"]):
                 pause = FIRST_PAUSE
-                with self._changed:
-                    if self._kept is kept:
-                        self._keep(kept | {"delivered": True})
+                self._keep(kept | {"delivered": True}, instead_of=kept)
                 continue
             with self._changed:
                 # A newer state does not wait for the end of the pause.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +17,12 @@ from arxiv_cls.monitoring.accuracy import ASSUMPTIONS, AccuracyEstimate
 from arxiv_cls.monitoring.drift import ALARM_P, FEWEST, TWICE_P, WATCH_P, WINDOW, worst
 from arxiv_cls.monitoring.log_reader import LogReader
 from arxiv_cls.monitoring.settings import duration
-from arxiv_cls.monitoring.windows import CASCADE, Group, drift_tests, group_rows
+from arxiv_cls.monitoring.windows import CASCADE, NO_REFERENCE, Group, drift_tests, group_rows
 from arxiv_cls.record.files import file_sha256, write_atomically, write_json
 from arxiv_cls.record.manifest import WEIGHTS, model_kind
 from arxiv_cls.scoring.reference import Reference, load_references
+
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 HISTORY_KEPT = 2000
@@ -40,6 +43,8 @@ def open_log(
     directory = locate_model(model)
     references = load_references(directory)
     first, last = parse_time(since, "--since"), parse_time(until, "--until")
+    if first is not None and last is not None and first > last:
+        raise UserError(f"--since {since} is after --until {until}")
     reader = LogReader(log, next(iter(references.values())).labels, first, last)
     files = [directory / name for name in (WEIGHTS[model_kind(directory)], *ONNX_FILES.values())]
     names = {file_sha256(path)[:12] for path in files if path.is_file()} | set(versions)
@@ -84,8 +89,10 @@ def check_drift(
     references, names, reader = open_log(model, log, versions, since, until)
     history = _read_history(out)
     tests = {key: (one, AccuracyEstimate(one.reference)) for key, one in drift_tests(references).items()}
-    starts = {} if reader.since is None else _starts(history, references, window, reader.since)
-    groups, others = group_rows(reader, tests, names, window, starts)
+    files = {reference.sha256[:12] for reference in references.values()}
+    earlier = [one for one in history if one.get("reference") in files and one.get("size") == window]
+    starts = {} if reader.since is None else _starts(earlier, reader.since)
+    groups, others = group_rows(reader, tests, names, window, starts, earlier)
     # Of each half, and of both, the version that answered last: an old one says nothing of today.
     by_age = sorted(groups.values(), key=lambda group: group.latest)
     of_half = {group.half: group for group in by_age}
@@ -127,15 +134,21 @@ def check_drift(
     if out is not None:
         from arxiv_cls.monitoring.report import render_report, write_evidently
 
-        for group in newest if evidently else ():
-            if group.newest_rows is not None:
-                path = out / f"evidently-{group.half}.html"
-                write_evidently(path, group.drift.reference, group.newest_rows)
         page = render_report(record)
         # The record is last: where it is new, the report is too.
         write_json({"schema_version": SCHEMA_VERSION, "windows": kept}, out / HISTORY)
         write_atomically(out / REPORT, page)
         write_json(record, out / DRIFT)
+        for group in newest if evidently else ():
+            path = out / f"evidently-{group.half}.html"
+            try:
+                if group.newest_rows is not None:
+                    write_evidently(path, group.drift.reference, group.newest_rows)
+            except ImportError:
+                raise
+            except Exception as error:
+                # Whatever theirs raises, ours stands.
+                logger.warning("%s is not written: Evidently: %s: %s", path, type(error).__name__, error)
     return record
 
 
@@ -148,6 +161,9 @@ def _action(record: dict[str, Any]) -> str:
     log = record["log"]
     if others := log["other_versions"]:
         shown = ", ".join(f"{name} ({rows:,} rows)" for name, rows in list(others.items())[:5])
+        if missing := next((name for name in others if name.startswith(NO_REFERENCE)), None):
+            words = f"{record['model']} --cascade BASELINE" if CASCADE in missing else record["model"]
+            return f"the log has {shown}: `arxiv-cls monitor reference {words}` makes it"
         return (
             f"no row of this model ({', '.join(record['versions'])}); the log has {shown}: "
             "if one of them is this model, name it with --version"
@@ -196,17 +212,16 @@ def _seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _starts(
-    history: Windows, references: References, size: int, since: float
-) -> dict[tuple[str, str], float]:
-    """Where the first window of the period began in an earlier run with the same references."""
-    files = {reference.sha256[:12] for reference in references.values()}
+def _starts(earlier: Windows, since: float) -> dict[tuple[str, str], float]:
+    """Where the first window of the period began, if the rows before it were in an earlier window."""
     starts: dict[tuple[str, str], float] = {}
-    for window in history:
-        same = window.get("reference") in files and window.get("size") == size
-        if same and (start := _seconds(window["start"])) >= since:
+    before = set()
+    for window in earlier:
+        if (start := _seconds(window["start"])) < since:
+            before.add(_key(window))
+        else:
             starts[_key(window)] = min(start, starts.get(_key(window), start))
-    return starts
+    return {key: start for key, start in starts.items() if key in before}
 
 
 def _merged(history: Windows, groups: Iterable[Group], size: int) -> Windows:

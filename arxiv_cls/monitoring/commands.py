@@ -163,7 +163,11 @@ def robustness(
     data: DataOption = None,
     engine: EngineOption = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder. Default: MODEL/monitoring.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder. Default: MODEL/monitoring where its own weights are measured locally, else none.",
+        ),
     ] = None,
 ) -> None:
     """Measure accuracy on changed texts.
@@ -174,7 +178,7 @@ def robustness(
     Example:
       arxiv-cls monitor robustness outputs/minilm --engine onnx --papers 1000 --out outputs/robustness
     """
-    from arxiv_cls.monitoring.robustness import measure_robustness, robustness_table
+    from arxiv_cls.monitoring.robustness import measure_robustness, released_folder, robustness_table
 
     try:
         severities = [float(part) for part in severity.split(",")]
@@ -184,6 +188,8 @@ def robustness(
         model, severities=severities, seed=seed, papers=papers, data=data, engine=engine, out=out
     )
     print(robustness_table(record))
+    folder = out or released_folder(model, record["engine"])
+    print(f"\nwritten to {folder}" if folder else "\nnothing is written: name a folder with --out")
 
 
 @app.command()

@@ -45,28 +45,34 @@ def read_labels(target: str) -> tuple[Labels, Counter[str], str]:
     """Labels from CSV or JSON Lines, how many rows were `bad`, `repeated` or `contradicting`, and the sha256.
 
     Each row has `request_id`, or `arxiv_id` or `id` where the client sent that as its request id, `index` (0
-    where it is not there), and `category` or `categories` (a list, or a text with spaces; the first is the
-    primary). `target` is a file, or the endpoint's feedback log: a directory or gs://bucket/prefix. Of a text
-    with contradicting labels none is taken.
+    where it is not there), and `category` or `categories` (a list, or a text with spaces or commas; the first
+    is the primary). `target` is a file, or the endpoint's feedback log: a directory or gs://bucket/prefix. Of
+    the rows of a text those with the latest `time` count, as that log has it: where they have one primary
+    category the longest, where they contradict each other none.
 
     Raises:
         UserError: no such file, or it has no row with a label.
     """
     labels: Labels = {}
+    times: dict[tuple[str, int], str] = {}
     contradicting: set[tuple[str, int]] = set()
     counts: Counter[str] = Counter()
     content = hashlib.sha256()
     for row in _rows(target, content):
         counts["rows"] += 1
         try:
-            key, label = _label(row)
+            (key, label), time = _label(row), str(row.get("time") or "")
         except (AttributeError, KeyError, ValueError, TypeError, OverflowError):
             counts["bad"] += 1
             continue
-        if key not in labels:
-            labels[key] = label
-        elif labels[key] == label:
+        if key not in labels or time > times[key]:
+            counts["repeated"] += key in labels
+            labels[key], times[key] = label, time
+            contradicting.discard(key)
+        elif time < times[key] or label[0] == labels[key][0]:
             counts["repeated"] += 1
+            if time == times[key]:
+                labels[key] = max(labels[key], label, key=len)
         else:
             counts["contradicting"] += 1
             contradicting.add(key)
@@ -113,11 +119,14 @@ def _label(row: Any) -> tuple[tuple[str, int], tuple[str, ...]]:
     if not isinstance(request, str) or not request:
         raise ValueError("no request id")
     many = row.get("categories") or ()
-    found = many.split() if isinstance(many, str) else list(many)
+    found = many.replace(",", " ").split() if isinstance(many, str) else list(many)
     found = [row["category"].strip(), *found] if row.get("category") else found
     if not found or not all(isinstance(one, str) and one for one in found):
         raise ValueError("no category")
-    return (request, int(row.get("index") or 0)), tuple(dict.fromkeys(found))
+    # Programs that read a column with gaps write 1.0.
+    if isinstance(index := row.get("index"), bool) or not (place := float(index or 0)).is_integer():
+        raise ValueError("no index")
+    return (request, int(place)), tuple(dict.fromkeys(found))
 
 
 class Joined:
@@ -126,22 +135,24 @@ class Joined:
     def __init__(self, version: str, labels: int) -> None:
         self.version, self.latest = version, float("-inf")
         self.served = np.zeros(labels, dtype=np.int64)  # predictions of each label
+        self.seen: set[tuple[str, int]] = set()  # what has a label
         self.rows: list[LogRow] = []
         self.categories: list[tuple[str, ...]] = []
 
 
 def measure_feedback(
-    model: str | Path, log: str, labels: str | Path, *, versions: Iterable[str] = (), out: Path | None = None
-) -> dict[str, Any]:
+    model: str | Path, log: str, labels: str | Path, *, since: str | None = None,
+    versions: Iterable[str] = (), out: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Measures the newest served version of a model on the labels that are there; what feedback.json holds.
 
-    `model`, `log` and `versions` are as of `check_drift`, `labels` as of `read_labels`; `out` is a folder
-    for the file.
+    `model`, `log`, `since` and `versions` are as of `check_drift`, `labels` as of `read_labels`; `out` is a
+    folder for the file.
 
     Raises:
         UserError: no model, reference, log or labels; no label belongs to a text of this model.
     """
-    references, ours, reader = open_log(model, log, versions)
+    references, ours, reader = open_log(model, log, versions, since)
     names = reader.labels
     known, counts, sha256 = read_labels(str(labels))
     found, used = _join(reader, known, ours)
@@ -184,18 +195,19 @@ def measure_feedback(
 def _join(reader: LogReader, known: Labels, ours: set[str]) -> tuple[list[Joined], int]:
     """The log by model version, and how many labels belong to a line of it."""
     found: dict[str, Joined] = {}
-    waiting = dict(known)
     for row in reader:
-        if not {row.version, row.version.partition("+")[0]} & ours:
+        if not row.scores or not {row.version, row.version.partition("+")[0]} & ours:
             continue
         joined = found.setdefault(row.version, Joined(row.version, len(reader.labels)))
         joined.served[int(np.argmax(row.scores))] += 1
         joined.latest = max(joined.latest, row.time)
-        # A line that is there twice is one answer.
-        if label := waiting.pop((row.request_id, row.place), None):
+        key = row.request_id, row.place
+        # A line that is there twice is one answer of this version; another may have answered the text too.
+        if (label := known.get(key)) and key not in joined.seen:
+            joined.seen.add(key)
             joined.rows.append(row)
             joined.categories.append(label)
-    return list(found.values()), len(known) - len(waiting)
+    return list(found.values()), len(set().union(*(joined.seen for joined in found.values())))
 
 
 def _measured(joined: Joined, truth: np.ndarray, names: list[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Files are read in the order of their names, which begin with their time. What is no line of the log is
 counted: `torn` (a file's last line, while it is being written), `foreign` (no JSON object of the log's
-schema, or other labels), `gone` (files that were rotated away meanwhile).
+schema), `gone` (files that were rotated away meanwhile).
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ OBJECTS_AT_A_TIME = 64
 # Clocks of servers differ by less where they are kept at all.
 SKEW = timedelta(minutes=5).total_seconds()
 NAN = float("nan")
+# Characters of a request id, of which the endpoint takes 64, and of a version: two tags of the Hub.
+LONGEST = 200
 # Lines of schema 1 lack the last one.
 MARKUP_SHARE = TEXT_FEATURES[-1]
 _counts_of = itemgetter(*TEXT_FEATURES[:-1])
@@ -43,7 +45,7 @@ class LogRow(NamedTuple):
     place: int  # of the text in its request; 0 in an old line
     version: str  # of the model; of a cascade it has a "+"
     half: str  # "baseline" or "transformer"
-    scores: tuple[float, ...]  # in the order of the labels
+    scores: tuple[float, ...]  # in the order of the labels; empty for a model with other labels
     features: tuple[float, ...]  # in the order of `arxiv_cls.scoring.reference.FEATURES`
     in_scope: float  # 1, 0, or NaN for a model without the rule
 
@@ -70,7 +72,7 @@ class LogReader:
         self._files = {
             name: entry.get("size") or 0 for name, entry in files.items() if self._may_be_inside(entry)
         }
-        self._scores_of = itemgetter(*self.labels)
+        self._scores_of, self._names = itemgetter(*self.labels), set(self.labels)
         self._latest = float("-inf")
         self._future = datetime.now(UTC).timestamp() + SKEW
 
@@ -81,6 +83,7 @@ class LogReader:
         return changed is None or changed >= self._first - SKEW
 
     def __iter__(self) -> Iterator[LogRow]:
+        newest = 0.0
         for lines in self._objects() if self.target.startswith("gs://") else self._local_files():
             self.counts["files"] += 1
             self._latest = float("-inf")
@@ -97,6 +100,11 @@ class LogReader:
                     continue
                 if self._in_period(row.time):
                     self.counts["rows"] += 1
+                    if row.time <= self._future:
+                        newest = max(newest, row.time)
+                    else:
+                        # A clock that is ahead makes no version the newest: the rows before say when it was.
+                        row = row._replace(time=newest or self._future)
                     yield row
             if bad:
                 # The last line of a file that is being written has no end yet.
@@ -105,22 +113,27 @@ class LogReader:
     def _row(self, line: bytes) -> LogRow:
         content = orjson.loads(line)
         scores = content["scores"]
-        if len(scores) != len(self.labels):
-            raise ValueError("other labels")
-        values = tuple(map(float, self._scores_of(scores)))
+        values = tuple(map(float, self._scores_of(scores))) if scores.keys() == self._names else ()
         features = tuple(map(float, _counts_of(content)))
         tokens = float(content["tokens"]) / max(1.0, features[1])
         # NaN compares false, infinity is too large.
-        if not (0.98 < sum(values) < 1.02 and min(features) >= 0 and 0 <= sum(features) + tokens < 1e12):
-            raise ValueError("no probabilities, or no counts")
+        if values and not 0.98 < sum(values) < 1.02:
+            raise ValueError("no probabilities")
+        if not (min(features) >= 0 and 0 <= sum(features) + tokens < 1e12):
+            raise ValueError("no counts")
         share, in_scope = content.get(MARKUP_SHARE), content.get("in_scope")
         if share is not None and not 0 <= share <= 1:
             raise ValueError("no share")
+        time = datetime.fromisoformat(content["time"]).timestamp()
+        names = request_id, version = str(content["request_id"]), str(content["model_version"])
+        # Control characters would reach a terminal, or the log of a program that reads commands there.
+        if time < 0 or max(map(len, names)) > LONGEST or not "".join(names).isprintable():
+            raise ValueError("no time or no names")
         return LogRow(
-            time=datetime.fromisoformat(content["time"]).timestamp(),
-            request_id=str(content["request_id"]),
+            time=time,
+            request_id=request_id,
             place=int(content.get("index", 0)),
-            version=str(content["model_version"]),
+            version=version,
             half=half_of(content["answered_by"]),
             scores=values,
             features=(*features, NAN if share is None else share, NAN if content["truncated"] else tokens),
@@ -140,11 +153,14 @@ class LogReader:
 
     def _local_files(self) -> Iterator[Iterator[bytes]]:
         for name in self._files:
-            try:
-                with self._fs.open(name, "rb") as file:
-                    yield iter(file)
-            except FileNotFoundError:
-                self.counts["gone"] += 1
+            with reading(f"--log {name}"):
+                try:
+                    file = self._fs.open(name, "rb")
+                except FileNotFoundError:
+                    self.counts["gone"] += 1
+                    continue
+            with file:
+                yield iter(file)
 
     def _objects(self) -> Iterator[Iterator[bytes]]:
         least = BYTES_AT_A_TIME // OBJECTS_AT_A_TIME

@@ -33,9 +33,10 @@ arxiv-cls compare {released} {new} --data {csv}
 # 4. The gate, and a pull request on the Hub; again without --create-pr once it is merged
 arxiv-cls push-model {new} --repo {repo} --csv {csv} --create-pr
 
-# 5. Endpoint and monitor take the new version, whose windows start anew
-make deploy MODEL={repo}@VERSION IMAGE=IMAGE
-arxiv-cls monitor serve {repo}@VERSION --log LOG
+# 5. Endpoint and monitor take the new version, whose windows start anew; each is declared whole
+make deploy MODEL={repo}@VERSION IMAGE=IMAGE LOG=LOG SERVICE_ACCOUNT=ACCOUNT SERVE_ARGS='--monitoring OUT'
+make deploy-monitor MODEL={repo}@VERSION IMAGE=MONITOR_IMAGE LOG=LOG OUT=OUT SERVICE_ACCOUNT=ACCOUNT
+# Where they are not deployed: arxiv-cls monitor serve {repo}@VERSION --log LOG --out OUT
 """
 
 

@@ -155,7 +155,7 @@ def measure_robustness(
         papers: at most so many test papers, in the order of the split; None for all.
         data: the file that the splits come from; None for the path that the recipe names.
         engine: what computes a transformer.
-        out: folder for robustness.json and robustness.png; by default `monitoring/` of a local directory.
+        out: folder for robustness.json and robustness.png; by default `released_folder`.
 
     Returns:
         What robustness.json holds. `changes` has an entry per change and severity: accuracy, macro-F1, their
@@ -211,16 +211,18 @@ def measure_robustness(
         **{metric: metrics[metric] for metric in MEASURED},
         "changes": found,
     }
-    # What is part of the release is measured with the weights themselves.
-    released = out is None and Path(model).is_dir() and predictor.engine in ("torch", "tfidf")
-    if released or out:
-        folder = out or loaded.directory / "monitoring"
+    if folder := out or released_folder(model, predictor.engine):
         write_json(record, folder / Path(ROBUSTNESS).name)
         _plot(record, folder / Path(ROBUSTNESS_PLOT).name)
-    if released and "files" in (read_model_file(loaded.directory, METRICS) or {}):
+    if folder and not out and "files" in (read_model_file(loaded.directory, METRICS) or {}):
         update_file(loaded.directory, ROBUSTNESS)
         update_file(loaded.directory, ROBUSTNESS_PLOT)
     return record
+
+
+def released_folder(model: str | Path, engine: str) -> Path | None:
+    """`monitoring/` of a local directory; None for an export's engine, which is not what is released."""
+    return Path(model) / "monitoring" if Path(model).is_dir() and engine in ("torch", "tfidf") else None
 
 
 def _near_texts(corpus: Any, names: list[str]) -> list[str]:

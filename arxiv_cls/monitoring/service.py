@@ -72,7 +72,7 @@ class MonitorService(Service):
         for counter, outcomes in ((self.runs, ("finished", "failed")), (told, ("delivered", "failed"))):
             for outcome in outcomes:
                 counter.labels(outcome)
-        kept = self.results.read(alerts.ALERT, alerts.SCHEMA_VERSION)
+        kept = self._of_this_model(alerts.ALERT, alerts.SCHEMA_VERSION)
         save = partial(self.results.write, alerts.ALERT)
         self.alerts = alerts.Alerts(kept, save, settings.webhook, told)
         age = metrics.seconds_since(self.record["created"]) if self.record else settings.interval
@@ -83,7 +83,7 @@ class MonitorService(Service):
 
     def _of_this_model(self, name: str, schema_version: int) -> dict[str, Any] | None:
         record = self.results.read(name, schema_version)
-        return record if record and record["model"] == self.settings.model else None
+        return record if record and record.get("model") == self.settings.model else None
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges, as Prometheus' client asks a collector for them."""
@@ -124,7 +124,7 @@ class MonitorService(Service):
             self._schedule.cancel()
 
     async def _keep_running(self) -> None:
-        while True:
+        while not self.ending:
             if self.running:
                 assert self._run
                 await asyncio.wait([self._run])
@@ -197,17 +197,20 @@ class MonitorService(Service):
         record = check.check_drift(
             settings.model, settings.log, since=settings.since, window=settings.window, **about
         )
-        measured = None
+        # It does not depend on where the results can be kept.
+        self.alerts.note(record)
+        measured = self.measured if settings.labels else None
         if settings.labels:
             try:
-                measured = feedback.measure_feedback(settings.model, settings.log, settings.labels, **about)
+                measured = feedback.measure_feedback(
+                    settings.model, settings.log, settings.labels, since=settings.since, **about
+                )
             except UserError as error:
-                # Labels come when they come: without them there is no measurement.
+                # Labels come when they come: without them the last measurement stays.
                 logger.info("nothing measured", extra={"reason": error.message})
         # Where the record is new, the report is too.
         self.results.send(feedback.FEEDBACK, check.HISTORY, check.REPORT, check.DRIFT)
         self.record, self.measured = record, measured
-        self.alerts.note(record)
         return record
 
 

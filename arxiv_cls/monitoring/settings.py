@@ -38,7 +38,7 @@ class MonitorSettings(ServerSettings):
     log: str = Field(description="request log: a directory, one file or gs://bucket/prefix")
     out: str = Field("outputs/monitor", description="directory or gs://bucket/prefix that keeps the results")
     every: str = Field("1h", description="time from run to run, such as 30m, 1h or 1d")
-    since: str = Field("30d", description="how much of the log is compared: an age or a date")
+    since: str = Field("30d", description="what is compared of the log, also with labels: an age or a date")
     window: int = Field(300, ge=100, description="distinct texts that are tested together")
     version: Words = Field((), description="also what the log calls this model, such as v1.2.0, with commas")
     labels: str | None = Field(

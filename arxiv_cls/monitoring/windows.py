@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +25,7 @@ TOP_COLUMNS = 5
 Tests = tuple[DriftTest, AccuracyEstimate]
 # What both halves answer. Texts unlike the test split go to the transformer, whose windows take long to fill.
 CASCADE = "cascade"
+NO_REFERENCE = "no reference"
 COLUMNS = ("scores", "features", "in_scope")
 
 
@@ -34,8 +35,13 @@ class Group:
     A window is `size` distinct rows.
     """
 
-    def __init__(self, version: str, half: str, tests: Tests, size: int) -> None:
+    def __init__(
+        self, version: str, half: str, tests: Tests, size: int, earlier: Sequence[dict[str, Any]]
+    ) -> None:
         self.version, self.half, self.size = version, half, size
+        self._earlier = [
+            one for one in earlier if (one["model_version"], one["answered_by"]) == (version, half)
+        ]
         self.drift, self.accuracy = tests
         self.rows, self.repeated, self.latest = 0, 0, float("-inf")
         self.windows: list[dict[str, Any]] = []
@@ -77,6 +83,8 @@ class Group:
         found = self.drift(rows)
         self._newest = window, rows, found
         times = [row.time for row in window]
+        # The first window of a run follows what an earlier run has found.
+        before = self.windows or [one for one in self._earlier if one["end"] < _iso(min(times))]
         self.windows.append(
             {
                 "model_version": self.version,
@@ -87,7 +95,7 @@ class Group:
                 "repeated": self.repeated - self._repeated_before,
                 "p": found.p,
                 "groups": found.groups,
-                "verdict": verdict_of(found.p, self.windows[-1]["p"] if self.windows else None),
+                "verdict": verdict_of(found.p, before[-1]["p"] if before else None),
                 "out_of_scope": None if found.out_of_scope is None else float(found.out_of_scope.mean()),
                 "unusual": float(found.unusual.mean()),
                 "labels": {one["label"]: round(one["window"], 4) for one in self.drift.label_mix(rows)},
@@ -168,6 +176,7 @@ def group_rows(
     versions: set[str],
     size: int,
     starts: Mapping[tuple[str, str], float],
+    earlier: Sequence[dict[str, Any]] = (),
 ) -> tuple[dict[tuple[str, str], Group], Counter[str]]:
     """Groups of rows by version and half, of a cascade also of both; and the rows that are in none.
 
@@ -175,25 +184,27 @@ def group_rows(
 
     `tests` are by whether a cascade answered, and which half; of a cascade's version the part before the "+"
     is compared with `versions`. Rows before the `starts` of their group are left out, so that a moving start
-    of the period does not move every window.
+    of the period does not move every window. `earlier` are the windows of earlier runs, oldest first.
     """
     groups: dict[tuple[str, str], Group] = {}
     others: Counter[str] = Counter()
     for row in rows:
         key = (row.version, row.half)
+        if not row.scores:
+            others[f"{row.version}, other labels"] += 1
+            continue
         if key not in groups:
             first, plus, _ = row.version.partition("+")
             if not {first, row.version} & versions:
                 others[row.version] += 1
                 continue
             if (bool(plus), row.half) not in tests:
-                others[f"no reference ({'cascade, ' if plus else ''}{row.half})"] += 1
+                others[f"{NO_REFERENCE} ({'cascade, ' if plus else ''}{row.half})"] += 1
                 continue
-            groups[key] = Group(*key, tests[bool(plus), row.half], size)
-            if (True, CASCADE) in tests and plus:
-                groups.setdefault(
-                    (row.version, CASCADE), Group(row.version, CASCADE, tests[True, CASCADE], size)
-                )
+            groups[key] = Group(*key, tests[bool(plus), row.half], size, earlier)
+            both = (row.version, CASCADE)
+            if (True, CASCADE) in tests and plus and both not in groups:
+                groups[both] = Group(*both, tests[True, CASCADE], size, earlier)
         for group in filter(None, (groups[key], groups.get((row.version, CASCADE)))):
             if row.time >= starts.get((group.version, group.half), float("-inf")):
                 group.add(row)

@@ -10,10 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from arxiv_cls.models.prediction import EncodedText, Prediction, Predictor
 from arxiv_cls.serving.http_requests import Refused, ending
+from arxiv_cls.serving.service import in_thread
 from arxiv_cls.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -129,7 +131,8 @@ class Batcher:
         """Takes no more requests; whether those that were accepted were answered within `timeout` seconds."""
         self._begin_close()
         if self.alive:
-            await asyncio.to_thread(self._thread.join, timeout)
+            # Not in asyncio's threads, which may all wait for a bucket that takes labels.
+            await in_thread(partial(self._thread.join, timeout), "batcher-end")[1]
         return not self.alive
 
     def _begin_close(self) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -230,7 +231,7 @@ class Endpoint(Service):
         if self._first_load:
             self._first_load.cancel()
         if self.request_log:
-            await asyncio.to_thread(self.request_log.close, end - time.monotonic())
+            await in_thread(partial(self.request_log.close, end - time.monotonic()), "request-log-end")[1]
 
     def ready_model(self) -> ServedModel:
         """The model that answers.

@@ -78,6 +78,7 @@ class Monitoring:
     def __init__(self, settings: ServingSettings) -> None:
         self._labels = LogFiles(settings, "feedback_log", PREFIX) if settings.feedback_log else None
         self._lock, self._waiting = threading.Lock(), threading.BoundedSemaphore(MAX_WAITING)
+        self._reading = threading.Lock()
         target = self._target = settings.monitoring or ""
         shown = f"serve: --monitoring {target}"
         self._objects = Objects(target, shown) if target.startswith("gs://") else None
@@ -116,7 +117,7 @@ class Monitoring:
         """The newest report; FileNotFoundError where there is none."""
         if not self._objects:
             return (Path(self._target).expanduser() / REPORT).read_bytes()
-        with self._lock:
+        with self._reading:
             if not self._kept or time.monotonic() - self._kept[0] > SECONDS_KEPT:
                 self._kept = time.monotonic(), self._objects.read(REPORT)
             return self._kept[1]

@@ -39,6 +39,8 @@ class TestRetrainPlan:
             "make reproduce RECIPE=recipes/tfidf_linear.yaml OVERWRITE=1\n",
             f"arxiv-cls compare {released}-released outputs/tfidf_linear --data data/raw/arxiv.csv\n",
             "push-model outputs/tfidf_linear --repo user/name --csv data/raw/arxiv.csv --create-pr\n",
+            "make deploy MODEL=user/name@VERSION IMAGE=IMAGE LOG=LOG SERVICE_ACCOUNT=ACCOUNT SERVE_ARGS=",
+            "make deploy-monitor MODEL=user/name@VERSION IMAGE=MONITOR_IMAGE LOG=LOG OUT=OUT ",
         ):
             assert part in plan
 
@@ -55,6 +57,20 @@ class TestRetrainPlan:
             main(["monitor", "retrain-plan", str(released)])
         with pytest.raises(UserError, match="is not a repository id"):
             main(["monitor", "retrain-plan", str(released), "--repo", "no slash"])
+
+
+def test_evidently_fails(released, write_log, tmp_path, monkeypatch, caplog):
+    """An exception of theirs is named; ours is written, and its exit status stays."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("their own")
+
+    monkeypatch.setattr("arxiv_cls.monitoring.report.write_evidently", fail)
+    log, out = write_log(lines_of(Traffic(300, 31, outside=0.5))), tmp_path / "out"
+    words = ["monitor", "drift", str(released), "--log", str(log), "--out", str(out), "--evidently"]
+    assert main(words) == 3
+    assert {path.name for path in out.iterdir()} == {"drift.json", "history.json", "report.html"}
+    assert "Evidently: ValueError: their own" in caplog.text
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from google.auth.credentials import AnonymousCredentials
 from local_servers import storage_emulator
 from monitoring.conftest import LABELS, START, VERSION, Traffic, lines_of, write_traffic
@@ -52,9 +54,11 @@ class TestReader:
         foreign = [
             "not json\n", "[]\n", "\n", "{}\n", '{"time": 3}\n',
             *(json.dumps(line | change) + "\n" for change in (
-                {"scores": {"cs.AI": 1.0}}, {"scores": dict.fromkeys(LABELS, float("nan"))},
+                {"scores": [1.0]}, {"scores": dict.fromkeys(LABELS, float("nan"))},
                 {"scores": dict.fromkeys(LABELS, 0.9)}, {"words": "many"}, {"characters": 10**400},
                 {"time": "yesterday"}, {"index": float("inf")}, {"characters": -5},
+                {"time": "0001-01-01T00:00:00+23:00"}, {"request_id": "a\n::set-output"},
+                {"model_version": "\x1b[2J"}, {"model_version": "v" * 1000},
             )),
         ]  # fmt: skip
         future = json.dumps(line | {"time": "2999-01-01T00:00:00+00:00"}) + "\n"
@@ -77,6 +81,17 @@ class TestReader:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(UserError, match=message):
             LogReader(target, LABELS)
+
+    def test_no_permission(self, released, write_log, quiet, monkeypatch):
+        """The file is named, as the log that it is."""
+
+        def refuse(self, path: str, mode: str) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+
+        folder = write_log(quiet)
+        monkeypatch.setattr(LocalFileSystem, "open", refuse)
+        with pytest.raises(UserError, match=r"--log .*\.jsonl: cannot be read: Permission denied"):
+            check_drift(released, str(folder))
 
     def test_period(self, write_log, quiet):
         """Rows outside are counted."""
@@ -126,12 +141,15 @@ class TestVerdict:
         assert re.match(said, record["action"])
         assert "<script>" not in (released.parent / "out/report.html").read_text()
 
-    def test_two_windows_running(self, released, write_log):
-        """One p < 0.02 is watch, the second is an alarm."""
-        lines = lines_of(Traffic(600, 34, mix=(0.12, 0.25, 0.26, 0.25, 0.12)))
-        history = check_drift(released, str(write_log(lines)))["history"]
-        assert all(0.001 < window["p"] < 0.02 for window in history)
-        assert [window["verdict"] for window in history] == ["watch", "alarm"]
+    def test_two_windows_running(self, released, write_log, tmp_path):
+        """One p < 0.02 is watch, the second is an alarm, also when the first has left the period."""
+        folder = str(write_log(lines_of(Traffic(600, 34, mix=(0.12, 0.25, 0.26, 0.25, 0.12)))))
+        for since in (None, (START + timedelta(seconds=10)).isoformat()):
+            record = check_drift(released, folder, since=since, out=tmp_path)
+            assert all(0.001 < window["p"] < 0.02 for window in record["history"])
+            assert [window["verdict"] for window in record["history"]] == ["watch", "alarm"]
+            assert record["verdict"] == "alarm"
+        assert record["groups"][0]["windows"] == 1
 
     @pytest.mark.parametrize(("rows", "verdict", "windows"), [(99, "too_few", 0), (100, "ok", 1)])
     def test_few(self, released, write_log, quiet, rows, verdict, windows):
@@ -167,6 +185,33 @@ class TestVerdict:
         assert check_drift(released, str(folder), versions=["v1.2.0"])["verdict"] == "alarm"
         write_log(quiet[:300])
         assert check_drift(released, str(folder))["verdict"] == "ok"
+
+    def test_a_clock_that_is_ahead(self, released, write_log, quiet):
+        """One row of the future makes no old version the newest, and no window end there."""
+        old = lines_of(Traffic(150, 22), start=START - timedelta(days=1), version="v1.2.0")
+        old[100] = json.dumps(json.loads(old[100]) | {"time": "9999-12-31T23:59:59-23:00"}) + "\n"
+        write_log(old)
+        record = check_drift(released, str(write_log(quiet)), versions=["v1.2.0"])
+        assert record["groups"][0]["model_version"] == VERSION
+        assert [window["end"][:10] for window in record["history"]] == [
+            "2026-04-30",
+            "2026-05-01",
+            "2026-05-01",
+        ]
+
+    def test_other_labels(self, released, write_log, quiet):
+        """Lines of a model with other labels are no foreign ones: they are named by its version."""
+        other = {"model_version": "v0.9.0", "scores": {"math.AG": 0.6, "math.NT": 0.4}}
+        record = check_drift(
+            released, str(write_log(json.dumps(json.loads(one) | other) + "\n" for one in quiet))
+        )
+        assert "the log has v0.9.0, other labels (700 rows)" in record["action"]
+        assert record["log"]["bad"] == {"torn": 0, "foreign": 0}
+
+    def test_a_cascade_without_its_reference(self, released, write_log):
+        """What makes it is named."""
+        record = check_drift(released, str(write_log(lines_of(Traffic(50, 3), version=f"{VERSION}+v1"))))
+        assert f"`arxiv-cls monitor reference {released} --cascade BASELINE` makes it" in record["action"]
 
     def test_multi_label(self, released, tmp_path):
         """Refused in one line, by the check and where the reference would be made."""
@@ -236,6 +281,7 @@ class TestCommand:
         assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
         assert "alarm" in page
         assert '<meta name="viewport"' in page
+        assert "few training papers" in page
         assert sorted(path.name for path in out.iterdir()) == ["drift.json", "history.json", "report.html"]
 
     def test_what_it_needs(self, released, write_log, quiet, tmp_path, run_python):
@@ -274,6 +320,13 @@ check_drift(sys.argv[1], sys.argv[2], out=Path(sys.argv[3]))
         assert second["groups"][0]["window"] == group["window"]
         assert second["history"] == first["history"]
 
+    def test_an_earlier_start(self, released, write_log, quiet, tmp_path):
+        """A longer period in the same folder compares all of its rows."""
+        folder = str(write_log(quiet))
+        for start, distinct in ((400, 300), (0, 700)):
+            since = (START + timedelta(seconds=start)).isoformat()
+            assert check_drift(released, folder, since=since, out=tmp_path)["log"]["distinct"] == distinct
+
     def test_a_damaged_history(self, released, write_log, quiet, tmp_path):
         """Is named, and not overwritten."""
         history = tmp_path / "out/history.json"
@@ -285,7 +338,11 @@ check_drift(sys.argv[1], sys.argv[2], out=Path(sys.argv[3]))
 
     @pytest.mark.parametrize(
         ("words", "message"),
-        [(["none"], "no file"), (["x", "--window", "50"], "fewer than 100")],
+        [
+            (["none"], "no file"),
+            (["x", "--window", "50"], "fewer than 100"),
+            (["x", "--since", "1d", "--until", "2d"], "--since 1d is after --until 2d"),
+        ],
     )
     def test_errors_are_2(self, released, tmp_path, monkeypatch, words, message):
         """Whatever goes wrong, it is no alarm."""

@@ -96,6 +96,16 @@ class TestMeasured:
         counts = {"rows": 57, "bad": 2, "repeated": 2, "contradicting": 1, "not_in_the_log": 1}
         assert {name: record["labels"][name] for name in counts} == counts
 
+    def test_two_versions(self, released, measure, traffic, write_log, tmp_path):
+        """A label of a text that both have answered is no less the newest one's."""
+        write_log(
+            lines_of(traffic, start=START - timedelta(days=1), version="v1", texts_in_request=2), "old.jsonl"
+        )
+        labels = tmp_path / "labels.csv"
+        labels.write_text(csv_of(traffic, range(400)))
+        record = measure_feedback(released, str(tmp_path / "log"), labels, versions=["v1"])
+        assert (record["n"], record["labels"]["not_in_the_log"]) == (400, 0)
+
     def test_over_time(self, measure, write_log):
         """Weeks with too few labels are pooled."""
         traffic = Traffic(140, 3)
@@ -131,6 +141,31 @@ class TestMeasured:
         """`index` is 0 where it is not there; a client may have sent the arXiv id as its request id."""
         (tmp_path / "labels.csv").write_text(f"{column},category\n0901.4761,cs.AI\n", encoding="utf-8")
         assert list(read_labels(str(tmp_path / "labels.csv"))[0]) == [("0901.4761", 0)]
+
+    @pytest.mark.parametrize(
+        ("rows", "label", "counts"),
+        [
+            ([{"index": 1.0, "category": "cs.CL"}], ("cs.CL",), {}),
+            ([{"index": "1.0", "categories": "cs.CL,cs.LG"}], ("cs.CL", "cs.LG"), {}),
+            ([{"index": 1.5, "category": "cs.CL"}], None, {"bad": 1}),
+            ([{"index": True, "category": "cs.CL"}], None, {"bad": 1}),
+            ([{"category": "cs.CL"}, {"categories": "cs.CL cs.LG"}], ("cs.CL", "cs.LG"), {"repeated": 1}),
+            ([{"category": "cs.CL"}, {"category": "cs.LG"}], None, {"contradicting": 1}),
+            (
+                [{"time": f"2026-05-0{day}T00:00:00.000+00:00", "category": name}
+                 for day, name in ((1, "cs.CL"), (1, "cs.CV"), (3, "cs.LG"), (2, "cs.AI"))],
+                ("cs.LG",), {"contradicting": 1, "repeated": 2},
+            ),
+        ],
+    )  # fmt: skip
+    def test_forms_and_corrections(self, tmp_path, rows, label, counts):
+        """Whole numbers as programs write them; one primary category agrees; the latest `time` counts."""
+        rows = [{"request_id": "r", "index": 1} | row for row in rows]
+        rows.append({"request_id": "other", "category": "cs.AI"})
+        (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        labels, counted, _ = read_labels(str(tmp_path / "labels.jsonl"))
+        assert labels.get(("r", 1)) == label
+        assert counted == counts | {"rows": len(rows)} | ({"repeated": 0} if "repeated" not in counts else {})
 
 
 class TestPower:

@@ -84,6 +84,16 @@ class TestMeasured:
         differing, unrecorded = changed_files(directory, files_in(directory))
         assert not set(names) & {*differing, *unrecorded}
 
+    @pytest.mark.parametrize(
+        ("engine", "said"), [("tfidf", "written to {}/monitoring"), ("onnx", "nothing is written")]
+    )
+    def test_where(self, released, monkeypatch, capsys, engine, said):
+        """What an export answers is no part of the release: it needs a folder of its own, which is said."""
+        record = {"papers": 1, "accuracy": 0.5, "macro_f1": 0.5, "changes": [], "engine": engine}
+        monkeypatch.setattr(robustness, "measure_robustness", lambda model, **options: record)
+        main(["monitor", "robustness", str(released)])
+        assert said.format(released) in capsys.readouterr().out
+
     @pytest.mark.parametrize("text", ["2", "0.5,0", "much", "-0.1"])
     def test_severity(self, trained, text):
         """Shares above 0 and at most 1; the message has them as they were given."""

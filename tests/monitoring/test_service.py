@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
+import shutil
 import threading
 import time
 from datetime import timedelta
@@ -164,16 +166,29 @@ class TestRoutes:
     def test_labels(self, open_monitor, write_log, tmp_path):
         """What the endpoint's POST /feedback has written becomes a measured accuracy."""
         write_log(quiet(1))
+        write_log(lines_of(Traffic(1, 5), start=START - timedelta(days=365), request="before-since-"))
         (tmp_path / "labels").mkdir()
         with (tmp_path / "labels/feedback-1.jsonl").open("w") as file:
-            for at, true in enumerate(Traffic(300, 31).truth[:200]):
-                row = {"request_id": f"quiet1-{at}", "index": 0, "categories": [LABELS[true]]}
+            requests = ["before-since-0", *(f"quiet1-{at}" for at in range(200))]
+            for request, true in zip(requests, [0, *Traffic(300, 31).truth], strict=False):
+                row = {"request_id": request, "index": 0, "categories": [LABELS[true]]}
                 print(json.dumps(row), file=file)
         client = open_monitor(labels=str(tmp_path / "labels"))
-        run_now(client)
-        told = client.get("/metrics").text
-        assert f'arxiv_cls_monitor_measured_labels{{model_version="{VERSION}"}} 200.0' in told
-        assert 0.6 < float(re.search(r"measured_accuracy\{.*\} (.*)", told)[1]) < 0.9
+        # A measurement stays when the labels cannot be read once.
+        for _ in range(2):
+            run_now(client)
+            told = client.get("/metrics").text
+            assert f'arxiv_cls_monitor_measured_labels{{model_version="{VERSION}"}} 200.0' in told
+            assert 0.6 < float(re.search(r"measured_accuracy\{.*\} (.*)", told)[1]) < 0.9
+            (tmp_path / "labels/feedback-1.jsonl").unlink(missing_ok=True)
+
+    def test_the_schedule_ends_with_the_service(self, released, tmp_path, monkeypatch):
+        """A run that falls due while the server ends is not tried, again and again."""
+        settings = MonitorSettings(model=str(released), log=str(tmp_path), out=str(tmp_path / "out"))
+        monitor = create_app(settings).state.endpoint
+        monkeypatch.setattr(monitor, "run", lambda: pytest.fail("a run while the server ends"))
+        monitor.ending = True
+        asyncio.run(monitor._keep_running())
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -242,6 +257,45 @@ class TestAlerts:
         first, second = hook.taken
         assert first == second
         assert first["id"] == f"{first['commonLabels']['model']} firing {first['alerts'][0]['startsAt']}"
+
+    def test_another_model_begins_without_it(self, open_monitor, write_log, released, tmp_path, caplog):
+        """The alarm of the version before is none of the next one, whose own is told."""
+        write_log(shifted(1))
+        for model in (released, shutil.copytree(released, tmp_path / "next")):
+            client = open_monitor(model=str(model))
+            assert run_now(client)["alert"]
+            client.__exit__(None, None, None)
+        assert caplog.messages.count("drift alarm begins") == 2
+
+    def test_results_that_cannot_be_kept(self, open_monitor, write_log, monkeypatch):
+        """The run fails, the alarm is told."""
+
+        def refuse(*_: object) -> None:
+            raise UserError("--out gs://logs/out: cannot be written")
+
+        monkeypatch.setattr(service.Results, "send", refuse)
+        write_log(shifted(1))
+        hook = Webhook()
+        with hook.open() as url:
+            client = open_monitor(webhook=url)
+            wait_for(lambda: hook.taken)
+            wait_for(lambda: client.get("/health").status_code == 503)
+        assert "arxiv_cls_monitor_alert 1.0" in client.get("/metrics").text
+
+    def test_a_slow_bucket_delays_no_end(self):
+        """The state is kept by whoever has changed it, and nobody else waits for that."""
+        go_on = threading.Event()
+        told = alerts.Alerts(None, lambda state: go_on.wait(30), None, None)
+        record = {"model": "m", "verdict": "alarm", "action": "look", "created": "now", "groups": []}
+        threads = [threading.Thread(target=told.note, args=(record,)), threading.Thread(target=told.close)]
+        threads[0].start()
+        wait_for(lambda: told.on)
+        threads[1].start()
+        threads[1].join(10)
+        closed = not threads[1].is_alive()
+        go_on.set()
+        threads[0].join(10)
+        assert closed
 
     def test_one_body_for_all(self):
         """Slack's `text`, Teams' card and Alertmanager's alerts, without what is private."""

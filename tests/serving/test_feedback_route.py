@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from local_servers import TOKEN, lines_in, storage_emulator
@@ -110,6 +113,32 @@ def test_report(open_client, tmp_path):
         "<!DOCTYPE html>\n<p>drift", "text/html; charset=utf-8",
     )  # fmt: skip
     assert "default-src 'none'" in reply.headers["content-security-policy"]
+
+
+def test_a_slow_bucket(open_client, models_dir, tmp_path, monkeypatch):
+    """Labels that wait for it delay neither the report nor, at the end, the request log."""
+    monkeypatch.setattr(monitoring.Objects, "read", lambda self, name: b"<p>drift")
+    client, found = open_client(monitoring="gs://logs/out"), []
+    with client.app.state.endpoint.monitoring._lock:
+        asking = threading.Thread(target=lambda: found.append(client.get("/monitoring").text))
+        asking.start()
+        asking.join(30)
+        assert found == ["<p>drift"]
+
+    async def stop() -> None:
+        settings = ServingSettings(model=str(models_dir / "tiny"), request_log=str(tmp_path))
+        endpoint, go_on = create_app(settings).state.endpoint, threading.Event()
+        endpoint.start()
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        labels = asyncio.create_task(asyncio.to_thread(go_on.wait, 60))
+        await asyncio.sleep(0)
+        try:
+            await asyncio.wait_for(endpoint.stop(), 30)
+        finally:
+            go_on.set()
+        await labels
+
+    asyncio.run(stop())
 
 
 @pytest.mark.slow
