@@ -125,7 +125,8 @@ class Google:
             if not self.credentials.valid:
                 self.credentials.refresh(Request())
         except google.auth.exceptions.GoogleAuthError as error:
-            raise UserError("Google Cloud: the credentials give no token", SIGN_IN) from error
+            told = f"Google Cloud: the credentials give no token ({type(error).__name__})"
+            raise UserError(told, SIGN_IN) from error
         return self.credentials.token
 
     def call(

@@ -87,7 +87,9 @@ class HuggingFaceJobs:
         hooks = get_session().event_hooks["request"]
         if _limit_waiting not in hooks:
             limited = {"request": [*hooks, _limit_waiting]}
-            set_client_factory(lambda: httpx2.Client(event_hooks=limited, follow_redirects=True))
+            set_client_factory(
+                lambda: httpx2.Client(event_hooks=limited, follow_redirects=True, timeout=None)
+            )
         self.api = HfApi(endpoint=constants.ENDPOINT)
         self._namespace = namespace
 

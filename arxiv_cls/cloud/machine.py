@@ -66,7 +66,7 @@ def download_model(spec: JobSpec, target: Path, created: str) -> Path:
     Args:
         spec: of the job.
         target: the new folder.
-        created: when the job was, ISO time.
+        created: when the job was, ISO time; empty where that is not known.
 
     Raises:
         UserError: there is none yet, or an earlier job's, it is incomplete or changed, or something is in the
@@ -92,11 +92,11 @@ def download_model(spec: JobSpec, target: Path, created: str) -> Path:
         record = json.loads((partial / RUN_RECORD).read_text(encoding="utf-8"))
         if record["data"]["sha256"] != spec.data_sha256:
             raise UserError(f"{source}: trained on other data than the job was submitted with")
-        started, submitted = map(datetime.datetime.fromisoformat, (record["started"], created))
+        # A name can be taken again: what an earlier job left is no model of this one.
+        started = datetime.datetime.fromisoformat(record["started"])
+        submitted = datetime.datetime.fromisoformat(created) if created else started
         if record["recipe"] != Path(spec.recipe_path).stem or started < submitted.replace(microsecond=0):
-            detail = (
-                f"the model of an earlier job: {record['recipe']}, started {started:%Y-%m-%d %H:%M:%S %Z}"
-            )
+            detail = f"the model of an earlier job: {record['recipe']}, started {started.isoformat()}"
             raise UserError(f"{source}: {detail}", "`arxiv-cls cloud status JOB` says how this one ended")
         partial.rename(target)
     return target

@@ -92,7 +92,7 @@ def _run(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, "ok", check())
     except UserError as error:
-        # What is not reached, or may not be looked at, may still be right: a job looks at no API or quota.
+        # What is not reached, or may not be looked at, may still be right.
         unseen_by = (401, 403, 429) if name.startswith(("APIs", "quota", "secret")) else (401, 429)
         unseen = error.exit_code == UNREACHABLE or getattr(error, "status", 0) in unseen_by
         return Check(name, "unknown" if unseen else "FAIL", error.message, error.hint)
