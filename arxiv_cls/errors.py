@@ -57,11 +57,8 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
 
 
 def _explained(error: Exception) -> UserError | None:
-    if isinstance(error, ModuleNotFoundError) and (extra := _extra_with(error.name or "")):
-        return UserError(
-            f"this needs {error.name}, which is not installed",
-            f'pip install "arxiv_cls[{extra}]", or in a checkout: make setup',
-        )
+    if isinstance(error, ModuleNotFoundError) and (hint := how_to_install(error)):
+        return UserError(f"this needs {error.name}, which is not installed", hint)
     if is_out_of_memory(error):
         return UserError(
             f"out of memory: {str(error).partition(chr(10))[0] or type(error).__name__}",
@@ -92,6 +89,12 @@ _DISTRIBUTIONS = {
 }
 # Where several extras bring a library, the first of these that does is the one to name.
 _PREFERRED = ("train", "baseline", "serve", "export", "space")
+
+
+def how_to_install(error: ModuleNotFoundError) -> str | None:
+    """The command that brings the library that is missing; None for a module that is in no extra."""
+    extra = _extra_with(error.name or "")
+    return extra and f'pip install "arxiv_cls[{extra}]", or in a checkout: make setup'
 
 
 def _extra_with(module: str) -> str | None:

@@ -388,6 +388,7 @@ FIELDS = {
     "scaling", "minInstanceCount", "maxInstanceCount", "containers", "image", "args", "env", "name", "value",
     "ports", "containerPort", "resources", "limits", "cpu", "memory", "cpuIdle", "startupCpuBoost",
     "startupProbe", "httpGet", "path", "port", "periodSeconds", "timeoutSeconds", "failureThreshold",
+    "valueSource", "secretKeyRef", "secret", "version",
 }  # fmt: skip
 SERVICE_TYPE = "type.googleapis.com/google.cloud.run.v2.Service"
 

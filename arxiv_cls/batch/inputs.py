@@ -80,12 +80,15 @@ def list_files(paths: Sequence[str], output: str) -> dict[str, dict[str, Any]]:
                 }
             else:
                 listed = {place: info}
+        given = {name: one for name, one in sorted(listed.items()) if one["type"] != "directory"}
+        if not given:
+            raise UserError(f"--input {path}: no file there", "name files, folders or globs of them")
         files = {
-            name: one for name, one in sorted(listed.items())
-            if one["type"] != "directory" and not (type(fs) is type(target) and name.startswith(inside))
+            name: one for name, one in given.items()
+            if not (type(fs) is type(target) and name.startswith(inside))
         }  # fmt: skip
         if not files:
-            raise UserError(f"--input {path}: no file there", "name files, folders or globs of them")
+            raise UserError(f"--input {path}: lies in --output {output}", "name another --output")
         for name, one in files.items():
             if not SUFFIXES.search(name):
                 raise UserError(

@@ -403,7 +403,7 @@ class _RayPool:
         try:
             return future.result()
         except self._ray.exceptions.RayTaskError as error:
-            raise error.cause if isinstance(error.cause, UserError) else error from None
+            raise error.cause if isinstance(error.cause, UserError | ImportError) else error from None
 
     def __enter__(self) -> _RayPool:
         return self

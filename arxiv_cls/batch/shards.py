@@ -85,7 +85,7 @@ def _predictor(settings: Settings) -> Predictor:
 
 def prepare_worker(settings: Settings) -> None:
     """Loads the model ahead of the first shard, which tells what is wrong with it."""
-    with contextlib.suppress(UserError):
+    with contextlib.suppress(Exception):
         _predictor(settings)
 
 

@@ -72,6 +72,19 @@ def _variables(words: list[str] | None) -> dict[str, str]:
     return variables
 
 
+def _secrets(words: list[str] | None) -> dict[str, str]:
+    from arxiv_cls.cloud.jobs import SECRET_VERSION
+
+    secrets = {}
+    for word in words or []:
+        name, _, secrets[name] = word.partition("=")
+        # A value that was written there by mistake must not be repeated.
+        if not name.isidentifier() or not SECRET_VERSION.fullmatch(secrets[name]):
+            hint = "write --secret NAME=projects/P/secrets/S/versions/V"
+            raise UserError("--secret: not a variable and the version of a secret", hint)
+    return secrets
+
+
 ProjectOption = Annotated[
     str | None, typer.Option(metavar="ID", help="Google Cloud project. Default: the credentials'.")
 ]
@@ -81,6 +94,13 @@ ServiceOption = Annotated[
 ]
 AccountOption = Annotated[
     str | None, typer.Option(metavar="EMAIL", help="Service account that it runs as. Default: the project's.")
+]
+SecretOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SECRET",
+        help="A variable that is a secret: projects/P/secrets/S/versions/V (repeatable; cloud-run).",
+    ),
 ]
 EnvOption = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable (repeatable).")]
 ReleaseArgument = Annotated[
@@ -123,6 +143,7 @@ def deploy(
         ),
     ] = "",
     env: EnvOption = None,
+    secret: SecretOption = None,
     public: Annotated[bool, typer.Option("--public", help="Anybody may call it, without a token.")] = False,
     machine: Annotated[
         str | None,
@@ -145,7 +166,7 @@ def deploy(
     `arxiv-cls cloud promote` or `rollback`.
     """
     given = {"image": image, "log": log, "service-account": service_account, "machine": machine}
-    check_options(backend, given | {"traffic": traffic, "public": public})
+    check_options(backend, given | {"traffic": traffic, "public": public, "secret": secret})
     arguments, variables = [model, *shlex.split(serve_args)], _variables(env)
     logs = [word for word in arguments if re.match("--request-log(=|$)", word)]
     if logs or "ARXIV_CLS_REQUEST_LOG" in variables:
@@ -154,7 +175,7 @@ def deploy(
         variables["ARXIV_CLS_REQUEST_LOG"] = log
     wanted = Deployment(
         service, model, image, arguments, variables, service_account, machine, traffic, public,
-        always_on=log is not None,
+        always_on=log is not None, secrets=_secrets(secret),
     )  # fmt: skip
     if backend == "hf-endpoint":
         print(deploy_to_hub(wanted, project, region or DEFAULT_REGION[backend]))
@@ -192,6 +213,7 @@ def deploy_monitor(
         ),
     ] = "",
     env: EnvOption = None,
+    secret: SecretOption = None,
 ) -> None:
     """Run the monitoring service on Google Cloud Run.
 
@@ -202,7 +224,7 @@ def deploy_monitor(
     # Two instances would write over each other's results; none would run nothing.
     wanted = Deployment(
         service, model, image, arguments, _variables(env), service_account,
-        instances=(1, 1), always_on=True, port=MONITOR_PORT, probe="/health/live",
+        instances=(1, 1), always_on=True, secrets=_secrets(secret), port=MONITOR_PORT, probe="/health/live",
     )  # fmt: skip
     print(CloudRun(service, project, region).deploy(wanted))
 

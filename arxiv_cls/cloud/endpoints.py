@@ -9,7 +9,7 @@ runs one version.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from arxiv_cls.cloud.google_api import TIMEOUT, Google, literal, wait_for
@@ -23,8 +23,12 @@ ONE_VERSION = "an Inference Endpoint runs one version: there is no traffic to sp
 # What a backend has no place for, by the option's name, and why.
 REFUSED: dict[Backend, dict[str, str]] = {
     "cloud-run": {"machine": "an instance has 2 CPUs and 2 GiB"},
-    "vertex-endpoint": {"public": "Vertex AI always asks for a token"},
+    "vertex-endpoint": {
+        "public": "Vertex AI always asks for a token",
+        "secret": "callers need an identity of Google Cloud, and the model is public",
+    },
     "hf-endpoint": {
+        "secret": "its variables (--env) are secrets of the endpoint",
         "traffic": ONE_VERSION,
         "log": "it has no account of Google Cloud to write into a bucket with",
         "service-account": "it runs as no account of Google Cloud",
@@ -43,14 +47,15 @@ VERTEX_MACHINE, HUB_MACHINE = "n1-standard-2", "aws/intel-spr/x2"
 VERTEX_LOG = "gcloud logging read resource.type=aiplatform.googleapis.com/Endpoint --project {}"
 # Where the service mounts the files of the model's repository.
 REPOSITORY = "/repository"
-SECRET_NAME = re.compile(r"(?i)(token|secret|password|passwd|key)$")
+SECRET_NAME = re.compile(r"(?i)(token|secret|password|passwd|key|webhook)$")
 
 
 @dataclass(frozen=True)
 class Deployment:
     """What is to run. `image` None: `handler.py` of the repository; `traffic`: percent, None for all.
 
-    Of Cloud Run: `instances` at least and at most, `always_on` with a processor between requests too.
+    Of Cloud Run: `instances` at least and at most, `always_on` with a processor between requests too,
+    `secrets` from a variable to projects/P/secrets/S/versions/V.
     """
 
     service: str
@@ -64,6 +69,7 @@ class Deployment:
     public: bool = False
     instances: tuple[int, int] = (0, 10)
     always_on: bool = False
+    secrets: dict[str, str] = field(default_factory=dict)
     port: int = PORT
     probe: str = "/health"
 
@@ -77,6 +83,15 @@ def check_options(backend: Backend, given: dict[str, object]) -> None:
         raise UserError("--log: a container has no account that may write there", "--service-account EMAIL")
     if not given["image"] and backend != "hf-endpoint":
         raise UserError(f"--backend {backend} needs an image", "--image REGISTRY/serve:TAG")
+
+
+def check_variables(variables: dict[str, str], hint: str) -> None:
+    """Raises `UserError` for what looks like a secret: Google Cloud shows variables to all who may look."""
+    from arxiv_cls.record.directory import find_secrets
+
+    for name, value in variables.items():
+        if SECRET_NAME.search(name) or find_secrets(f"{name}={value}", ""):
+            raise UserError(f"--env {name}: Google Cloud shows its variables to all who may see it", hint)
 
 
 class CloudRun:
@@ -107,6 +122,7 @@ class CloudRun:
         Raises:
             UserError: a refusal, a revision that does not start, or no version for the rest of the traffic.
         """
+        check_variables(wanted.variables, "--secret NAME=projects/P/secrets/S/versions/V")
         traffic = []
         if wanted.traffic is not None:
             rest = 100 - wanted.traffic
@@ -186,10 +202,18 @@ class CloudRun:
         return older[0] if older else serving
 
     def _container(self, wanted: Deployment) -> dict[str, Any]:
+        env: list[dict[str, Any]] = [
+            {"name": name, "value": value} for name, value in wanted.variables.items()
+        ]
+        for name, reference in wanted.secrets.items():
+            secret, _, version = reference.partition("/versions/")
+            env.append(
+                {"name": name, "valueSource": {"secretKeyRef": {"secret": secret, "version": version}}}
+            )
         return {
             "image": wanted.image,
             "args": wanted.arguments,
-            "env": [{"name": name, "value": value} for name, value in wanted.variables.items()],
+            "env": env,
             "ports": [{"containerPort": wanted.port}],
             # Idle: a processor is paid for while a request is answered only, and other threads stand still.
             "resources": {
@@ -299,14 +323,7 @@ class VertexEndpoint:
                 self._run(f"{self.path}:undeployModel", f"removing {one['displayName']}", body)
 
     def _model(self, wanted: Deployment) -> dict[str, Any]:
-        from arxiv_cls.record.directory import find_secrets
-
-        for name, value in wanted.variables.items():
-            if SECRET_NAME.search(name) or find_secrets(f"{name}={value}", ""):
-                raise UserError(
-                    f"--env {name}: a model of Vertex AI shows its variables to all who may see it",
-                    "leave it out: callers need an identity of Google Cloud, and the model is public",
-                )
+        check_variables(wanted.variables, f"leave it out: {REFUSED['vertex-endpoint']['secret']}")
         return {
             "displayName": self.name,
             "versionDescription": wanted.model,

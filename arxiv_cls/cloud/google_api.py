@@ -18,7 +18,14 @@ from arxiv_cls.errors import UNREACHABLE, UserError
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 SIGN_IN = "gcloud auth application-default login (a service account: GOOGLE_APPLICATION_CREDENTIALS=key.json)"
-GRANT = "gcloud projects add-iam-policy-binding {} --member=user:YOU --role=roles/aiplatform.user"
+GRANT = "gcloud projects add-iam-policy-binding {} --member=user:YOU --role=roles/{}"
+# The role that lets the caller do what is asked of a service here.
+ROLES = {
+    "aiplatform": "aiplatform.user", "artifactregistry": "artifactregistry.reader",
+    "cloudquotas": "cloudquotas.viewer", "cloudresourcemanager": "browser", "iam": "iam.serviceAccountUser",
+    "logging": "logging.viewer", "run": "run.admin", "secretmanager": "secretmanager.viewer",
+    "serviceusage": "serviceusage.serviceUsageViewer", "storage": "storage.objectUser",
+}  # fmt: skip
 QUOTAS = "https://console.cloud.google.com/iam-admin/quotas?project={}"
 REQUEST_TIMEOUT = 30
 QUOTA_EXCEEDED = 8  # code of an operation's error
@@ -28,8 +35,8 @@ POLL_SECONDS, TIMEOUT, MOST_FAILURES = 5.0, 2400, 10
 T = TypeVar("T")
 
 
-class GoogleError(UserError):
-    """A refusal of a Google service, with its HTTP status."""
+class ServiceError(UserError):
+    """A refusal of a service, with its HTTP status."""
 
     def __init__(self, message: str, hint: str | None, exit_code: int, status: int) -> None:
         super().__init__(message, hint, exit_code)
@@ -118,7 +125,8 @@ class Google:
             if not self.credentials.valid:
                 self.credentials.refresh(Request())
         except google.auth.exceptions.GoogleAuthError as error:
-            raise UserError("Google Cloud: the credentials give no token", SIGN_IN) from error
+            told = f"Google Cloud: the credentials give no token ({type(error).__name__})"
+            raise UserError(told, SIGN_IN) from error
         return self.credentials.token
 
     def call(
@@ -134,7 +142,7 @@ class Google:
         """One request; `query` are its parameters, `doing` is told in errors, `hints` by HTTP status.
 
         Raises:
-            GoogleError: a refusal.
+            ServiceError: a refusal.
             UserError: the service cannot be reached, or the credentials have expired.
         """
         import google.auth.exceptions
@@ -158,9 +166,11 @@ class Google:
             raise UserError(message, hint, UNREACHABLE) from error
         if reply.ok:
             return reply.json() if reply.content else {}
-        raise self._refusal(reply, doing, path, hints or {})
+        raise self._refusal(reply, service, doing, path, hints or {})
 
-    def _refusal(self, reply: Any, doing: str, path: str, hints: Mapping[int, str]) -> GoogleError:
+    def _refusal(
+        self, reply: Any, service: str, doing: str, path: str, hints: Mapping[int, str]
+    ) -> ServiceError:
         try:
             error = reply.json()["error"]
             message, details = str(error["message"]), error.get("details", [])
@@ -170,7 +180,7 @@ class Google:
         project = match[1] if match else self.project or "PROJECT"
         hint = {
             401: SIGN_IN,
-            403: GRANT.format(project),
+            403: GRANT.format(project, ROLES[service]),
             404: "look at the project, the region and the name",
             429: f"ask for more: {QUOTAS.format(project)}",
             **hints,
@@ -180,13 +190,13 @@ class Google:
                 disabled = detail.get("metadata", {}).get("service", "SERVICE")
                 hint = f"gcloud services enable {disabled} --project {project}"
         code = UNREACHABLE if status >= 500 else 2
-        return GoogleError(f"{doing}: {message} (HTTP {status})", hint, code, status)
+        return ServiceError(f"{doing}: {message} (HTTP {status})", hint, code, status)
 
     def find(self, service: str, path: str, doing: str, **arguments: Any) -> dict[str, Any] | None:
         """A resource, or None where there is none; raises as `call` does."""
         try:
             return self.call(service, "GET", path, doing, **arguments)
-        except GoogleError as error:
+        except ServiceError as error:
             if error.status != 404:
                 raise
         return None

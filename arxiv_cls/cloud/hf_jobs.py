@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from arxiv_cls.cloud.google_api import MOST_FAILURES
+from arxiv_cls.cloud.google_api import (
+    MOST_FAILURES,
+    POLL_SECONDS,
+    REQUEST_TIMEOUT,
+    ServiceError,
+    may_pass,
+    patiently,
+)
 from arxiv_cls.cloud.jobs import (
     COMMAND,
     HUB_BUCKET,
     HUB_FILE,
     LABEL,
     SPEC_VARIABLE,
+    UNFINISHED,
     CloudRecipe,
     Job,
     JobSpec,
@@ -52,19 +62,34 @@ def hub_errors(doing: str, hints: Mapping[int, str] | None = None) -> Iterator[N
             **(hints or {}),
         }.get(status)
         code = UNREACHABLE if status >= 500 else 2
-        raise UserError(f"{doing}: {reason} (HTTP {status})", hint, code) from error
+        raise ServiceError(f"{doing}: {reason} (HTTP {status})", hint, code, status) from error
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError) as error:
         hint = "check the network and HTTPS_PROXY; another address: HF_ENDPOINT"
         message = f"{doing}: the Hub cannot be reached ({type(error).__name__})"
         raise UserError(message, hint, UNREACHABLE) from error
 
 
+def _limit_waiting(request: Any) -> None:
+    """Ends a request to a silent network, for which the client would wait for ever."""
+    limits = request.extensions["timeout"]
+    request.extensions["timeout"] = {
+        phase: REQUEST_TIMEOUT if seconds is None else seconds for phase, seconds in limits.items()
+    }
+
+
 class HuggingFaceJobs:
     """The jobs of one namespace; None: the user's own."""
 
     def __init__(self, namespace: str | None) -> None:
-        from huggingface_hub import HfApi, constants
+        import httpx2
+        from huggingface_hub import HfApi, constants, get_session, set_client_factory
 
+        hooks = get_session().event_hooks["request"]
+        if _limit_waiting not in hooks:
+            limited = {"request": [*hooks, _limit_waiting]}
+            set_client_factory(
+                lambda: httpx2.Client(event_hooks=limited, follow_redirects=True, timeout=None)
+            )
         self.api = HfApi(endpoint=constants.ENDPOINT)
         self._namespace = namespace
 
@@ -102,14 +127,22 @@ class HuggingFaceJobs:
         units = {"second": 3600, "minute": 60, "hour": 1}
         return flavor.unit_cost_usd * units[flavor.unit_label] if flavor.unit_label in units else None
 
-    def data_file(self, recipe: CloudRecipe) -> tuple[str, Any]:
-        """The commit of the dataset, and what the Hub knows of the file (None: it is not there)."""
+    def data_file(self, recipe: CloudRecipe, csv: str) -> tuple[str, Any]:
+        """The commit of the dataset, and what the Hub knows of the file; `csv` is the one on this machine.
+
+        Raises:
+            UserError: it is not there, or a refusal.
+        """
         match = HUB_FILE.fullmatch(recipe.data)
         assert match
-        with hub_errors(f"looking for {recipe.data}"):
+        make = f"look at its name, or make it: hf repos create {match['repo']} --type dataset"
+        hints = {403: "the token may not read the dataset", 404: make}
+        with hub_errors(f"looking for {recipe.data}", hints):
             sha = self.api.dataset_info(match["repo"]).sha
             found = self.api.get_paths_info(match["repo"], [match["path"]], repo_type="dataset", revision=sha)
-        return sha, next(iter(found), None)
+        if not found:
+            raise UserError(f"{recipe.data} is not there", upload_command(recipe, csv))
+        return sha, found[0]
 
     def body(self, recipe: CloudRecipe, name: str | None, image: str) -> tuple[JobSpec, dict[str, Any]]:
         """The arguments of `run_job`; secrets are only named."""
@@ -122,7 +155,7 @@ class HuggingFaceJobs:
         processes = int(accelerator.quantity) if accelerator else 1
         spec = make_spec(recipe, name, f"{DATA}/{data['path']}", processes)
         folder = f"{OUTPUT}/{output['path'].rstrip('/')}/{spec.name}"
-        commit, _ = self.data_file(recipe)
+        commit, _ = self.data_file(recipe, spec.csv)
         volumes = [
             Volume(type="dataset", source=data["repo"], mount_path=DATA, revision=commit, read_only=True),
             Volume(type="bucket", source=output["bucket"], mount_path=OUTPUT),
@@ -177,7 +210,10 @@ class HuggingFaceJobs:
     def logs(self, job: str, follow: bool) -> Iterator[str]:
         """Lines of the log, each once; a stream that breaks is opened again where it was."""
         where, shown, failures = self._where(job), 0, 0
+        look = partial(self.status, job)
         while True:
+            # Before the log is read: the client's stream may end before the job does.
+            ended = not follow or patiently(look).state not in UNFINISHED
             try:
                 with hub_errors(f"reading the log of {job}"):
                     # The service sends a log from its beginning.
@@ -185,15 +221,24 @@ class HuggingFaceJobs:
                         if number >= shown:
                             shown, failures = number + 1, 0
                             yield from line.splitlines()
-                return
+                if ended:
+                    return
             except UserError as error:
                 failures += 1
-                if not follow or error.exit_code != UNREACHABLE or failures > MOST_FAILURES:
+                if not follow or not may_pass(error) or failures > MOST_FAILURES:
                     raise
+            time.sleep(POLL_SECONDS)
 
     def _where(self, job: str) -> dict[str, str]:
         namespace, _, number = job.rpartition("/")
         return {"job_id": number, "namespace": namespace or self.namespace}
+
+
+def upload_command(recipe: CloudRecipe, csv: str) -> str:
+    """Puts the CSV of this machine where the recipe says that it is."""
+    match = HUB_FILE.fullmatch(recipe.data)
+    assert match
+    return f"hf upload {match['repo']} {csv} {match['path']} --repo-type dataset"
 
 
 def _job(info: Any) -> Job:

@@ -11,7 +11,7 @@ import typer
 
 from arxiv_cls.cloud import commands as deployment
 from arxiv_cls.cloud.endpoints import ONE_VERSION
-from arxiv_cls.errors import UserError
+from arxiv_cls.errors import UNREACHABLE, UserError
 
 if TYPE_CHECKING:
     from arxiv_cls.cloud.hf_jobs import HuggingFaceJobs
@@ -84,7 +84,7 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the request, send nothing.")] = False,
 ) -> None:
     """Start a job, with image, recipe and data pinned; print its id, address and price."""
-    from arxiv_cls.cloud.jobs import check_cost, load_cloud_recipe
+    from arxiv_cls.cloud.jobs import UNFINISHED, check_cost, load_cloud_recipe
     from arxiv_cls.cloud.preflight import find_image
 
     read = load_cloud_recipe(recipe, backend, spot=spot, max_hours=max_hours)
@@ -97,7 +97,21 @@ def submit(
         shown = body | {"secrets": named} if backend == "hf" else body
         typer.echo(json.dumps(shown, indent=2, default=lambda volume: volume.to_dict()))
         return
-    job = service.submit(read, spec, body)
+    place = {"--project": read.project, "--region": read.region, "--namespace": read.namespace}
+    look = " ".join(
+        ["arxiv-cls cloud list --backend", backend, *(f"{key} {word}" for key, word in place.items() if word)]
+    )
+    # One with a name of its own is new.
+    for job in service.list() if name else ():
+        if job.name == name and job.state in UNFINISHED:
+            hint = f"wait for its end, cancel it, or take another name: {look}"
+            raise UserError(f"--name {name}: {job.id} is {job.state}, and both would write one folder", hint)
+    try:
+        job = service.submit(read, spec, body)
+    except UserError as error:
+        if error.exit_code == UNREACHABLE:
+            error.hint = f"it may have started all the same: {look}"
+        raise
     typer.echo(f"{job.id}\n{job.address}")
     cost = (
         "price not known"
@@ -137,8 +151,9 @@ def logs(
 ) -> None:
     """Print the log of a job.
 
-    With --follow the exit status is the job's: 0 succeeded, 1 failed, 4 cancelled, 5 out of time.
+    With --follow the exit status is the job's: 0 succeeded, 1 failed, 4 cancelled, 5 out of time (Vertex AI).
     """
+    from arxiv_cls.cloud.google_api import patiently
     from arxiv_cls.cloud.jobs import EXIT_CODES
     from arxiv_cls.record.directory import redact
 
@@ -146,7 +161,7 @@ def logs(
     for line in service.logs(job, follow):
         typer.echo(redact(line))
     if follow:
-        ended = service.status(job)
+        ended = patiently(lambda: service.status(job))
         typer.echo(f"{ended.state}: {redact(ended.detail)}", err=True)
         raise typer.Exit(EXIT_CODES[ended.state])
 
@@ -174,7 +189,7 @@ def download(
         hint = f"arxiv-cls cloud logs {job} --backend {backend} --follow"
         raise UserError(f"{job} is {found.state}: its model is not whole yet", hint)
     spec = JobSpec.from_json(found.spec)
-    typer.echo(download_model(spec, to or Path("outputs", spec.name)))
+    typer.echo(download_model(spec, to or Path("outputs", spec.name), found.created))
 
 
 @app.command()

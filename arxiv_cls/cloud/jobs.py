@@ -18,11 +18,14 @@ from pydantic import BaseModel, Field
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import (
+    TRANSFORMER_GROUPS,
+    DataConfig,
     TfidfRecipe,
     build_section,
     load_recipe,
     nearest,
     raise_problems,
+    read_groups,
     read_yaml_mapping,
 )
 from arxiv_cls.record.directory import find_secrets
@@ -70,7 +73,7 @@ class CloudRecipe(BaseModel):
     output: str = Field(
         description="Folder of the models: gs://BUCKET/FOLDER or hf://buckets/USER/NAME/FOLDER."
     )
-    max_hours: float = Field(gt=0, le=168, description="The job is ended after so many hours.")
+    max_hours: float = Field(ge=0.02, le=168, description="The job is ended after so many hours.")
     program: Literal["arxiv_cls/train.py", "arxiv_cls/train_tfidf.py"] = Field(
         "arxiv_cls/train.py", description="What trains the recipe."
     )
@@ -199,14 +202,19 @@ class JobSpec:
             ) from None
 
 
-def load_training_recipe(recipe: CloudRecipe) -> Any:
-    """The training's recipe with the overrides; raises `UserError` with every problem."""
-    if recipe.program != "arxiv_cls/train.py":
-        return load_recipe(recipe.recipe, recipe.overrides, TfidfRecipe)
-    # It takes seconds to import.
-    from arxiv_cls.training.arguments import TransformerRecipe
+def training_data(recipe: CloudRecipe) -> DataConfig:
+    """The data of the training's recipe, with the overrides; raises `UserError` with every problem of it.
 
-    return load_recipe(recipe.recipe, recipe.overrides, TransformerRecipe)
+    Without the trainer's library, which `arxiv_cls[cloud]` does not bring, its group is left to the job.
+    """
+    if recipe.program != "arxiv_cls/train.py":
+        return load_recipe(recipe.recipe, recipe.overrides, TfidfRecipe).data
+    try:
+        # It takes seconds to import.
+        from arxiv_cls.training.arguments import TransformerRecipe
+    except ModuleNotFoundError:
+        return read_groups(recipe.recipe, recipe.overrides, TRANSFORMER_GROUPS)[0]["data"]
+    return load_recipe(recipe.recipe, recipe.overrides, TransformerRecipe).data
 
 
 def make_spec(recipe: CloudRecipe, name: str | None, mounted: str, processes: int) -> JobSpec:
@@ -223,8 +231,7 @@ def make_spec(recipe: CloudRecipe, name: str | None, mounted: str, processes: in
     """
     from arxiv_cls.record.run_record import git_state
 
-    training = load_training_recipe(recipe)
-    path, csv = Path(recipe.recipe), Path(training.data.csv)
+    path, csv = Path(recipe.recipe), Path(training_data(recipe).csv)
     if path.is_absolute() or ".." in path.parts or csv.is_absolute() or ".." in csv.parts:
         raise UserError(
             f"{path}, {csv}: the job has both under its own folder", "name them relative to this one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
@@ -59,11 +60,17 @@ def run_on_machine(environment: dict[str, str]) -> NoReturn:
     )
 
 
-def download_model(spec: JobSpec, target: Path) -> Path:
+def download_model(spec: JobSpec, target: Path, created: str) -> Path:
     """Fetches the model directory of a job and checks every file against its checksums.
 
+    Args:
+        spec: of the job.
+        target: the new folder.
+        created: when the job was, ISO time; empty where that is not known.
+
     Raises:
-        UserError: there is none yet, it is incomplete or changed, or something is in the way.
+        UserError: there is none yet, or an earlier job's, it is incomplete or changed, or something is in the
+            way.
     """
     source = f"{spec.output}/model"
     if target.exists():
@@ -82,9 +89,15 @@ def download_model(spec: JobSpec, target: Path) -> Path:
             raise UserError(f"{source}: the model is incomplete: {', '.join(missing)}")
         if foreign := foreign_files(partial, kind):
             raise UserError(f"{source}: files that no model directory has: {', '.join(foreign)}")
-        trained = json.loads((partial / RUN_RECORD).read_text(encoding="utf-8"))["data"]["sha256"]
-        if trained != spec.data_sha256:
+        record = json.loads((partial / RUN_RECORD).read_text(encoding="utf-8"))
+        if record["data"]["sha256"] != spec.data_sha256:
             raise UserError(f"{source}: trained on other data than the job was submitted with")
+        # A name can be taken again: what an earlier job left is no model of this one.
+        started = datetime.datetime.fromisoformat(record["started"])
+        submitted = datetime.datetime.fromisoformat(created) if created else started
+        if record["recipe"] != Path(spec.recipe_path).stem or started < submitted.replace(microsecond=0):
+            detail = f"the model of an earlier job: {record['recipe']}, started {started.isoformat()}"
+            raise UserError(f"{source}: {detail}", "`arxiv-cls cloud status JOB` says how this one ended")
         partial.rename(target)
     return target
 

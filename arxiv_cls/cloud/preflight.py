@@ -14,13 +14,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from arxiv_cls.cloud.google_api import GRANT, QUOTAS, Google
-from arxiv_cls.cloud.hf_jobs import HuggingFaceJobs, hub_errors
-from arxiv_cls.cloud.jobs import GCS, HUB_BUCKET, IMAGE, CloudRecipe, load_training_recipe
+from arxiv_cls.cloud.google_api import GRANT, QUOTAS, ROLES, Google
+from arxiv_cls.cloud.hf_jobs import HuggingFaceJobs, hub_errors, upload_command
+from arxiv_cls.cloud.jobs import GCS, HUB_BUCKET, IMAGE, CloudRecipe, make_spec
 from arxiv_cls.cloud.vertex import Vertex
 from arxiv_cls.corpus.fetch import file_md5
 from arxiv_cls.errors import UNREACHABLE, UserError
@@ -74,6 +75,8 @@ def preflight(recipe: CloudRecipe, service: Callable[[], Vertex | HuggingFaceJob
             yield Check("credentials", "ok", f"signed in as {connected.whoami()['name']}")
             checks = _hub_checks(recipe, connected)
         else:
+            # Credentials that have expired are found here, before each check fails for them.
+            connected.google.token()
             account = getattr(connected.google.credentials, "service_account_email", "signed in")
             yield Check("credentials", "ok", account)
             checks = _vertex_checks(recipe, connected)
@@ -90,7 +93,8 @@ def _run(name: str, check: Callable[[], str]) -> Check:
         return Check(name, "ok", check())
     except UserError as error:
         # What is not reached, or may not be looked at, may still be right.
-        unseen = error.exit_code == UNREACHABLE or getattr(error, "status", 0) in (401, 429)
+        unseen_by = (401, 403, 429) if name.startswith(("APIs", "quota", "secret")) else (401, 429)
+        unseen = error.exit_code == UNREACHABLE or getattr(error, "status", 0) in unseen_by
         return Check(name, "unknown" if unseen else "FAIL", error.message, error.hint)
 
 
@@ -99,13 +103,15 @@ def _unknown(detail: str, fix: str | None = None) -> UserError:
 
 
 def _recipe(recipe: CloudRecipe) -> str:
-    load_training_recipe(recipe)
-    return f"{recipe.recipe}, {recipe.program}"
+    # All that `submit` refuses.
+    make_spec(recipe, None, "", 1)
+    unread = recipe.program == "arxiv_cls/train.py" and not find_spec("transformers")
+    left = "; its trainer group was not checked, for which transformers is needed" if unread else ""
+    return f"{recipe.recipe}, {recipe.program}{left}"
 
 
 def _local_csv(recipe: CloudRecipe) -> Path:
-    words = [word for word in recipe.overrides if word.startswith("--data.")]
-    csv = Path(read_groups(recipe.recipe, words, {"data": DataConfig})[0]["data"].csv)
+    csv = Path(read_groups(recipe.recipe, recipe.overrides, {"data": DataConfig})[0]["data"].csv)
     if not csv.is_file():
         raise UserError(f"{csv}, whose checksum is pinned, is not on this machine", "make data")
     return csv
@@ -162,7 +168,9 @@ def _permissions(recipe: CloudRecipe, vertex: Vertex) -> str:
         )
         raise _unknown(f"{ACT_AS} is not granted on the project", fix + "--role=roles/iam.serviceAccountUser")
     if lacking:
-        raise UserError(f"lacking: {', '.join(lacking)}", GRANT.format(vertex.project))
+        roles = dict.fromkeys(ROLES[permission.partition(".")[0]] for permission in lacking)
+        fix = " && ".join(GRANT.format(vertex.project, role) for role in roles)
+        raise UserError(f"lacking: {', '.join(lacking)}", fix)
     return f"{len(needed)} granted"
 
 
@@ -204,7 +212,7 @@ def _bucket(recipe: CloudRecipe, google: Google) -> str:
     if lacking:
         fix = f"gcloud storage buckets add-iam-policy-binding gs://{bucket} --member=user:YOU "
         raise UserError(f"lacking: {', '.join(lacking)}", fix + "--role=roles/storage.objectUser")
-    return f"gs://{bucket} can be written to"
+    return f"gs://{bucket} can be written to by you"
 
 
 def quota_metric(accelerator: str | None, spot: bool) -> str:
@@ -289,13 +297,10 @@ def _machine(recipe: CloudRecipe, hub: HuggingFaceJobs) -> str:
 
 def _dataset(recipe: CloudRecipe, hub: HuggingFaceJobs) -> str:
     csv = _local_csv(recipe)
-    commit, found = hub.data_file(recipe)
-    upload = f"hf upload {'/'.join(recipe.data.split('/')[3:5])} {csv} {csv.name} --repo-type dataset"
-    if found is None:
-        raise UserError(f"{recipe.data} is not there", upload)
+    commit, found = hub.data_file(recipe, str(csv))
     sha256 = found.lfs.sha256 if found.lfs else None
     if found.size != csv.stat().st_size or sha256 not in (None, file_sha256(csv)):
-        raise UserError(f"{recipe.data} is not {csv}", upload)
+        raise UserError(f"{recipe.data} is not {csv}", upload_command(recipe, str(csv)))
     if sha256 is None:
         raise _unknown(f"{recipe.data} is of the right size; the job compares its sha256")
     return f"{recipe.data} is {csv}, at commit {commit[:12]}"
@@ -305,7 +310,9 @@ def _hub_bucket(recipe: CloudRecipe, hub: HuggingFaceJobs) -> str:
     match = HUB_BUCKET.fullmatch(recipe.output)
     assert match
     bucket = match["bucket"]
-    with hub_errors(f"looking for the bucket {bucket}"):
+    make = f"look at its name, or make it: hf buckets create {bucket}"
+    hints = {403: "the token may not read the bucket", 404: make}
+    with hub_errors(f"looking for the bucket {bucket}", hints):
         hub.api.bucket_info(bucket)
     if bucket.split("/")[0] != recipe.namespace:
         raise _unknown(f"{bucket} is there; whether {recipe.namespace} may write to it is not told")

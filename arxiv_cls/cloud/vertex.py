@@ -109,8 +109,7 @@ class Vertex:
         look = partial(self.status, job)
         seen: set[str] = set()
         newest, ended = "", False
-        while not ended:
-            # Before the log is read: what a job writes at its end is read once more.
+        while True:
             state = (patiently(look) if follow else look()).state
             body = {
                 "resourceNames": [f"projects/{project}"],
@@ -128,15 +127,19 @@ class Vertex:
                     seen.add(key)
                     text = entry.get("textPayload") or entry.get("jsonPayload", {}).get("message", "")
                     yield from str(text).splitlines()
-            ended = not follow or state not in UNFINISHED
-            if not ended:
-                time.sleep(POLL_SECONDS)
+            if ended or not follow:
+                return
+            # Cloud Logging takes in a job's last lines seconds after its end: they are read once more.
+            ended = state not in UNFINISHED
+            time.sleep(3 * POLL_SECONDS if ended else POLL_SECONDS)
 
 
 def read_secret(reference: str) -> str:
     """A version of a secret, on the machine of a job, whose account may read it (role Secret Accessor)."""
     name = reference.split("/")[3]
-    reply = Google().call("secretmanager", "GET", f"v1/{reference}:access", f"reading the secret {name}")
+    path, doing = f"v1/{reference}:access", f"reading the secret {name}"
+    hints = {403: "the job's account needs the role Secret Manager Secret Accessor"}
+    reply = Google().call("secretmanager", "GET", path, doing, hints=hints)
     return base64.b64decode(reply["payload"]["data"]).decode()
 
 

@@ -246,6 +246,8 @@ def _raw(
             _as_string(columns["published"]), _TIME_OF_DAY, r"\1"
         )
     names = {key: _SHOWN_NAMES.get(key, key) for key in FIELDS} | names
+    # A table without a column has no rows either.
+    columns = columns or {"id": pa.nulls(len(table), pa.string())}
     return RawTable(pa.table(columns), rows, lines, damaged, names, has_nul, breaks_lines=True)
 
 

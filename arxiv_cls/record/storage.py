@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arxiv_cls.errors import UNREACHABLE, UserError
+from arxiv_cls.errors import UNREACHABLE, UserError, how_to_install
 
 
 @contextlib.contextmanager
 def storage_errors(what: str, done: str = "read", exit_code: int | None = None) -> Iterator[None]:
     """Makes one `UserError` of whatever a file system raises: `what` cannot be `done`.
 
-    `exit_code` None: 2 for what is missing or damaged, else 3. A missing library stays what it is.
+    `exit_code` None: 2 for what is missing or damaged, else 3. A missing library of ours stays what it is.
     """
     try:
         yield
-    except (UserError, ImportError):
+    except (UserError, ModuleNotFoundError):
         raise
     except Exception as error:
         # Every storage client has errors of its own for credentials, networks and names.
@@ -29,9 +29,12 @@ def storage_errors(what: str, done: str = "read", exit_code: int | None = None) 
             reason = error.strerror
         # pyarrow's errors about content are ValueErrors.
         missing = FileNotFoundError | NotADirectoryError
-        bad = isinstance(error, missing | ValueError | EOFError | gzip.BadGzipFile)
+        bad = isinstance(error, missing | ImportError | ValueError | EOFError | gzip.BadGzipFile)
         status = exit_code or (2 if bad else UNREACHABLE)
-        raise UserError(f"{what}: cannot be {done}: {reason}", exit_code=status) from error
+        # fsspec's own ImportError names the library of a kind of address in its cause.
+        library = error.__cause__
+        hint = how_to_install(library) if isinstance(library, ModuleNotFoundError) else None
+        raise UserError(f"{what}: cannot be {done}: {reason}", hint, status) from error
 
 
 def file_system(address: str, exit_code: int | None = None) -> tuple[Any, str]:

@@ -58,14 +58,19 @@ class Interruption(contextlib.AbstractContextManager["Interruption"]):
             self.reason = "trainer.max_hours"
         return self.reason is not None
 
+    def mark(self, state: str) -> str:
+        """Writes the marker, and returns its line; `state` says what is kept and where."""
+        begun = self.folder.is_dir()
+        how = "the same command with --resume goes on" if begun else "start it again"
+        line = f"interrupted ({self.reason or 'another process'}): {state}; {how}"
+        if begun and self.main:
+            (self.folder / MARKER).write_text(line + "\n", encoding="utf-8")
+        return line
+
     def end(self, state: str) -> NoReturn:
-        """Ends the process; `state` says what is kept and where."""
+        """Ends the process, with the marker."""
+        line = self.mark(state)
         if self.main:
-            begun = self.folder.is_dir()
-            how = "the same command with --resume goes on" if begun else "start it again"
-            line = f"interrupted ({self.reason or 'another process'}): {state}; {how}"
-            if begun:
-                (self.folder / MARKER).write_text(line + "\n", encoding="utf-8")
             logger.warning("%s", line)
         raise SystemExit(EXIT_STATUS)
 

@@ -414,12 +414,15 @@ class StopTogether(TrainerCallback):
         self.interruption.deferred = False
 
     def _due(self, args) -> bool:
+        if args.world_size == 1:
+            return self.interruption.due()
         due = torch.tensor(int(self.interruption.due()), device=args.device)
-        if args.world_size > 1:
-            torch.distributed.all_reduce(due, op=torch.distributed.ReduceOp.MAX)
+        torch.distributed.all_reduce(due, op=torch.distributed.ReduceOp.MAX)
         return bool(due)
 
     def _end(self, state: str) -> None:
+        # The checkpoint is whole here: a launcher that ends the process during the upload leaves the marker.
+        self.interruption.mark(state)
         if self.mirror:
             problem = self.mirror.flush()
             state += f", {f'not ({problem})' if problem else 'also'} in {self.mirror.address}"

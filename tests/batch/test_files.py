@@ -4,17 +4,19 @@ import gzip
 import io
 import json
 import random
+import sys
 
 import pyarrow.parquet as pq
 import pytest
 from batch_papers import PAPERS, rows_of, write_papers
-from factories import SURE, write_onnx_model
+from factories import SURE, small_model, write_onnx_model
 
 from arxiv_cls.batch import inputs
 from arxiv_cls.batch.runs import predict_files
 from arxiv_cls.cli import main
 from arxiv_cls.corpus.csv_reader import open_csv, records
 from arxiv_cls.errors import UserError
+from arxiv_cls.models.predictor import load_predictor
 
 FORMATS = [
     "a.jsonl", "a.json", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.csv.gz", "groups.parquet", "one.parquet"
@@ -105,10 +107,58 @@ def test_csv_is_cut_between_records():
         assert [one for part in parts for one in read(part)] == read(body), body
 
 
-def test_nothing_but_missing_fields(score, tmp_path):
-    """A shard in which no record has an abstract."""
-    score(write_papers(tmp_path, "a.jsonl", [{"id": "1", "title": "T"}] * 7))
-    assert {row["error"] for row in rows_of(tmp_path / "out")} == {"abstract: missing or empty"}
+@pytest.mark.parametrize(
+    ("name", "papers", "field"),
+    [
+        ("a.jsonl", [{"id": "1", "title": "T"}] * 7, "abstract"), ("a.jsonl", [{}], "title"),
+        ("a.jsonl", [{"heading": "T"}] * 7, "title"), ("a.parquet", [{"title": None, "text": None}], "title"),
+    ],
+)  # fmt: skip
+def test_nothing_but_missing_fields(name, papers, field, score, tmp_path):
+    """A shard in which no record has an abstract, or none has anything that is read."""
+    score(write_papers(tmp_path, name, papers))
+    found = [row["error"] for row in rows_of(tmp_path / "out")]
+    assert [error.startswith(f"{field}: missing or empty") for error in found] == [True] * len(papers)
+
+
+def test_embeddings(inline, tmp_path):
+    """A row for each record, with the vector that the model itself gives for its text."""
+    (tmp_path / "model").mkdir()
+    small_model("linear").save(tmp_path / "model")
+    path, texts = write_papers(tmp_path, "a.jsonl"), []
+    main(
+        [
+            "predict",
+            str(tmp_path / "model"),
+            "--embeddings",
+            "--input",
+            str(path),
+            "--output",
+            str(tmp_path / "out"),
+        ]
+    )
+    rows = rows_of(tmp_path / "out")
+    for one in PAPERS:
+        texts.append(" ".join(one["title"].split()) + "\n\n" + " ".join(one["abstract"].split()))
+    expected = load_predictor(tmp_path / "model").embed(texts)
+    assert expected.shape[1] > 1
+    assert [row["embedding"] for row in rows] == expected.tolist()
+    assert "label" not in rows[0]
+
+
+def test_a_library_is_missing(model, tmp_path, monkeypatch):
+    """A worker that cannot start was not killed: the command ends with the import's own error."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "onnxruntime.py").write_text("raise ModuleNotFoundError(name='onnxruntime')")
+    with pytest.raises(ModuleNotFoundError) as caught:
+        predict_files(
+            str(model),
+            [str(write_papers(tmp_path, "a.jsonl"))],
+            str(tmp_path / "out"),
+            engine="onnx",
+            workers=1,
+        )
+    assert caught.value.name == "onnxruntime"
 
 
 def test_csv_with_texts(score, tmp_path):
@@ -157,6 +207,7 @@ class TestAgain:
             ([more], {}, "a.jsonl: an input no more"),
             ([path], {"shard_rows": 7}, "--shard-rows: 5000 there, 7 now"),
             ([path], {"embeddings": True, "engine": None}, "columns"),
+            ([tmp_path / "out"], {}, "out: lies in --output"),
         ):
             with pytest.raises(UserError, match=named):
                 score(*paths, **options)
@@ -186,10 +237,12 @@ class TestAgain:
         ("a.csv.gz", gzip.compress(b"a,b\n1,2\n"), "missing columns"), ("a.csv", b"text", "a header alone"),
         ("a.parquet", b"PAR1", "cannot be read"), ("a*.csv", None, "no file there"),
         ("none.csv", None, "No such file or directory"), ("nowhere://a.csv", None, "cannot be read"),
+        ("s3://bucket/a.csv", None, r"Install s3fs.*\n.*arxiv_cls\[s3\]"),
     ],
 )  # fmt: skip
-def test_inputs_that_are_none(name, content, expected, score, tmp_path):
+def test_inputs_that_are_none(name, content, expected, score, tmp_path, monkeypatch):
     """One error, and no manifest."""
+    monkeypatch.setitem(sys.modules, "s3fs", None)
     path = name if "://" in name else tmp_path / name
     if content is not None:
         path.write_bytes(content)

@@ -17,7 +17,7 @@ from local_google import API, LocalGoogle
 from local_hub_jobs import LocalHubJobs, LocalRegistry
 
 from arxiv_cls.cli import main
-from arxiv_cls.cloud import google_api, vertex
+from arxiv_cls.cloud import google_api, hf_jobs, vertex
 from arxiv_cls.errors import UserError
 
 TOKEN = "hf_" + "loopback" * 4
@@ -60,6 +60,7 @@ def hub_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHubJobs]:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(constants, "INFERENCE_ENDPOINTS_ENDPOINT", f"{server.url}/v2")
         monkeypatch.setattr(google_api, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(hf_jobs, "POLL_SECONDS", 0.01)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("WANDB_KEY_HERE", CANARY)
         yield server

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +17,13 @@ import pytest
 import yaml
 from factories import ROOT, change_json, make_model_dir, record_again
 from google.auth.exceptions import DefaultCredentialsError
+from google.oauth2.credentials import Credentials
 from local_google import Refused
 from local_hub_jobs import COMMIT
 from local_servers import free_port
 
 from arxiv_cls.cloud import machine
-from arxiv_cls.cloud.google_api import Google, GoogleError
+from arxiv_cls.cloud.google_api import Google, ServiceError
 from arxiv_cls.cloud.jobs import SPEC_VARIABLE, JobSpec, load_cloud_recipe
 from arxiv_cls.cloud.preflight import find_image, quota_metric
 from arxiv_cls.errors import UserError
@@ -120,7 +123,7 @@ class TestRecipe:
             ("vertex", {"data": "/local/arxiv.csv"}, "should be gs://BUCKET/FILE"),
             ("vertex", {"output": "gs://bucket/a/../b"}, "output: "),
             ("vertex", {"secrets": {"KEY": CANARY}}, "never the secret itself"),
-            ("vertex", {"max_hours": 0}, "greater than 0"),
+            ("vertex", {"max_hours": 0.0001}, "greater than or equal to 0.02"),
             ("vertex", {"image": "Not An Image"}, "no image"),
             ("hf", {"spot": True, "region": "x"}, "only with backend: vertex"),
             ("hf", {"secrets": {"KEY": CANARY}}, "never the secret itself"),
@@ -214,10 +217,17 @@ class TestSubmit:
             ("vertex", {"overrides": ["--data.csv=data/raw/none.csv"]}, [], "make data"),
             ("vertex", {"image": "us-docker.pkg.invalid/a/b:1"}, [], "cannot be reached"),
             ("vertex", {"overrides": [f"--release.dataset={HUB_TOKEN}"]}, [], "Hugging Face token"),
+            (
+                "hf",
+                {"data": "hf://datasets/user/csv/all/b.csv"},
+                [],
+                "arxiv.csv all/b.csv --repo-type dataset",
+            ),
         ],
     )
     def test_refused_before_it_costs(self, services, write_cloud_recipe, run, backend, changes, words, told):
         """Price, machine, names, the training's own recipe, and what is not here."""
+        services["hf"].csv = None if "data" in changes else services["hf"].csv
         status, said = run(
             "cloud", "submit", write_cloud_recipe(backend, **changes), "--backend", backend, *words
         )
@@ -225,6 +235,29 @@ class TestSubmit:
         assert told in said
         assert HUB_TOKEN not in said
         assert not services[backend].jobs
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_a_name_that_is_at_work(self, services, submitted, write_cloud_recipe, run, backend):
+        """Two jobs would delete each other's checkpoints; after its end a name may be taken again."""
+        submitted(backend)
+        words = ["cloud", "submit", write_cloud_recipe(backend), "--backend", backend, "--name", "first"]
+        status, told = run(*words)
+        assert (status, len(services[backend].jobs)) == (2, 1)
+        assert f"--name first: {IDS[backend]} is queued" in told
+        run("cloud", "cancel", IDS[backend], "--backend", backend)
+        assert run(*words)[0] == 0
+        assert len(services[backend].jobs) == 2
+
+    @pytest.mark.parametrize(
+        ("backend", "place"), [("vertex", "--region us-central1"), ("hf", "--namespace user")]
+    )
+    def test_no_answer(self, services, write_cloud_recipe, run, backend, place):
+        """The job may have started: where to look before it is submitted again."""
+        services["vertex"].refusals["projects.locations.customJobs.create"] = ["drop"]
+        services["hf"].refusals["/api/jobs/user"] = 504
+        status, told = run("cloud", "submit", write_cloud_recipe(backend), "--backend", backend)
+        assert status == 3
+        assert f"may have started all the same: arxiv-cls cloud list --backend {backend} {place}" in told
 
 
 class TestFollow:
@@ -280,12 +313,14 @@ class TestFollow:
         cloud.entries = [entry(f"{n}.123456789", textPayload=f"step {n}") for n in range(5)]
         cloud.entries.append(entry(6, jsonPayload={"message": "late\nlines"}, after=4))
         cloud.entries.append(entry(7, textPayload=key, after=7))
+        # The traceback is taken in after the job's end.
+        cloud.entries.append(entry(8, textPayload="Traceback", after=9))
         cloud.refusals["entries.list"] = ["drop", Refused(429, "slow down"), Refused(503, "try later")]
         status, told = run("cloud", "logs", LONG_ID, "--backend", "vertex", "--follow")
         lines = told.splitlines()
         assert lines[:7] == [f"step {n}" for n in range(5)] + ["late", "lines"]
         assert "k" * 30 not in told
-        assert lines[-1] == "failed: JOB_STATE_FAILED: out of memory"
+        assert lines[-2:] == ["Traceback", "failed: JOB_STATE_FAILED: out of memory"]
         assert status == 1
 
     def test_a_log_of_the_hub_that_breaks(self, services, submitted, run):
@@ -293,10 +328,33 @@ class TestFollow:
         submitted("hf")
         hub = services["hf"]
         hub.log, hub.breaks = [f"step {n}" for n in range(6)], [2, 4]
-        hub.stages = ["RUNNING", "RUNNING", "COMPLETED"]
+        hub.stages = ["RUNNING", "RUNNING", "RUNNING", "COMPLETED"]
         status, told = run("cloud", "logs", SHORT_ID, "--backend", "hf", "--follow")
         assert [line for line in told.splitlines() if line.startswith("step")] == hub.log
         assert status == 0
+
+    def test_a_stream_of_the_hub_that_ends_early(self, services, submitted, run, monkeypatch):
+        """The client ends it while the job goes on, or is refused once with 429: the rest still comes."""
+        from huggingface_hub import HfApi
+
+        submitted("hf")
+        hub = services["hf"]
+        hub.stages = ["SCHEDULING", "RUNNING", "COMPLETED"]
+        streams = iter([["one"], 429, ["one", "two"]])
+
+        def fetch(self, **_):
+            stream = next(streams)
+            if stream == 429:
+                hub.refusals["/api/jobs/user"] = stream
+                try:
+                    self.inspect_job(job_id="0", namespace="user")
+                finally:
+                    hub.refusals.clear()
+            return stream
+
+        monkeypatch.setattr(HfApi, "fetch_job_logs", fetch)
+        status, told = run("cloud", "logs", SHORT_ID, "--backend", "hf", "--follow")
+        assert (status, told.splitlines()) == (0, ["one", "two", "succeeded: COMPLETED"])
 
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_a_log_as_it_is(self, services, submitted, run, backend):
@@ -338,14 +396,16 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "words", [["status", "JOB"], ["list"], ["logs", "JOB", "--follow"], ["cancel", "JOB"]]
     )
-    @pytest.mark.parametrize("problem", ["expired", "none", "unreachable"])
+    @pytest.mark.parametrize("problem", ["expired", "none", "unreachable", "silent"])
     @pytest.mark.parametrize("backend", BACKENDS)
-    def test_credentials_and_network(self, services, run, monkeypatch, backend, words, problem):
+    def test_credentials_and_network(self, services, run, monkeypatch, request, backend, words, problem):
         """What was not reached, and what to pass."""
-        from google.oauth2.credentials import Credentials
         from huggingface_hub import constants
 
-        dead = f"http://127.0.0.1:{free_port()}"
+        # It takes connections and says nothing.
+        silent = socket.create_server(("127.0.0.1", 0))
+        request.addfinalizer(silent.close)
+        dead = f"http://127.0.0.1:{silent.getsockname()[1] if problem == 'silent' else free_port()}"
         if problem == "expired":
             monkeypatch.setattr(google.auth, "default", lambda scopes: (Credentials("old"), "papers"))
             monkeypatch.setenv("HF_TOKEN", "hf_" + "old" * 10)
@@ -356,15 +416,17 @@ class TestRefusals:
             monkeypatch.setattr(constants, "ENDPOINT", dead)
             monkeypatch.setattr("arxiv_cls.cloud.google_api.MOST_FAILURES", 1)
             monkeypatch.setattr("arxiv_cls.cloud.hf_jobs.MOST_FAILURES", 0)
+            monkeypatch.setattr("arxiv_cls.cloud.hf_jobs.REQUEST_TIMEOUT", 0.2)
+            monkeypatch.setattr("arxiv_cls.cloud.google_api.REQUEST_TIMEOUT", 0.2)
             monkeypatch.setattr("huggingface_hub.hf_api.time.sleep", lambda seconds: None)
         place = ["--region", "us-central1"] if words == ["list"] and backend == "vertex" else []
         said = [word if word != "JOB" else IDS[backend] for word in words]
         status, told = run("cloud", *said, "--backend", backend, *place)
         hint = {"vertex": "gcloud auth application-default login", "hf": "hf auth login"}
-        if problem == "unreachable":
+        if problem in ("unreachable", "silent"):
             assert "cannot be reached" in told
             hint = {"vertex": "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM", "hf": "HF_ENDPOINT"}
-        assert status == (3 if problem == "unreachable" else 2), told
+        assert status == (3 if problem in ("unreachable", "silent") else 2), told
         assert hint[backend] in told
 
     def test_fake_refuses_what_is_not_published(self, google_cloud, monkeypatch):
@@ -376,12 +438,13 @@ class TestRefusals:
             ({"displayName": "a"}, {}),
             ({"displayName": "a", "jobSpec": {}}, {"dryRun": "true"}),
         ]:
-            with pytest.raises(GoogleError, match="HTTP 400"):
+            with pytest.raises(ServiceError, match="HTTP 400"):
                 Google().call(
                     "aiplatform", "POST", f"v1/{LONG_ID.rpartition('/')[0]}", "trying", body, **query
                 )
 
 
+UPLOAD = "hf upload user/csv data/raw/here.csv arxiv.csv --repo-type dataset"
 DATA, SECRET = ("bucket", "data/arxiv.csv"), "projects/papers/secrets/wandb/versions/3"
 QUOTA = "custom_model_training_nvidia_l4_gpus"
 
@@ -397,6 +460,10 @@ FAULTS = [
     (lambda c, _: c.services_off.add("logging.googleapis.com"), "FAIL    APIs: off: logging", "services ena"),
     (lambda c, _: c.permissions_off.add("aiplatform.customJobs.create"), "FAIL    permissions", "add-iam"),
     (lambda c, _: c.permissions_off.add("storage.objects.create"), "FAIL    output", "storage.objectUser"),
+    (lambda c, _: c.permissions_off.add("logging.logEntries.list"),
+     "FAIL    permissions", "roles/logging.viewer"),
+    (lambda c, _: c.permissions_off.add("artifactregistry.repositories.downloadArtifacts"),
+     "FAIL    permissions", "roles/artifactregistry.reader"),
     (lambda c, _: c.objects.clear(), "FAIL    data: gs://bucket/data/arxiv.csv is not there", "storage cp"),
     (lambda c, _: c.objects.update({DATA: b"x" * len(c.objects[DATA])}), "FAIL    data", "storage cp"),
     (lambda c, _: c.quota.update({QUOTA: {"us-central1": 0}}),
@@ -408,6 +475,12 @@ FAULTS = [
     (lambda _, r: setattr(r, "status", 404), "FAIL    image", "push-images"),
     (refuse("buckets.testIamPermissions", 403), "FAIL    output", "iam"),
     (refuse("services.batchGet", 503), "unknown APIs", ""),
+    (refuse("services.batchGet", 403), "unknown APIs", "roles/serviceusage.serviceUsageViewer"),
+    (refuse("projects.locations.services.quotaInfos.list", 403), "unknown quota", "roles/cloudquotas.viewer"),
+    (refuse("projects.locations.services.quotaInfos.list", 403, "off", "SERVICE_DISABLED"),
+     "unknown quota", "gcloud services enable"),
+    (refuse("projects.secrets.versions.get", 403), "unknown secret", "roles/secretmanager.viewer"),
+    (refuse("objects.get", 403), "FAIL    data", "roles/storage.objectUser"),
     (refuse("projects.locations.customJobs.list", 403, "off", "SERVICE_DISABLED"),
      "FAIL    project, region", "gcloud services enable aiplatform.googleapis.com --project papers"),
 ]  # fmt: skip
@@ -448,23 +521,74 @@ class TestPreflight:
         assert sum(text.startswith("ok ") for text in lines) == 9
 
     @pytest.mark.parametrize(
-        ("fault", "line"),
+        ("fault", "line", "fix"),
         [
-            (lambda h, r: setattr(h, "role", "read"), "FAIL    namespace"),
-            (lambda h, r: h.refusals.update({"/api/jobs/user": 403}), "FAIL    namespace"),
-            (lambda h, r: h.buckets.clear(), "FAIL    output"),
-            (lambda h, r: setattr(h, "csv", None), "FAIL    data"),
-            (lambda h, r: setattr(h, "csv", b"other"), "FAIL    data"),
-            (lambda h, r: setattr(r, "single", True), "ok      image"),
-            (lambda h, r: setattr(r, "status", 500), "unknown image"),
+            (lambda h, r: setattr(h, "role", "read"), "FAIL    namespace", "settings/tokens"),
+            (lambda h, r: h.refusals.update({"/api/jobs/user": 403}), "FAIL    namespace", "right to jobs"),
+            (lambda h, r: h.refusals.update({"/api/jobs/user": 429}), "unknown namespace", "wait"),
+            (lambda h, r: h.buckets.clear(), "FAIL    output", "hf buckets create user/models"),
+            (
+                lambda h, r: h.refusals.update({"/api/datasets": 404}),
+                "FAIL    data",
+                "hf repos create user/csv",
+            ),
+            (lambda h, r: setattr(h, "csv", None), "FAIL    data", UPLOAD),
+            (lambda h, r: setattr(h, "csv", b"other"), "FAIL    data", UPLOAD),
+            (lambda h, r: setattr(r, "single", True), "ok      image", ""),
+            (lambda h, r: setattr(r, "status", 500), "unknown image", "later"),
         ],
     )
-    def test_faults_of_the_hub(self, services, registry, write_cloud_recipe, run, fault, line):
+    def test_faults_of_the_hub(self, services, registry, write_cloud_recipe, run, fault, line, fix):
         """The same."""
         fault(services["hf"], registry)
-        status, told = run("cloud", "preflight", write_cloud_recipe("hf"), "--backend", "hf")
-        assert any(text.startswith(line) for text in told.splitlines()), told
+        # Here it is named otherwise than there.
+        Path("data/raw/arxiv.csv").rename("data/raw/here.csv")
+        recipe = write_cloud_recipe("hf", overrides=["--csv=data/raw/here.csv"])
+        status, told = run("cloud", "preflight", recipe, "--backend", "hf")
+        lines = told.splitlines()
+        (found,) = [number for number, text in enumerate(lines) if text.startswith(line)]
+        assert fix in lines[found + 1], told
         assert status == int(line.startswith("FAIL"))
+        assert sum(text.startswith("ok ") for text in lines) == (8 if line.startswith("ok") else 7)
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"recipe": "{here}/recipes/small.yaml"}, "name them relative to this one"),
+            ({"recipe": "recipes/2nd.yaml"}, "is no name for a job"),
+            ({"overrides": [f"--release.dataset={HUB_TOKEN}"]}, "name it under `secrets`"),
+            ({"overrides": ["--csv", "data/raw/none.csv"]}, "make data"),
+        ],
+    )
+    def test_what_submit_refuses(self, services, write_cloud_recipe, run, changes, told):
+        """A recipe with which `submit` would end is no good one; another key of `csv` counts as well."""
+        shutil.copy("recipes/small.yaml", "recipes/2nd.yaml") if "2nd" in str(changes) else None
+        changes = {
+            key: value.format(here=Path.cwd()) if key == "recipe" else value for key, value in changes.items()
+        }
+        status, said = run("cloud", "preflight", write_cloud_recipe("hf", **changes), "--backend", "hf")
+        assert (status, said.startswith("FAIL    recipe")) == (1, True)
+        assert told in "".join(said.splitlines()[:2])
+        assert HUB_TOKEN not in said
+
+    @pytest.mark.parametrize(
+        ("overrides", "line"),
+        [
+            ([], "ok      recipe: recipes/small.yaml, arxiv_cls/train.py; its trainer group was not checked"),
+            (["--model.max_length=7"], "FAIL    recipe: recipes/small.yaml: 1 problem"),
+        ],
+    )
+    def test_without_transformers(self, services, write_cloud_recipe, run, monkeypatch, overrides, line):
+        """`arxiv_cls[cloud]` alone checks and submits what is trained by another machine."""
+        monkeypatch.setitem(sys.modules, "transformers", None)
+        monkeypatch.delitem(sys.modules, "arxiv_cls.training.arguments", raising=False)
+        overrides = ["--learning_rate=1e-5", *overrides]
+        recipe = write_cloud_recipe("vertex", program="arxiv_cls/train.py", overrides=overrides)
+        Path("recipes/small.yaml").write_text("data: {csv: data/raw/arxiv.csv}")
+        status, told = run("cloud", "preflight", recipe, "--backend", "vertex")
+        assert (status, told.startswith(line)) == (int(line.startswith("FAIL")), True), told
+        status, told = run("cloud", "submit", recipe, "--backend", "vertex")
+        assert (status, len(services["vertex"].jobs)) == ((2, 0) if line.startswith("FAIL") else (0, 1)), told
 
     @pytest.mark.parametrize(
         ("realm", "sent"),
@@ -491,10 +615,14 @@ class TestPreflight:
         assert [arguments["auth"] for url, arguments in asked if url == realm] == [sent]
         assert len(asked) == 3
 
-    @pytest.mark.parametrize("backend", BACKENDS)
-    def test_no_credentials_and_a_wrong_recipe(self, services, write_cloud_recipe, run, monkeypatch, backend):
+    @pytest.mark.parametrize(("backend", "expired"), [("vertex", False), ("vertex", True), ("hf", False)])
+    def test_no_credentials_and_a_wrong_recipe(
+        self, services, write_cloud_recipe, run, monkeypatch, backend, expired
+    ):
         """What can be checked without an account is, and the rest is named."""
         nobody(monkeypatch)
+        if expired:
+            monkeypatch.setattr(google.auth, "default", lambda scopes: (Credentials(None), "papers"))
         recipe = write_cloud_recipe(backend, overrides=["--trainer.sed=7"])
         status, told = run("cloud", "preflight", recipe, "--backend", backend)
         assert status == 1
@@ -528,7 +656,12 @@ class TestDownload:
         services["vertex"].states = ["JOB_STATE_SUCCEEDED"]
         folder = make_model_dir(tmp_path / "bucket/models/first/model", "tfidf")
         run_json = json.loads((folder / "run.json").read_text())
-        change_json(folder / "run.json", data=run_json["data"] | {"sha256": file_sha256(sample_csv)})
+        change_json(
+            folder / "run.json",
+            recipe="small",
+            started="2026-01-02T03:04:05+00:00",
+            data=run_json["data"] | {"sha256": file_sha256(sample_csv)},
+        )
         record_again(folder)
         mark(folder)
         import fsspec
@@ -585,6 +718,9 @@ class TestDownload:
             (lambda f: mark(f, "notes.txt", b"x"), "no model directory has: notes.txt"),
             (lambda f: change_json(f / "complete.json", files={"../../escape": "0"}), "leads out"),
             (lambda f: (change_json(f / "run.json", data={"sha256": "0"}), mark(record_again(f))), "other"),
+            (lambda f: (change_json(f / "run.json", started="2026-01-02T03:04:04Z"), mark(record_again(f))),
+             "earlier job: small"),
+            (lambda f: (change_json(f / "run.json", recipe="other"), mark(record_again(f))), "job: other"),
         ],
     )  # fmt: skip
     def test_faults(self, bucket, run, fault, told):
@@ -648,12 +784,16 @@ class TestMachine:
 
     @pytest.mark.slow
     def test_a_training(self, submitted, sample_csv, tmp_path, monkeypatch):
-        """The recipe runs as it would here, and its record names the same data."""
+        """The recipe runs as it would here, its record names the same data, and no file or line a secret."""
         spec = json.loads(submitted("hf").to_json()) | {"data": str(sample_csv), "processes": 1}
         environment = {**os.environ, SPEC_VARIABLE: json.dumps(spec), "TMPDIR": str(tmp_path)}
-        environment["PYTHONPATH"] = str(ROOT)
+        environment |= {"PYTHONPATH": str(ROOT), "A_SECRET_OF_THE_JOB": CANARY}
         words = [sys.executable, "-m", "arxiv_cls.cli", "cloud", "run-job"]
         ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 0, ended.stderr[-2000:]
         (record,) = tmp_path.glob("arxiv-cls-*/outputs/small/run.json")
+        written = [path for path in record.parents[2].rglob("*") if path.is_file()]
+        assert any(path.name == "train.log" for path in written)
+        assert not [path for path in written if CANARY.encode() in path.read_bytes()]
+        assert CANARY not in ended.stdout + ended.stderr
         assert json.loads(record.read_text())["data"]["sha256"] == file_sha256(sample_csv)

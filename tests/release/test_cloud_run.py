@@ -26,6 +26,7 @@ PATH = "projects/papers/locations/us-central1/services/arxiv-cls"
 DEPLOY = ["deploy", "user/name@v1.2.0", "--image", IMAGE]
 PLACES = ["--log", "gs://papers-logs/requests", "--out", "gs://papers-logs/monitoring"]
 MONITOR = ["deploy-monitor", "user/name@v1.2.0", "--image", IMAGE, *PLACES]
+SECRET = "projects/papers/secrets/token"
 BAD_NAMES = ["Papers", "1papers", "papers-", "p" * 50, "a/b"]
 
 
@@ -101,12 +102,13 @@ class TestDeploy:
 
     def test_the_monitoring_service(self, cloud, address):
         """Exactly one instance, its CPU on, its results in the bucket; nobody calls it without a token."""
-        words = [*MONITOR, "--monitor-args=--every 6h", "--env", "ARXIV_CLS_TOKEN=t"]
+        words = [*MONITOR, "--monitor-args=--every 6h", "--secret", f"ARXIV_CLS_TOKEN={SECRET}/versions/3"]
         assert address(*words) == "https://arxiv-cls-monitor.example"
         (service,) = cloud.services.values()
         (container,) = service["template"]["containers"]
         assert container["args"] == ["user/name@v1.2.0", *PLACES, "--every", "6h"]
-        assert container["env"] == [{"name": "ARXIV_CLS_TOKEN", "value": "t"}]
+        reference = {"secretKeyRef": {"secret": SECRET, "version": "3"}}
+        assert container["env"] == [{"name": "ARXIV_CLS_TOKEN", "valueSource": reference}]
         assert container["ports"][0]["containerPort"] == container["startupProbe"]["httpGet"]["port"] == 8001
         assert not container["resources"].get("cpuIdle")
         assert service["template"]["scaling"] == {"minInstanceCount": 1, "maxInstanceCount": 1}
@@ -299,6 +301,13 @@ class TestErrors:
             ([*DEPLOY, "--env", "NAME"], "not a variable"),
             ([*DEPLOY, "--env", "=value"], "not a variable"),
             ([*DEPLOY, "--env", "a b=1"], "not a variable"),
+            ([*DEPLOY, "--env", "ARXIV_CLS_TOKEN=t"], "--env ARXIV_CLS_TOKEN: .*\n.*--secret"),
+            ([*MONITOR, "--env", "ARXIV_CLS_MONITOR_WEBHOOK=https://x.example"], "WEBHOOK: .*\n.*--secret"),
+            ([*MONITOR, "--secret", "ARXIV_CLS_TOKEN=t"], "--secret: not a variable and the version"),
+            (
+                [*DEPLOY, "--backend", "hf-endpoint", "--secret", f"A={SECRET}/versions/1"],
+                "--secret: its var",
+            ),
             ([*DEPLOY, "--log", "requests"], "not in a bucket"),
             ([*MONITOR, "--out", "/app/monitoring"], "not in a bucket"),
             (DEPLOY[:2], "needs an image"),

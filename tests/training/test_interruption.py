@@ -14,6 +14,7 @@ from arxiv_cls import train, train_tfidf
 from arxiv_cls.errors import UserError
 from arxiv_cls.training import interruption
 from arxiv_cls.training.interruption import EXIT_STATUS, MARKER, Interruption
+from arxiv_cls.training.remote import CheckpointMirror
 from arxiv_cls.training.trainer import LogCallback
 
 KEYS = {"num_train_epochs": 3, "per_device_train_batch_size": 8}  # 12 steps an epoch, 36 in all
@@ -95,6 +96,19 @@ class TestOneProcess:
         train.main([*words, "--resume", "--trainer.max_hours", "0"])
         assert json.loads((tmp_path / "run" / "run.json").read_text())["training"]["steps"] == 1
         assert "max_hours" not in (tmp_path / "run" / "recipe.yaml").read_text()
+
+    def test_marker_before_the_last_upload(self, recipe, tmp_path, monkeypatch):
+        """A launcher that ends the process during the upload leaves the whole checkpoint with its marker."""
+        marker, flush, found = tmp_path / ".checkpoints" / "run" / MARKER, CheckpointMirror.flush, []
+        monkeypatch.setattr(
+            CheckpointMirror, "flush", lambda self: found.append(marker.read_text()) or flush(self)
+        )
+        words = [str(recipe), "--trainer.output_dir", str(tmp_path / "run"), "--trainer.max_hours", "1e-9"]
+        interrupted([*words, "--trainer.checkpoint_dir", str(tmp_path / "mount")], tmp_path / "run")
+        assert found[0].endswith(
+            "checkpoint-1 of 36 steps is whole; the same command with --resume goes on\n"
+        )
+        assert f"is whole, also in {tmp_path / 'mount' / 'run'}; " in marker.read_text()
 
     def test_second_ctrl_c(self, tmp_path, monkeypatch):
         """It ends the process at once; the copy of the first one that a launcher passes on does not."""

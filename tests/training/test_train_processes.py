@@ -159,6 +159,19 @@ class TestInterrupted:
         ours, theirs = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "whole"))
         assert ours == theirs
 
+    def test_hours_of_two_processes(self, write_recipe, tmp_path, run_python):
+        """Past the limit both stop after the same step, with a whole checkpoint."""
+        recipe = write_recipe(tmp_path / "tiny.yaml")
+        launch = ["-m", "accelerate.commands.launch", "--quiet", "--multi_gpu", "--num_processes", "2"]
+        words = ["arxiv_cls/train.py", recipe, "--trainer.output_dir", tmp_path / "run"]
+        port = ["--main_process_port", free_port()]
+        done = run_python(*launch, *port, *words, "--trainer.max_hours", "1e-9")
+        assert done.returncode == 1, done.stderr
+        folder = tmp_path / ".checkpoints" / "run"
+        assert "(trainer.max_hours)" in (folder / "interrupted").read_text()
+        assert [path.parent.name for path in folder.glob("checkpoint-*/complete")] == ["checkpoint-1"]
+        assert not (tmp_path / "run").exists()
+
 
 class TestHosts:
     """Two hosts on loopback, as `recipes/accelerate/multi_host.yaml` and docs/training.md say, with gloo."""
