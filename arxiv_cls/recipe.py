@@ -251,7 +251,7 @@ def read_groups(
             problems.append(f"{group}: {section!r:.200} should be a mapping of keys to values")
         elif group in groups:
             for key, value in (section or {}).items():
-                if (name := _own_name(group, key)) in given[group]:
+                if (name := own_name(group, key)) in given[group]:
                     problems.append(f"{group}.{key}: is there twice, as {name} and by its other name")
                 given[group][name] = value
     _apply_overrides(overrides, groups, given, problems)
@@ -330,7 +330,8 @@ def fields_of(group_type: Any) -> dict[str, FieldInfo]:
     return {name: field for name, field in group_type.__pydantic_fields__.items() if field.init is not False}
 
 
-def _own_name(group: str, key: str) -> str:
+def own_name(group: str, key: str) -> str:
+    """The name that records have for a key of a group."""
     return ALIASES.get(group, {}).get(key, key)
 
 
@@ -353,7 +354,7 @@ def _apply_overrides(
         owners = (
             [group]
             if group
-            else [owner for owner, kind in groups.items() if _own_name(owner, key) in fields_of(kind)]
+            else [owner for owner, kind in groups.items() if own_name(owner, key) in fields_of(kind)]
         )
         if len(owners) > 1:
             problems.append(f"--{key}: is a key of {' and '.join(owners)}; write --{owners[0]}.{key}")
@@ -363,7 +364,7 @@ def _apply_overrides(
         elif group and group not in GROUPS:
             problems.append(f"--{name}: unknown group {group!r}{nearest(group, GROUPS)}")
         elif owners and owners[0] in groups:
-            key = _own_name(owners[0], key)
+            key = own_name(owners[0], key)
             field = fields_of(groups[owners[0]]).get(key)
             given[owners[0]][key] = _override_value(text, field.annotation if field else str)
 

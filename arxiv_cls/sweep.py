@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     if importlib.util.find_spec("optuna") is None:
         raise UserError("a sweep needs Optuna, which is not installed", "make setup EXTRAS=sweep")
-    from arxiv_cls.corpus.fetch import file_md5
+    from arxiv_cls.corpus.fetch import file_md5, local_file
     from arxiv_cls.record.files import write_atomically
     from arxiv_cls.training.sweeps import SweepStudy, best_recipe, read_sweep
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     if not Path(sweep.program).is_file():
         raise UserError(f"{sweep.program} is not there", "run this in the project's root folder")
     count = arguments.trials or sweep.run_cap
-    csv = Path(sweep.load_recipe(sweep.command.fixed).data.csv)
+    csv = local_file(sweep.load_recipe(sweep.command.fixed).data.csv)
     if not csv.is_file():
         raise UserError(f"{csv}, which {sweep.command.recipe} names, is not there", "make data")
     folder = arguments.out or Path("outputs", ".sweeps", sweep.path.stem)

@@ -201,7 +201,7 @@ class TestMonitor:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the script is bash's")
 def test_table_of_changed_results(tmp_path):
-    """The script of the metrics report, in a repository whose last commit changes one record and adds one."""
+    """The script of the metrics report; the last commit changes a record, adds one and deletes one."""
     root = tmp_path / "project"
     shutil.copytree(ROOT / "results", root / "results")
     (root / ".venv").symlink_to(sys.prefix)
@@ -235,21 +235,22 @@ def test_table_of_changed_results(tmp_path):
     compare = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
     run("git", "init", "-q")
     run(sys.executable, "-m", "dvc", "init", "-q")
-    first, second, *_ = sorted((root / "results").iterdir())
+    first, second, third, *_ = sorted((root / "results").iterdir())
     changed = (second / "metrics.json").read_bytes()
     shutil.move(second, tmp_path / "new")
     commit()
     shutil.move(tmp_path / "new", second)
     (first / "metrics.json").write_bytes(changed)
+    gone = json.loads((third / "metrics.json").read_text(encoding="utf-8"))["metrics"]["accuracy"]
+    shutil.rmtree(third)
     commit()
     run(*compare)
     lines = summary.read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in line.split("|")] for line in lines if "metrics.accuracy" in line]
-    (value,) = {row[4] for row in rows}
-    assert value == f"{json.loads(changed)['metrics']['accuracy']:.4g}"
-    before = {row[1].split("/")[1]: row[3] for row in rows}
-    assert before.keys() == {first.name, second.name}
-    assert [before[one.name] == "-" for one in (first, second)] == [False, True]
+    table = {row[1].split("/")[1]: row[3:5] for row in rows}
+    value = f"{json.loads(changed)['metrics']['accuracy']:.4g}"
+    assert table.pop(first.name)[1] == value
+    assert table == {second.name: ["-", value], third.name: [f"{gone:.4g}", "-"]}
     commit()
     run(*compare)
     assert "None changes" in summary.read_text(encoding="utf-8").splitlines()[-1]

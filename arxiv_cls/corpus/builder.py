@@ -297,7 +297,7 @@ def build_corpus(
         labels=list(builder.info.features["label"].names),
         report=report,
         # The same content may have been built from another path.
-        data=replace(DataVersion(**record["data"]), csv=pinned(path)),
+        data=replace(DataVersion(**record["data"]), csv=pinned(path, builder.file)),
         cache_dir=home,
     )
 
@@ -333,7 +333,7 @@ class ArxivConfig(datasets.BuilderConfig):
 class ArxivBuilder(datasets.ArrowBasedBuilder):
     """Builds the splits of one label set from one file; `build_corpus` checks the options."""
 
-    VERSION = datasets.Version("1.2.0")
+    VERSION = datasets.Version("1.2.1")
     BUILDER_CONFIG_CLASS = ArxivConfig
 
     def __init__(self, csv: str, config: str, cache_dir: str | Path | None, **options: Any) -> None:
@@ -364,7 +364,7 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         data, self._data = self._data, None
         digests = (self._md5, self.config.sha256) if self._md5 else None
         texts = None if data is not None else _Texts(self._labels(), self.config.task)
-        papers = read_papers(self.csv, data=data, digests=digests, keep=texts.keep if texts else None)
+        papers = read_papers(self.file, data=data, digests=digests, keep=texts.keep if texts else None)
         del data
         if papers.rows_read == 0:
             raise UserError(f"{self.csv}: a header and no rows", "get the data with `make data`")
@@ -403,7 +403,7 @@ class ArxivBuilder(datasets.ArrowBasedBuilder):
         categories = None
         if not (chosen.labels or chosen.archives):
             papers = read_papers(
-                self.csv, digests=("", ""), keep=lambda table: np.zeros(len(table), dtype=bool)
+                self.file, digests=("", ""), keep=lambda table: np.zeros(len(table), dtype=bool)
             )
             categories = keep_newest_versions(papers.table)[0]["category"]
         return label_names(self.config.name, categories, self.config.labels)

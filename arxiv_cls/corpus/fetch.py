@@ -33,7 +33,9 @@ SNAPSHOT = Path("data/raw/arxiv-metadata-oai-snapshot.json")
 SNAPSHOT_DATASET = "Cornell-University/arxiv"  # a new version every week: it has no known checksum
 KAGGLE_MD5 = "51fb0a7e9911559e4bc0dc99fa05ae31"  # with the line ends of Windows, as Kaggle serves it
 KAGGLE_SHA256_LF = "db1bcdd5d4fbd6dd3e9450fc55e22e4861e24627c09ede2e898b30b39a4199a5"  # with line feeds
-_HUB_FILE = re.compile(r"hf:/{1,2}datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
+_HUB_FILE = re.compile(
+    r"hf:/{1,2}datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?/(?P<file>.+)"
+)
 REQUESTED = "requested"  # name of a remote that is in no configuration
 CONNECT_SECONDS = 5.0  # a remote that does not take a connection in this time is not there
 _DAMAGED = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what unpacking raises
@@ -60,24 +62,23 @@ def local_file(path: str | Path) -> Path:
             f"{text}: no file of a dataset on the Hub", "hf://datasets/USER/NAME@REVISION/FOLDER/FILE"
         )
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repo, revision, name = match.group("repo", "revision", "file")
     try:
         return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"{text}: {' '.join(str(error).split())[:300]}", "is the name right, are you logged in?"
         ) from None
 
 
-def pinned(path: str | Path) -> str:
-    """A path as it goes on record: of a file of the Hub with the commit that `local_file` found."""
+def pinned(path: str | Path, file: Path) -> str:
+    """A path as it goes on record: of a file of the Hub with the commit of `file`, its `local_file`."""
     match = _HUB_FILE.fullmatch(str(path))
     if match is None:
         return str(path)
-    parts = local_file(path).parts
-    commit = parts[parts.index("snapshots") + 1]
+    commit = file.parts[file.parts.index("snapshots") + 1]
     return f"hf://datasets/{match['repo']}@{commit}/{match['file']}"
 
 

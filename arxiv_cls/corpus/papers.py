@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 
 from arxiv_cls.corpus.csv_reader import FIELDS, CsvFile, is_header, open_csv, read_bytes, records
 from arxiv_cls.corpus.fetch import local_file
-from arxiv_cls.corpus.ids import parse_id
 from arxiv_cls.corpus.records import (
     KNOWN_COLUMNS,
     Keep,
@@ -175,14 +174,14 @@ def json_blocks(path: Path, size: int = _BLOCK) -> Iterator[tuple[bytes, int, in
                 block = stream.read(size)
                 more = bool(block)
                 end = block.rfind(b"\n") + 1 if more else 0
+                if line == 1 and not rest and block.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+                    raise UserError(
+                        f"{path}: the file is one JSON list", "an object a line is expected: JSON Lines"
+                    )
                 if more and not end:
                     rest += block
                     continue
                 whole, rest = rest + block[:end], block[end:] if more else b""
-                if line == 1 and whole.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-                    raise UserError(
-                        f"{path}: the file is one JSON list", "an object a line is expected: JSON Lines"
-                    )
                 if whole:
                     yield whole, line, row
                     lines = whole.count(b"\n")
@@ -317,16 +316,20 @@ def join_categories(source: Path, categories: Path, out: Path) -> str:
         out: the new file; a row whose paper is not among them has an empty cell, a damaged row is left out.
 
     Raises:
-        UserError: a file cannot be read or written, the column is there already, or no row has categories.
+        UserError: a file cannot be read or written, `out` is one of the others, the column is there already,
+            or no row has categories.
     """
+    if any(out.exists() and given.exists() and out.samefile(given) for given in (source, categories)):
+        raise UserError(f"{out}: is an input itself", "name another file")
     known: dict[str, str] = {}
     try:
         with pa.input_stream(str(categories), compression="detect") as stream:
             for number, line in enumerate(stream.read().decode("utf-8").splitlines(), start=1):
                 identifier, _, codes = line.partition("\t")
-                if not category_codes(codes):
+                base = parse_cell(identifier)[0]
+                if not base or not category_codes(codes):
                     raise UserError(f"{categories}, line {number}: no id, tab and codes: {line[:80]!r}")
-                known[parse_id(identifier)[0]] = codes.strip()
+                known[base] = codes.strip()
     except (OSError, ValueError) as error:
         raise unreadable(categories, error) from None
     if not known:
@@ -370,7 +373,7 @@ def write_rejects(rejects: Sequence[Reject], path: Path) -> None:
 def keep_newest_versions(papers: pa.Table) -> tuple[pa.Table, int]:
     """Leaves one row per base id, the one with the highest version, in the order of `papers`.
 
-    The same version twice goes by its date, then by its text, never by the order of rows.
+    The same version twice goes by its date, then by its text and categories, never by the order of rows.
 
     Returns:
         The table without the older rows, and how many those are.
@@ -381,9 +384,11 @@ def keep_newest_versions(papers: pa.Table) -> tuple[pa.Table, int]:
     if not repeated.any():
         return papers, 0
     rows = np.flatnonzero(repeated)
-    fields = papers.select(["version", "published", "title", "abstract", "category"]).take(pa.array(rows))
+    names = ["version", "published", "title", "abstract", "category", "categories"]
+    fields = papers.select([name for name in names if name in papers.column_names]).take(pa.array(rows))
+    texts = (pc.binary_join(c, " ") if pa.types.is_list(c.type) else c for c in fields.columns)
     # A text that was not asked for is null.
-    columns = (pc.fill_null(c, "") if pa.types.is_string(c.type) else c for c in fields.columns)
+    columns = (pc.fill_null(c, "") if pa.types.is_string(c.type) else c for c in texts)
     keys = list(zip(*(column.to_pylist() for column in columns), strict=True))
     newest: dict[int, tuple[tuple, int]] = {}
     for row, group, key in zip(rows.tolist(), groups[rows].tolist(), keys, strict=True):

@@ -74,7 +74,7 @@ def label_names(
         categories: category code of every paper of the file, versions merged; None where it does not matter.
 
     Raises:
-        UserError: fewer than two categories qualify.
+        UserError: fewer categories qualify than the label set has, or than two.
     """
     chosen = label_set(config, own)
     if chosen.labels or chosen.archives:
@@ -84,9 +84,9 @@ def label_names(
     counted.sort(key=lambda entry: (-entry["counts"], entry["values"]))
     names = [entry["values"] for entry in counted if entry["counts"] >= chosen.minimum_papers]
     names = names[: chosen.most_frequent]
-    if len(names) < 2:
+    if len(names) < (needed := chosen.most_frequent or 2):
         raise UserError(
-            f"config {config!r}: the file has {len(names)} categories for it, a classifier needs two",
+            f"config {config!r}: the file has {len(names)} categories for it, it needs {needed}",
             f"take a larger file, or the config {DEFAULT_LABEL_SET}",
         )
     return sorted(names)

@@ -28,8 +28,8 @@ CATEGORY_NAMES: dict[str, str] = {code: name for code, name, *_ in _ROWS}
 SUBSUMED_ARCHIVES: dict[str, str] = {row[0]: row[2] for row in _ROWS if len(row) == 3}
 """Archives closed by 1998, and the category that took in each: https://arxiv.org/archive."""
 
-_CODES = {name.casefold(): code for code, name in CATEGORY_NAMES.items()}
-_CODES |= {code.casefold(): code for code in CATEGORY_NAMES}
+_LOWERED = {code.casefold(): code for code in CATEGORY_NAMES}
+_CODES = {name.casefold(): code for code, name in CATEGORY_NAMES.items()} | _LOWERED
 # Names that arXiv gives to two categories: the public file adds the archive in brackets to one of the two.
 _TOLD_APART = {
     name.casefold(): bare
@@ -44,12 +44,13 @@ _TWO_CODES = {bare: f"{_CODES[bare]} or {_CODES[name]}" for name, bare in _TOLD_
 def category_code(text: str) -> str | None:
     """The code that a cell means: a code, the first of a list of codes, or a long name; None when unknown.
 
-    `Name (code)` is read too. For a name of two categories see `ambiguous_names`.
+    What stands behind the first code need not be one. `Name (code)` is read too. For a name of two categories
+    see `ambiguous_names`.
     """
     if code := _CODES.get(text.casefold()):
         return code
     words = _words(text)
-    if all(word in _CODES for word in words):
+    if words[0] in _LOWERED or all(word in _CODES for word in words):
         return _CODES[words[0]]
     bracketed = re.search(r"\(([a-z-]+(?:\.[a-z-]+)?)\)", text.casefold())
     return _CODES.get(bracketed[1]) if bracketed else None

@@ -70,10 +70,11 @@ def _validation_papers(model_dir: Path, data: str | Path | None, limit: int | No
 def _csv_papers(model_dir: Path, csv: str | Path, limit: int | None) -> _Measured:
     """The first rows of a file whose category is one of the model's labels."""
     from arxiv_cls.corpus.papers import read_papers
-    from arxiv_cls.scoring.scored_papers import REQUIRED, listed_columns, texts_of, true_columns
+    from arxiv_cls.scoring.scored_papers import REQUIRED, listed_columns, texts_of, true_columns, with_a_label
 
-    papers, labels = read_papers(csv, required=REQUIRED), model_labels(model_dir)
-    if load_label_thresholds(model_dir) is not None:
+    labels, multi_label = model_labels(model_dir), load_label_thresholds(model_dir) is not None
+    papers = read_papers(csv, required=REQUIRED, keep=with_a_label(labels, multi_label=multi_label))
+    if multi_label:
         if "categories" not in papers.table.column_names:
             raise UserError(f"{csv} has no column of all categories", hint="`arxiv-cls data join` adds it")
         answers = listed_columns(papers.table["categories"].to_pylist(), labels)

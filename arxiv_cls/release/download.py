@@ -13,6 +13,7 @@ from arxiv_cls.record.files import changed_files, file_sha256
 from arxiv_cls.record.manifest import files_in, model_kind
 from arxiv_cls.release.gate_checks import listed
 from arxiv_cls.release.hub import check_repo_id, connect, download_release
+from arxiv_cls.training.trackers import read_env_file
 
 WANDB = "wandb:"
 ARTIFACT = re.compile(r"[^/:]+/[^/:]+/(?P<name>[\w.-]+):[\w.-]+")
@@ -46,8 +47,10 @@ def download_model(source: str, out: str | Path | None = None) -> Path:
             checksums = {}
             shutil.copytree(download_release(connect(write=False), repo_id, version or "main"), staging)
         found = [path for path in files_in(staging) if path != ".gitattributes"]
-        wrong = changed_files(staging, found)[0]
-        if checksums:
+        wrong, unrecorded = changed_files(staging, found)
+        if not checksums:
+            wrong += [f"{path} (on no record)" for path in unrecorded]
+        else:
             wrong += sorted(checksums.keys() ^ {*found})
             wrong += [
                 path for path in found if checksums.get(path) not in (None, file_sha256(staging / path))
@@ -62,6 +65,7 @@ def download_model(source: str, out: str | Path | None = None) -> Path:
 
 def _from_wandb(name: str, folder: Path) -> dict[str, str]:
     """Downloads an artifact of type model into a new folder; returns the checksums of its metadata."""
+    read_env_file(Path(".env"))
     import wandb
 
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from arxiv_cls.export.handler import HANDLER, REQUIREMENTS, REQUIREMENTS_TEXT, handler_source
-from arxiv_cls.recipe import portable_path
+from arxiv_cls.recipe import own_name, portable_path
 from arxiv_cls.record import manifest
 from arxiv_cls.record.directory import ModelDirectory, is_pickle, secrets_in_files, unreadable
 from arxiv_cls.record.files import changed_files, file_sha256
@@ -266,14 +266,18 @@ def check_recipe(model: ModelDirectory) -> CheckResult:
         )
         return CheckResult("recipe", True, name, "a recipe of the commit", reason, checked=False)
     original = yaml.safe_load(run_git("show", f"{commit}:{paths[0]}") or "") or {}
+
+    def changed(group: str) -> set[str]:
+        return {own_name(group, word.removeprefix(f"{group}.")) for word in overridden}
+
     wrong = [
         f"{group}.{key}"
         for group, section in original.items()
         # The release group may be set anew after the training.
         if group != "release"
         for key, value in (section or {}).items()
-        if not {key, f"{group}.{key}"} & set(overridden)
-        and not _same_value((model.recipe.get(group) or {}).get(key), value)
+        if own_name(group, key) not in changed(group)
+        and not _same_value((model.recipe.get(group) or {}).get(own_name(group, key)), value)
     ]
     reason = f"the recipe is {paths[0]} of its commit with the overrides on record"
     if wrong:

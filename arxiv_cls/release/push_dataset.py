@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import DatasetCardData
 from tqdm import tqdm
 
+from arxiv_cls.corpus.fetch import local_file
 from arxiv_cls.errors import UserError
 from arxiv_cls.label_sets import DEFAULT_LABEL_SET, LABEL_SETS, label_set
 from arxiv_cls.recipe import DataConfig
@@ -30,7 +31,9 @@ COLUMNS = (
     ("arxiv_id", "string", "arXiv id without the version"),
     ("published", "date", "day of first submission"),
 )
-SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
+# Of a file that lists several categories of a paper.
+CATEGORIES = ("categories", "list of strings", "all category codes, the primary one first")
+SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,11 @@ def render_dataset_card(repo_id: str, version: str | None, configs: Sequence[Con
         task_categories=["text-classification"],
         task_ids=["multi-class-classification"],
         tags=["arxiv", "scientific-papers", *(["synthetic"] if synthetic else [])],
-        size_categories=[next((n for most, n in SIZE_CATEGORIES.items() if papers < most), "100K<n<1M")],
+        size_categories=[next((n for most, n in SIZE_CATEGORIES.items() if papers < most), "1M<n<10M")],
         configs=files,
         dataset_info=information,
     )
+    listed = any(feature["name"] == CATEGORIES[0] for config in configs for feature in config.features)
     author, title = repo_id.split("/")
     return template("dataset_card.md.j2").render(
         metadata=metadata.to_yaml(),
@@ -92,7 +96,7 @@ def render_dataset_card(repo_id: str, version: str | None, configs: Sequence[Con
         synthetic=synthetic,
         configs=configs,
         label_sets={config.name: label_set(config.name) for config in configs},
-        columns=COLUMNS,
+        columns=[*COLUMNS, *([CATEGORIES] if listed else [])],
         csv=Path(data.csv).name,
         data=data,
         author=author,
@@ -121,7 +125,7 @@ def push_dataset(
     from arxiv_cls.corpus import build_corpus
 
     path = csv or DataConfig().csv
-    if not Path(path).is_file():
+    if not local_file(path).is_file():
         hint = "`make data` gets it, or name another with --csv FILE (with make CSV=FILE)"
         raise UserError(f"{path}: no such file", hint)
     names = sorted(dict.fromkeys(configs), key=lambda name: name != DEFAULT_LABEL_SET)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arxiv_cls.corpus.fetch import local_file
 from arxiv_cls.errors import UserError
 from arxiv_cls.export.handler import handler_source
 from arxiv_cls.export.quantization import agreement
@@ -57,14 +58,15 @@ def rebuild_corpus(model: ModelDirectory, csv: str | Path | None = None) -> Corp
     from arxiv_cls.corpus import build_corpus
 
     record, options = model.run["data"], data_options(model.model_dir)
-    path = str(csv or options["csv"])
+    pinned = record["csv"] if str(record.get("csv")).startswith("hf:") else options["csv"]
+    path = str(csv or pinned)
     how = (
         f"get the file with md5 {record['md5']}: check out data/raw/arxiv.csv.dvc of the commit that "
         "names it and run `make data`, or name the file with --csv FILE (with make CSV=FILE)"
     )
     # An override puts the sentence on the card.
     shown = portable_path(path)
-    if not Path(path).is_file():
+    if not local_file(path).is_file():
         raise UserError(f"{shown} is not there", hint=how)
     corpus = build_corpus(**options | {"csv": path})
     if (found := corpus.data.sha256) != (named := record["sha256"]):

@@ -10,6 +10,7 @@ import itertools
 import re
 import shutil
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,14 +32,16 @@ from arxiv_cls.release.gate_checks import (
 )
 from arxiv_cls.scoring.comparison import compare_predictions
 from arxiv_cls.scoring.intervals import intervals_of
+from arxiv_cls.scoring.multi_label import TASK
 from arxiv_cls.scoring.scored_papers import Predictions, read_predictions
 
 FILES = {RUN_RECORD: "run.json", METRICS: "metrics.json", PREDICTIONS: "predictions.parquet"}
 """Of a model directory, and their names in a folder of `results/`."""
 LARGEST_FILE = 300_000  # bytes
+LARGEST_MULTI_LABEL_FILE = 2_000_000  # the recipes' label set holds six times the papers of the others'
 CHECKS = ("checksums", "weights", "data", "predictions", "commit", "clean-tree", "recipe")
 # Another value of these is the same recipe; the data is known by its sha256.
-FREE_KEYS = frozenset({"seed", "output_dir", "report_to", "cpu_threads", "csv", "path"})
+FREE_KEYS = frozenset({"trainer.seed", "output_dir", "report_to", "cpu_threads", "csv", "path"})
 PAGES = ("README.md", "docs/*.md")
 REGION = re.compile(
     r"(?P<start><!-- results: (?P<name>[\w-]+) -->\n)(?P<table>.*?)(?P<end><!-- /results -->)", re.DOTALL
@@ -74,11 +77,13 @@ def add_result(model_dir: str | Path, results: Path, *, overwrite: bool = False)
         )
     verdicts = [LOCAL_CHECKS[name](model) for name in CHECKS]
     problems = [str(verdict) for verdict in verdicts if not (verdict.passed and verdict.checked)]
-    if other := [key for key in model.run.get("overrides", ()) if key.split(".")[-1] not in FREE_KEYS]:
+    overrides = model.run.get("overrides", ())
+    if other := [key for key in overrides if not {key, key.rpartition(".")[2]} & FREE_KEYS]:
         problems.append(f"overrides: not the recipe as its file has it: {listed(other)}")
     sizes = {path: (model.model_dir / path).stat().st_size for path in FILES if not problems}
-    if large := [path for path, size in sizes.items() if size >= LARGEST_FILE]:
-        problems.append(f"size: {listed(large)} has {LARGEST_FILE:,} bytes or more")
+    largest = LARGEST_MULTI_LABEL_FILE if model.run["data"].get("task") == TASK else LARGEST_FILE
+    if large := [path for path, size in sizes.items() if size >= largest]:
+        problems.append(f"size: {listed(large)} has {largest:,} bytes or more")
     if problems:
         lines = "".join(f"\n  - {problem}" for problem in problems)
         hint = "train the recipe as it is committed, from a tree without changes, and evaluate it"
@@ -87,10 +92,16 @@ def add_result(model_dir: str | Path, results: Path, *, overwrite: bool = False)
     kept = folder / FILES[RUN_RECORD]
     if kept.is_file() and not overwrite and file_sha256(kept) != file_sha256(model.model_dir / RUN_RECORD):
         raise UserError(f"{folder} holds another run", "--overwrite replaces it")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, name in FILES.items():
-        shutil.copyfile(model.model_dir / path, folder / name)
-    read_result(folder)
+    results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=results) as place:
+        staging = Path(place, folder.name)
+        staging.mkdir()
+        for path, name in FILES.items():
+            shutil.copyfile(model.model_dir / path, staging / name)
+        read_result(staging)
+        folder.mkdir(exist_ok=True)
+        for name in FILES.values():
+            (staging / name).replace(folder / name)
     return folder
 
 
@@ -134,12 +145,17 @@ def read_results(results: Path) -> list[Result]:
     """Every result on record, by recipe and seed.
 
     Raises:
-        UserError: there is none, or as of `read_result`.
+        UserError: there is none, those of a recipe are of different papers, or as of `read_result`.
     """
     found = [read_result(path.parent) for path in sorted(results.glob("*/metrics.json"))]
     if not found:
         raise UserError(f"{results}: no result on record", "`arxiv-cls results add MODEL` adds one")
-    return sorted(found, key=lambda result: (result.recipe, result.run["seed"]))
+    found.sort(key=lambda result: (result.recipe, result.run["seed"]))
+    for first, *others in _by_recipe(found).values():
+        if other := [one.folder.name for one in others if _papers(one) != _papers(first)]:
+            what = f"{first.folder}: was tested on other papers than {listed(other)}"
+            raise UserError(what, "train each seed of a recipe on the same data, with the same split")
+    return found
 
 
 def _by_recipe(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -240,9 +256,13 @@ def _pairs_table(results: Sequence[Result]) -> str:
     return _table("pair | accuracy | macro-F1 | log-loss | only one is right", rows)
 
 
+def _papers(result: Result) -> dict[str, Any]:
+    """Which papers were tested; where their file was does not matter."""
+    return {key: value for key, value in result.evaluation["data"].items() if key != "csv"}
+
+
 def _same_papers(a: Result, b: Result) -> bool:
-    same = a.evaluation["data"] == b.evaluation["data"]
-    return same and {*a.predictions.label_names} == {*b.predictions.label_names}
+    return _papers(a) == _papers(b) and {*a.predictions.label_names} == {*b.predictions.label_names}
 
 
 TABLES: dict[str, Callable[[Sequence[Result]], str]] = {

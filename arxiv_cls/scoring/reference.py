@@ -38,6 +38,7 @@ from arxiv_cls.scoring.scored_papers import (
     score_papers,
     texts_of,
     true_columns,
+    with_a_label,
 )
 
 SCHEMA_VERSION = 1
@@ -296,7 +297,8 @@ def _reference_of_csv(model_dir: Path, csv: str | Path) -> Path:
     from arxiv_cls.models.predictor import load_predictor
 
     predictor = load_predictor(model_dir)
-    papers = read_papers(csv, required=("title", "abstract", "category"))
+    keep = with_a_label(predictor.labels)
+    papers = read_papers(csv, required=("title", "abstract", "category"), keep=keep)
     truth = true_columns(papers.table["category"].to_pylist(), predictor.labels)
     texts = texts_of(papers.table.take(np.flatnonzero(truth >= 0)))
     if not texts:

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,7 +112,7 @@ def score_papers(
 def listed_columns(categories: Sequence[list[str]], label_names: list[str]) -> np.ndarray:
     """(n, k) bool: the model's columns among all categories of each paper, as `true_columns` reads them."""
     every = [code for codes in categories for code in codes]
-    papers = np.repeat(np.arange(len(categories)), [len(codes) for codes in categories])
+    papers = np.repeat(np.arange(len(categories)), np.array([len(codes) for codes in categories], dtype=int))
     columns = true_columns(every, label_names)
     listed = np.zeros((len(categories), len(label_names)), dtype=bool)
     listed[papers[columns >= 0], columns[columns >= 0]] = True
@@ -126,6 +126,17 @@ def true_columns(categories: list[str], label_names: list[str]) -> np.ndarray:
     column_of = {name: column for column, name in enumerate(label_names)}
     known = {code: column_of.get(code, column_of.get(archive_of(code), -1)) for code in {*categories}}
     return np.asarray([known[code] for code in categories], dtype=np.int64)
+
+
+def with_a_label(label_names: list[str], *, multi_label: bool = False) -> Callable[[Any], np.ndarray]:
+    """Which papers of a table have one of these labels; for the argument `keep` of `read_papers`."""
+
+    def keep(table: Any) -> np.ndarray:
+        if multi_label and "categories" in table.column_names:
+            return listed_columns(table["categories"].to_pylist(), label_names).any(axis=1)
+        return true_columns(table["category"].to_pylist(), label_names) >= 0
+
+    return keep
 
 
 def score_csv(predictor: Any, csv: str | Path) -> tuple[ScoredPapers, dict[str, Any], Any]:
@@ -146,7 +157,8 @@ def score_csv(predictor: Any, csv: str | Path) -> tuple[ScoredPapers, dict[str, 
 
     if not local_file(csv).exists():
         raise UserError(f"{csv}: no such file", hint="name a file in the schema of the data with --csv FILE")
-    papers = read_papers(csv, required=REQUIRED)
+    keep = with_a_label(predictor.labels, multi_label=predictor.multi_label)
+    papers = read_papers(csv, required=REQUIRED, keep=keep)
     categories = papers.table["category"].to_pylist()
     columns = true_columns(categories, predictor.labels)
     if predictor.multi_label:

@@ -184,7 +184,7 @@ class Paper(BaseModel):
         "above their thresholds, perhaps none; null for a model without the rule, or without known words"
     )
     thresholds: dict[str, float] | None = Field(
-        description="score from which a multi-label model names a label; null for another model"
+        None, description="score from which a multi-label model names a label; another model has none"
     )
     no_known_words: bool = Field(
         description="the model knows none of the words: there is nothing to judge by"
@@ -321,7 +321,7 @@ def paper_reply(prediction: Prediction, model: ServedModel, top_k: int | None) -
         "class_probabilities": {label: scores[label] for label in labels},
         "top_k": top[:top_k],
         "prediction_set": prediction.prediction_set,
-        "thresholds": thresholds_of(model.predictor),
+        **({} if (thresholds := thresholds_of(model.predictor)) is None else {"thresholds": thresholds}),
         "no_known_words": prediction.no_known_words,
         "in_scope": prediction.in_scope,
         "scope_score": prediction.scope_score,

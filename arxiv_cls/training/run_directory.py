@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from arxiv_cls.corpus import Corpus, build_corpus
 from arxiv_cls.errors import UserError
 from arxiv_cls.recipe import portable_path, recorded
+from arxiv_cls.record.directory import redact
 from arxiv_cls.record.files import file_sha256, update_file, write_json
 from arxiv_cls.record.manifest import CARD, MANIFEST, RUN_RECORD, TERMS_PLOT, files_in
 from arxiv_cls.record.run_record import build_run_record, data_record, git_state
@@ -300,10 +301,13 @@ class TrainingRun(contextlib.ExitStack):
     def publish(self) -> None:
         """Makes the staged model the model directory; W&B and `AIP_MODEL_DIR`, where set, get copies."""
         self.directory.publish()
-        self.trackers.log_model(self.directory.model_dir, self.record)
         state = "" if "test" in self.record["metrics"] else ", not evaluated yet"
         logger.info("model directory%s: %s", state, self.directory.model_dir)
         if address := os.environ.get("AIP_MODEL_DIR"):
             copy_model(self.directory.target, address)
         if self.mirror:
             self.mirror.clear()
+        try:
+            self.trackers.log_model(self.directory.model_dir, self.record)
+        except Exception as error:  # the model is there, whatever W&B's client raises
+            logger.warning("W&B: the model was not logged: %s: %s", type(error).__name__, redact(str(error)))

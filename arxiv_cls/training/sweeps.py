@@ -37,6 +37,7 @@ from arxiv_cls.recipe import (
     resolved,
 )
 from arxiv_cls.record.manifest import RUN_RECORD
+from arxiv_cls.scoring import multi_label
 from arxiv_cls.scoring.metrics import LOWER_IS_BETTER, SCALAR_METRICS
 
 SHAPE = "a sweep file is a mapping with program, method, metric, parameters and command"
@@ -121,7 +122,9 @@ def _read_distribution(space: Any) -> CategoricalDistribution | FloatDistributio
 class Metric(BaseModel, extra="forbid"):
     """What is searched for; the test split chooses nothing."""
 
-    name: Literal[tuple(SPLIT + name for name in SCALAR_METRICS)]  # type: ignore[valid-type]
+    name: Literal[  # type: ignore[valid-type]
+        tuple(SPLIT + name for name in dict.fromkeys((*SCALAR_METRICS, *multi_label.METRICS)))
+    ]
     goal: Literal["minimize", "maximize"] = Field("minimize", validate_default=True)
 
     @field_validator("goal")
@@ -140,15 +143,28 @@ class Sweep(BaseModel, extra="forbid"):
     path: Path
     program: Literal["arxiv_cls/train.py", "arxiv_cls/train_tfidf.py"]
     method: Literal["grid", "random", "bayes"]
-    metric: Metric
     run_cap: int = Field(20, ge=1)
     command: Annotated[Command, BeforeValidator(_read_command)]
+    metric: Metric
     parameters: dict[str, Annotated[Any, BeforeValidator(_read_distribution)]]
     name: Any = None
     description: Any = None
     project: Any = None
     entity: Any = None
     early_terminate: Any = None
+
+    @field_validator("metric")
+    @classmethod
+    def _is_measured(cls, metric: Metric, others: ValidationInfo) -> Metric:
+        try:
+            command = others.data["command"]
+            task = _load_recipe(others.data["program"], command.recipe, command.fixed).data.task
+        except (KeyError, UserError):
+            return metric  # what is wrong there is said of those keys
+        known = multi_label.METRICS if task == multi_label.TASK else SCALAR_METRICS
+        if (name := metric.name.removeprefix(SPLIT)) not in known:
+            raise ValueError(f"no {name} for data.task {task}; there are {', '.join(known)}")
+        return metric
 
     @field_validator("parameters")
     @classmethod

@@ -7,7 +7,6 @@ import logging
 import netrc
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from urllib.parse import urlsplit
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.files import file_sha256
 from arxiv_cls.record.manifest import release_files
-from arxiv_cls.scoring.metrics import METRICS
 
 CONNECT_TIMEOUT_SECONDS = 5
 DEFAULT_PROJECT = "arxiv_cls"
-_ENV_LINE = re.compile(r"\s*(?:export\s+)?(WANDB_\w+)=(.*)")
+_ENV_LINE = re.compile(
+    r"""\s*(?:export\s+)?(WANDB_\w+)\s*=\s*(?P<quote>['"]?)(?P<value>.*?)(?P=quote)\s*(?:(?<=[\s=])#.*)?$"""
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Trackers:
     ) -> None:
         openers = {"wandb": _open_wandb, "trackio": _open_trackio}
         asked = [report_to] if isinstance(report_to, str) else report_to
-        _read_env_file(Path(".env"))
+        read_env_file(Path(".env"))
         names = ["wandb" if name == "auto" else name for name in asked if name != "none"]
         if why_not := _why_not_wandb(asked):
             names = [name for name in names if name != "wandb"]
@@ -121,22 +121,26 @@ def _is_best_of_sweep(run: Any, metrics: Mapping[str, float]) -> bool:
     import wandb
 
     sweep = wandb.Api().sweep(f"{run.entity}/{run.project}/{run.sweep_id}")
-    name = sweep.config["metric"]["name"]
-    greater = METRICS[name.partition("/")[2]].greater_is_better
+    metric = sweep.config.get("metric", {})
+    if (name := metric.get("name")) not in metrics:
+        return False
+    greater = metric.get("goal") == "maximize"
     found = [one.summary.get(name) for one in sweep.runs if one.id != run.id]
     others = [value for value in found if isinstance(value, float)]
     return all(metrics[name] >= value if greater else metrics[name] <= value for value in others)
 
 
-def _read_env_file(path: Path) -> None:
+def read_env_file(path: Path) -> None:
     """Sets W&B's variables of a `.env` that the environment lacks; a shell's quotes and comments are read."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
     for number, line in enumerate(lines, start=1):
         if match := _ENV_LINE.match(line):
-            try:
-                os.environ.setdefault(match[1], "".join(shlex.split(match[2], comments=True)))
-            except ValueError:
-                raise UserError(f"{path}, line {number}: a quote is not closed", "close it") from None
+            if match["value"].startswith(("'", '"')):
+                raise UserError(f"{path}, line {number}: a quote is not closed", "close it")
+            os.environ.setdefault(match[1], match["value"])
 
 
 def _why_not_wandb(asked: list[str]) -> str:
@@ -186,7 +190,9 @@ def _open_wandb(run_name: str, folder: Path, config: dict[str, Any]) -> Any:
     except wandb.Error as error:
         if mode != "online":
             raise
-        reason = f"{_wandb_host()} cannot be reached: {type(error).__name__}"
+        refused = isinstance(error, wandb.errors.AuthenticationError)
+        what = "refuses the key" if refused else "cannot be reached"
+        reason = f"{_wandb_host()} {what}: {type(error).__name__}"
         run = wandb.init(mode="offline", **options)
     if run.offline:
         logger.warning("W&B: offline (%s); upload later with: wandb sync %s", reason, run.settings.sync_dir)

@@ -141,12 +141,12 @@ class TestReport:
 class TestConfigs:
     """Label sets other than top5."""
 
-    def test_top10_takes_its_labels_from_the_file(self, build, tmp_path):
+    def test_top6_takes_its_labels_from_the_file(self, build, tmp_path):
         """Features name what the file has, before and after the cache."""
         rows = papers(150) + [paper(500 + n, category_code="math.LO") for n in range(60)]
         path = write_csv(tmp_path / "p.csv", rows)
         for _ in range(2):
-            corpus = build("top10", csv=path)
+            corpus = build("top6", csv=path)
             assert corpus.labels == ["cs.AI", "cs.CL", "cs.CV", "cs.LG", "math.LO", "stat.ML"]
             counts = corpus.report.splits["train"]
             few = ", ".join(f"{label} {n}" for label, n in counts.items() if n < 20)
@@ -155,6 +155,8 @@ class TestConfigs:
             warning = f"\n\nwarning: labels with fewer than 20 training papers: {few}"
             assert corpus.report.summary().endswith(warning)
             assert corpus.splits["test"].features["label"].names == corpus.labels
+        with pytest.raises(UserError, match="config 'top7': the file has 6 categories for it, it needs 7"):
+            build("top7", csv=path)
 
     @pytest.mark.parametrize(
         ("config", "codes", "absent"),
@@ -237,7 +239,7 @@ class TestCache:
     def test_options_have_caches_of_their_own(self, build, csv):
         """Whatever changes the splits changes the key; the version of the code is part of it."""
         corpora = [build(csv=csv), build(csv=csv, seed=1), build(csv=csv, split="time"),
-                   build(csv=csv, max_samples=8), build("top10", csv=csv)]  # fmt: skip
+                   build(csv=csv, max_samples=8), build("top4", csv=csv)]  # fmt: skip
         assert len({corpus.cache_dir for corpus in corpora}) == len(corpora)
         assert all(corpus.cache_dir.name == str(ArxivBuilder.VERSION) for corpus in corpora)
 

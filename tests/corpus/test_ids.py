@@ -152,7 +152,9 @@ def test_wrong_boundaries(boundaries):
         ("Machine Learning (stat.ML); Machine Learning (cs.LG)", "stat.ML"),
         ("Computational Engineering, Finance, and Science", "cs.CE"),
         ("hep-th", "hep-th"),
-        ("cs.LG cs.XX", None),
+        ("cs.LG cs.XX", "cs.LG"),
+        ("cs.XX cs.LG", None),
+        ("Optics and Alchemy", None),
         ("Alchemy", None),
     ],
 )

@@ -13,7 +13,6 @@ from factories import COUNT, papers, write_csv
 
 from arxiv_cls.cli import main
 from arxiv_cls.corpus import records
-from arxiv_cls.corpus.fetch import pinned
 from arxiv_cls.corpus.ids import parse_id
 from arxiv_cls.corpus.papers import file_digests, read_papers
 from arxiv_cls.corpus.splits import SPLITS
@@ -96,6 +95,25 @@ def test_categories_of_other_papers(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["categories.tsv", "papers.csv"]
 
 
+@pytest.mark.parametrize(
+    ("table", "out", "said"),
+    [
+        ("1501.00001\tcs.CL\nnone\tcs.CL\n", "joined.csv", "line 2: no id, tab and codes: 'none"),
+        ("1501.00001\tcs.CL\n", "papers.csv", "papers.csv: is an input itself"),
+        ("1501.00001\tcs.CL\n", "categories.tsv", "categories.tsv: is an input itself"),
+    ],
+)
+def test_a_join_that_is_refused(tmp_path, table, out, said):
+    """The inputs stay as they are."""
+    source = write_csv(tmp_path / "papers.csv", rows_of(3))
+    (tmp_path / "categories.tsv").write_text(table)
+    before = source.read_bytes()
+    with pytest.raises(UserError) as error:
+        main(["data", "join", str(source), str(tmp_path / "categories.tsv"), str(tmp_path / out)])
+    assert said in str(error.value)
+    assert (source.read_bytes(), (tmp_path / "categories.tsv").read_text()) == (before, table)
+
+
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz", "a.json.zst", "a.parquet"])
 @pytest.mark.parametrize("config", ["top5", "top3"])
 def test_the_same_corpus_as_the_csv(build, joined, tmp_path, name, config):
@@ -146,7 +164,10 @@ def test_multi_label_needs_all_categories(build, tmp_path, name):
 
 
 def test_a_bad_line_costs_that_line(tmp_path, capsys):
-    """With its number, the reason of the CSV, and every row counted; blank lines are none."""
+    """With its number, the reason of the CSV, and every row counted; blank lines are none.
+
+    An unknown category costs the paper only as the first.
+    """
     lines = [json.dumps(line).encode() for line in snapshot(rows_of(20))]
     lines[3] = lines[3][:60]
     lines[5] = b"[1, 2]"
@@ -154,6 +175,7 @@ def test_a_bad_line_costs_that_line(tmp_path, capsys):
     lines[9] = b""
     lines[11] = lines[11].replace(b'"id": "', b'"id": "x')
     lines[12] = json.dumps(json.loads(lines[12]) | {"categories": "cs.XX"}).encode()
+    lines[10] = json.dumps(json.loads(lines[10]) | {"categories": "cs.CL cs.XX"}).encode()
     lines[13] = json.dumps(json.loads(lines[13]) | {"abstract": None}).encode()
     lines[14] = json.dumps(json.loads(lines[14]) | {"versions": []}).encode()
     lines[15] = json.dumps(json.loads(lines[15]) | {"title": "a\0b"}).encode()
@@ -184,10 +206,13 @@ def blocks(path, size):
     ("name", "content", "said"),
     [
         ("a.json", b'[{"id": "0901.4761"}]', "one JSON list"),
+        # Broken off after the first block, which says enough.
+        ("a.json.gz", gzip.compress(b"[" + b" " * (20 << 20))[:-30], "one JSON list"),
         ("a.json.gz", gzip.compress(b'{"id": "0901.4761"}\n' * 999)[:-30], "cannot be read"),
         ("a.parquet", b"PAR1", "cannot be read"),
         ("a.json", b"", "the file is empty"),
         ("hf://datasets/user", None, "no file of a dataset on the Hub"),
+        ("hf://datasets/user/a--b/papers.json", None, "a--b/papers.json: Cannot have"),
     ],
 )
 def test_a_file_that_is_none(tmp_path, name, content, said):
@@ -198,21 +223,26 @@ def test_a_file_that_is_none(tmp_path, name, content, said):
         read_papers(name if content is None else tmp_path / name)
 
 
-def test_from_the_hub(build, joined, tmp_path, monkeypatch):
-    """The copy in the Hub client's cache; the address goes on record with its commit."""
+@pytest.mark.parametrize("revision", [None, "v1.0.0", "refs/convert/parquet", "refs/pr/1"])
+def test_from_the_hub(build, joined, tmp_path, monkeypatch, revision):
+    """The copy in the Hub client's cache, asked for once; the address goes on record with its commit."""
     file = write(tmp_path / "papers.jsonl.gz", snapshot(rows_of()))
     cached = tmp_path / "hub" / "snapshots" / ("a" * 40) / "data" / "papers.jsonl.gz"
     cached.parent.mkdir(parents=True)
     shutil.copyfile(file, cached)
 
-    def download(repo, name, *, repo_type, revision):
-        assert (repo, name, repo_type, revision) == ("user/arxiv", "data/papers.jsonl.gz", "dataset", None)
+    asked = []
+
+    def download(*names, **options):
+        asked.append((*names, *options.values()))
         return str(cached)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    address = "hf://datasets/user/arxiv/data/papers.jsonl.gz"
-    corpus = build(csv=address)
-    assert corpus.data.csv == pinned(address) == f"hf://datasets/user/arxiv@{'a' * 40}/data/papers.jsonl.gz"
+    at = f"@{revision}" if revision else ""
+    corpus = build(csv=f"hf://datasets/user/arxiv{at}/data/papers.jsonl.gz")
+    # A push between two requests would put another commit on record than the file's.
+    assert asked == [("user/arxiv", "data/papers.jsonl.gz", "dataset", revision)]
+    assert corpus.data.csv == f"hf://datasets/user/arxiv@{'a' * 40}/data/papers.jsonl.gz"
     assert (corpus.data.md5, corpus.data.sha256) == file_digests(file)
     assert corpus.splits["test"].to_list() == build(csv=joined).splits["test"].to_list()
 

@@ -301,3 +301,16 @@ def test_newest_version_stays(rows, kept):
     merged, away = keep_newest_versions(table)
     assert merged["title"].to_pylist() == kept
     assert away == len(rows) - len(kept)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
+def test_the_same_version_with_other_categories(order):
+    """The order of rows does not decide about them either; a row may have none."""
+    listed = [["cs.AI"], ["cs.AI", "stat.ML"], None]
+    rows = [
+        {"arxiv_id": "a", "version": 1, "published": date(2015, 1, 1), "title": "x", "abstract": "y",
+         "category": "cs.AI", "categories": listed[number]}
+        for number in order
+    ]  # fmt: skip
+    merged, away = keep_newest_versions(pa.Table.from_pylist(rows))
+    assert (merged["categories"].to_pylist(), away) == ([["cs.AI", "stat.ML"]], 2)

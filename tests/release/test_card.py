@@ -206,6 +206,10 @@ class TestText:
         assert claim in card
         change_json(model / "eval/metrics.json", split="validation")
         assert claim not in render_model_card(model)
+        assert "by paper, 70 / 15 / 15, from a hash" in card
+        data = json.loads((model / "run.json").read_text())["data"]
+        change_json(model / "run.json", data=data | {"ratios": [0.6, 0.29, 0.11]})
+        assert "by paper, 60 / 29 / 11, from a hash" in render_model_card(model)
 
 
 class TestOptionalSections:

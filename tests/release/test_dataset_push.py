@@ -109,9 +109,27 @@ class TestDatasetPush:
         assert "| 2 | 15,176 | 3,294 | 3,324 |" in card
         assert "  note  = {made with arxiv_cls from arXiv metadata}" in card
         assert yaml.safe_load(card.split("---\n")[1])["size_categories"] == ["10K<n<100K"]
+        assert "`categories`" not in card
 
-    def test_no_file(self, hub: LocalHub, tmp_path: Path) -> None:
-        """The option that names it is told."""
+    def test_the_full_snapshot(self) -> None:
+        """Its size class, and the column that only a file with all categories has."""
+        features = [{"name": "categories", "sequence": "string"}]
+        sizes = dict.fromkeys(("train", "validation", "test"), 900_000)
+        config = ConfigFiles("top5", ["cs.AI", "cs.CL"], sizes, features, {})
+        data = DataVersion("snapshot.json", "0" * 32, "1" * 64, 4_000_000_000, 2_700_000)
+        card = render_dataset_card("user/arxiv-papers", None, [config], data)
+        assert yaml.safe_load(card.split("---\n")[1])["size_categories"] == ["1M<n<10M"]
+        assert "| `categories` | list of strings |" in card
+
+    def test_no_file(self, hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The option that names it is told; of a file of the Hub why it does not come."""
+
+        def no_answer(*names: str, **options: str) -> None:
+            raise OSError("no answer")
+
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", no_answer)
+        with pytest.raises(UserError, match=r"user/papers/papers\.csv: no answer"):
+            push_dataset(REPO, csv="hf://datasets/user/papers/papers.csv")
         with pytest.raises(UserError, match=r"none\.csv: no such file.*\n.*--csv FILE"):
             push_dataset(REPO, csv=tmp_path / "none.csv")
 

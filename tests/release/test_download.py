@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -41,9 +42,14 @@ def serve(monkeypatch):
 class TestWandb:
     """An artifact of type model."""
 
-    def test_the_model_answers(self, serve, tmp_path):
+    @pytest.mark.parametrize("key", ["in the environment", "in .env"])
+    def test_the_model_answers(self, serve, tmp_path, monkeypatch, key):
         """Every file comes, and the model gives a label."""
         server = serve({"checksums": CHECKSUMS})
+        if key == "in .env":
+            monkeypatch.chdir(tmp_path)
+            (tmp_path / ".env").write_text(f"WANDB_API_KEY={os.environ['WANDB_API_KEY']}\n")
+            monkeypatch.delenv("WANDB_API_KEY")
         folder = download_model(SOURCE, tmp_path / "model")
         assert "FetchArtifactManifest" in server.asked
         assert {path: file_sha256(folder / path) for path in files_in(folder)} == CHECKSUMS
@@ -92,3 +98,7 @@ def test_from_the_hub(monkeypatch, tmp_path):
     assert files_in(tmp_path / "outputs/tiny") == sorted(CHECKSUMS)
     with pytest.raises(UserError, match="is there already"):
         download_model("user/tiny@v0.1.0")
+    (release / "eval/metrics.json").unlink()
+    with pytest.raises(UserError, match=r"not as recorded: .*model\.skops \(on no record\)"):
+        download_model("user/tiny@v0.1.0", "other")
+    assert not Path("other").exists()

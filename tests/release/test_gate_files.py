@@ -219,7 +219,7 @@ class TestUnchanged:
         assert [result.check for result in report.overridden] == ["corpus", "answers"]
         assert all("--csv FILE (with make CSV=FILE)" in result.reason for result in report.overridden)
 
-    def test_baseline(self, sample_csv: Path, tmp_path: Path) -> None:
+    def test_baseline(self, sample_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Through its predictor."""
         folder = record_again(evaluated(tmp_path / "model", sample_csv, papers=200))
         report = run_gate(folder)
@@ -230,3 +230,14 @@ class TestUnchanged:
         model = read_model_directory(folder)
         (result,) = score_with_engines(model, rebuild_corpus(model), other)
         assert result.reason.startswith("scores differ from the recorded ones by up to ")
+        # A file of the Hub is that of the recorded commit, whatever the recipe's branch has now.
+        cached, asked = tmp_path / "snapshots" / "abc" / "papers.csv", []
+        cached.parent.mkdir(parents=True)
+        cached.symlink_to(sample_csv.resolve())
+        monkeypatch.setattr(
+            "huggingface_hub.hf_hub_download", lambda *names, **more: asked.append(more) or str(cached)
+        )
+        address = "hf://datasets/user/papers@abc/papers.csv"
+        change_json(folder / "run.json", data=model.run["data"] | {"csv": address})
+        assert rebuild_corpus(read_model_directory(folder)).data.csv == address
+        assert {more["revision"] for more in asked} == {"abc"}

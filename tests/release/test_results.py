@@ -27,14 +27,25 @@ def model(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "git_state", lambda: {"dirty": False})
     folder = make_model_dir(tmp_path / "model", TFIDF)
     recipe = subprocess.check_output(["git", "show", "HEAD:recipes/tfidf_linear.yaml"], cwd=ROOT)
-    (folder / "recipe.yaml").write_bytes(recipe)
-    change_json(folder / "run.json", recipe="tfidf_linear", overrides=["trainer.seed", "output_dir"])
+    (folder / "recipe.yaml").write_bytes(recipe.replace(b"data/raw/arxiv.csv", b"elsewhere.csv"))
+    words = ["trainer.seed", "output_dir", "data.path"]
+    change_json(folder / "run.json", recipe="tfidf_linear", overrides=words)
     return folder
 
 
 def change_run(**changes: object):
     """A model whose run record says this."""
     return lambda model, patch: change_json(model / "run.json", **changes)
+
+
+def change_evaluation(**changes: object):
+    """A model whose evaluation says this, with checksums that fit."""
+
+    def change(model, patch):
+        change_json(model / "eval/metrics.json", **changes)
+        record_again(model)
+
+    return change
 
 
 def change_tree(model, patch):
@@ -70,6 +81,9 @@ class TestAdd:
             (change_run(git={"commit": None, "dirty": False}), "before its first commit"),
             (change_run(recipe="no_such_recipe"), "0 such files"),
             (change_run(overrides=["trainer.seed", "model.svm_cost"]), "as its file has it: model.svm_cost"),
+            (change_run(overrides=["data.seed"]), "as its file has it: data.seed"),
+            (change_run(overrides=[]), "and not overridden: data.csv"),
+            (change_evaluation(intervals={"macro_f1": [0.1, 0.2]}), "as it was recorded: intervals.macro"),
             (lambda model, patch: change_json(model / "eval/metrics.json", papers=3), "not as recorded"),
             (lambda model, patch: (model / "eval/predictions.parquet").unlink(), "is missing"),
             (lambda model, patch: patch.setattr(results, "LARGEST_FILE", 1000), "has 1,000 bytes or more"),
@@ -81,7 +95,22 @@ class TestAdd:
         spoil(model, monkeypatch)
         with pytest.raises(UserError, match=re.escape(reason)):
             add_result(model, tmp_path / "results")
-        assert not (tmp_path / "results").exists()
+        assert not list(tmp_path.glob("results/*"))
+
+    @pytest.mark.parametrize(("key", "refused"), [("csv", False), ("seed", True)])
+    def test_seeds_of_a_recipe_have_the_same_papers(self, model, tmp_path, key, refused):
+        """Wherever the file was; another split is not averaged into the row of the recipe."""
+        add_result(model, tmp_path / "results")
+        for path in (model / "run.json", model / "eval/metrics.json"):
+            data = json.loads(path.read_text(encoding="utf-8"))["data"]
+            change_json(path, data=data | {key: 8}, **({"seed": 8} if path.name == "run.json" else {}))
+        record_again(model)
+        add_result(model, tmp_path / "results")
+        if not refused:
+            assert len(read_results(tmp_path / "results")) == 2
+            return
+        with pytest.raises(UserError, match="-7: was tested on other papers than tfidf_linear-8"):
+            read_results(tmp_path / "results")
 
 
 class TestRecords:
@@ -91,7 +120,8 @@ class TestRecords:
         """Each metric and interval is computed anew; files are small, the runs of a clean tree."""
         for result in read_results(RESULTS):
             assert result.run["git"]["dirty"] is False
-            assert all(path.stat().st_size < 300_000 for path in result.folder.iterdir())
+            largest = 2_000_000 if result.predictions.multi_label else 300_000
+            assert all(path.stat().st_size < largest for path in result.folder.iterdir())
 
     @pytest.mark.parametrize("name", ["metrics.json", "run.json", "predictions.parquet"])
     def test_a_changed_file_is_found(self, tmp_path, name):
@@ -149,6 +179,13 @@ class TestTables:
             path.write_text(f"{text[: number.end() - 1]}{digit}{text[number.end() :]}", encoding="utf-8")
         assert write_tables(site) == list(made)
         assert {path: path.read_text(encoding="utf-8") for path in made} == made
+
+    def test_pairs_do_not_ask_where_the_file_was(self):
+        """The same data under another path are the same papers."""
+        found = [one for one in read_results(RESULTS) if one.run["seed"] == 42]
+        data = found[0].evaluation["data"] | {"csv": "elsewhere.csv"}
+        moved = found[0]._replace(evaluation=found[0].evaluation | {"data": data})
+        assert results.TABLES["pairs"]([moved, *found[1:]]) == results.TABLES["pairs"](found) != ""
 
     def test_no_figure_without_a_record(self):
         """Outside of tables and of what a command prints, pages and cards name no measured quality."""

@@ -11,7 +11,7 @@ import pytest
 from factories import paper, write_csv
 
 from arxiv_cls.cli import main
-from arxiv_cls.corpus import build_corpus
+from arxiv_cls.corpus import build_corpus, papers
 from arxiv_cls.errors import UserError
 from arxiv_cls.record.run_record import data_record
 from arxiv_cls.scoring import scored_papers
@@ -57,8 +57,12 @@ def record_run(model, **changes):
 class TestRows:
     """Scored, counted or rejected: nothing else can happen to a row."""
 
-    def test_every_row_is_accounted_for(self, model, tmp_path, capsys, caplog):
-        file = write_rows(tmp_path / "papers.csv", ROWS)
+    def test_every_row_is_accounted_for(self, model, tmp_path, capsys, caplog, monkeypatch):
+        file, read = write_rows(tmp_path / "papers.csv", ROWS), []
+        read_papers = papers.read_papers
+        monkeypatch.setattr(
+            papers, "read_papers", lambda *a, **b: read.append(read_papers(*a, **b)) or read[-1]
+        )
         main(["evaluate", str(model.home), "--csv", str(file), "--out", str(tmp_path / "out")])
         assert "2 papers" in capsys.readouterr().out
         assert not (model.home / "eval").exists()
@@ -70,6 +74,8 @@ class TestRows:
         assert told in caplog.text
         assert "2 rows cannot be used: " in caplog.text
         assert "{" not in caplog.text
+        # Of a file larger than the memory only the texts to score are held.
+        assert read[0].table["abstract"].null_count == 3
 
     def test_same_figures_as_the_split(self, model, tmp_path, monkeypatch):
         """A file with just the test papers, also when it is scored in batches."""

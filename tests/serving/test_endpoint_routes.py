@@ -104,7 +104,9 @@ class TestReadiness:
         while opened.get("/health").status_code != 200:
             assert opened.app.state.endpoint.failure is None
             time.sleep(0.01)
-        assert opened.post("/predict", json={"text": "vision"}).json()["code"] == "cs.CV"
+        reply = opened.post("/predict", json={"text": "vision"}).json()
+        assert reply["code"] == "cs.CV"
+        assert "thresholds" not in reply
 
     def test_a_model_that_cannot_be_loaded(self, application):
         """Health stays 503, the failure is kept for the process to end with."""

@@ -22,6 +22,7 @@ from arxiv_cls.training.sweeps import Sweep, SweepStudy, best_recipe, override, 
 
 SWEEPS = sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))
 COMMAND = ["${env}", "${interpreter}", "${program}", "recipes/tfidf_linear.yaml", "--no-evaluate", "${args}"]
+SEVERAL = [*COMMAND[:3], "recipes/tfidf_multilabel.yaml", *COMMAND[4:]]
 SMALL = [*COMMAND[:4], "--data.max_samples=400", *COMMAND[4:]]
 GOOD = {
     "program": "arxiv_cls/train_tfidf.py",
@@ -145,6 +146,8 @@ class TestFiles:
         sweep = read_sweep(written(tmp_path, command=[*COMMAND[:4], *words, "--overwrite", *COMMAND[4:]]))
         assert sweep.command == (Path("recipes/tfidf_linear.yaml"), ("--data.max_samples=400",))
         assert (sweep.run_cap, sweep.metric_name) == (20, "macro_f1")
+        metric = {"name": "validation/lrap", "goal": "maximize"}
+        assert read_sweep(written(tmp_path, metric=metric, command=SEVERAL)).metric_name == "lrap"
 
     @pytest.mark.parametrize(
         ("changes", "expected"),
@@ -154,6 +157,9 @@ class TestFiles:
             ({"metod": "grid"}, "metod: unknown key; did you mean method?"),
             ({"metric": {"name": "test/macro_f1"}}, "'test/macro_f1' should be 'validation/accuracy'"),
             ({"metric": {"name": "validation/macro_f1"}}, "'minimize', for macro_f1 write maximize"),
+            ({"metric": {"name": "validation/lrap", "goal": "maximize"}}, "no lrap for data.task single"),
+            ({"metric": {"name": "validation/accuracy", "goal": "maximize"}, "command": SEVERAL},
+             "metric: no accuracy for data.task multi_label; there are macro_f1, micro_f1, lrap"),
             ({"metric": {"name": "validation/macro_f1", "goal": "up"}}, "metric.goal: 'up' should be"),
             ({"run_cap": 0}, "run_cap: '0' should be greater than or equal to 1"),
             ({"parameters": {}}, "parameters: keys of the recipe"),
@@ -185,6 +191,19 @@ class TestFiles:
             read_sweep(written(tmp_path, **changes))
         assert expected in str(error.value)
         assert "sweep.yaml: " in str(error.value)
+
+    def test_data_of_the_hub(self, tmp_path, monkeypatch):
+        """It is asked for; a Hub that does not give it is told."""
+        from arxiv_cls import sweep
+
+        def no_answer(*names, **options):
+            raise OSError("no answer")
+
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", no_answer)
+        words = ["--data.csv=hf://datasets/user/papers/papers.csv"]
+        file = written(tmp_path, command=[*COMMAND[:4], *words, *COMMAND[4:]])
+        with pytest.raises(UserError, match=r"hf://datasets/user/papers/papers\.csv: no answer"):
+            sweep.main([str(file), "--out", str(tmp_path / "study")])
 
     def test_all_at_once(self, tmp_path):
         """Problems of the file and of the recipe's values together; no file, and no mapping."""

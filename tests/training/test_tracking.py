@@ -143,6 +143,7 @@ class TestWhereItReports:
             ("auto", {"WANDB_API_KEY": KEY}, None, NO_ANSWER),
             ("auto", {}, (".netrc", f"machine 127.0.0.1:9 login user password {KEY}"), NO_ANSWER),
             ("auto", {}, (".env", f"A='\nexport WANDB_API_KEY='{KEY}' # mine"), NO_ANSWER),
+            ("auto", {}, (".env", f"\ufeffWANDB_API_KEY = {KEY}"), NO_ANSWER),
             ("auto", {"WANDB_MODE": "disabled"}, (".env", "WANDB_MODE=offline"), "WANDB_MODE is disabled"),
         ],
     )  # fmt: skip
@@ -152,7 +153,7 @@ class TestWhereItReports:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         if file:
-            (tmp_path / file[0]).write_text(file[1] + "\n")
+            (tmp_path / file[0]).write_text(file[1] + "\n", encoding="utf-8")
             (tmp_path / file[0]).chmod(0o600)
         with Trackers(report_to, "tiny", tmp_path / "run", {}) as trackers:
             assert bool(trackers.runs) == ("not reported" not in said and "disabled" not in said)
@@ -160,35 +161,66 @@ class TestWhereItReports:
         assert said in caplog.text
         assert KEY not in caplog.text
 
-    def test_a_broken_line_of_the_file(self, tmp_path):
-        """Named by its number; its content is not shown."""
-        (tmp_path / ".env").write_text("A=1\nWANDB_API_KEY='abc\n")
-        with pytest.raises(UserError, match=r"^\.env, line 2: a quote is not closed") as error:
+    @pytest.mark.parametrize(
+        ("line", "value"),
+        [
+            ("=a b # mine", "a b"),
+            (" = a#b", "a#b"),
+            ('="a # b"# c', None),
+            ('="a # b" # c', "a # b"),
+            ("= # nothing", ""),
+        ],
+    )
+    def test_values_of_the_file(self, tmp_path, monkeypatch, line, value):
+        """Blanks around them, quotes and comments are not part of them."""
+        monkeypatch.setenv("WANDB_PROJECT", "x")
+        monkeypatch.delenv("WANDB_PROJECT")
+        (tmp_path / ".env").write_text(f"WANDB_PROJECT{line}\n")
+        if value is None:
+            with pytest.raises(UserError, match="line 1: a quote is not closed"):
+                trackers.read_env_file(tmp_path / ".env")
+            return
+        trackers.read_env_file(tmp_path / ".env")
+        assert os.environ["WANDB_PROJECT"] == value
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (b"A=1\nWANDB_API_KEY='abc\n", r"^\.env, line 2: a quote is not closed"),
+            ("WANDB_API_KEY=abc\n".encode("utf-16"), r"^\.env: not UTF-8 text \(byte 0\)"),
+        ],
+    )
+    def test_a_broken_file(self, tmp_path, content, said):
+        """Named by its line; its content is not shown."""
+        (tmp_path / ".env").write_bytes(content)
+        with pytest.raises(UserError, match=said) as error:
             Trackers("auto", "tiny", tmp_path / "run", {})
         assert "abc" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("metric", "ours", "others", "best"),
+    ("metric", "goal", "ours", "others", "best"),
     [
-        ("macro_f1", 0.7, [0.6, None], True),
-        ("macro_f1", 0.7, [0.6, 0.8], False),
-        ("log_loss", 0.7, [0.6], False),
-        ("log_loss", 0.7, [], True),
+        ("macro_f1", "maximize", 0.7, [0.6, None], True),
+        ("macro_f1", "maximize", 0.7, [0.6, 0.8], False),
+        ("lrap", "maximize", 0.7, [0.6], True),
+        ("log_loss", "minimize", 0.7, [0.6], False),
+        ("log_loss", "minimize", 0.7, [], True),
+        ("f1/cs.CL", "maximize", None, [], False),
     ],
 )
-def test_best_of_a_sweep(monkeypatch, metric, ours, others, best):
+def test_best_of_a_sweep(monkeypatch, metric, goal, ours, others, best):
     """The alias `best` goes to a run that no other run of its sweep beats, by the sweep's own metric."""
     import wandb
 
     name = f"validation/{metric}"
     runs = [SimpleNamespace(id=str(n), summary={name: value}) for n, value in enumerate([*others, 0.1])]
-    sweep = SimpleNamespace(config={"metric": {"name": name}}, runs=runs)
+    sweep = SimpleNamespace(config={"metric": {"name": name, "goal": goal}}, runs=runs)
     asked = []
     monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(sweep=lambda path: asked.append(path) or sweep))
     # The last of the runs is this one: what it has sent so far does not count.
     run = SimpleNamespace(entity="e", project="p", sweep_id="s", id=str(len(others)), offline=False)
-    assert trackers._is_best_of_sweep(run, {name: ours}) is best
+    assert trackers._is_best_of_sweep(run, {name: ours} if ours else {}) is best
     assert asked == ["e/p/s"]
 
 
@@ -239,11 +271,23 @@ class TestWholeRuns:
 
     LOGGED = frozenset({"train/loss", "validation/macro_f1", "test/confusion_matrix/path"})
 
-    def test_transformer(self, write_recipe, tmp_path, monkeypatch):
-        """A run that fails after it is marked as failed and leaves the first one there."""
+    def test_transformer(self, write_recipe, tmp_path, monkeypatch, caplog):
+        """A run that fails after it is marked as failed and leaves the first one there.
+
+        When W&B does not take the model, it is finished and copied all the same.
+        """
+
+        def no_answer(*arguments):
+            raise ConnectionError("no answer")
+
+        monkeypatch.setattr(Trackers, "log_model", no_answer)
+        monkeypatch.setenv("AIP_MODEL_DIR", str(tmp_path / "copy"))
         recipe = write_recipe(tmp_path / "tiny.yaml", trainer={"report_to": "wandb", "max_steps": 4})
         words = [str(recipe), "--trainer.output_dir", str(tmp_path / "tiny")]
         train.main(words)
+        assert "W&B: the model was not logged: ConnectionError: no answer" in caplog.text
+        assert (tmp_path / "copy" / "model.safetensors").is_file()
+        monkeypatch.delenv("AIP_MODEL_DIR")
         folder = tmp_path / ".checkpoints" / "tiny"
         (first,) = run_files(folder)
         run = read_run(first)
