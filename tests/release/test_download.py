@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from factories import ROOT
 from local_wandb import LocalWandb
+from wandb.sdk.lib import wbauth
 
 from arxiv_cls.errors import UserError
 from arxiv_cls.models.predictor import load_predictor
@@ -47,6 +48,7 @@ class TestWandb:
         """Every file comes, and the model gives a label."""
         server = serve({"checksums": CHECKSUMS})
         if key == "in .env":
+            wbauth.unauthenticate_session()  # it keeps the key that it found
             monkeypatch.chdir(tmp_path)
             (tmp_path / ".env").write_text(f"WANDB_API_KEY={os.environ['WANDB_API_KEY']}\n")
             monkeypatch.delenv("WANDB_API_KEY")
