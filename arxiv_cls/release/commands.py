@@ -167,7 +167,7 @@ def download(
     """Download a model and verify its checksums."""
     from arxiv_cls.release.download import download_model
 
-    print(f"{download_model(model, out)}: downloaded, every checksum is the recorded one")
+    print(f"{download_model(model, out)}: downloaded, no file has another checksum than its record")
 
 
 @app.command()

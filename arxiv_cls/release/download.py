@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
@@ -10,10 +11,12 @@ from pathlib import Path
 from arxiv_cls.errors import UNREACHABLE, UserError
 from arxiv_cls.record.directory import check_directory, redact
 from arxiv_cls.record.files import changed_files, file_sha256
-from arxiv_cls.record.manifest import files_in, model_kind
+from arxiv_cls.record.manifest import METRICS, files_in, model_kind
 from arxiv_cls.release.gate_checks import listed
 from arxiv_cls.release.hub import check_repo_id, connect, download_release
 from arxiv_cls.training.trackers import read_env_file
+
+logger = logging.getLogger(__name__)
 
 WANDB = "wandb:"
 ARTIFACT = re.compile(r"[^/:]+/[^/:]+/(?P<name>[\w.-]+):[\w.-]+")
@@ -48,9 +51,11 @@ def download_model(source: str, out: str | Path | None = None) -> Path:
             shutil.copytree(download_release(connect(write=False), repo_id, version or "main"), staging)
         found = [path for path in files_in(staging) if path != ".gitattributes"]
         wrong, unrecorded = changed_files(staging, found)
-        if not checksums:
+        if not checksums and METRICS not in found:
             wrong += [f"{path} (on no record)" for path in unrecorded]
-        else:
+        elif not checksums and unrecorded:
+            logger.warning("no checksum on record, as in older releases: %s", listed(unrecorded))
+        if checksums:
             wrong += sorted(checksums.keys() ^ {*found})
             wrong += [
                 path for path in found if checksums.get(path) not in (None, file_sha256(staging / path))
