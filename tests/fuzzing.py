@@ -34,6 +34,10 @@ def fuzz(url: str, examples: int) -> set[str]:
                 suppress_health_check=list(HealthCheck),
             )
             def holds(case) -> None:
+                # Which function a model's scores come from, the document cannot know: 422 for the other one.
+                parameters = case.body.get("parameters") if isinstance(case.body, dict) else None
+                if isinstance(parameters, dict) and parameters.get("function_to_apply") == "sigmoid":
+                    del parameters["function_to_apply"]
                 case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"})
 
             holds()
